@@ -1,0 +1,1 @@
+"""The DAG, its deployments, and the `har` command."""

@@ -1,0 +1,124 @@
+"""The `har` command. Heavy modules are imported by the command that needs them, so that `har --help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+STAGES = ("fetch", "subsample", "chunk", "finetune", "features", "train", "evaluate", "heatmaps", "report")
+DEFAULT_WORKSPACE = "workspace"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command; exits with 0 only when everything asked for was made."""
+    options = _parser().parse_args(arguments)
+    try:
+        code = options.command(options)
+    except (ValueError, OSError) as error:
+        print(f"har: {error}", file=sys.stderr)  # noqa: T201
+        code = 1
+    except KeyboardInterrupt:
+        print("har: stopped; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        code = 130
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process without waiting for worker threads that a failed or stopped run left busy."""
+    if code:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # The temporary Prefect server notices by itself that this process is gone.
+        os._exit(code)
+    sys.exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="har", description="Action recognition with visual attention: from a video archive to an explained model."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run the pipeline, or the part of it that is not done yet")
+    run.add_argument("params", nargs="?", default="params/hmdb51.yaml", metavar="PARAMS.yaml", help="default: %(default)s")
+    run.add_argument("--set", action="append", default=[], metavar="section.key=value", dest="settings",
+                     help="change one parameter; may be repeated")  # fmt: skip
+    run.add_argument("--until", choices=STAGES, metavar="STAGE", help=f"last stage to run: {', '.join(STAGES)}")
+    run.add_argument("--refresh", action="append", default=[], choices=STAGES, metavar="STAGE",
+                     help="make a stage again though nothing changed; may be repeated")  # fmt: skip
+    run.add_argument("--summary", type=Path, metavar="FILE.json", help="write counts, cache hits, accuracies and ids here")
+    run.set_defaults(command=_run)
+    up = commands.add_parser("up", help="start the Prefect server, the MLflow server and the deployments")
+    up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="default: %(default)s")
+    up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="default: %(default)s")
+    up.set_defaults(command=_up)
+    commands.add_parser("down", help="stop what `har up` started").set_defaults(command=_down)
+    doctor = commands.add_parser("doctor", help="what is installed, reachable, left half-done, and how to mend it")
+    doctor.set_defaults(command=_doctor)
+    for command in (up, doctor, commands.choices["down"]):
+        command.add_argument("--workspace", type=Path, default=DEFAULT_WORKSPACE, help="default: %(default)s")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pipeline_lib.params import load_params
+
+    params = load_params(options.params, options.settings)
+    workspace = Path(params.workspace).expanduser().absolute()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _use_prefect(workspace)
+    from flows.har import har
+    from flows.services import wait_for_prefect
+    from flows.terminal import quiet_prefect, say_summary, show_progress
+
+    quiet_prefect()
+    wait_for_prefect(os.environ["PREFECT_API_URL"])
+    with show_progress():
+        summary = har(options.params, options.settings, options.until, options.refresh)
+    say_summary(summary)
+    if options.summary:
+        options.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _use_prefect(workspace: Path) -> None:
+    """Use the server that the environment names, or that `har up` started, or a temporary one of our own."""
+    from flows.services import prefect_address, service_environment, start_temporary_prefect
+    from pipeline_lib.workspace import workspace_id
+
+    workspace_id(workspace)
+    address = os.environ.get("PREFECT_API_URL") or prefect_address(workspace) or start_temporary_prefect(workspace)
+    home = {"PREFECT_HOME": os.environ["PREFECT_HOME"]} if "PREFECT_HOME" in os.environ else {}
+    os.environ.update(service_environment(workspace, address) | home)
+
+
+def _up(options: argparse.Namespace) -> int:
+    from flows.services import start_services
+    from flows.terminal import say
+
+    workspace = options.workspace.absolute()
+    start_services(workspace, options.prefect_port, options.mlflow_port, say)
+    say("run one with: prefect deployment run har/demo")
+    if options.prefect_port != 4200:
+        say(f"after: export PREFECT_API_URL=http://127.0.0.1:{options.prefect_port}/api")
+    return 0
+
+
+def _down(options: argparse.Namespace) -> int:
+    from flows.services import stop_services
+    from flows.terminal import say
+
+    stopped = stop_services(options.workspace.absolute())
+    say(f"stopped {', '.join(stopped)}" if stopped else "nothing of this workspace is running")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from flows.doctor import examine
+
+    return examine(options.workspace.absolute())

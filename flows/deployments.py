@@ -1,0 +1,49 @@
+"""The deployments of the flow: `har/full`, `har/demo`, and one for each stage. Running this module serves them all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DESCRIPTIONS = {
+    "full": "The whole pipeline on HMDB-51, from its archive to the report.",
+    "demo": "The whole pipeline on a small collection that the project renders itself.",
+    "fetch": "Fetch the collection.",
+    "subsample": "Everything up to videos at 15 fps.",
+    "chunk": "Everything up to the clip table.",
+    "finetune": "Everything up to the tuned backbone.",
+    "features": "Everything up to features in HDF5.",
+    "train": "Everything up to trained models.",
+    "evaluate": "Everything up to scores on the test part.",
+    "heatmaps": "Everything up to heatmap videos.",
+}
+DEMO_PARAMS = "params/demo.yaml"
+
+
+def deployment_names() -> list[str]:
+    """Return the deployments' names; each but `full` and `demo` is a stage."""
+    return list(DESCRIPTIONS)
+
+
+def deployment_parameters(name: str) -> dict[str, Any]:
+    """Return the flow parameters of a deployment; those left out have the flow's own defaults."""
+    if name == "full":
+        return {}
+    return {"params": DEMO_PARAMS} if name == "demo" else {"until": name}
+
+
+def serve_deployments() -> None:
+    """Register every deployment and run what is asked of them, one run at a time, until stopped."""
+    from prefect import serve
+
+    from flows.har import har
+
+    deployments = [
+        har.to_deployment(name, parameters=deployment_parameters(name), description=description, tags=["har"])
+        for name, description in DESCRIPTIONS.items()
+    ]
+    # One run holds the workspace; the others wait for their turn here instead of failing there.
+    serve(*deployments, limit=1, print_starting_message=False)
+
+
+if __name__ == "__main__":
+    serve_deployments()

@@ -1,0 +1,43 @@
+"""The pipeline: fetch -> subsample -> chunk -> [finetune] -> features -> train -> evaluate -> heatmaps -> report."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prefect import flow
+
+from flows.run import open_run
+from pipeline_lib.params import load_params
+
+Stage = Literal["fetch", "subsample", "chunk", "finetune", "features", "train", "evaluate", "heatmaps", "report"]
+
+
+@flow(name="har", log_prints=True)
+def har(
+    params: str = "params/hmdb51.yaml",
+    settings: list[str] | None = None,
+    until: Stage | None = None,
+    refresh: list[Stage] | None = None,
+) -> dict[str, Any]:
+    """Take a video collection from its archive to trained, evaluated and explained models.
+
+    Args:
+        params: parameter file.
+        settings: `section.key=value` settings applied over the file.
+        until: last stage to run; what it needs is made or answered from artifacts.
+        refresh: stages to make again though their artifacts are whole.
+
+    Returns:
+        The run's summary: dataset, stages with cache hits, models with accuracies, MLflow ids, report.
+    """
+    with open_run(load_params(params, settings or ()), until=until, refresh=refresh or ()) as run:
+        collection = run.fetch()
+        shards = run.subsample(collection)
+        clips = run.chunk(collection, shards)
+        backbone = run.finetune(clips, shards)
+        features = run.features(shards, backbone)
+        models = run.train(clips, features)
+        scores = run.evaluate(models, clips, features, collection)
+        run.heatmaps(scores, shards)
+        run.report()
+    return run.summary

@@ -1,0 +1,221 @@
+"""What a run leaves in MLflow and Prefect: parent and child runs, manifests, tables, links, progress."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import runtime
+from prefect.artifacts import create_link_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import StateType
+from prefect.states import Crashed
+
+from flows import terminal
+from flows.services import mlflow_address
+from pipeline_lib.params import Params
+from tasks import mlflow_model, progress, tracking
+from tasks.stage import Context, Ref
+
+if TYPE_CHECKING:
+    from flows.run import Run, StageResult
+
+logger = logging.getLogger(__name__)
+
+SCORES = ("frame_accuracy", "clip_accuracy", "video_accuracy")
+ALIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+
+
+@dataclass
+class Record:
+    """The records of one run."""
+
+    context: Context
+    tracking_uri: str
+    experiment_id: str
+    parent_run_id: str
+    system_metrics: tracking.SystemMetrics
+    children: dict[str, str] = field(default_factory=dict)
+    bars: ProgressBars | None = None
+    quarantine: Any = None
+
+    @property
+    def address(self) -> str:
+        """Where a browser shows the parent run, once an MLflow server is up."""
+        base = self.tracking_uri if self.tracking_uri.startswith("http") else mlflow_address(self.context.workspace)
+        return f"{base}/#/experiments/{self.experiment_id}/runs/{self.parent_run_id}"
+
+    def open_child(self, model: str, params: Params) -> str:
+        """Open the model's own MLflow run."""
+        sections = params.model_dump(mode="json", include={"chunk", "finetune", "features"})
+        values = {"train": params.train.model_recipe(model)} | sections
+        self.children[model] = tracking.start_child(self.parent_run_id, model, values)
+        return self.children[model]
+
+    def log_stage(self, run: Run, stage: str, result: StageResult) -> None:
+        """Record a finished stage, whether it was made or answered from artifacts."""
+        terminal.say_stage(stage, result)
+        if self.bars:
+            self.bars.finish(stage)
+        manifests = [ref.model_dump() | {"params": _params_of(self.context, ref)} for ref in result.refs]
+        tracking.log_json(self.parent_run_id, manifests, f"manifests/{stage}.json")
+        tracking.set_tags(self.parent_run_id, {f"cache.{stage}": result.cache})
+        tracking.log_metrics(self.parent_run_id, {f"seconds/{stage}": result.seconds} | _counts(stage, result))
+        log = getattr(self, f"_log_{stage}", None)
+        if log:
+            log(run, result)
+
+    def _log_subsample(self, run: Run, result: StageResult) -> None:
+        from pipeline_lib.tables import read_videos
+
+        videos = read_videos(ref.directory(self.context) for ref in result.refs)
+        lost = videos.loc[videos["reason"].notna(), ["video", "reason", "stderr"]].fillna("")
+        tracking.log_rows(self.parent_run_id, lost, "quarantine.json")
+
+    def _log_chunk(self, run: Run, result: StageResult) -> None:
+        ref = result.refs[0]
+        tracking.log_files(self.parent_run_id, [ref.directory(self.context) / "clips.parquet"], "dataset")
+        self._log_dataset([self.parent_run_id], ref)
+
+    def _log_dataset(self, run_ids: list[str], clips: Ref) -> None:
+        from pipeline_lib.tables import read_clips
+
+        tracking.log_dataset(run_ids, read_clips(clips.directory(self.context)), "clips", clips.content_key)
+
+    def _log_train(self, run: Run, result: StageResult) -> None:
+        for model, ref in zip(run.params.train.models, result.refs, strict=True):
+            run_id, folder = self.children[model], ref.directory(self.context)
+            history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+            if not ref.made or run.futures["train"][list(self.children).index(model)].state.name == "Cached":
+                for record in history:
+                    tracking.log_epoch(run_id, record)
+            tracking.log_folder(run_id, folder, "checkpoint")
+            tracking.set_tags(run_id, {"artifact_key": ref.key, "cache.train": "miss" if ref.made else "hit"})
+            self._log_model(run, run_id, folder / "checkpoint.safetensors", model)
+        self._log_dataset(list(self.children.values()), run.results["chunk"].refs[0])
+
+    def _log_model(self, run: Run, run_id: str, checkpoint: Path, model: str) -> None:
+        counts = run.results["features"].refs[0].counts
+        address = mlflow_model.log_model(run_id, checkpoint, model, grid=counts["grid"], channels=counts["channels"])
+        tracking.set_tags(run_id, {"model_uri": address})
+
+    def _log_evaluate(self, run: Run, result: StageResult) -> None:
+        table = []
+        for model, ref in zip(run.params.train.models, result.refs, strict=True):
+            folder = ref.directory(self.context)
+            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            numbers = {f"test/{key.replace('.', '_')}": value for key, value in tracking.flatten(metrics).items()}
+            numbers = {key: value for key, value in numbers.items() if isinstance(value, int | float)}
+            tracking.log_metrics(self.children[model], numbers)
+            tracking.log_metrics(self.parent_run_id, {f"{model}/{score}": metrics[score] for score in SCORES})
+            tracking.log_folder(self.children[model], folder, "evaluation")
+            table.append({"model": model} | {score: round(metrics[score], 4) for score in SCORES})
+        create_table_artifact(key="results", table=table, description="Accuracy on the test part")
+
+    def _log_heatmaps(self, run: Run, result: StageResult) -> None:
+        for model, ref in zip(run.params.train.models, result.refs, strict=True):
+            tracking.log_folder(self.children[model], ref.directory(self.context), "heatmaps")
+
+    def _log_report(self, run: Run, result: StageResult) -> None:
+        tracking.log_folder(self.parent_run_id, result.refs[0].directory(self.context), "report")
+
+    def close(self, status: str, run: Run) -> None:
+        """Close every MLflow run as FINISHED, FAILED or KILLED."""
+        self.system_metrics.stop()
+        if self.bars:
+            self.bars.close()
+        if run.summary:
+            tracking.log_json(self.parent_run_id, run.summary, "summary.json")
+        for run_id in (*self.children.values(), self.parent_run_id):
+            tracking.end_run(run_id, status)
+
+
+class ProgressBars:
+    """One Prefect progress artifact a stage, brought up to date at whole percents."""
+
+    def __init__(self) -> None:
+        """Listen to the stages' progress."""
+        self._artifacts: dict[str, Any] = {}
+        self._percent: dict[str, int] = {}
+        self.close = progress.listen(self._show)
+
+    def _show(self, stage: str, done: float, total: float | None) -> None:
+        percent = int(100 * min(1.0, done / total)) if total else 0
+        if not total or percent // 5 <= self._percent.get(stage, -1) // 5:
+            return
+        self._percent[stage] = percent
+        self._write(stage, percent)
+
+    def finish(self, stage: str) -> None:
+        """Show a stage as done."""
+        if self._percent.get(stage) != 100:
+            self._percent[stage] = 100
+            self._write(stage, 100)
+
+    def _write(self, stage: str, percent: int) -> None:
+        if stage in self._artifacts:
+            update_progress_artifact(self._artifacts[stage], float(percent))
+        else:
+            self._artifacts[stage] = create_progress_artifact(float(percent), key=f"progress-{stage}", description=stage)
+
+
+def _params_of(context: Context, ref: Ref) -> Any:
+    artifact = context.store.load(ref.stage, ref.key)
+    return artifact.manifest.params if artifact else None
+
+
+def _counts(stage: str, result: StageResult) -> dict[str, float]:
+    """Return the stage's counts, summed over its shards, as metrics."""
+    totals: dict[str, float] = {}
+    for ref in result.refs:
+        for key, value in tracking.flatten(ref.counts).items():
+            if isinstance(value, int | float) and stage in ("fetch", "subsample", "chunk", "features"):
+                totals[f"{stage}/{key}"] = totals.get(f"{stage}/{key}", 0.0) + value
+    return totals
+
+
+def open_record(params: Params, workspace: Path, workspace_id: str) -> Record:
+    """Open the run's MLflow parent run, and close the records that killed runs of this workspace left open."""
+    uri, experiment_id = tracking.init_tracking(params.tracking, workspace)
+    num_dead = tracking.end_dead_runs(experiment_id, workspace_id) + crash_dead_flow_runs(workspace_id)
+    if num_dead:
+        logger.warning("closed %d records of runs that were killed", num_dead)
+    name = runtime.flow_run.name or "har"
+    tags = {tracking.WORKSPACE_TAG: workspace_id} | _prefect_tags() | _git_tags()
+    parent = tracking.start_parent(experiment_id, name, tags, params.model_dump(mode="json"))
+    metrics = tracking.SystemMetrics(parent, enabled=params.tracking.system_metrics)
+    record = Record(Context(workspace=workspace), uri, experiment_id, parent, metrics, bars=ProgressBars())
+    create_link_artifact(key="mlflow-run", link=record.address, link_text="This run in MLflow")
+    return record
+
+
+def _prefect_tags() -> dict[str, str]:
+    run = runtime.flow_run
+    return {"prefect.flow_run_id": str(run.id), "prefect.flow_run_name": str(run.name), "prefect.url": str(run.ui_url or "")}
+
+
+def _git_tags() -> dict[str, str]:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+    except OSError:
+        return {}
+    return {"mlflow.source.git.commit": commit} if commit else {}
+
+
+def crash_dead_flow_runs(workspace_id: str) -> int:
+    """Tag this flow run with its workspace, and set to Crashed those of the same workspace whose process is gone."""
+    tag, own = f"workspace:{workspace_id}", runtime.flow_run.id
+    with get_client(sync_client=True) as client:
+        alive = FlowRunFilter.model_validate({"tags": {"all_": [tag]}, "state": {"type": {"any_": ALIVE}}})
+        dead = [run for run in client.read_flow_runs(flow_run_filter=alive) if str(run.id) != own]
+        for run in dead:
+            client.set_flow_run_state(run.id, Crashed(message="The process was killed."), force=True)
+        if own:
+            client.update_flow_run(own, tags=[*runtime.flow_run.tags, tag])
+    return len(dead)

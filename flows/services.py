@@ -1,0 +1,273 @@
+"""`har up` and `har down`: a Prefect server, an MLflow server and the process that serves the deployments, on loopback."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from pipeline_lib.params import TrackingParams
+
+HOST = "127.0.0.1"
+PREFECT_PORT = 4200
+MLFLOW_PORT = 5000
+START_SECONDS = 180.0
+STOP_SECONDS = 15.0
+PR_SET_PDEATHSIG = 1
+"""From Linux's prctl.h."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A process that `har up` started."""
+
+    name: str
+    pid: int
+    created: float
+    """The process's start time: a process id alone can be another program's by now."""
+    address: str | None
+    log: str
+
+    def process(self) -> psutil.Process | None:
+        """Return the process if it still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            alive = abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return None
+        return process if alive else None
+
+
+def running_services(workspace: Path) -> dict[str, Service]:
+    """Return the services of this workspace that run, by name."""
+    try:
+        rows = json.loads(_state_file(workspace).read_text(encoding="utf-8"))
+        services = [Service(**row) for row in rows]
+    except (OSError, ValueError, TypeError):
+        return {}
+    return {service.name: service for service in services if service.process()}
+
+
+def prefect_address(workspace: Path) -> str | None:
+    """Return the API address of the Prefect server that `har up` started, if it runs."""
+    service = running_services(workspace).get("prefect")
+    return f"{service.address}/api" if service else None
+
+
+def mlflow_address(workspace: Path) -> str:
+    """Return the address of the MLflow server that `har up` started, or would start."""
+    service = running_services(workspace).get("mlflow")
+    return service.address if service and service.address else f"http://{HOST}:{MLFLOW_PORT}"
+
+
+def start_services(
+    workspace: Path, prefect_port: int, mlflow_port: int, say: Callable[[str], None]
+) -> dict[str, Service]:
+    """Start what does not run yet, and wait until each is healthy; on failure stop what was started.
+
+    Raises:
+        ValueError: a port is taken, or a service did not become healthy.
+    """
+    from flows.deployments import deployment_names
+    from tasks.tracking import init_tracking, tracking_uri
+
+    services = running_services(workspace)
+    for name, port in (("prefect", prefect_port), ("mlflow", mlflow_port)):
+        if name not in services:
+            _refuse_taken_port(name, port)
+    init_tracking(TrackingParams(), workspace)
+    store = tracking_uri(TrackingParams(), workspace)
+    prefect, mlflow = f"http://{HOST}:{prefect_port}", f"http://{HOST}:{mlflow_port}"
+    python = [sys.executable, "-m"]
+    commands: dict[str, tuple[list[str], str | None, Callable[[], bool]]] = {
+        "prefect": (
+            [*python, "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)],
+            prefect,
+            lambda: _answers(f"{prefect}/api/health"),
+        ),
+        "mlflow": (
+            [*python, "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1",
+             "--backend-store-uri", store, "--default-artifact-root", (workspace / "mlflow" / "artifacts").as_uri()],
+            mlflow,
+            lambda: _answers(f"{mlflow}/health"),
+        ),
+        "deployments": (
+            [*python, "flows.deployments"],
+            None,
+            lambda: all(_answers(f"{prefect}/api/deployments/name/har/{name}") for name in deployment_names()),
+        ),
+    }  # fmt: skip
+    environment = service_environment(workspace, f"{prefect}/api")
+    try:
+        for name in ("prefect", "mlflow"):
+            if name not in services:
+                services[name] = _start(name, commands[name][0], commands[name][1], workspace, environment)
+                _remember(workspace, services)
+        for name, (command, address, healthy) in commands.items():
+            if name not in services:
+                services[name] = _start(name, command, address, workspace, environment)
+                _remember(workspace, services)
+            _wait_until(services[name], healthy)
+            say(f"{name:<12} {address or 'har/' + ', har/'.join(deployment_names())}")
+    except BaseException:
+        stop_services(workspace)
+        raise
+    return services
+
+
+def service_environment(workspace: Path, api_url: str) -> dict[str, str]:
+    """Return the environment of Prefect's and MLflow's processes: everything they keep goes into the workspace."""
+    return os.environ | {
+        "PREFECT_API_URL": api_url,
+        "PREFECT_HOME": str(workspace / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline_lib,tasks,flows",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def start_temporary_prefect(workspace: Path) -> str:
+    """Start a Prefect server without pages that ends with this process, however that ends; returns its API address.
+
+    Its database is the workspace's, so that `har up` later shows the run. Prefect would start one of its own, but only after
+    this process has loaded Prefect; here the two load side by side. Call before importing Prefect: what is registered first
+    to happen at exit happens last, and Prefect's last log lines still find the server.
+    """
+    port = _free_port()
+    address = f"http://{HOST}:{port}"
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    command += ["--host", HOST, "--port", str(port), "--log-level", "error"]
+    environment = service_environment(workspace, f"{address}/api") | {"PREFECT_SERVER_UI_ENABLED": "false"}
+    service = _start("temporary-prefect", command, address, workspace, environment, preexec_fn=_die_with_parent)
+    atexit.register(_stop, service)
+    return f"{address}/api"
+
+
+def wait_for_prefect(api_url: str) -> None:
+    """Wait until a Prefect server answers.
+
+    Raises:
+        ValueError: it does not.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while not _answers(f"{api_url}/health"):
+        if time.monotonic() > deadline:
+            raise ValueError(f"PREFECT_API_URL: no Prefect server answers at {api_url}; `har up` starts one, or unset it")
+        time.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    """Have Linux end this process when the one that started it is gone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def stop_services(workspace: Path) -> list[str]:
+    """Stop what `har up` started in this workspace, and nothing else; returns the names."""
+    services = running_services(workspace)
+    for service in reversed(services.values()):
+        _stop(service)
+    _state_file(workspace).unlink(missing_ok=True)
+    return list(services)
+
+
+def _stop(service: Service) -> None:
+    """Ask the process and its children to end; make them after a while."""
+    process = service.process()
+    if not process:
+        return
+    family = [*process.children(recursive=True), process]
+    process.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
+    for survivor in alive:
+        survivor.kill()
+    psutil.wait_procs(alive, timeout=STOP_SECONDS)
+
+
+def _start(
+    name: str,
+    command: list[str],
+    address: str | None,
+    workspace: Path,
+    environment: dict[str, str],
+    preexec_fn: Callable[[], None] | None = None,
+) -> Service:
+    log = workspace / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=preexec_fn,
+        )
+    return Service(name, process.pid, psutil.Process(process.pid).create_time(), address, str(log))
+
+
+def _wait_until(service: Service, healthy: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not healthy():
+        if service.process() is None or time.monotonic() > deadline:
+            state = "ended" if service.process() is None else f"did not answer within {START_SECONDS:.0f} s"
+            last = _last_line(Path(service.log))
+            raise ValueError(f"har up: the {service.name} process {state}; its log is {service.log}, the end of it: {last}")
+        time.sleep(0.5)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "empty")
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _refuse_taken_port(name: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            raise ValueError(
+                f"har up: port {port}, wanted for {name}, is taken by another program; stop it, or choose another port "
+                f"with --{name}-port"
+            ) from None
+
+
+def _remember(workspace: Path, services: dict[str, Service]) -> None:
+    rows = [asdict(service) for service in services.values()]
+    _state_file(workspace).write_text(json.dumps(rows, indent=2), encoding="utf-8")
+
+
+def _state_file(workspace: Path) -> Path:
+    return workspace / "services.json"

@@ -1,0 +1,7 @@
+"""Stage 3: videos cut into clips, and clips dealt to train, val and test without leaks."""
+
+from pipeline_lib.chunk.clips import cut_clips
+from pipeline_lib.chunk.collection import chunk_collection
+from pipeline_lib.chunk.parts import check_trainable
+
+__all__ = ["check_trainable", "chunk_collection", "cut_clips"]

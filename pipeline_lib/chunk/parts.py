@@ -1,0 +1,118 @@
+"""Deals videos to the parts train, val, test and unused, and guards against leaks between them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+import pandas as pd
+
+from pipeline_lib.params import ChunkParams
+
+PARTS = ("train", "val", "test", "unused")
+
+TUTORIAL_TEST, TUTORIAL_HELD_OUT = 400, 1530
+"""The tutorial tests 400 of HMDB-51's 1530 videos of label 2, and validates on the other 1130."""
+
+
+def official_parts(videos: pd.DataFrame, params: ChunkParams) -> pd.Series:
+    """Return parts from labels, validation cut from the training videos by source group, class by class.
+
+    Args:
+        videos: columns `video`, `class_name`, `group` and `label`.
+        params: `val_fraction` and `seed`.
+    """
+    parts = videos["label"].copy()
+    val_groups = choose_groups(videos[parts == "train"], params.val_fraction, f"val {params.seed}")
+    return parts.mask((parts == "train") & videos["group"].isin(val_groups), "val")
+
+
+def tutorial_parts(videos: pd.DataFrame, params: ChunkParams) -> pd.Series:
+    """Return parts from labels, the test videos dealt one by one to val and test as 1130 to 400."""
+    parts = videos["label"].copy()
+    held_out = videos[parts == "test"]
+    ranked = held_out.loc[held_out["video"].map(lambda video: _rank(f"tutorial {params.seed}", video)).sort_values().index]
+    num_test = round(len(ranked) * TUTORIAL_TEST / TUTORIAL_HELD_OUT)
+    parts[ranked.index[num_test:]] = "val"
+    return parts
+
+
+def drawn_parts(videos: pd.DataFrame, params: ChunkParams) -> pd.Series:
+    """Return parts drawn by source group, class by class, for a collection without split files."""
+    test_groups = choose_groups(videos, params.test_fraction, f"test {params.seed}")
+    is_test = videos["group"].isin(test_groups)
+    val_groups = choose_groups(videos[~is_test], params.val_fraction, f"val {params.seed}")
+    parts = pd.Series("train", index=videos.index, dtype="str")
+    return parts.mask(videos["group"].isin(val_groups), "val").mask(is_test, "test")
+
+
+def choose_groups(videos: pd.DataFrame, fraction: float, seed: str) -> set[str]:
+    """Choose source groups that hold about `fraction` of each class's videos.
+
+    A class of two groups or more gives at least one and keeps at least one. Which ones depends on the groups' names and the
+    seed: not on their order, and little on which other groups there are.
+    """
+    chosen: set[str] = set()
+    for _, groups in videos.groupby("class_name")["group"]:
+        chosen |= _choose_groups_of_class(Counter(groups), fraction, seed)
+    return chosen
+
+
+def _choose_groups_of_class(sizes: dict[str, int], fraction: float, seed: str) -> set[str]:
+    target = fraction * sum(sizes.values())
+    chosen: set[str] = set()
+    num_chosen = 0
+    for group in sorted(sizes, key=lambda group: _rank(seed, group)):
+        is_nearer = abs(num_chosen + sizes[group] - target) < abs(num_chosen - target)
+        if is_nearer and len(chosen) + 1 < len(sizes):
+            chosen.add(group)
+            num_chosen += sizes[group]
+    if not chosen and len(sizes) > 1:
+        chosen.add(min(sizes, key=lambda group: (sizes[group], _rank(seed, group))))
+    return chosen
+
+
+def _rank(seed: str, name: str) -> str:
+    """Return a pseudo-random sort key that is the same on every machine and in every version of Python."""
+    return hashlib.sha256(f"{seed}\0{name}".encode()).hexdigest()
+
+
+def check_no_leaks(videos: pd.DataFrame, protocol: str) -> None:
+    """Fail if a video, or a source group, is in two parts.
+
+    The tutorial deals its held-out videos to val and test one by one, so there, and only there, the two may share a group.
+
+    Raises:
+        ValueError: names the group and two of its videos.
+    """
+    repeated = videos[videos["video"].duplicated()]
+    if len(repeated):
+        raise ValueError(f"{repeated['video'].iloc[0]} is in the collection twice; remove one")
+    used = videos[videos["part"] != "unused"]
+    if protocol == "tutorial":
+        used = used.assign(part=used["part"].replace("val", "test"))
+    one_a_part = used.drop_duplicates(["group", "part"]).sort_values(["group", "part"])
+    leaks = one_a_part[one_a_part["group"].duplicated(keep=False)]
+    if len(leaks):
+        first, second = leaks.iloc[0], leaks.iloc[1]
+        raise ValueError(
+            f"source group {first['group']} crosses parts: {first['video']} is in {first['part']}, {second['video']} in "
+            f"{second['part']} ({leaks['group'].nunique()} such groups); correct the split files or the table of sources"
+        )
+
+
+def check_trainable(clips: pd.DataFrame) -> None:
+    """Fail if a model cannot be trained on these clips and judged.
+
+    Raises:
+        ValueError: a class without training clips, or no clip at all in val or test.
+    """
+    lacking = sorted(set(clips["class_name"]) - set(clips.loc[clips["part"] == "train", "class_name"]))
+    if lacking:
+        raise ValueError(
+            f"no training video in {len(lacking)} of {clips['class_name'].nunique()} classes ({', '.join(lacking[:5])}); "
+            "add videos, another chunk.split, or chunk.short: pad"
+        )
+    for part in ("val", "test"):
+        if not (clips["part"] == part).any():
+            raise ValueError(f"no clip is in the {part} part; add videos of other sources")

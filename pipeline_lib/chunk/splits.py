@@ -1,0 +1,74 @@
+"""Reads official split files as they are: `<class>_test_split<1|2|3>.txt`, a video and its label on each line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+LABELS = {"0": "unused", "1": "train", "2": "test"}
+"""What the digit after a file name means; HMDB-51's lines end in a space."""
+
+
+def read_splits(splits: Path, split: int) -> pd.DataFrame:
+    """Read all split files of one split.
+
+    Returns:
+        One row a video: video (`<class>/<file name>`), class_name, label (`unused`, `train` or `test`).
+
+    Raises:
+        ValueError: no file for this split; a malformed line; a video named twice in a file.
+    """
+    pattern = re.compile(rf"(?P<class_name>.+)_test_split{split}\.txt")
+    files = {match["class_name"]: path for path in splits.iterdir() if (match := pattern.fullmatch(path.name))}
+    if not files:
+        raise ValueError(f"{splits}: holds no split file for chunk.split = {split}, `<class>_test_split{split}.txt`")
+    rows = [
+        (f"{class_name}/{name}", class_name, label)
+        for class_name, path in sorted(files.items())
+        for name, label in _read_split_file(path).items()
+    ]
+    return pd.DataFrame(rows, columns=["video", "class_name", "label"], dtype="str")
+
+
+def _read_split_file(path: Path) -> dict[str, str]:
+    """Return the label of every file name."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text file in UTF-8") from None
+    labels: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        name, _, digit = line.rstrip().rpartition(" ")
+        if not name.strip() or digit not in LABELS:
+            raise ValueError(
+                f"{path}:{number}: {line!r} is not a line of a split file; "
+                "accepted: `<video file> <label>`, label 0 unused, 1 train, 2 test"
+            )
+        if name in labels:
+            raise ValueError(f"{path}:{number}: {name} is listed twice; keep one line")
+        labels[name] = LABELS[digit]
+    return labels
+
+
+def label_videos(videos: pd.DataFrame, listed: pd.DataFrame, splits: Path, split: int) -> pd.Series:
+    """Return the label of every video of the collection.
+
+    Raises:
+        ValueError: a class without a split file; a video that its split file does not list.
+    """
+    if lacking := sorted(set(videos["class_name"]) - set(listed["class_name"])):
+        raise ValueError(f"{splits}: no split file for class {lacking[0]}; add {lacking[0]}_test_split{split}.txt")
+    labels = videos["video"].map(listed.set_index("video")["label"])
+    unknown = videos[labels.isna()]
+    if len(unknown):
+        video, class_name = unknown.iloc[0][["video", "class_name"]]
+        raise ValueError(
+            f"{splits / f'{class_name}_test_split{split}.txt'}: does not list {video}"
+            f"{f' (nor {len(unknown) - 1} other videos of the collection)' if len(unknown) > 1 else ''}; "
+            "add a line each: label 0 unused, 1 train, 2 test"
+        )
+    return labels

@@ -1,0 +1,110 @@
+"""The evaluate stage: one checkpoint over every clip of the test part."""
+
+# N clips, T frames of a clip, K grid side, C classes
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pandas as pd
+
+from pipeline_lib.evaluate.confusion import draw_confusion
+from pipeline_lib.evaluate.pointing import score_pointing
+from pipeline_lib.evaluate.predictions import clip_predictions, video_predictions
+from pipeline_lib.evaluate.scores import class_scores, confusion_counts, overall_scores
+from pipeline_lib.features.hdf5 import FeatureReader
+from pipeline_lib.models.batches import ClipSource
+from pipeline_lib.models.checkpoints import Metadata, load_checkpoint
+from pipeline_lib.models.devices import choose_device
+from pipeline_lib.models.inference import Outputs, infer
+from pipeline_lib.models.voting import tally
+from pipeline_lib.params import EvaluateParams
+
+FEATURES_MUST_AGREE = ("backbone", "weights_sha256", "preprocessing")
+
+
+def evaluate_model(
+    checkpoint: Path,
+    clips: pd.DataFrame,
+    feature_files: Sequence[Path],
+    directory: Path,
+    params: EvaluateParams,
+    *,
+    fps: float,
+    boxes: pd.DataFrame | None = None,
+) -> dict[str, Any]:
+    """Score a checkpoint on the test part of `clips`, all of it, and return the metrics.
+
+    Writes metrics.json, predictions.parquet, videos.parquet, per_class.csv, confusion.png and attention.h5. `fps` is the
+    rate of the clips' frames; with `boxes` (video, time_seconds, x0, y0, x1, y1) attention is checked against them.
+
+    Raises:
+        ValueError: no test clips, a damaged checkpoint or feature file, or features other than the model was trained on.
+    """
+    network, metadata = load_checkpoint(checkpoint)
+    test = clips[clips["part"] == "test"].reset_index(drop=True)
+    _check_classes(checkpoint, test, metadata)
+    device = choose_device(params.device, key="evaluate.device")
+    with FeatureReader(feature_files) as reader:
+        _check_features(checkpoint, reader, metadata)
+        source = ClipSource(reader, test, metadata.classes, device, in_memory=False)
+        outputs = infer(network.to(device), source, params.batch_size)
+    predictions, videos = _write_predictions(directory, test, outputs, metadata.classes)
+    metrics = overall_scores(predictions, videos, metadata.classes, train=clips[clips["part"] == "train"])
+    if boxes is not None:
+        attention_NTKK = outputs.attention_NTKK.numpy()
+        metrics["pointing"] = score_pointing(test, attention_NTKK, boxes, fps=fps)
+    _write_scores(directory, predictions, videos, metadata, metrics)
+    return metrics
+
+
+def _check_classes(checkpoint: Path, test: pd.DataFrame, metadata: Metadata) -> None:
+    if test.empty:
+        raise ValueError("the test part has no clips; check the split files, or raise chunk.test_fraction")
+    unknown = sorted(set(test["class_name"]) - set(metadata.classes))
+    if unknown:
+        raise ValueError(f"{checkpoint}: the model does not know the class {unknown[0]!r} of the test part; train it again")
+
+
+def _check_features(checkpoint: Path, reader: FeatureReader, metadata: Metadata) -> None:
+    """Refuse features of another size, or from another backbone, than the model was trained on."""
+    _, _, grid, _, channels = reader.shape
+    found = reader.provenance | {"grid": grid, "channels": channels}
+    expected = metadata.features | {"grid": metadata.grid, "channels": metadata.channels}
+    for name in ("grid", "channels", *FEATURES_MUST_AGREE):
+        if found.get(name) != expected.get(name):
+            raise ValueError(
+                f"{checkpoint}: trained on features whose {name} is {expected.get(name)}, these have {found.get(name)}; "
+                "run with `--refresh train`"
+            )
+
+
+def _write_predictions(
+    directory: Path, test: pd.DataFrame, outputs: Outputs, classes: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write what was predicted for each clip and video, and the attention in the order of the clips."""
+    probability_NTC = outputs.logits_NTC.softmax(dim=2).numpy()
+    clip_tally = tally(probability_NTC, test["valid_frames"].to_numpy())
+    predictions = clip_predictions(test, probability_NTC, clip_tally, classes)
+    videos = video_predictions(test, clip_tally, classes)
+    predictions.to_parquet(directory / "predictions.parquet", index=False)
+    videos.to_parquet(directory / "videos.parquet", index=False)
+    with h5py.File(directory / "attention.h5", "w") as file:
+        attention = file.create_dataset("attention", data=outputs.attention_NTKK.numpy(), track_times=False)
+        attention.attrs["axes"] = "clip,frame,row,column"
+        file.create_dataset("clip", data=test["clip"].tolist(), dtype=h5py.string_dtype(), track_times=False)
+    return predictions, videos
+
+
+def _write_scores(
+    directory: Path, predictions: pd.DataFrame, videos: pd.DataFrame, metadata: Metadata, metrics: dict[str, Any]
+) -> None:
+    counts_CC = confusion_counts(predictions, metadata.classes)
+    class_scores(predictions, videos, metadata.classes).to_csv(directory / "per_class.csv", index=False)
+    title = f"{metadata.model}: {metrics['clip_accuracy']:.1%} of {metrics['num_clips']} test clips right"
+    draw_confusion(directory / "confusion.png", counts_CC, metadata.classes, title=title)
+    (directory / "metrics.json").write_text(json.dumps(metrics, indent=2), encoding="utf-8")

@@ -1,0 +1,235 @@
+"""A video collection, from wherever it comes, as `<root>/<class>/<video file>`, split files and tables."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline_lib.fetch import hmdb51
+from pipeline_lib.fetch.archives import DamagedArchiveError, Limits, remove_tree, unpack
+from pipeline_lib.fetch.download import Address, Patience, Progress, download
+from pipeline_lib.fetch.tables import copy_boxes, copy_sources
+from pipeline_lib.params import Addresses, FetchParams
+
+logger = logging.getLogger(__name__)
+
+VIDEO_SUFFIXES = frozenset((".avi", ".mp4", ".mkv", ".mov", ".mpg", ".mpeg", ".webm", ".wmv", ".flv", ".m4v", ".3gp", ".ogv"))
+SPLIT_FILE = re.compile(r"(.+)_test_split([123])\.txt")
+LAYOUT = "<folder>/<class>/<video file>"
+
+
+@dataclass(frozen=True)
+class SourceVideo:
+    """A video of the collection."""
+
+    video: str
+    """`<class>/<file name>`, its name throughout the pipeline."""
+    class_name: str
+    sha256: str | None = None
+
+
+def videos_root(params: FetchParams, directory: Path) -> Path:
+    """Return the folder whose subfolders are the classes: the user's own, or the one in the artifact's `directory`."""
+    if params.kind == "folder":
+        return Path(str(params.videos)).expanduser().absolute()
+    return directory / "videos"
+
+
+def list_videos(root: Path) -> list[SourceVideo]:
+    """Return the videos of every class, sorted by name. Hidden files are passed over, other files counted in the log.
+
+    Raises:
+        ValueError: no such folder, no class folder in it, a class without a video, or a name that is not UTF-8.
+    """
+    if not root.is_dir():
+        hint = "set fetch.kind: archive to unpack it" if root.is_file() else "check the path"
+        raise ValueError(f"fetch.videos: {root}: no such folder: {hint}")
+    classes = [folder for folder in _visible(root) if folder.is_dir() and not _split_files(folder)]
+    if not classes:
+        raise ValueError(f"fetch.videos: {root}: no class folder in it: {LAYOUT} is expected")
+    videos = [video for folder in classes for video in _class_videos(folder)]
+    return sorted(videos, key=lambda video: video.video)
+
+
+def _class_videos(folder: Path) -> list[SourceVideo]:
+    files = _visible(folder)
+    videos = [path for path in files if _is_video(path)]
+    if not videos:
+        deeper = next((path.parent.parent for path in _files_below(folder) if _is_video(path)), None)
+        hint = f"did you mean fetch.videos: {deeper}" if deeper else "add videos or remove the folder"
+        raise ValueError(f"fetch.videos: {folder}: no video in this class folder ({LAYOUT} is expected): {hint}")
+    if len(videos) < len(files):
+        logger.warning("%s: %d of its %d entries are no videos, ignored", folder, len(files) - len(videos), len(files))
+    return [SourceVideo(_checked_name(f"{folder.name}/{path.name}", folder), folder.name) for path in videos]
+
+
+def _checked_name(name: str, folder: Path) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"fetch.videos: {folder}: the name {name!a} is not valid UTF-8: rename it") from None
+    return name
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return what lies in a folder, without hidden entries and macOS's shadow of an archive."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "__MACOSX")
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for path in _visible(folder):
+        if path.is_dir() and not path.is_symlink():
+            yield from _files_below(path)
+        elif path.is_file():
+            yield path
+
+
+def _split_files(folder: Path) -> list[Path]:
+    return [path for path in _visible(folder) if SPLIT_FILE.fullmatch(path.name)]
+
+
+def fetch_collection(
+    params: FetchParams,
+    directory: Path,
+    partial: Path,
+    *,
+    sha256: Callable[[Path], str],
+    progress: Progress | None = None,
+) -> dict[str, int]:
+    """Fill `directory` with the collection and return its counts: classes, videos, split_files, size_bytes.
+
+    It gets `videos/<class>/<file>` (not for `kind: folder`, whose videos stay where they are), `splits/`, `boxes.csv`
+    and `sources.csv` where there are any, and `collection.parquet` (video, class_name, size_bytes, sha256). Downloads
+    go to `partial`, which may outlive the call: a later one takes them up again. `sha256` digests a file.
+
+    Raises:
+        ValueError: an address, archive, folder or table that is not what it should be; one line with the mend.
+    """
+    if params.kind == "synthetic":
+        params = _pack_synthetic(params, partial)
+    # small things first: a wrong path among them should not cost a download of gigabytes
+    copy_boxes(params.boxes, directory)
+    copy_sources(params.sources, directory)
+    num_split_files = _fetch_splits(params, directory, partial, progress)
+    if params.kind != "folder":
+        _fetch_videos(params, directory, partial, progress)
+    root = videos_root(params, directory)
+    videos = list_videos(root)
+    if params.kind == "hmdb51":
+        hmdb51.check_complete([video.video for video in videos], directory / "splits")
+    table = pd.DataFrame(
+        {
+            "video": [video.video for video in videos],
+            "class_name": [video.class_name for video in videos],
+            "size_bytes": [(root / video.video).stat().st_size for video in videos],
+            "sha256": [sha256(root / video.video) for video in videos],
+        }
+    )
+    table.to_parquet(directory / "collection.parquet", index=False)
+    return {
+        "classes": int(table["class_name"].nunique()),
+        "videos": len(table),
+        "split_files": num_split_files,
+        "size_bytes": int(table["size_bytes"].sum()),
+    }
+
+
+def _pack_synthetic(params: FetchParams, partial: Path) -> FetchParams:
+    """Render the demo's collection, pack it as HMDB-51 is packed, and return parameters that name the archives."""
+    from pipeline_lib.fetch.rar import pack_collection, write_rar
+    from pipeline_lib.fetch.synthetic import render_collection
+
+    rendered = partial / "rendered"
+    remove_tree(rendered)
+    render_collection(rendered, params.synthetic)
+    videos, splits = partial / "synthetic_org.rar", partial / "synthetic_splits.rar"
+    pack_collection(rendered, videos)
+    write_rar(splits, [(f"testTrainMulti_7030_splits/{path.name}", path) for path in _split_files(rendered / "splits")])
+    return params.model_copy(
+        update={
+            "videos": str(videos),
+            "splits": str(splits),
+            "boxes": str(rendered / "boxes.csv"),
+            "sources": str(rendered / "sources.csv"),
+        }
+    )
+
+
+def _addresses(given: Addresses, sha256: str | None, known: Sequence[Address]) -> list[Address]:
+    """Return where to look: what the parameters name, else the known addresses, each with the digest known for it."""
+    urls = [address.url for address in known] if given is None else [given] if isinstance(given, str) else list(given)
+    digests = {address.url: address.sha256 for address in known}
+    return [Address(url, sha256 or digests.get(url)) for url in urls]
+
+
+def _fetch_videos(params: FetchParams, directory: Path, partial: Path, progress: Progress | None) -> None:
+    known = hmdb51.VIDEOS if params.kind == "hmdb51" else ()
+    addresses = _addresses(params.videos, params.videos_sha256, known)
+    unpacked = _fetch_folder("fetch.videos", addresses, params, partial, progress)
+    if unpacked.parent != partial:
+        raise ValueError(f"fetch.videos: {unpacked} is a folder, not an archive: set fetch.kind: folder")
+    shutil.move(_class_folders_root(unpacked), directory / "videos")
+    remove_tree(unpacked)
+
+
+def _fetch_splits(params: FetchParams, directory: Path, partial: Path, progress: Progress | None) -> int:
+    """Copy the split files into `directory/splits` and return how many there are."""
+    known = hmdb51.SPLITS if params.kind == "hmdb51" else ()
+    addresses = _addresses(params.splits, params.splits_sha256, known) if params.splits or known else []
+    if not addresses:
+        return 0
+    folder = _fetch_folder("fetch.splits", addresses, params, partial, progress)
+    files = [path for path in _files_below(folder) if SPLIT_FILE.fullmatch(path.name)]
+    folders = sorted({str(path.parent) for path in files})
+    if len(folders) != 1:
+        found = f"split files in {len(folders)} folders" if folders else "no split file"
+        raise ValueError(
+            f"fetch.splits: {params.splits or folder}: {found}: one folder of <class>_test_split1.txt, ... is expected"
+        )
+    (directory / "splits").mkdir(parents=True)
+    for path in files:
+        shutil.copyfile(path, directory / "splits" / path.name)
+    return len(files)
+
+
+def _fetch_folder(
+    key: str, addresses: Sequence[Address], params: FetchParams, partial: Path, progress: Progress | None
+) -> Path:
+    """Return the local folder that an address names, or the one its archive was unpacked to, which is in `partial`."""
+    patience = Patience(params.retries, params.timeout_seconds)
+    path = download(addresses, partial / "downloads", key=key, patience=patience, progress=progress)
+    if path.is_dir():
+        return path
+    destination = partial / key.removeprefix("fetch.")
+    remove_tree(destination)
+    limits = Limits(params.unpack_seconds, params.max_members, params.max_unpacked_bytes)
+    try:
+        unpack(path, destination, limits, f"{key}: {path}")
+    except DamagedArchiveError:
+        if path.parent == partial / "downloads":
+            path.unlink()  # the next run must not meet the same damage again
+        raise
+    return destination
+
+
+def _class_folders_root(unpacked: Path) -> Path:
+    """Return the folder whose subfolders hold the videos, wherever the archive put it."""
+    roots = sorted({path.parent.parent for path in _files_below(unpacked) if _is_video(path)})
+    if len(roots) == 1 and roots[0].is_relative_to(unpacked):
+        return roots[0]
+    if not roots:
+        raise ValueError(f"fetch.videos: no video in the archive: {LAYOUT} is expected")
+    shown = ", ".join(f"{root.relative_to(unpacked)}/" if root.is_relative_to(unpacked) else "the top" for root in roots[:3])
+    raise ValueError(
+        f"fetch.videos: the archive's videos are not in class folders of one folder ({shown}): {LAYOUT} is expected"
+    )

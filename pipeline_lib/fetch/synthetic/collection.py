@@ -1,0 +1,192 @@
+"""Renders a whole collection in HMDB-51's layout: videos by class, split files, sources, and where the actor is."""
+
+from __future__ import annotations
+
+import csv
+import os
+import zlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from pipeline_lib.fetch.synthetic.actions import ACTIONS
+from pipeline_lib.fetch.synthetic.encoding import AviWriter, write_broken_avi
+from pipeline_lib.fetch.synthetic.films import HEIGHT, WIDTH, Film, random_source
+from pipeline_lib.params import SyntheticParams
+
+SOURCE_NAMES = (
+    "#1_(Fun)_[best]!",
+    "Home Video 2006",
+    "-_free",
+    "a&b+c;d~e@f",
+    "Übung_macht_den_Meister",
+    "THE_LONG_WAY_HOME",
+    "21",
+    "sommerfest_(Teil_2)",
+    "10_Tips_to_get_better!!!",
+    "parkour-day",
+    "Late_Show_with_Nobody",
+    "veoh_unknown",
+)
+"""What sources are called: HMDB-51's own names are no tamer."""
+
+BROKEN_SOURCE = "cut_off"
+SHORT_EVERY, SHORT_SECONDS = 10, (0.55, 1.6)
+"""One video in ten is short: some give fewer than 15 frames at 15 fps."""
+SHARE_OF_25_FPS = 0.2
+TEST_SHARE = 0.3
+SPLITS = (1, 2, 3)
+TRAIN, TEST, UNUSED = 1, 2, 0
+
+Row = tuple[str, str, str, str, str, str]
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """A source to film: its class, name, and the numbers of its videos within the class."""
+
+    class_name: str
+    name: str
+    number: int
+    videos: tuple[int, ...]
+
+    @property
+    def group(self) -> str:
+        """Name of the source in the tables: the same title in two classes is two sources."""
+        return f"{self.name}_{self.class_name}"
+
+
+@dataclass(frozen=True)
+class FilmedSource:
+    """The videos of a source: file names, and the rows of the table of boxes."""
+
+    plan: SourcePlan
+    names: tuple[str, ...]
+    boxes: tuple[Row, ...]
+
+
+def render_collection(directory: Path, params: SyntheticParams) -> None:
+    """Render the collection; equal parameters give equal bytes.
+
+    Writes `videos/<class>/<video>.avi` (320 x 240), one of them broken, `splits/<class>_test_split{1,2,3}.txt`,
+    `sources.csv` (video, source) and `boxes.csv` (video, time_seconds, x0, y0, x1, y1: fractions of the frame; every
+    frame of every intact video).
+    """
+    plans = plan_sources(params)
+    for class_name in ACTIONS:
+        (directory / "videos" / class_name).mkdir(parents=True, exist_ok=True)
+    filmed = _film_all(directory / "videos", plans, params)
+    filmed.append(_break_one(directory / "videos", filmed[0], params.seed))
+    _write_csv(directory / "boxes.csv", ("video", "time_seconds", "x0", "y0", "x1", "y1"), _box_rows(filmed))
+    _write_csv(directory / "sources.csv", ("video", "source"), _source_rows(filmed))
+    _write_splits(directory / "splits", filmed, params.seed)
+
+
+def plan_sources(params: SyntheticParams) -> list[SourcePlan]:
+    """Deal each class's videos out to its sources."""
+    plans = []
+    for class_number, class_name in enumerate(ACTIONS):
+        for number in range(params.sources_per_class):
+            videos = tuple(range(number, params.videos_per_class, params.sources_per_class))
+            plans.append(SourcePlan(class_name, _source_name(class_number + number, number), number, videos))
+    return plans
+
+
+def _source_name(index: int, number: int) -> str:
+    """Return a name of the list; once a class has used them all, with a number behind."""
+    name, again = SOURCE_NAMES[index % len(SOURCE_NAMES)], number // len(SOURCE_NAMES)
+    return f"{name}_{again + 1}" if again else name
+
+
+def _film_all(videos: Path, plans: Sequence[SourcePlan], params: SyntheticParams) -> list[FilmedSource]:
+    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(plans))
+    # Not forked: the caller may hold threads and locks.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(film_source, [videos] * len(plans), plans, [params] * len(plans)))
+
+
+def film_source(videos: Path, plan: SourcePlan, params: SyntheticParams) -> FilmedSource:
+    """Render the videos of one source."""
+    seed = [params.seed, zlib.crc32(plan.class_name.encode()), plan.number]
+    source = random_source(np.random.default_rng(seed), plan.class_name)
+    names: list[str] = []
+    boxes: list[Row] = []
+    for index, video in enumerate(plan.videos):
+        rng = np.random.default_rng([*seed, video + 1])
+        seconds = params.seconds * rng.uniform(0.8, 1.25)
+        if video % SHORT_EVERY == SHORT_EVERY - 3:
+            seconds = rng.uniform(*SHORT_SECONDS)
+        fps = 25 if rng.random() < SHARE_OF_25_FPS else 30
+        film = Film(rng, source, plan.class_name, fps, max(1, round(seconds * fps)))
+        names.append(_video_name(plan, film, index))
+        boxes += _shoot(videos / plan.class_name / names[-1], film, fps, quality=int(rng.integers(4, 9)))
+    return FilmedSource(plan, tuple(names), tuple(boxes))
+
+
+def _video_name(plan: SourcePlan, film: Film, index: int) -> str:
+    """Return a name of HMDB-51's pattern: whole body, camera motion, one person, view, quality, number."""
+    motion, view = "cm" if film.is_shaky else "nm", "le" if film.facing_left else "ri"
+    return f"{plan.group}_f_{motion}_np1_{view}_med_{index}.avi"
+
+
+def _shoot(path: Path, film: Film, fps: int, quality: int) -> list[Row]:
+    """Write a film and return its rows of boxes."""
+    video = f"{path.parent.name}/{path.name}"
+    rows: list[Row] = []
+    with AviWriter(path, width=WIDTH, height=HEIGHT, fps=fps, quality=quality) as writer:
+        for number, (frame, (x0, y0, x1, y1)) in enumerate(film.frames()):
+            writer.write(np.asarray(frame))
+            rows.append((video, f"{number / fps:.6f}", f"{x0:.4f}", f"{y0:.4f}", f"{x1:.4f}", f"{y1:.4f}"))
+    return rows
+
+
+def _break_one(videos: Path, intact: FilmedSource, seed: int) -> FilmedSource:
+    """Add a video that cannot be decoded, from a source of its own."""
+    plan = SourcePlan(intact.plan.class_name, BROKEN_SOURCE, -1, ())
+    name = f"{plan.group}_f_cm_np1_fr_bad_0.avi"
+    folder = videos / plan.class_name
+    write_broken_avi(folder / name, folder / intact.names[0], np.random.default_rng(seed))
+    return FilmedSource(plan, (name,), ())
+
+
+def _box_rows(filmed: Iterable[FilmedSource]) -> list[Row]:
+    return sorted((row for source in filmed for row in source.boxes), key=lambda row: (row[0], float(row[1])))
+
+
+def _source_rows(filmed: Iterable[FilmedSource]) -> list[tuple[str, str]]:
+    return sorted((f"{source.plan.class_name}/{name}", source.plan.group) for source in filmed for name in source.names)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _write_splits(folder: Path, filmed: Sequence[FilmedSource], seed: int) -> None:
+    """Write `<class>_test_split{1,2,3}.txt` as HMDB-51's are, trailing space included."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for class_name in ACTIONS:
+        sources = [source for source in filmed if source.plan.class_name == class_name]
+        rng = np.random.default_rng([seed, zlib.crc32(class_name.encode())])
+        for split in SPLITS:
+            labels = _label_videos(sources, rng)
+            lines = [f"{name} {label} \n" for name, label in sorted(labels.items())]
+            (folder / f"{class_name}_test_split{split}.txt").write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def _label_videos(sources: Sequence[FilmedSource], rng: np.random.Generator) -> dict[str, int]:
+    """Give whole sources to training or test, and leave out a video of a training source that has others."""
+    intact = [source for source in sources if source.boxes]
+    num_test = max(1, round(TEST_SHARE * len(intact)))
+    tested = {intact[index].plan.group for index in rng.permutation(len(intact))[:num_test]}
+    labels = {name: TEST if source.plan.group in tested else TRAIN for source in sources for name in source.names}
+    large = [source for source in intact if source.plan.group not in tested and len(source.names) > 2]
+    if large:
+        labels[large[rng.integers(len(large))].names[-1]] = UNUSED
+    return labels

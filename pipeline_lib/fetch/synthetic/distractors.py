@@ -1,0 +1,152 @@
+"""What else goes on in a picture: things that drift, bounce or sway, and people who stand about."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from pipeline_lib.fetch.synthetic.actions import Manner, stand
+from pipeline_lib.fetch.synthetic.brush import Brush, Color, brush_on, hex_colors, shade
+from pipeline_lib.fetch.synthetic.figures import Look, Place, body_parts, draw_figure, random_look
+
+PAINTS = hex_colors("d7263d f2a541 2e86ab 1b998b f4efe1 7b4f9e e06c9f 3f5fc4")
+
+Path = Callable[[float], complex]
+"""Where something is after so many seconds, in pixels of the frame."""
+
+
+@dataclass(frozen=True)
+class Distractor:
+    """Something that catches the eye but tells nothing about the action."""
+
+    draw: Callable[[Brush, Distractor, complex, float], None]
+    path: Path
+    size: float
+    color: Color
+    look: Look | None = field(default=None, repr=False)
+
+    def paint(self, frame: Image.Image, seconds: float, shift: complex) -> None:
+        """Draw it on a frame at a time; `shift` is how far the camera has moved the picture."""
+        center = self.path(seconds) + shift
+        reach = 1.4 * self.size
+        box = (center.real - reach, center.imag - reach, center.real + reach, center.imag + reach)
+        with brush_on(frame, box) as brush:
+            if brush is not None:
+                self.draw(brush, self, center, seconds)
+
+
+def random_distractors(rng: np.random.Generator, width: int, horizon: float, height: int, indoors: bool) -> list[Distractor]:
+    """Choose what else is in a video whose frame has its horizon here."""
+    makers = (_bouncing_ball, _bystander, _balloon, _bystander)
+    if not indoors:
+        makers += (_cloud, _cloud, _car, _bird)
+    chosen = [makers[rng.integers(len(makers))] for _ in range(rng.integers(2, 5))]
+    distractors = [make(rng, width, horizon, height) for make in chosen]
+    return sorted(distractors, key=lambda distractor: distractor.path(0.0).imag)
+
+
+def _paint(rng: np.random.Generator) -> Color:
+    return PAINTS[rng.integers(len(PAINTS))]
+
+
+def _drift(start: complex, pixels_per_second: float, width: int, margin: float) -> Path:
+    """Move sideways, and come back in on the other side."""
+    span = width + 2 * margin
+
+    def path(seconds: float) -> complex:
+        return complex((start.real + pixels_per_second * seconds + margin) % span - margin, start.imag)
+
+    return path
+
+
+def _bouncing_ball(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
+    floor, leap, phase = rng.uniform(horizon + 10, height - 12), rng.uniform(15, 45), rng.uniform(0, 1)
+    along = _drift(complex(rng.uniform(0, width), floor), float(rng.choice((-1, 1)) * rng.uniform(0, 45)), width, 20)
+    pace = rng.uniform(0.9, 1.5)
+
+    def path(seconds: float) -> complex:
+        return along(seconds) - 1j * leap * abs(math.sin(math.pi * (pace * seconds + phase)))
+
+    return Distractor(_draw_ball, path, float(rng.uniform(6, 10)), _paint(rng))
+
+
+def _balloon(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
+    foot, sway, phase = complex(rng.uniform(0, width), rng.uniform(0.25, 0.8) * height), rng.uniform(3, 8), rng.uniform(0, 6)
+
+    def path(seconds: float) -> complex:
+        return foot + complex(sway * math.sin(1.6 * seconds + phase), 2 * math.cos(2.1 * seconds + phase))
+
+    return Distractor(_draw_balloon, path, float(rng.uniform(14, 22)), _paint(rng))
+
+
+def _cloud(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
+    start = complex(rng.uniform(0, width), rng.uniform(0.06, 0.3) * max(horizon, 40))
+    return Distractor(_draw_cloud, _drift(start, float(rng.uniform(-14, 14)), width, 60), float(rng.uniform(22, 42)), (255, 255, 255, 205))
+
+
+def _car(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
+    start = complex(rng.uniform(0, width), horizon + rng.uniform(8, 24))
+    speed = float(rng.choice((-1, 1)) * rng.uniform(25, 85))
+    return Distractor(_draw_car, _drift(start, speed, width, 50), float(rng.uniform(26, 36)), _paint(rng))
+
+
+def _bird(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
+    start = complex(rng.uniform(0, width), rng.uniform(0.15, 0.8) * max(horizon, 30))
+    speed = float(rng.choice((-1, 1)) * rng.uniform(20, 50))
+    return Distractor(_draw_bird, _drift(start, speed, width, 15), float(rng.uniform(7, 11)), (58, 56, 70))
+
+
+def _bystander(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
+    foot = complex(rng.uniform(0, width), horizon + rng.uniform(4, 30))
+    size = float(rng.uniform(34, 46) * (1 + 0.006 * (foot.imag - horizon)))
+    return Distractor(_draw_bystander, lambda seconds: foot, size, _paint(rng), random_look(rng))
+
+
+def _draw_ball(brush: Brush, ball: Distractor, center: complex, seconds: float) -> None:
+    turn = complex(math.cos(4 * seconds), math.sin(4 * seconds))
+    brush.disc(center, ball.size, shade(ball.color, 0.72))
+    brush.disc(center - 0.08 * (1 + 1j) * ball.size, 0.86 * ball.size, ball.color)
+    brush.capsule(center - 0.7 * turn * ball.size, center + 0.7 * turn * ball.size, 0.12 * ball.size, 0.12 * ball.size, (250, 246, 235))
+
+
+def _draw_balloon(brush: Brush, balloon: Distractor, center: complex, seconds: float) -> None:
+    size = balloon.size
+    brush.capsule(center + 0.5j * size, center + complex(0.1 * math.sin(2 * seconds), 1.35) * size, 0.5, 0.5, (90, 90, 96))
+    brush.ellipse(center, 0.48 * size, 0.58 * size, balloon.color)
+    brush.ellipse(center - (0.16 + 0.22j) * size, 0.11 * size, 0.16 * size, (255, 255, 255, 110))
+
+
+def _draw_cloud(brush: Brush, cloud: Distractor, center: complex, seconds: float) -> None:
+    for offset, radius in ((-0.55, 0.24), (-0.2, 0.36), (0.2, 0.3), (0.55, 0.22)):
+        brush.disc(center + (offset - 0.4j * radius) * cloud.size, radius * cloud.size, cloud.color[:3])
+    brush.capsule(center + (-0.6 + 0.08j) * cloud.size, center + (0.6 + 0.08j) * cloud.size, 0.13 * cloud.size, 0.13 * cloud.size, cloud.color[:3])
+
+
+def _draw_car(brush: Brush, car: Distractor, center: complex, seconds: float) -> None:
+    size = car.size
+    cabin = [center + point * size for point in (-0.55 - 0.4j, -0.36 - 0.72j, 0.26 - 0.72j, 0.52 - 0.4j)]
+    brush.polygon(cabin, shade(car.color, 0.9))
+    for pane in ((-0.44, -0.3, -0.04), (0.0, 0.21, 0.38)):
+        brush.polygon([center + complex(x, y) * size for x, y in zip((pane[0], pane[1], pane[1], pane[2]), (-0.42, -0.66, -0.66, -0.42), strict=True)], (190, 216, 228))
+    brush.capsule(center + (-0.82 - 0.28j) * size, center + (0.82 - 0.28j) * size, 0.17 * size, 0.17 * size, car.color)
+    for wheel in (-0.55, 0.55):
+        brush.disc(center + (wheel - 0.13j) * size, 0.17 * size, (40, 40, 46))
+        brush.disc(center + (wheel - 0.13j) * size, 0.08 * size, (190, 194, 200))
+
+
+def _draw_bird(brush: Brush, bird: Distractor, center: complex, seconds: float) -> None:
+    flap = 0.55 * math.sin(9 * seconds)
+    for side in (-1, 1):
+        elbow = center + complex(0.45 * side, -0.3 - 0.5 * flap) * bird.size
+        brush.capsule(center, elbow, 1.3, 1.0, bird.color)
+        brush.capsule(elbow, elbow + complex(0.5 * side, 0.2 + 0.7 * flap) * bird.size, 1.0, 0.6, bird.color)
+
+
+def _draw_bystander(brush: Brush, person: Distractor, foot: complex, seconds: float) -> None:
+    assert person.look is not None
+    pose = stand(0.3 * seconds + person.size, Manner(1.0, person.size % 1.0))
+    draw_figure(brush, pose, body_parts(pose, person.look), person.look, Place(foot, person.size, mirrored=False))

@@ -1,0 +1,196 @@
+"""A film: one video's frames, an action performed before a scene, and the actor's box in each frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipeline_lib.fetch.synthetic import scenes
+from pipeline_lib.fetch.synthetic.actions import ACTIONS, Action, Manner
+from pipeline_lib.fetch.synthetic.brush import brush_on
+from pipeline_lib.fetch.synthetic.distractors import Distractor, random_distractors
+from pipeline_lib.fetch.synthetic.figures import Look, Part, Place, body_box, body_parts, draw_figure, prop_box, random_look
+from pipeline_lib.fetch.synthetic.skeleton import Pose
+
+WIDTH, HEIGHT = 320, 240
+"""Frame size in pixels: HMDB-51's."""
+ACTOR_HEIGHT = 138.0
+"""Standing height of a middling actor in pixels; with it, boxes cover about 11 % of the frame."""
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One scene, one actor and their ways: what the videos of a source share."""
+
+    scene: scenes.Scene
+    look: Look
+    manner: Manner
+    actor_height: float
+    pace: float
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where a video's frame lies in its scene, how it moves, and how its exposure wavers."""
+
+    corner: complex
+    zoom: float
+    pan: complex
+    shake: float
+    gain: float
+    flicker: float
+    phase: float
+
+    def shift(self, seconds: float) -> complex:
+        """Return how far the picture has moved after so many seconds, in pixels."""
+        beat = 2.3 * seconds + self.phase
+        tremble = complex(math.sin(beat) + 0.5 * math.sin(3.1 * beat), math.cos(1.3 * beat) + 0.5 * math.sin(2.7 * beat))
+        return self.shake * tremble - self.pan * seconds
+
+    def brightness(self, seconds: float) -> float:
+        """Return the exposure at a time, about 1."""
+        return self.gain + self.flicker * math.sin(1.7 * seconds + self.phase)
+
+    def view(self, scene: Image.Image, seconds: float) -> Image.Image:
+        """Return what the camera sees of the scene's picture."""
+        corner = self.corner - self.shift(seconds) / self.zoom
+        size = complex(WIDTH, HEIGHT) / self.zoom
+        x = min(max(corner.real, 0.0), scene.width - size.real)
+        y = min(max(corner.imag, 0.0), scene.height - size.imag)
+        return scene.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR, (x, y, x + size.real, y + size.imag))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The actor in one frame; `way` is how far it has come, in pixels."""
+
+    seconds: float
+    pose: Pose
+    parts: list[list[Part]]
+    way: complex
+
+
+def random_source(rng: np.random.Generator, action: str) -> Source:
+    """Find a place and an actor."""
+    manner = Manner(vigor=float(rng.uniform(0.88, 1.1)), habit=float(rng.random()))
+    height = ACTOR_HEIGHT * ACTIONS[action].size * float(rng.uniform(0.92, 1.1))
+    return Source(scenes.render_scene(rng), random_look(rng), manner, height, float(rng.uniform(0.85, 1.2)))
+
+
+class Film:
+    """One video of a source: iterate over `frames`, which gives each picture with the actor's box."""
+
+    def __init__(self, rng: np.random.Generator, source: Source, action: str, fps: int, num_frames: int) -> None:
+        """Direct the film: place the camera and the actor, choose the phase and speed, and what else goes on."""
+        self._source = source
+        self._mirrored_scene = bool(rng.random() < 0.5)
+        self.facing_left = bool(rng.random() < 0.5)
+        self._height = source.actor_height * float(rng.uniform(0.95, 1.05))
+        self._camera, horizon = _random_camera(rng, source.scene)
+        self.is_shaky = self._camera.shake > 0.8
+        times = [frame / fps for frame in range(num_frames)]
+        self._moments = self._rehearse(rng, ACTIONS[action], times)
+        self._ground = self._find_place(rng, horizon)
+        self._distractors = random_distractors(rng, WIDTH, horizon, HEIGHT, source.scene.indoors)
+
+    def frames(self) -> Iterator[tuple[Image.Image, Box]]:
+        """Yield each frame with the actor's box, in fractions of the frame."""
+        scene = ImageOps.mirror(self._source.scene.image) if self._mirrored_scene else self._source.scene.image
+        for moment in self._moments:
+            frame = self._camera.view(scene, moment.seconds)
+            shift = self._camera.shift(moment.seconds)
+            _paint_all(self._distractors, frame, moment.seconds, shift)
+            place = self._place(moment, self._ground)
+            self._draw_actor(frame, moment, place)
+            levels = (np.arange(256) * self._camera.brightness(moment.seconds)).clip(0, 255).astype(int).tolist()
+            yield frame.point(levels * 3), _visible(_to_frame(moment, place))
+
+    def _rehearse(self, rng: np.random.Generator, action: Action, times: list[float]) -> list[Moment]:
+        pace = action.repetitions_per_second * self._source.pace * float(rng.uniform(0.9, 1.1))
+        phase, sign = float(rng.random()), -1 if self.facing_left else 1
+        moments = []
+        for seconds in times:
+            pose = action.pose(phase + pace * seconds, self._source.manner)
+            way = sign * action.travel_per_second * self._height * seconds
+            moments.append(Moment(seconds, pose, body_parts(pose, self._source.look), complex(way)))
+        return moments
+
+    def _find_place(self, rng: np.random.Generator, horizon: float) -> complex:
+        """Choose where the actor stands, anywhere on the ground where the whole action can be seen."""
+        boxes = [_full_box(moment, self._place(moment, 0j)) for moment in self._moments]
+        left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
+        right, bottom = max(box[2] for box in boxes), max(box[3] for box in boxes)
+        x = _between(rng, 4 - left, WIDTH - 4 - right)
+        y = _between(rng, max(4 - top, horizon + 14), HEIGHT - 5 - bottom)
+        return complex(x, y)
+
+    def _place(self, moment: Moment, ground: complex) -> Place:
+        origin = ground + moment.way + self._camera.shift(moment.seconds)
+        return Place(origin, self._height, self.facing_left)
+
+    def _draw_actor(self, frame: Image.Image, moment: Moment, place: Place) -> None:
+        left, top, right, bottom = _full_box(moment, place)
+        with brush_on(frame, (left - 4, top - 4, right + 4, max(bottom, place.origin.imag) + 8)) as brush:
+            if brush is not None:
+                half = (right - left) * 0.46
+                brush.ellipse(complex((left + right) / 2, place.origin.imag + 1), half, 4.5, (30, 28, 44, 70))
+                draw_figure(brush, moment.pose, moment.parts, self._source.look, place)
+
+
+def _paint_all(distractors: list[Distractor], frame: Image.Image, seconds: float, shift: complex) -> None:
+    for distractor in distractors:
+        distractor.paint(frame, seconds, shift)
+
+
+def _random_camera(rng: np.random.Generator, scene: scenes.Scene) -> tuple[Camera, float]:
+    """Return a camera, and the height of the horizon in its first frame."""
+    zoom = float(rng.uniform(0.92, 1.12))
+    margin = 16.0
+    room = complex(scene.image.width - WIDTH / zoom - 2 * margin, scene.image.height - HEIGHT / zoom - 2 * margin)
+    corner = complex(margin + rng.uniform(0, max(room.real, 0)), margin + rng.uniform(0.15, 0.95) * max(room.imag, 0))
+    pans = rng.random() < 0.35
+    camera = Camera(
+        corner=corner,
+        zoom=zoom,
+        pan=complex(rng.uniform(-5, 5), rng.uniform(-1, 1)) if pans else 0j,
+        shake=float(rng.uniform(0.2, 1.4)),
+        gain=float(rng.uniform(0.82, 1.12)),
+        flicker=float(rng.uniform(0, 0.05)),
+        phase=float(rng.uniform(0, 6)),
+    )
+    return camera, (scene.horizon - corner.imag) * zoom
+
+
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    """Draw evenly between the bounds; their middle if there is no room."""
+    return float(rng.uniform(low, high)) if low < high else (low + high) / 2
+
+
+def _full_box(moment: Moment, place: Place) -> Box:
+    """Return the box of the actor with the equipment, in pixels."""
+    body, props = body_box(moment.parts), prop_box(moment.pose)
+    if props is not None:
+        body = (min(body[0], props[0]), min(body[1], props[1]), max(body[2], props[2]), max(body[3], props[3]))
+    return _placed(body, place)
+
+
+def _placed(box: tuple[float, float, float, float], place: Place) -> Box:
+    first, second = place.point(complex(box[0], box[1])), place.point(complex(box[2], box[3]))
+    return min(first.real, second.real), second.imag, max(first.real, second.real), first.imag
+
+
+def _to_frame(moment: Moment, place: Place) -> Box:
+    left, top, right, bottom = _placed(body_box(moment.parts), place)
+    return left / WIDTH, top / HEIGHT, right / WIDTH, bottom / HEIGHT
+
+
+def _visible(box: Box) -> Box:
+    left, top, right, bottom = (min(max(edge, 0.0), 1.0) for edge in box)
+    return left, top, right, bottom

@@ -1,0 +1,5 @@
+"""Finetune stage: the backbone learns the classes from frames of the training part."""
+
+from pipeline_lib.finetune.training import finetune_backbone
+
+__all__ = ["finetune_backbone"]

@@ -1,0 +1,80 @@
+"""Clips with their features and labels, batch by batch: kept in memory where they fit, read from disk where they do not."""
+
+# N clips, B batch, T frames of a clip, K grid side, D channels
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+import psutil
+import torch
+
+from pipeline_lib.features.hdf5 import FeatureReader
+
+logger = logging.getLogger(__name__)
+
+MEMORY_SHARE = 0.5
+"""Share of the available memory that features may fill; the rest is for the model, its gradients and the neighbours."""
+
+
+class Batch(NamedTuple):
+    """Some clips, on the device the model runs on."""
+
+    features_BTKKD: torch.Tensor
+    valid_frames_B: torch.Tensor
+    labels_B: torch.Tensor
+
+
+class ClipSource:
+    """The clips of one part, in the order of their table."""
+
+    def __init__(
+        self,
+        reader: FeatureReader,
+        clips: pd.DataFrame,
+        classes: Sequence[str],
+        device: torch.device,
+        *,
+        in_memory: bool,
+    ) -> None:
+        """Take the clips' labels from `classes`, their features from `reader`: all at once if `in_memory`.
+
+        Raises:
+            ValueError: a clip is in none of the feature files.
+        """
+        self._reader = reader
+        self._clips = clips["clip"].tolist()
+        self._device = device
+        self._features_NTKKD = reader.load(self._clips) if in_memory else None
+        self.valid_frames_N = torch.tensor(clips["valid_frames"].to_numpy(copy=True), dtype=torch.int64)
+        self.labels_N = torch.tensor([classes.index(name) for name in clips["class_name"]], dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def batches(self, batch_size: int, order_N: torch.Tensor | None = None) -> Iterator[Batch]:
+        """Yield every clip once, in the given order; the last batch is what is left over."""
+        order_N = torch.arange(len(self)) if order_N is None else order_N
+        for chosen_B in order_N.split(batch_size):
+            yield Batch(
+                self._load(chosen_B).to(self._device).float(),
+                self.valid_frames_N[chosen_B].to(self._device),
+                self.labels_N[chosen_B].to(self._device),
+            )
+
+    def _load(self, chosen_B: torch.Tensor) -> torch.Tensor:
+        if self._features_NTKKD is not None:
+            return self._features_NTKKD[chosen_B]
+        return self._reader.load([self._clips[index] for index in chosen_B.tolist()])
+
+
+def fits_in_memory(reader: FeatureReader, num_clips: int) -> bool:
+    """Whether the features of this many clips, in fp16, may be kept in memory; says so in the log."""
+    frames, rows, columns, channels = reader.shape[-4:]
+    num_bytes = 2 * num_clips * frames * rows * columns * channels
+    fits = num_bytes < MEMORY_SHARE * psutil.virtual_memory().available
+    logger.info("features of %d clips, %.2f GB: %s", num_clips, num_bytes / 1e9, "in memory" if fits else "from disk")
+    return fits

@@ -1,0 +1,81 @@
+"""Trained models on disk: weights in safetensors, and with them everything needed to use them again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from pipeline_lib.models.registry import model_kind
+
+METADATA_KEY = "har"
+"""One key, since safetensors writes several in an order that differs from run to run."""
+
+
+class Metadata(BaseModel):
+    """What a model is, what it tells apart, and the features it was trained on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: str
+    classes: tuple[str, ...]
+    """Names in the order of the logits."""
+    channels: int
+    grid: int
+    params: dict[str, Any]
+    """`TrainParams.model_recipe` of the model."""
+    features: dict[str, Any]
+    """Provenance of the features: backbone, digest of its weights, preprocessing, ..."""
+
+    def build(self) -> nn.Module:
+        """Return the model with random weights."""
+        return model_kind(self.model).network(
+            channels=self.channels,
+            grid=self.grid,
+            num_classes=len(self.classes),
+            units=self.params["units"],
+            dropout=self.params["dropout"],
+        )
+
+
+def save_checkpoint(path: Path, model: nn.Module, metadata: Metadata) -> None:
+    """Write weights and metadata; equal models give equal bytes."""
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
+    text = json.dumps(metadata.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+    save_file(weights, path, metadata={METADATA_KEY: text})
+
+
+def load_checkpoint(path: Path) -> tuple[nn.Module, Metadata]:
+    """Return the model, on the CPU and set for inference, and its metadata.
+
+    Raises:
+        ValueError: the file is missing, damaged, not a checkpoint of this project, or does not fit its own description.
+    """
+    weights, text = _read(path)
+    if text is None:
+        raise ValueError(f"{path}: safetensors, but not a checkpoint of this project (no `{METADATA_KEY}` metadata)")
+    try:
+        metadata = Metadata.model_validate_json(text)
+        with torch.random.fork_rng(devices=[]):
+            model = metadata.build()
+        model.load_state_dict(weights)
+    except (ValidationError, ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: checkpoint of another version of this project, train again: {reason}") from None
+    return model.eval(), metadata
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+            return {name: file.get_tensor(name) for name in file.keys()}, text  # noqa: SIM118 (not a dictionary)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such checkpoint; train the model first") from None
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: not a checkpoint, or damaged, train the model again: {error}") from None

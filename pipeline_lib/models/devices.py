@@ -1,0 +1,64 @@
+"""Where networks run and in which precision: chosen once, said in the log, never silently something else."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from typing import Literal
+
+import torch
+
+from pipeline_lib.params import Device
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["auto", "bf16", "fp32"]
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def choose_device(name: Device, *, key: str = "features.device") -> torch.device:
+    """Return the device that `name` stands for; `auto` is the GPU if there is one. `key` is the parameter it came from.
+
+    Raises:
+        ValueError: a GPU was asked for and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise ValueError(f"{key} = cuda: PyTorch finds no GPU on this machine; use `auto` or `cpu`, or mend the driver")
+    device = torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
+    _log_device(device, key.partition(".")[0])
+    return device
+
+
+def choose_precision(name: Precision, device: torch.device) -> torch.dtype:
+    """Return the type a network computes in; `auto` is bf16 where the device has instructions for it, else fp32."""
+    if name == "auto":
+        return torch.bfloat16 if computes_bf16(device) else torch.float32
+    return PRECISIONS[name]
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices natively (GPU since Ampere, CPU with AMX or AVX-512 BF16)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return _cpu_bf16_unit() is not None
+
+
+def describe_device(device: torch.device) -> str:
+    """Return the device in words: `NVIDIA H200`, `CPU (2 cores, bf16 AMX)`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    unit = _cpu_bf16_unit()
+    return f"CPU ({os.cpu_count()} cores, {f'bf16 {unit}' if unit else 'fp32'})"
+
+
+def _cpu_bf16_unit() -> str | None:
+    capabilities = torch.cpu.get_capabilities()
+    units = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512", "sve_bf16": "SVE"}
+    return next((unit for flag, unit in units.items() if capabilities.get(flag)), None)
+
+
+@functools.cache
+def _log_device(device: torch.device, stage: str) -> None:
+    logger.info("%s on %s", stage, describe_device(device))

@@ -1,0 +1,159 @@
+"""The epoch loop of every network that is trained here: early stopping, best weights kept, resumed after a kill.
+
+After each epoch everything that decides the next one is on disk: weights, best weights, optimizer, random generators,
+history. A run killed at any moment continues from its last whole epoch and ends with the same bits as an unbroken one.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import os
+import pickle
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+TrainEpoch = Callable[[int, torch.Generator], dict[str, float]]
+"""Train for one epoch, given its number from 1 and the generator to draw the order of examples from; return metrics."""
+Validate = Callable[[], dict[str, float]]
+OnEpoch = Callable[[dict[str, Any]], None]
+
+STATE_KEYS = {"progress", "model", "optimizer", "generator", "cpu_rng", "cuda_rng"}
+
+
+@dataclass
+class Progress:
+    """How far a fit has come."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One row an epoch: `epoch` from 1, the metrics of training and validation, `seconds`."""
+    best_epoch: int = 0
+    best_value: float = math.inf
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+    def is_over(self, epochs: int, patience: int) -> bool:
+        """Whether all epochs are done, or `patience` of them in a row brought nothing better."""
+        return self.epoch >= epochs or (self.epoch > 0 and self.epoch - self.best_epoch >= patience)
+
+
+def fit(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    train_epoch: TrainEpoch,
+    validate: Validate,
+    epochs: int,
+    patience: int,
+    seed: int,
+    state_path: Path,
+    monitor: str = "val_loss",
+    on_epoch: OnEpoch | None = None,
+) -> Progress:
+    """Train until the epochs are over or `monitor` has not fallen for `patience` epochs; leave the best weights in `model`.
+
+    `state_path` is written after each epoch; if it is there at the start, the fit continues from it. `on_epoch` gets each
+    row of the history, those of restored epochs included, so that whoever tracks the run always sees all of it. Random
+    numbers that do not come from `train_epoch`'s generator must come from torch's global ones to be resumed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    progress = _restore(state_path, model, optimizer, generator) or Progress()
+    for row in progress.history:
+        _report(row, on_epoch)
+    while not progress.is_over(epochs, patience):
+        started = time.monotonic()
+        epoch = progress.epoch + 1
+        metrics = train_epoch(epoch, generator) | validate()
+        row = {"epoch": epoch} | {name: float(value) for name, value in metrics.items()}
+        _record(progress, row, model, monitor)
+        row["seconds"] = round(time.monotonic() - started, 3)
+        _save(state_path, progress, model, optimizer, generator)
+        _report(row, on_epoch)
+    model.load_state_dict(progress.best_weights)
+    return progress
+
+
+def _record(progress: Progress, row: dict[str, Any], model: nn.Module, monitor: str) -> None:
+    """Add an epoch; a first epoch is the best so far whatever its value."""
+    progress.history.append(row)
+    if row[monitor] < progress.best_value or not progress.best_weights:
+        progress.best_epoch, progress.best_value = row["epoch"], row[monitor]
+        progress.best_weights = copy.deepcopy(model.state_dict())
+
+
+def _report(row: dict[str, Any], on_epoch: OnEpoch | None) -> None:
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in ("epoch", "seconds"))
+    logger.info("epoch %d: %s (%.1f s)", row["epoch"], metrics, row["seconds"])
+    if on_epoch:
+        on_epoch(row)
+
+
+def _save(
+    path: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> None:
+    """Write the state under a temporary name, down to the disk, and then over the last epoch's."""
+    state = {
+        "progress": vars(progress),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "generator": generator.get_state(),
+        "cpu_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    draft = path.with_name(f"{path.name}.draft")
+    with draft.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> Progress | None:
+    """Load the state of a killed fit, or return None if there is none, or none that can be read and fits the model."""
+    if not path.exists():
+        return None
+    state = _read(path)
+    if state is None or not _fits(state, model):
+        logger.warning("%s: damaged, or of another model; training starts over", path)
+        return None
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    generator.set_state(state["generator"])
+    torch.set_rng_state(state["cpu_rng"])
+    if torch.cuda.is_available() and len(state["cuda_rng"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    progress = Progress(**state["progress"])
+    logger.info("resuming after epoch %d", progress.epoch)
+    return progress
+
+
+def _read(path: Path) -> Any:
+    """Return what `torch.save` wrote, or None if it is damaged; `torch.load` does not look at the checksums inside."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return None
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, KeyError, pickle.UnpicklingError):
+        return None
+
+
+def _fits(state: Any, model: nn.Module) -> bool:
+    if not isinstance(state, dict) or state.keys() != STATE_KEYS:
+        return False
+    shapes = {name: weight.shape for name, weight in state["model"].items()}
+    return shapes == {name: weight.shape for name, weight in model.state_dict().items()}

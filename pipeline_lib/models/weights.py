@@ -1,0 +1,61 @@
+"""State dicts of backbones: read from a file, and digested so that equal weights are recognised."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+RENAMED = (
+    (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."), r"\1\2."),
+    (re.compile(r"mlp\.linear_1\."), "mlp.0."),
+    (re.compile(r"mlp\.linear_2\."), "mlp.3."),
+)
+"""Names of weights in torchvision's older files (DenseNet, vision transformers), and what they are called now."""
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a .safetensors, .pth or .pt file, running no code from it.
+
+    Raises:
+        ValueError: no such file, or not a state dict.
+    """
+    if not path.is_file():
+        raise ValueError(f"features.weights: {path}: no such file; give `imagenet`, `random` or a state dict's path")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        raise ValueError(f"features.weights: {path} is not a state dict (.pth, .pt, .safetensors): {reason}") from None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"features.weights: {path} holds no state dict; save `model.state_dict()` alone")
+    return {_current_name(name): tensor for name, tensor in state.items()}
+
+
+def sha256_of_weights(state: Mapping[str, Tensor]) -> str:
+    """Return one digest over names, types, shapes and values, in the order of the names.
+
+    Counters of batch normalisation are left out: they change nothing, and some files lack them.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(name for name in state if not name.endswith("num_batches_tracked")):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _current_name(name: str) -> str:
+    for pattern, replacement in RENAMED:
+        name = pattern.sub(replacement, name)
+    return name

@@ -1,0 +1,157 @@
+"""Writes the page of a run: one self-contained `index.html`, with the heatmap videos beside it in `media/`."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+from markupsafe import Markup
+
+from pipeline_lib.report.charts import learning_curve
+
+TEMPLATES = Path(__file__).parent
+PAGE = "index.html"
+MEDIA = "media"
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """One model of the run."""
+
+    name: str
+    metrics: Mapping[str, Any]
+    """The evaluation's `metrics.json`."""
+    history: Sequence[Mapping[str, Any]]
+    """The training's `history.json`: one mapping an epoch."""
+    evaluation: Path
+    """Folder with `confusion.png` and `per_class.csv`."""
+    heatmaps: Path
+    """Folder with `heatmaps.json` and the videos it names."""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What the page shows."""
+
+    title: str
+    summary: Mapping[str, Any]
+    """`dataset`, `stages` and `mlflow`, as `har run --summary` writes them."""
+    params: Mapping[str, Any]
+    """All parameters, section by section, as JSON types."""
+    quarantined: pd.DataFrame
+    """One row a lost video: video, reason, stderr."""
+    models: Sequence[ModelReport]
+    tools: Mapping[str, str]
+    """Versions of the tools that shaped the run."""
+
+
+def write_report(directory: Path, run: RunReport) -> dict[str, int]:
+    """Fill an existing folder with the page and the videos it plays.
+
+    Everything but the videos is inside the page, posters included, so that it can be read wherever it is moved to.
+
+    Returns:
+        The number of heatmap videos shown and the size of the page in bytes.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "duration": duration}
+    models = [_describe_model(model, directory) for model in run.models]
+    page = environment.get_template("page.html.j2").render(
+        run=run,
+        models=models,
+        params_yaml=yaml.safe_dump(dict(run.params), sort_keys=False, allow_unicode=True),
+        quarantined=run.quarantined.to_dict("records"),
+        total_seconds=sum(stage["seconds"] for stage in run.summary["stages"].values()),
+    )
+    (directory / PAGE).write_text(page, encoding="utf-8")
+    return {"videos": sum(len(model["clips"]) for model in models), "page_bytes": len(page.encode())}
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction as people read it: 0.8751 is `87.5 %`; an unknown one is a dash."""
+    if fraction is None or math.isnan(fraction):
+        return "\u2013"
+    return f"{100 * fraction:.1f}\u202f%"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people read them: `0.4 s`, `42 s`, `3 min 5 s`, `2 h 10 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, whole_seconds = divmod(round(seconds), 60)
+    hours, whole_minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {whole_minutes} min"
+    return f"{minutes} min {whole_seconds} s" if minutes else f"{whole_seconds} s"
+
+
+def _describe_model(model: ModelReport, directory: Path) -> dict[str, Any]:
+    """Return what the template shows of a model; copies its heatmap videos."""
+    heatmaps = json.loads((model.heatmaps / "heatmaps.json").read_text(encoding="utf-8"))
+    per_class = pd.read_csv(model.evaluation / "per_class.csv")
+    return {
+        "name": model.name,
+        "metrics": model.metrics,
+        "pointing": model.metrics.get("pointing"),
+        "curves": _draw_curves(model),
+        "training": _describe_training(model.history),
+        "confusion": _data_url(model.evaluation / "confusion.png", "image/png"),
+        "per_class": {"columns": list(per_class.columns), "rows": per_class.to_numpy().tolist()},
+        "rules": heatmaps["rules"],
+        "notes": heatmaps["notes"],
+        "clips": [_describe_clip(clip, model, directory) for clip in heatmaps["clips"]],
+    }
+
+
+def _draw_curves(model: ModelReport) -> list[Markup]:
+    if not model.history:
+        return []
+    quantities = ("loss", "frame_accuracy")
+    return [learning_curve(model.history, quantity, f"{quantity} of {model.name} by epoch") for quantity in quantities]
+
+
+def _describe_training(history: Sequence[Mapping[str, Any]]) -> str:
+    """Say in words what the curves show."""
+    if not history:
+        return ""
+    best = min(history, key=lambda row: row["val_loss"])
+    return (
+        f"{len(history)} epochs; lowest validation loss {best['val_loss']:.3f} in epoch {best['epoch']}, "
+        f"with {percent(best['val_frame_accuracy'])} of the validation frames right"
+    )
+
+
+def _describe_clip(clip: Mapping[str, Any], model: ModelReport, directory: Path) -> dict[str, Any]:
+    """Copy a clip's video into the report and return what the gallery shows of it."""
+    media = directory / MEDIA / model.name
+    media.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(model.heatmaps / clip["mp4"], media / clip["mp4"])
+    frames = zip(clip["frame_predicted"], clip["frame_confidence"], strict=True)
+    bars = [{"right": label == clip["class_name"], "label": label, "confidence": sure} for label, sure in frames]
+    return {
+        **clip,
+        "url": f"{MEDIA}/{model.name}/{clip['mp4']}",
+        "poster": _data_url(model.heatmaps / clip["poster"], "image/jpeg"),
+        "frames": bars,
+        "num_right": sum(bar["right"] for bar in bars),
+    }
+
+
+def _data_url(path: Path, media_type: str) -> str:
+    """Return a file as an address that holds its content."""
+    return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -1,0 +1,41 @@
+"""The tables that stages hand on, read back from their artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline_lib.fetch.collection import SourceVideo
+
+
+def read_shards(collection: Path, shard_videos: int) -> dict[str, list[SourceVideo]]:
+    """Deal a fetch artifact's videos to shards: by class, and within a class by name, at most `shard_videos` to a shard."""
+    table = pd.read_parquet(collection / "collection.parquet").sort_values("video")
+    shards = {}
+    for class_name, rows in table.groupby("class_name"):
+        videos = [SourceVideo(row.video, str(class_name), row.sha256) for row in rows.itertuples()]
+        for number, first in enumerate(range(0, len(videos), shard_videos)):
+            shards[f"{class_name} {number + 1}"] = videos[first : first + shard_videos]
+    return shards
+
+
+def read_clips(chunk: Path) -> pd.DataFrame:
+    """Return a chunk artifact's clip table: clip, video, class_name, group, part, first_frame, valid_frames."""
+    return pd.read_parquet(chunk / "clips.parquet")
+
+
+def read_videos(shards: Iterable[Path]) -> pd.DataFrame:
+    """Return the videos of subsample shards, quarantined ones included."""
+    return pd.concat([pd.read_parquet(shard / "videos.parquet") for shard in shards], ignore_index=True)
+
+
+def video_paths(shards: Iterable[Path]) -> dict[str, Path]:
+    """Return where the subsampled file of every decodable video lies."""
+    paths = {}
+    for shard in shards:
+        videos = pd.read_parquet(shard / "videos.parquet", columns=["video", "reason"])
+        decodable = videos.loc[videos["reason"].isna(), "video"]
+        paths |= {video: shard / "videos" / f"{video}.mp4" for video in decodable}
+    return paths

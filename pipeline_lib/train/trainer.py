@@ -1,0 +1,105 @@
+"""One model in training: what happens in an epoch."""
+
+# N clips, B batch, T frames of a clip, K grid side, D channels, C classes
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline_lib.models.batches import Batch, ClipSource
+from pipeline_lib.models.devices import choose_precision
+from pipeline_lib.models.inference import infer
+from pipeline_lib.models.registry import model_kind
+from pipeline_lib.models.voting import tally
+from pipeline_lib.params import TrainParams
+from pipeline_lib.train.loss import coverage_penalty, frame_cross_entropy, valid_mask
+
+
+class Trainer:
+    """Steps a network through epochs of clips."""
+
+    def __init__(
+        self, name: str, network: nn.Module, device: torch.device, params: TrainParams, train: ClipSource, val: ClipSource
+    ) -> None:
+        """Take the network, already on the device, and the clips of the two parts."""
+        self.name, self.network, self.params = name, network, params
+        self.train, self.val = train, val
+        self.penalty_weight = params.model_recipe(name)["attention_penalty"]
+        self.optimizer = make_optimizer(network, params)
+        dtype = choose_precision("auto", device) if model_kind(name).gains_from_bf16 else torch.float32
+        self.autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
+
+    def train_epoch(self, epoch: int, generator: torch.Generator) -> dict[str, float]:
+        """Visit every training clip once, in random order.
+
+        Raises:
+            ValueError: the loss is no longer finite.
+        """
+        self.network.train()
+        order_N = torch.randperm(len(self.train), generator=generator)
+        sums = np.zeros(4)  # loss and right answers over frames, frames, penalty over clips
+        for batch in self.train.batches(self.params.batch_size, order_N):
+            sums += self._step(batch, epoch)
+        loss, correct, num_frames, penalty = sums
+        return {
+            "train_loss": loss / num_frames,
+            "train_frame_accuracy": correct / num_frames,
+            "train_attention_penalty": penalty / len(self.train),
+        }
+
+    def _step(self, batch: Batch, epoch: int) -> tuple[float, int, int, float]:
+        """Take one optimizer step; return the batch's sums."""
+        with self.autocast:
+            logits_BTC, attention_BTKK = self.network(batch.features_BTKKD, batch.valid_frames_B)
+        loss = frame_cross_entropy(logits_BTC, batch.labels_B, batch.valid_frames_B)
+        penalty = coverage_penalty(attention_BTKK, batch.valid_frames_B)
+        self._check_finite(loss.item(), f"epoch {epoch}")
+        self.optimizer.zero_grad()
+        (loss + self.penalty_weight * penalty).backward()
+        self.optimizer.step()
+        correct, num_frames = count_correct(logits_BTC.detach(), batch.labels_B, batch.valid_frames_B)
+        return loss.item() * num_frames, correct, num_frames, penalty.item() * len(batch.labels_B)
+
+    def validate(self) -> dict[str, float]:
+        """Score the validation clips.
+
+        Raises:
+            ValueError: the loss is no longer finite.
+        """
+        labels_N, valid_frames_N = self.val.labels_N, self.val.valid_frames_N
+        logits_NTC = infer(self.network, self.val, self.params.batch_size).logits_NTC
+        loss = frame_cross_entropy(logits_NTC, labels_N, valid_frames_N).item()
+        self._check_finite(loss, "validation")
+        correct, num_frames = count_correct(logits_NTC, labels_N, valid_frames_N)
+        votes = tally(logits_NTC.softmax(dim=2).numpy(), valid_frames_N.numpy())
+        return {
+            "val_loss": loss,
+            "val_frame_accuracy": correct / num_frames,
+            "val_clip_accuracy": float((votes.predicted == labels_N.numpy()).mean()),
+        }
+
+    def _check_finite(self, loss: float, where: str) -> None:
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"{self.name}: the loss is {loss} in {where} with train.learning_rate = {self.params.learning_rate:g}; "
+                "lower the learning rate, or look for features that are not finite"
+            )
+
+
+def make_optimizer(network: nn.Module, params: TrainParams) -> torch.optim.Adam:
+    """Return Adam with the article's weight decay: omega / 2 * sum of squares in the loss, of weights and not of biases."""
+    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    biases = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": params.weight_decay}, {"params": biases, "weight_decay": 0.0}]
+    return torch.optim.Adam(groups, lr=params.learning_rate, fused=True)
+
+
+def count_correct(logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_frames_B: torch.Tensor) -> tuple[int, int]:
+    """Return how many valid frames are labelled right, and how many there are."""
+    mask_BT = valid_mask(valid_frames_B, logits_BTC.shape[1])
+    correct_BT = (logits_BTC.argmax(dim=2) == labels_B[:, None]) & mask_BT
+    return int(correct_BT.sum()), int(mask_BT.sum())

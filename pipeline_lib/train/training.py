@@ -1,0 +1,96 @@
+"""The train stage: one model from its features to a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from pipeline_lib.chunk import check_trainable
+from pipeline_lib.features.hdf5 import FeatureReader
+from pipeline_lib.models.batches import ClipSource, fits_in_memory
+from pipeline_lib.models.checkpoints import Metadata, save_checkpoint
+from pipeline_lib.models.devices import choose_device
+from pipeline_lib.models.fitting import Progress, fit
+from pipeline_lib.models.registry import model_kind
+from pipeline_lib.models.reproducibility import reproducible
+from pipeline_lib.params import TrainParams
+from pipeline_lib.train.trainer import Trainer
+
+CHECKPOINT = "checkpoint.safetensors"
+HISTORY = "history.json"
+
+
+def train_model(
+    model: str,
+    clips: pd.DataFrame,
+    feature_files: Sequence[Path],
+    directory: Path,
+    partial: Path,
+    params: TrainParams,
+    *,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Train a model on the train part of `clips` and write `checkpoint.safetensors` and `history.json`.
+
+    Training stops early on the cross-entropy of the val part, and the weights that did best there are kept. `partial`
+    outlives a killed run: the next one with the same arguments continues there and ends with the same weights.
+
+    Raises:
+        ValueError: no such model, a class without training clips, no validation clips, clips without features, a corrupt
+            feature file, a GPU asked for and absent, or a loss that is not finite.
+    """
+    model_kind(model)
+    check_trainable(clips)
+    train, val = clips[clips["part"] == "train"], clips[clips["part"] == "val"]
+    device = choose_device(params.device, key="train.device")
+    with FeatureReader(feature_files) as reader, reproducible(params.seed, deterministic=params.deterministic):
+        metadata = _describe(model, clips, reader, params)
+        in_memory = fits_in_memory(reader, len(train) + len(val))
+        sources = [ClipSource(reader, part, metadata.classes, device, in_memory=in_memory) for part in (train, val)]
+        network = metadata.build().to(device)
+        progress = _fit(Trainer(model, network, device, params, *sources), partial, on_epoch)
+    save_checkpoint(directory / CHECKPOINT, network, metadata)
+    (directory / HISTORY).write_text(json.dumps(progress.history, indent=2), encoding="utf-8")
+    return _count(network, progress) | {"train_clips": len(train), "val_clips": len(val)}
+
+
+def _describe(model: str, clips: pd.DataFrame, reader: FeatureReader, params: TrainParams) -> Metadata:
+    _, grid, _, channels = reader.shape[-4:]
+    return Metadata(
+        model=model,
+        classes=tuple(sorted(clips["class_name"].unique())),
+        channels=channels,
+        grid=grid,
+        params=params.model_recipe(model),
+        features=dict(reader.provenance),
+    )
+
+
+def _fit(trainer: Trainer, partial: Path, on_epoch: Callable[[dict[str, Any]], None] | None) -> Progress:
+    return fit(
+        trainer.network,
+        trainer.optimizer,
+        train_epoch=trainer.train_epoch,
+        validate=trainer.validate,
+        epochs=trainer.params.epochs,
+        patience=trainer.params.patience,
+        seed=trainer.params.seed,
+        state_path=partial / "state.pt",
+        on_epoch=on_epoch,
+    )
+
+
+def _count(network: torch.nn.Module, progress: Progress) -> dict[str, Any]:
+    best = progress.history[progress.best_epoch - 1]
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "best_val_loss": best["val_loss"],
+        "best_val_clip_accuracy": best["val_clip_accuracy"],
+    }

@@ -1,0 +1,138 @@
+"""Runs ffmpeg: graphs compiled to argument lists by ffmpeg-python, executed with a timeout, failures told in one line.
+
+ffmpeg-python only compiles: its own `run` has no timeout and blocks once an undrained stderr fills its pipe.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ffmpeg
+import imageio_ffmpeg
+
+STDERR_TAIL_BYTES = 4000
+"""How much of ffmpeg's stderr is kept: the cause stands at its end."""
+
+REASONS = (
+    ("matches no streams", "no video stream"),
+    ("moov atom not found", "cut off or damaged: its index (moov atom) is missing"),
+    ("Invalid data found when processing input", "not a video that ffmpeg can read"),
+    ("Nothing was written into output file", "no frame could be decoded"),
+)
+"""What ffmpeg prints, and what it means to the owner of the video; the first that fits is told."""
+
+STOPPED_FROM_OUTSIDE = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+
+
+class VideoError(ValueError):
+    """A video that cannot be decoded or encoded."""
+
+    def __init__(self, reason: str, stderr: str = "") -> None:
+        """Keep the one-line reason and the end of ffmpeg's stderr."""
+        super().__init__(reason)
+        self.reason = reason
+        self.stderr = stderr
+
+
+def ffmpeg_path() -> str:
+    """Return the path of the ffmpeg that was installed with the project."""
+    return str(imageio_ffmpeg.get_ffmpeg_exe())
+
+
+def open_video(path: Path, **options: Any) -> Any:
+    """Return a graph's input node for a local file, whatever characters its name holds.
+
+    Raises:
+        VideoError: the file is missing, unreadable or empty.
+    """
+    try:
+        size_bytes = path.stat().st_size
+    except OSError as error:
+        raise VideoError(f"cannot be opened: {error.strerror}") from None
+    if size_bytes == 0:
+        raise VideoError("the file is empty (0 bytes)")
+    # A playlist in disguise must not make ffmpeg open addresses.
+    return ffmpeg.input(str(path.absolute()), protocol_whitelist="file", **options)
+
+
+def command(stream: Any) -> list[str]:
+    """Compile a graph to the argument list of a quiet, non-interactive ffmpeg."""
+    program, *arguments = ffmpeg.compile(stream, cmd=ffmpeg_path())
+    return [program, "-hide_banner", "-nostdin", "-loglevel", "error", *arguments]
+
+
+def start(
+    arguments: list[str],
+    log: BinaryIO,
+    *,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.DEVNULL,
+    bufsize: int = -1,
+) -> subprocess.Popen[bytes]:
+    """Start ffmpeg with its stderr in the file `log`.
+
+    It gets a session of its own: a Ctrl-C in the terminal must reach the pipeline, not make a good video look broken.
+    """
+    return subprocess.Popen(arguments, stdin=stdin, stdout=stdout, stderr=log, bufsize=bufsize, start_new_session=True)
+
+
+def run(stream: Any, *, timeout_seconds: float) -> str:
+    """Run a graph to its end and return the end of ffmpeg's stderr.
+
+    Raises:
+        VideoError: ffmpeg failed, or took longer than `timeout_seconds`.
+        OSError: the disk is full.
+        RuntimeError: somebody stopped ffmpeg.
+    """
+    with tempfile.TemporaryFile() as log:
+        process = start(command(stream), log)
+        try:
+            process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            raise VideoError(f"ffmpeg took longer than {timeout_seconds:g} seconds", read_tail(log)) from None
+        finally:
+            stop(process)
+        stderr = read_tail(log)
+    check_status(process.returncode, stderr)
+    return stderr
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Kill the process if it still runs, and reap it."""
+    process.kill()
+    process.wait()
+
+
+def read_tail(log: BinaryIO) -> str:
+    """Return the end of what ffmpeg wrote to its stderr file, without the memory addresses that differ every time."""
+    size_bytes = log.seek(0, os.SEEK_END)
+    log.seek(max(0, size_bytes - STDERR_TAIL_BYTES))
+    return re.sub(r" @ 0x[0-9a-f]+", "", log.read().decode("utf-8", "replace")).strip()
+
+
+def check_status(returncode: int, stderr: str) -> None:
+    """Raise what a non-zero exit status means: see `run`."""
+    if returncode == 0:
+        return
+    if os.strerror(errno.ENOSPC) in stderr:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: make room and run again")
+    if -returncode in STOPPED_FROM_OUTSIDE or "received signal" in stderr:
+        raise RuntimeError("ffmpeg was stopped from outside; if nobody did, the machine ran out of memory")
+    if returncode < 0:
+        raise VideoError(f"ffmpeg crashed ({signal.Signals(-returncode).name})", stderr)
+    raise VideoError(_reason(stderr), stderr)
+
+
+def _reason(stderr: str) -> str:
+    for text, reason in REASONS:
+        if text in stderr:
+            return reason
+    last_line = stderr.splitlines()[-1] if stderr else "no message"
+    return f"ffmpeg failed: {last_line}"

@@ -1,0 +1,1 @@
+"""One Prefect task for each stage, and what they share."""

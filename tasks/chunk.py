@@ -1,0 +1,37 @@
+"""chunk: videos cut into clips, and clips dealt to train, val and test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline_lib.artifacts import Recipe
+from pipeline_lib.params import ChunkParams
+from tasks.stage import Context, Ref, stage
+
+VERSION = "chunk-1"
+
+
+def recipe(context: Context, collection: Ref, shards: Sequence[Ref], params: ChunkParams) -> Recipe:
+    """The table depends on every shard's frame counts and on the split files."""
+    inputs = {"collection": collection.content_key} | {f"shard {n}": shard.content_key for n, shard in enumerate(shards)}
+    return Recipe("chunk", VERSION, params.recipe(), inputs)
+
+
+@stage(recipe, worker="decoder")
+def chunk(
+    directory: Path, context: Context, collection: Ref, shards: Sequence[Ref], params: ChunkParams
+) -> Mapping[str, Any]:
+    """Write the clip table of the whole collection."""
+    from pipeline_lib.chunk import chunk_collection
+
+    fetched = collection.directory(context)
+    splits, sources = fetched / "splits", fetched / "sources.csv"
+    return chunk_collection(
+        [shard.directory(context) for shard in shards],
+        directory,
+        params,
+        splits=splits if splits.is_dir() else None,
+        sources=sources if sources.is_file() else None,
+    )

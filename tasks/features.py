@@ -1,0 +1,58 @@
+"""features: each frame of a shard as the backbone's last feature map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline_lib.artifacts import Recipe
+from pipeline_lib.params import ChunkParams, FeaturesParams
+from tasks.progress import advance
+from tasks.stage import Context, Ref, stage
+
+VERSION = "features-1"
+
+
+def backbone_recipe(context: Context, params: FeaturesParams) -> dict[str, Any]:
+    """Return the feature parameters with a weights file named by its content."""
+    values = params.recipe()
+    if params.weights not in ("imagenet", "random"):
+        path = Path(params.weights).expanduser()
+        if not path.is_file():
+            raise ValueError(f"features.weights: {params.weights} is not there; give imagenet, random or a state dict file")
+        values["weights"] = f"sha256 {context.store.digests.sha256(path)}"
+    return values
+
+
+def recipe(
+    context: Context, shard: Ref, backbone: Ref | None, params: FeaturesParams, chunk: ChunkParams, fps: float
+) -> Recipe:
+    """Features depend on the shard's frames, on how clips are cut and on the backbone; not on the parts."""
+    inputs = {"shard": shard.content_key} | ({"backbone": backbone.content_key} if backbone else {})
+    return Recipe("features", VERSION, backbone_recipe(context, params) | chunk.cut_recipe() | {"fps": fps}, inputs)
+
+
+@stage(recipe, worker="device")
+def features(
+    directory: Path,
+    context: Context,
+    shard: Ref,
+    backbone: Ref | None,
+    params: FeaturesParams,
+    chunk: ChunkParams,
+    fps: float,
+) -> Mapping[str, Any]:
+    """Write the shard's features, with the tuned backbone if there is one."""
+    from pipeline_lib.features import extract_features
+
+    weights = backbone.directory(context) / "backbone.safetensors" if backbone else None
+    return extract_features(
+        shard.directory(context),
+        directory,
+        params,
+        chunk,
+        fps=fps,
+        weights=weights,
+        on_frames=lambda frames: advance("features", frames),
+    )

@@ -1,0 +1,48 @@
+"""fetch: the collection, from an archive, a folder or the renderer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline_lib.artifacts import Recipe
+from pipeline_lib.fetch.collection import fetch_collection
+from pipeline_lib.params import FetchParams
+from tasks.progress import transfer
+from tasks.stage import Context, stage
+
+VERSION = "fetch-1"
+ADDRESSES = ("videos", "splits", "sources", "boxes")
+
+
+def recipe(context: Context, params: FetchParams) -> Recipe:
+    """Identify local input by its content, and remote input by its address or checksum: never by a local path."""
+    values = params.recipe()
+    inputs = {}
+    for name in ADDRESSES:
+        addresses = values.pop(name)
+        for address in [addresses] if isinstance(addresses, str) else addresses or []:
+            inputs[f"{name} {len(inputs)}"] = _identify(context, address)
+    if params.kind != "synthetic":
+        values.pop("synthetic")
+    return Recipe("fetch", VERSION, values, inputs)
+
+
+def _identify(context: Context, address: str) -> str:
+    if address.startswith(("http://", "https://")):
+        return address
+    path = Path(address).expanduser()
+    if not path.exists():
+        raise ValueError(f"fetch: {address}: no such file or folder; relative paths start at {Path.cwd()}")
+    if path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        return "\n".join(f"{file.relative_to(path).as_posix()} {context.store.digests.sha256(file)}" for file in files)
+    return context.store.digests.sha256(path)
+
+
+@stage(recipe, worker="decoder")
+def fetch(directory: Path, context: Context, params: FetchParams) -> Mapping[str, Any]:
+    """Fill the folder with the collection: videos by class, split files, and an index with every video's SHA-256."""
+    partial = context.store.partial(recipe(context=context, params=params))
+    return fetch_collection(params, directory, partial, sha256=context.store.digests.sha256, progress=transfer("fetch"))

@@ -1,0 +1,42 @@
+"""finetune: the backbone tuned on frames of the training part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline_lib.artifacts import Recipe
+from pipeline_lib.params import FeaturesParams, FinetuneParams
+from tasks.features import backbone_recipe
+from tasks.progress import advance
+from tasks.stage import Context, Ref, stage
+
+VERSION = "finetune-1"
+
+
+def recipe(
+    context: Context, clips: Ref, shards: Sequence[Ref], params: FinetuneParams, features: FeaturesParams
+) -> Recipe:
+    """The tuned backbone depends on the training frames and on the backbone it starts from."""
+    inputs = {"clips": clips.content_key} | {f"shard {n}": shard.content_key for n, shard in enumerate(shards)}
+    values = {"finetune": params.recipe(), "backbone": backbone_recipe(context, features)}
+    return Recipe("finetune", VERSION, values, inputs)
+
+
+@stage(recipe, worker="device")
+def finetune(
+    directory: Path, context: Context, clips: Ref, shards: Sequence[Ref], params: FinetuneParams, features: FeaturesParams
+) -> Mapping[str, Any]:
+    """Write the tuned weights."""
+    from pipeline_lib.finetune import finetune_backbone
+    from pipeline_lib.tables import read_clips, video_paths
+
+    partial = context.store.partial(
+        recipe(context=context, clips=clips, shards=shards, params=params, features=features)
+    )
+    table = read_clips(clips.directory(context))
+    paths = video_paths(shard.directory(context) for shard in shards)
+    return finetune_backbone(
+        table, paths.__getitem__, directory, partial, params, features, on_epoch=lambda epoch: advance("finetune")
+    )

@@ -1,0 +1,39 @@
+"""heatmaps: where one model looked, drawn over chosen test clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline_lib.artifacts import Recipe
+from pipeline_lib.params import HeatmapsParams
+from tasks.progress import advance
+from tasks.stage import Context, Ref, stage
+
+VERSION = "heatmaps-1"
+
+
+def recipe(context: Context, model: str, evaluated: Ref, shards: Sequence[Ref], params: HeatmapsParams, fps: float) -> Recipe:
+    """Pictures depend on the evaluation and on the frames."""
+    inputs = {"evaluated": evaluated.content_key} | {f"shard {n}": shard.content_key for n, shard in enumerate(shards)}
+    return Recipe("heatmaps", VERSION, params.recipe() | {"fps": fps}, inputs)
+
+
+@stage(recipe, worker="decoder", task_run_name="heatmaps {model}")
+def heatmaps(
+    directory: Path, context: Context, model: str, evaluated: Ref, shards: Sequence[Ref], params: HeatmapsParams, fps: float
+) -> Mapping[str, Any]:
+    """Render successes and failures as MP4 and GIF."""
+    from pipeline_lib.heatmaps import render_heatmaps
+    from pipeline_lib.tables import video_paths
+
+    paths = video_paths(shard.directory(context) for shard in shards)
+    return render_heatmaps(
+        evaluated.directory(context),
+        paths.__getitem__,
+        directory,
+        params,
+        fps=fps,
+        on_clip=lambda: advance("heatmaps"),
+    )

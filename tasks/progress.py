@@ -1,0 +1,57 @@
+"""Progress of the stages under way: counted by tasks in any thread, shown by whoever listens."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+Listener = Callable[[str, float, float | None], None]
+"""Called with (stage, done, total or None if it is not known)."""
+
+_lock = threading.Lock()
+_listeners: list[Listener] = []
+_done: dict[str, float] = {}
+_total: dict[str, float | None] = {}
+
+
+def listen(listener: Listener) -> Callable[[], None]:
+    """Call `listener` at every step from now on; returns what stops it."""
+    _listeners.append(listener)
+    return lambda: _listeners.remove(listener)
+
+
+def expect(stage: str, total: float | None) -> None:
+    """Begin counting a stage anew, towards `total` if it is known."""
+    with _lock:
+        _done[stage], _total[stage] = 0, total
+    _tell(stage)
+
+
+def advance(stage: str, amount: float = 1) -> None:
+    """Count `amount` more of a stage as done."""
+    with _lock:
+        _done[stage] = _done.get(stage, 0) + amount
+    _tell(stage)
+
+
+def transfer(stage: str) -> Callable[[int, int | None], None]:
+    """Return a callback (bytes done, bytes in all or None) for a download; it tells its listeners twice a second at most."""
+    last = 0.0
+
+    def on_bytes(done_bytes: int, total_bytes: int | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < 0.5 and done_bytes != total_bytes:
+            return
+        last = now
+        with _lock:
+            _done[stage], _total[stage] = done_bytes, total_bytes
+        _tell(stage)
+
+    return on_bytes
+
+
+def _tell(stage: str) -> None:
+    for listener in _listeners:
+        listener(stage, _done.get(stage, 0), _total.get(stage))

@@ -1,0 +1,162 @@
+"""What every stage's task shares: the context it runs in, the reference it returns, and how it is cached.
+
+`@stage(recipe)` turns a function that fills a folder into a Prefect task whose cache key is the artifact's own key. Prefect's
+record of a result is trusted only while the artifact behind it is whole.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from prefect import Task
+from prefect.cache_policies import CachePolicy
+from prefect.context import TaskRunContext
+from pydantic import BaseModel, ConfigDict
+
+from pipeline_lib.artifacts import Artifact, Recipe, Store
+
+Result = TypeVar("Result")
+
+Worker = Literal["device", "decoder"]
+"""`device`: the one thread that computes, so that stages take turns. `decoder`: one thread a core, so that mapped shards do
+not start ffmpeg all at once. Prefect's own threads only wait: for what a task needs, and for a worker."""
+
+_WORKERS: dict[Worker, int] = {"device": 1, "decoder": os.cpu_count() or 1}
+_pools: dict[Worker, ThreadPoolExecutor] = {}
+_pools_lock = threading.Lock()
+
+
+@functools.lru_cache(maxsize=4)
+def open_store(workspace: Path) -> Store:
+    """Return the process's store of a workspace."""
+    return Store(workspace)
+
+
+class Context(BaseModel):
+    """Where a task works, and which stages it must make again. Never part of a key."""
+
+    model_config = ConfigDict(frozen=True)
+    workspace: Path
+    refresh: tuple[str, ...] = ()
+
+    @property
+    def store(self) -> Store:
+        """The workspace's artifacts."""
+        return open_store(self.workspace)
+
+    @property
+    def results(self) -> Path:
+        """Where Prefect keeps the results of cached tasks."""
+        return self.workspace / "prefect" / "results"
+
+
+class Ref(BaseModel):
+    """What a stage's task returns: which artifact it made or found. No path, so that a workspace can be moved."""
+
+    model_config = ConfigDict(frozen=True)
+    stage: str
+    key: str
+    content_key: str
+    counts: dict[str, Any]
+    seconds: float
+    made: bool
+    """Whether this task run made the artifact, rather than found it whole."""
+
+    @classmethod
+    def to(cls, artifact: Artifact, *, made: bool) -> Ref:
+        """Return a reference to the artifact."""
+        manifest = artifact.manifest
+        return cls(
+            stage=manifest.stage,
+            key=manifest.key,
+            content_key=manifest.content_key,
+            counts=manifest.counts,
+            seconds=manifest.seconds,
+            made=made,
+        )
+
+    def directory(self, context: Context) -> Path:
+        """Return the artifact's folder."""
+        return context.store.directory(self.stage, self.key)
+
+
+@dataclass
+class ArtifactPolicy(CachePolicy):
+    """Prefect cache policy: the key is the artifact's key, and a record without a whole artifact is forgotten."""
+
+    recipe: Callable[..., Recipe] | None = None
+
+    def compute_key(
+        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
+    ) -> str | None:
+        """Return the artifact's key, or None where its inputs are faulty: the task itself then says what is wrong."""
+        assert self.recipe is not None
+        context: Context = inputs["context"]
+        try:
+            recipe = self.recipe(**inputs)
+        except (ValueError, OSError):
+            return None
+        record = context.results / f"{recipe.stage}-{recipe.key}"
+        if recipe.stage in context.refresh or context.store.find(recipe.stage, recipe.key) is None:
+            record.unlink(missing_ok=True)
+        return record.name
+
+
+def stage(
+    recipe: Callable[..., Recipe], *, worker: Worker, **options: Any
+) -> Callable[[Callable[..., Mapping[str, Any]]], Task[..., Ref]]:
+    """Make a stage's task of `build(directory, context, **inputs) -> counts`, which fills an empty folder.
+
+    `recipe(context, **inputs)` takes what the task takes and says what the artifact is made from.
+    """
+
+    def decorate(build: Callable[..., Mapping[str, Any]]) -> Task[..., Ref]:
+        whole = inspect.signature(build)
+        parameters = [parameter for name, parameter in whole.parameters.items() if name != "directory"]
+        signature = whole.replace(parameters=parameters, return_annotation=Ref)
+
+        @functools.wraps(build)
+        def make(*args: Any, **kwargs: Any) -> Ref:
+            inputs = dict(signature.bind(*args, **kwargs).arguments)
+            return _make(recipe(**inputs), build, inputs, worker)
+
+        make.__signature__ = signature  # type: ignore[attr-defined]
+        policy = ArtifactPolicy(recipe=recipe)
+        return Task(make, name=build.__name__, cache_policy=policy, result_serializer="json", **options)
+
+    return decorate
+
+
+def _make(recipe: Recipe, build: Callable[..., Mapping[str, Any]], inputs: dict[str, Any], worker: Worker) -> Ref:
+    context: Context = inputs["context"]
+    if recipe.stage not in context.refresh:
+        artifact = context.store.find(recipe.stage, recipe.key)
+        if artifact:
+            return Ref.to(artifact, made=False)
+    artifact = _run_on(worker, lambda: context.store.make(recipe, lambda directory: build(directory=directory, **inputs)))
+    return Ref.to(artifact, made=True)
+
+
+def _run_on(worker: Worker, work: Callable[[], Result]) -> Result:
+    with _pools_lock:
+        if worker not in _pools:
+            _pools[worker] = ThreadPoolExecutor(max_workers=_WORKERS[worker], thread_name_prefix=worker)
+        future = _pools[worker].submit(contextvars.copy_context().run, work)
+    return future.result()
+
+
+def cancel_waiting_work() -> None:
+    """Drop what no worker has begun, so that a failed run ends as soon as what is under way does."""
+    with _pools_lock:
+        for pool in _pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+        _pools.clear()

@@ -1,0 +1,48 @@
+"""subsample: every video of a shard at one frame rate; what cannot be decoded goes to quarantine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from pipeline_lib.artifacts import Recipe
+from pipeline_lib.fetch.collection import SourceVideo
+from pipeline_lib.params import SubsampleParams
+from pipeline_lib.subsample import subsample_shard
+from tasks.progress import advance
+from tasks.stage import Context, Ref, stage
+
+VERSION = "subsample-1"
+
+
+def recipe(context: Context, shard: str, videos: Sequence[SourceVideo], root: Path, params: SubsampleParams) -> Recipe:
+    """A shard depends on its videos' bytes, not on where they lie or on what other shards hold."""
+    values = params.recipe()
+    values.pop("shard_videos")
+    return Recipe("subsample", VERSION, values, {video.video: str(video.sha256) for video in videos})
+
+
+@stage(recipe, worker="decoder", task_run_name="subsample {shard}")
+def subsample(
+    directory: Path, context: Context, shard: str, videos: Sequence[SourceVideo], root: Path, params: SubsampleParams
+) -> Mapping[str, Any]:
+    """Bring the shard's videos, found under `root`, to `params.fps`."""
+    return subsample_shard(root, videos, directory, params, on_video=lambda: advance("subsample"))
+
+
+@task(name="quarantine", cache_policy=NO_CACHE)
+def quarantine(context: Context, shards: Sequence[Ref], params: SubsampleParams) -> list[dict[str, str]]:
+    """Show what could not be decoded as a Prefect table, and fail if it is more than `params.max_quarantined`."""
+    from pipeline_lib.subsample import check_quarantine
+    from pipeline_lib.tables import read_videos
+
+    videos = read_videos(shard.directory(context) for shard in shards)
+    lost = videos.loc[videos["reason"].notna(), ["video", "reason", "stderr"]].fillna("").to_dict("records")
+    create_table_artifact(key="quarantine", table=lost, description=f"{len(lost)} of {len(videos)} videos not decodable")
+    check_quarantine([videos], params.max_quarantined)
+    return lost

@@ -1,0 +1,186 @@
+"""MLflow: one parent run a flow run, one child a model. Everything is logged by run id, since tasks run in threads.
+
+MLflow takes seconds to import, so only functions that talk to it import it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline_lib.params import TrackingParams
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+WORKSPACE_TAG = "har.workspace"
+EPOCH_METRICS = {
+    "train_loss": "train/loss",
+    "train_frame_accuracy": "train/frame_accuracy",
+    "val_loss": "val/loss",
+    "val_frame_accuracy": "val/frame_accuracy",
+    "val_clip_accuracy": "val/clip_accuracy",
+}
+
+
+def tracking_uri(params: TrackingParams, workspace: Path) -> str:
+    """Return the MLflow tracking address: the parameter, the usual environment variable, or SQLite in the workspace."""
+    return params.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace / 'mlflow' / 'mlflow.db'}"
+
+
+def _client() -> MlflowClient:
+    from mlflow import MlflowClient
+
+    return MlflowClient()
+
+
+def init_tracking(params: TrackingParams, workspace: Path) -> tuple[str, str]:
+    """Point MLflow at its store, making the database and the experiment if needed; call once, before any thread logs.
+
+    Returns:
+        The tracking address and the experiment's id.
+
+    Raises:
+        ValueError: the store cannot be reached.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri(params, workspace)
+    (workspace / "mlflow").mkdir(parents=True, exist_ok=True)
+    try:
+        mlflow.set_tracking_uri(uri)
+        experiment = mlflow.get_experiment_by_name(params.experiment)
+        if experiment:
+            return uri, experiment.experiment_id
+        # A server keeps artifacts where it was told to; the workspace's own store keeps them beside the database.
+        location = (workspace / "mlflow" / "artifacts").as_uri() if uri.startswith("sqlite:") else None
+        return uri, mlflow.create_experiment(params.experiment, artifact_location=location)
+    except (MlflowException, OSError) as error:
+        raise ValueError(f"tracking.uri: MLflow at {uri} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def start_parent(experiment_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
+    """Open the flow run's MLflow run and return its id."""
+    return _start(experiment_id, name, tags, params)
+
+
+def start_child(parent_run_id: str, model: str, params: Mapping[str, Any]) -> str:
+    """Open a model's MLflow run under the flow run's and return its id."""
+    parent = _client().get_run(parent_run_id)
+    tags = {"mlflow.parentRunId": parent_run_id, "model": model, "stage": "train"}
+    tags |= {key: value for key, value in parent.data.tags.items() if key.startswith(("har.", "prefect."))}
+    return _start(parent.info.experiment_id, model, tags, params)
+
+
+def _start(experiment_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
+    from mlflow.entities import Param
+
+    client = _client()
+    run_id = client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(params).items()])
+    return run_id
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested sections as `section.key` names, as `--set` takes them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def end_run(run_id: str, status: str) -> None:
+    """Close a run as FINISHED, FAILED or KILLED."""
+    _client().set_terminated(run_id, status)
+
+
+def end_dead_runs(experiment_id: str, workspace_id: str) -> int:
+    """Close as KILLED the runs of this workspace whose process is gone; call only while holding the workspace."""
+    client = _client()
+    filter_string = f"attributes.status = 'RUNNING' AND tags.`{WORKSPACE_TAG}` = '{workspace_id}'"
+    runs = client.search_runs([experiment_id], filter_string=filter_string, max_results=1000)
+    for run in runs:
+        client.set_terminated(run.info.run_id, "KILLED")
+    return len(runs)
+
+
+def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+    """Log metrics in one call."""
+    from mlflow.entities import Metric
+
+    now_ms = int(time.time() * 1000)
+    _client().log_batch(run_id, [Metric(key, float(value), now_ms, step) for key, value in metrics.items()])
+
+
+def log_epoch(run_id: str | None, record: Mapping[str, float]) -> None:
+    """Log one epoch of training as a step."""
+    if run_id:
+        metrics = {name: record[key] for key, name in EPOCH_METRICS.items() if record.get(key) is not None}
+        log_metrics(run_id, metrics, step=int(record["epoch"]))
+
+
+def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run."""
+    client = _client()
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
+
+
+def log_json(run_id: str, value: Any, name: str) -> None:
+    """Log a value as a JSON file."""
+    _client().log_dict(run_id, value, name)
+
+
+def log_folder(run_id: str, folder: Path, name: str) -> None:
+    """Log every file of a folder under `name/`."""
+    _client().log_artifacts(run_id, str(folder), name)
+
+
+def log_files(run_id: str, files: Iterable[Path], name: str) -> None:
+    """Log files under `name/`."""
+    client = _client()
+    for file in files:
+        client.log_artifact(run_id, str(file), name)
+
+
+def log_rows(run_id: str, table: pd.DataFrame, name: str) -> None:
+    """Log a table that MLflow's page shows as one."""
+    _client().log_table(run_id, table, name)
+
+
+def log_dataset(run_ids: Iterable[str], clips: pd.DataFrame, name: str, digest: str) -> None:
+    """Log the clip table as the runs' dataset input, once for each part."""
+    import mlflow.data
+    from mlflow.entities import DatasetInput, InputTag
+
+    for part, rows in clips.groupby("part"):
+        dataset = mlflow.data.from_pandas(rows, name=f"{name}-{part}", digest=digest[:16])._to_mlflow_entity()
+        tag = InputTag("mlflow.data.context", str(part))
+        for run_id in run_ids:
+            _client().log_inputs(run_id, [DatasetInput(dataset, [tag])])
+
+
+class SystemMetrics:
+    """Samples CPU, memory and GPU into a run until stopped."""
+
+    def __init__(self, run_id: str, *, enabled: bool) -> None:
+        """Begin sampling every 5 s, if enabled."""
+        self._monitor: Any = None
+        if enabled:
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            self._monitor = SystemMetricsMonitor(run_id, sampling_interval=5, samples_before_logging=1)
+            self._monitor.start()
+
+    def stop(self) -> None:
+        """Stop sampling."""
+        if self._monitor:
+            self._monitor.finish()

@@ -1,0 +1,131 @@
+"""The evaluate stage: every test clip counts, and every number can be recomputed from the tables."""
+
+import json
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline_lib.evaluate import evaluate_model
+from pipeline_lib.params import EvaluateParams, TrainParams
+from pipeline_lib.train import train_model
+
+PARAMS = EvaluateParams(device="cpu", batch_size=7)
+
+
+@pytest.fixture(scope="module", params=["alstm", "conv_alstm"])
+def checkpoint(request, tmp_path_factory, feature_store):
+    params = TrainParams(
+        epochs=12, learning_rate=1e-2, alstm_units=16, conv_alstm_units=8, device="cpu", attention_penalty=0.0
+    )
+    folder = tmp_path_factory.mktemp(request.param)
+    train_model(request.param, feature_store.clips, feature_store.files, folder, folder, params)
+    return folder / "checkpoint.safetensors"
+
+
+def evaluate(checkpoint, store, directory, params=PARAMS):
+    return evaluate_model(checkpoint, store.clips, store.files, directory, params, fps=store.fps, boxes=store.boxes)
+
+
+@pytest.fixture
+def evaluated(checkpoint, feature_store, tmp_path):
+    metrics = evaluate(checkpoint, feature_store, tmp_path)
+    return metrics, tmp_path
+
+
+def test_metrics_are_what_the_tables_say(evaluated, feature_store):
+    metrics, directory = evaluated
+    test = feature_store.clips[feature_store.clips["part"] == "test"]
+    table = pd.read_parquet(directory / "predictions.parquet")
+    videos = pd.read_parquet(directory / "videos.parquet")
+    assert json.loads((directory / "metrics.json").read_text()) == metrics
+    assert table["clip"].tolist() == test["clip"].tolist()
+    assert metrics["num_clips"] == 18
+    assert metrics["num_videos"] == len(videos) == 9
+    assert (videos["num_clips"] == 2).all()
+    assert metrics["clip_accuracy"] == (table["predicted"] == table["class_name"]).mean()
+    assert metrics["video_accuracy"] == (videos["predicted"] == videos["class_name"]).mean()
+    assert metrics["chance"] == metrics["majority_class"] == pytest.approx(1 / 3)
+    frames = [(name == row.class_name) for row in table.itertuples() for name in row.frame_predicted]
+    assert len(frames) == metrics["num_frames"] == test["valid_frames"].sum()
+    assert metrics["frame_accuracy"] == pytest.approx(np.mean(frames))
+    assert metrics["clip_accuracy"] > 0.5
+
+
+def test_clip_prediction_is_the_mode_of_its_frames(evaluated):
+    table = pd.read_parquet(evaluated[1] / "predictions.parquet")
+    for row in table.itertuples():
+        counts = pd.Series(row.frame_predicted).value_counts()
+        assert counts[row.predicted] == counts.max()
+        assert len(row.frame_predicted) == len(row.frame_confidence) == row.valid_frames
+        assert 0 < row.confidence <= 1
+
+
+def test_attention_is_in_the_order_of_the_predictions(evaluated):
+    table = pd.read_parquet(evaluated[1] / "predictions.parquet")
+    with h5py.File(evaluated[1] / "attention.h5") as file:
+        assert file["clip"].asstr()[:].tolist() == table["clip"].tolist()
+        assert file["attention"].dtype == np.float32
+        attention = file["attention"][:]
+    assert attention.shape == (18, 6, 4, 4)
+    np.testing.assert_allclose(attention.sum(axis=(2, 3)), 1, atol=1e-5)
+
+
+def test_per_class_table(evaluated):
+    metrics, directory = evaluated
+    table = pd.read_csv(directory / "per_class.csv")
+    assert table["class"].tolist() == ["brush_hair", "sit", "walk & wave"]
+    assert table["clips"].tolist() == [6, 6, 6]
+    assert table["videos"].tolist() == [3, 3, 3]
+    assert table["recall"].mean() == pytest.approx(metrics["clip_accuracy"])
+    assert table["video_accuracy"].mean() == pytest.approx(metrics["video_accuracy"])
+
+
+def test_pointing_is_reported_beside_chance(evaluated):
+    metrics, _ = evaluated
+    pointing = metrics["pointing"]
+    assert pointing["num_frames"] == metrics["num_frames"]
+    assert pointing["chance"] == pytest.approx(1 / 16)
+    assert 0 <= pointing["accuracy"] <= 1
+
+
+def test_batch_size_does_not_matter(checkpoint, feature_store, tmp_path, evaluated):
+    (tmp_path / "one").mkdir()
+    metrics = evaluate(checkpoint, feature_store, tmp_path / "one", PARAMS.model_copy(update={"batch_size": 64}))
+    assert metrics == evaluated[0]
+
+
+def test_equal_models_give_equal_files(checkpoint, feature_store, tmp_path, evaluated):
+    (tmp_path / "again").mkdir()
+    evaluate(checkpoint, feature_store, tmp_path / "again")
+    for name in ("metrics.json", "predictions.parquet", "videos.parquet", "per_class.csv", "confusion.png", "attention.h5"):
+        assert (tmp_path / "again" / name).read_bytes() == (evaluated[1] / name).read_bytes(), name
+
+
+def test_confusion_is_a_picture(evaluated):
+    with Image.open(evaluated[1] / "confusion.png") as image:
+        assert min(image.size) > 300
+
+
+def test_without_test_clips(checkpoint, feature_store, tmp_path):
+    clips = feature_store.clips
+    with pytest.raises(ValueError, match="the test part has no clips"):
+        evaluate(checkpoint, replace(feature_store, clips=clips[clips["part"] != "test"]), tmp_path)
+
+
+def test_a_class_the_model_does_not_know(checkpoint, feature_store, tmp_path):
+    clips = feature_store.clips.replace({"class_name": {"sit": "yawn"}})
+    with pytest.raises(ValueError, match="does not know the class 'yawn'"):
+        evaluate(checkpoint, replace(feature_store, clips=clips), tmp_path)
+
+
+def test_features_of_another_backbone_are_refused(checkpoint, feature_store, tmp_path):
+    other = tmp_path / "other.h5"
+    other.write_bytes(feature_store.files[0].read_bytes())
+    with h5py.File(other, "a") as file:
+        file.attrs["weights_sha256"] = "b" * 64
+    with pytest.raises(ValueError, match=r"trained on features whose weights_sha256 is a+, these have b+"):
+        evaluate(checkpoint, replace(feature_store, files=[other]), tmp_path)

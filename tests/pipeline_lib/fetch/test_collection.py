@@ -1,0 +1,235 @@
+"""Collections from folders, archives and HMDB-51's own layout, whole and broken."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline_lib.artifacts import file_sha256
+from pipeline_lib.fetch import hmdb51
+from pipeline_lib.fetch.collection import fetch_collection, list_videos, videos_root
+from pipeline_lib.fetch.download import Address
+from pipeline_lib.params import FetchParams
+
+VIDEOS = ["walk/-odd (1) [x].avi", "walk/b.MP4", "wave/#1.webm", "wave/vidéo.avi"]
+SPLITS = ["walk_test_split1.txt", "wave_test_split1.txt"]
+
+
+def write(root: Path, *names: str, content: str | None = None) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name if content is None else content)
+    return root
+
+
+def pack(archive: Path, folder: Path, prefix: str = "") -> Path:
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, f"{prefix}{path.relative_to(folder).as_posix()}")
+    return archive
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Return a folder of two classes, with things in it that are no videos."""
+    root = write(tmp_path / "source", *VIDEOS, "walk/notes.txt", "walk/.hidden.avi", ".git/x.avi", "README.md")
+    return write(root, *(f"splits/{name}" for name in SPLITS))
+
+
+@pytest.fixture
+def fetch(tmp_path: Path):
+    """Return a function that fetches with given parameters into `tmp_path/artifact`, using `tmp_path/partial`."""
+
+    def fetch(**params: object) -> dict[str, int]:
+        artifact, partial = tmp_path / "artifact", tmp_path / "partial"
+        shutil.rmtree(artifact, ignore_errors=True)
+        artifact.mkdir()
+        partial.mkdir(exist_ok=True)
+        return fetch_collection(FetchParams.model_validate(params), artifact, partial, sha256=file_sha256)
+
+    return fetch
+
+
+def snapshot(root: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_mode) for path in root.rglob("*")}
+
+
+def test_a_folder_stays_where_it_is_and_untouched(source: Path, tmp_path: Path, fetch):
+    boxes = (
+        write(tmp_path, "boxes.csv", content="video,time_seconds,x0,y0,x1,y1\nwalk/b.MP4,0.0,0.1,0.1,0.5,0.5\n") / "boxes.csv"
+    )
+    before = snapshot(source)
+    counts = fetch(kind="folder", videos=str(source), splits=str(source / "splits"), boxes=str(boxes))
+    assert counts == {"classes": 2, "videos": 4, "split_files": 2, "size_bytes": sum(len(name.encode()) for name in VIDEOS)}
+    assert snapshot(source) == before
+    artifact = tmp_path / "artifact"
+    assert {path.name for path in artifact.iterdir()} == {"splits", "boxes.csv", "collection.parquet"}
+    assert sorted(path.name for path in (artifact / "splits").iterdir()) == SPLITS
+    assert (artifact / "boxes.csv").read_text() == boxes.read_text()
+    table = pd.read_parquet(artifact / "collection.parquet")
+    assert list(table.columns) == ["video", "class_name", "size_bytes", "sha256"]
+    assert list(table["video"]) == VIDEOS
+    assert list(table["class_name"]) == ["walk", "walk", "wave", "wave"]
+    assert table["sha256"][3] == file_sha256(source / "wave" / "vidéo.avi")
+
+
+@pytest.mark.parametrize("prefix", ["", "hmdb51_org/", "a/b/"])
+def test_an_archive_ends_as_class_folders_wherever_it_has_them(source: Path, tmp_path: Path, fetch, prefix: str):
+    shutil.rmtree(source / ".git")
+    splits = pack(tmp_path / "s.zip", source / "splits", "testTrainMulti_7030_splits/")
+    shutil.rmtree(source / "splits")
+    archive = pack(tmp_path / "v.zip", source, prefix)
+    counts = fetch(kind="archive", videos=["/nowhere/v.zip", str(archive)], splits=str(splits))
+    root = videos_root(FetchParams(kind="archive", videos=str(archive)), tmp_path / "artifact")
+    assert [video.video for video in list_videos(root)] == VIDEOS
+    assert counts["videos"] == 4
+    assert counts["split_files"] == 2
+    assert sorted(path.name for path in (tmp_path / "artifact" / "splits").iterdir()) == SPLITS
+    assert archive.exists()
+
+
+def test_fight_surv_is_read_with_its_headerless_sources(shared: Path, tmp_path: Path, fetch):
+    root = shared / "data" / "fight_surv"
+    counts = fetch(kind="folder", videos=str(root / "videos"), splits=str(root / "splits"), sources=str(root / "sources.csv"))
+    assert (counts["classes"], counts["videos"], counts["split_files"]) == (2, 127, 2)
+    sources = pd.read_csv(tmp_path / "artifact" / "sources.csv")
+    assert list(sources.columns) == ["video", "source"]
+    assert set(sources["video"]) == {video.video for video in list_videos(root / "videos")}
+
+
+def test_a_folder_too_high_up_is_met_with_the_right_one(shared: Path):
+    with pytest.raises(ValueError, match=r"no video in this class folder .* did you mean fetch\.videos: .*fight_surv/videos$"):
+        list_videos(shared / "data" / "fight_surv")
+
+
+def test_splits_beside_the_classes_are_no_class(source: Path):
+    assert {video.class_name for video in list_videos(source)} == {"walk", "wave"}
+
+
+def test_bad_folders_are_named(source: Path, tmp_path: Path):
+    for path, words in {
+        tmp_path / "none": r"none: no such folder: check the path",
+        source / "README.md": r"set fetch\.kind: archive",
+        write(tmp_path / "flat", "a.avi"): r"no class folder in it: <folder>/<class>/<video file> is expected",
+        write(tmp_path / "two", "walk/a.avi", "wave/b.txt"): r"two/wave: no video in this class folder",
+    }.items():
+        with pytest.raises(ValueError, match=rf"^fetch\.videos: .*{words}"):
+            list_videos(path)
+    (source / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"source/empty: no video in this class folder"):
+        list_videos(source)
+
+
+def test_a_name_that_is_not_utf8_is_named(source: Path):
+    Path(os.fsdecode(os.fsencode(source / "wave") + b"/\x8c.avi")).write_bytes(b"film")
+    with pytest.raises(ValueError, match=r"'wave/\\udc8c.avi' is not valid UTF-8: rename it"):
+        list_videos(source)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a.txt"], "no video in the archive"),
+        (["a.avi"], "not in class folders"),
+        (["x/walk/a.avi", "wave/b.avi"], r"not in class folders of one folder \(\./, x/\)"),
+        (["walk/a.avi", "wave/readme.txt"], "wave: no video in this class folder"),
+    ],
+)
+def test_archives_without_class_folders_are_refused(tmp_path: Path, fetch, names: list[str], words: str):
+    archive = pack(tmp_path / "v.zip", write(tmp_path / "made", *names))
+    with pytest.raises(ValueError, match=rf"^fetch\.videos: .*{words}"):
+        fetch(kind="archive", videos=str(archive))
+
+
+def test_a_folder_given_as_archive_is_said_so(source: Path, fetch):
+    with pytest.raises(ValueError, match=r"fetch\.videos: .* is a folder, not an archive: set fetch\.kind: folder"):
+        fetch(kind="archive", videos=str(source))
+
+
+def test_a_bad_archive_is_one_line_with_key_and_path(source: Path, tmp_path: Path, fetch):
+    bad = write(tmp_path, "bad.rar", content="<html>moved</html>") / "bad.rar"
+    with pytest.raises(ValueError, match=r"^fetch\.videos: .*bad\.rar.*web page \(HTML\)"):
+        fetch(kind="archive", videos=str(bad))
+    bad.write_text("nothing of the kind")
+    with pytest.raises(ValueError, match=r"^fetch\.splits: .*bad\.rar: it is not an archive") as caught:
+        fetch(kind="folder", videos=str(source), splits=str(bad))
+    assert "\n" not in str(caught.value)
+    assert bad.exists()
+
+
+def test_a_damaged_download_is_fetched_anew_by_the_next_run(
+    source: Path, tmp_path: Path, fetch, monkeypatch: pytest.MonkeyPatch
+):
+    downloaded = write(tmp_path, "partial/downloads/x.zip", content="damaged on the way") / "partial/downloads/x.zip"
+    monkeypatch.setattr("pipeline_lib.fetch.collection.download", lambda *arguments, **options: downloaded)
+    with pytest.raises(ValueError, match="not an archive"):
+        fetch(kind="archive", videos="http://example.org/x.zip")
+    assert not downloaded.exists()
+
+
+def test_splits_that_are_none_or_in_two_places_are_refused(source: Path, tmp_path: Path, fetch):
+    with pytest.raises(ValueError, match=r"^fetch\.splits: .*no split file: one folder of <class>_test_split1\.txt"):
+        fetch(kind="folder", videos=str(source), splits=str(source / "walk"))
+    write(source, *(f"more/{name}" for name in SPLITS))
+    with pytest.raises(ValueError, match=r"^fetch\.splits: .*split files in 2 folders"):
+        fetch(kind="folder", videos=str(source), splits=str(source))
+    with pytest.raises(ValueError, match=r"^fetch\.splits: .*no such file"):
+        fetch(kind="folder", videos=str(source), splits=str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "words"),
+    [
+        ("boxes", "video,x0\n", r"first line must be video,time_seconds,x0,y0,x1,y1, found video,x0"),
+        ("boxes", "", "first line must be"),
+        ("sources", "walk/a.avi,one\nwalk/b.avi\n", r"every line must be class/video,source; found walk/b\.avi"),
+        ("sources", None, "no such file: check the path"),
+    ],
+)
+def test_bad_tables_are_named(source: Path, tmp_path: Path, fetch, key: str, content: str | None, words: str):
+    if content is not None:
+        write(tmp_path, "table.csv", content=content)
+    with pytest.raises(ValueError, match=rf"^fetch\.{key}: .*table\.csv: .*{words}"):
+        fetch(kind="folder", videos=str(source), **{key: str(tmp_path / "table.csv")})
+
+
+def test_a_table_that_is_not_text_is_named(source: Path, tmp_path: Path, fetch):
+    (tmp_path / "table.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"^fetch\.boxes: .* cannot be read as a CSV file in UTF-8"):
+        fetch(kind="folder", videos=str(source), boxes=str(tmp_path / "table.csv"))
+
+
+def test_the_known_addresses_stand_in_for_hmdb51(tmp_path: Path, fetch, monkeypatch: pytest.MonkeyPatch):
+    asked: list[Address] = []
+
+    def refuse(addresses: list[Address], directory: Path, **options: object) -> Path:
+        asked.extend(addresses)
+        raise ValueError("stop")
+
+    monkeypatch.setattr("pipeline_lib.fetch.collection.download", refuse)
+    with pytest.raises(ValueError, match="stop"):
+        fetch(kind="hmdb51")
+    assert asked == list(hmdb51.SPLITS)
+    with pytest.raises(ValueError, match="stop"):
+        fetch(kind="hmdb51", splits=["/a", hmdb51.SPLITS[0].url])
+    assert asked[-2:] == [Address("/a"), hmdb51.SPLITS[0]]
+    with pytest.raises(ValueError, match="stop"):
+        fetch(kind="hmdb51", splits="/a", splits_sha256="0" * 64)
+    assert asked[-1] == Address("/a", "0" * 64)
+
+
+def test_the_synthetic_collection_walks_through_its_archives(tmp_path: Path, fetch):
+    counts = fetch(kind="synthetic", synthetic={"videos_per_class": 3, "sources_per_class": 3, "seconds": 0.4})
+    artifact = tmp_path / "artifact"
+    videos = list_videos(artifact / "videos")
+    assert counts["videos"] == len(videos) > 3
+    assert counts["split_files"] == len(list((artifact / "splits").iterdir())) > 0
+    assert (tmp_path / "partial" / "synthetic_org.rar").read_bytes()[:4] == b"Rar!"
+    assert set(pd.read_csv(artifact / "sources.csv")["video"]) <= {video.video for video in videos}
+    assert list(pd.read_csv(artifact / "boxes.csv").columns) == ["video", "time_seconds", "x0", "y0", "x1", "y1"]

@@ -1,0 +1,143 @@
+"""The stage as a whole, on small videos it can decode."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline_lib.heatmaps import render_heatmaps
+from pipeline_lib.params import HeatmapsParams
+from pipeline_lib.video.reading import probe, read_frames
+from pipeline_lib.video.writing import VideoWriter
+
+FPS = 15
+SMALL = HeatmapsParams(side=160, gif_side=80, successes=2, failures=2)
+CLIPS = (
+    ("run/#1 (a) é.avi", "run", "run", 0.9),
+    ("run/b.avi", "run", "sit", 0.7),
+    ("sit/c.avi", "sit", "sit", 0.8),
+)
+NUM_FRAMES = 12
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Callable[[str], Path]:
+    """Grey videos that grow lighter by 10 levels a frame."""
+
+    def path(video: str) -> Path:
+        return tmp_path / "videos" / f"{video}.mp4"
+
+    for video, *_ in CLIPS:
+        path(video).parent.mkdir(parents=True, exist_ok=True)
+        with VideoWriter(path(video), width=64, height=48, fps=FPS) as writer:
+            for number in range(NUM_FRAMES):
+                writer.write(np.full((48, 64, 3), 40 + 10 * number, np.uint8))
+    return path
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path) -> Path:
+    """Three clips of 30 frames, of which 8 are valid and begin at frame 4; attention sits in the lower left cell."""
+    directory = tmp_path / "evaluation"
+    directory.mkdir()
+    rows = [
+        {
+            "clip": f"{video}#00004",
+            "video": video,
+            "class_name": class_name,
+            "predicted": predicted,
+            "confidence": confidence,
+            "correct": class_name == predicted,
+            "valid_frames": 8,
+            "frame_predicted": ["sit"] * 4 + [predicted] * 26,
+            "frame_confidence": [confidence] * 30,
+        }
+        for video, class_name, predicted, confidence in CLIPS
+    ]
+    pd.DataFrame(rows).to_parquet(directory / "predictions.parquet")
+    attention_NTKK = np.full((len(rows), 30, 7, 7), 0.001, np.float32)
+    attention_NTKK[:, :, 6, 0] = 0.952
+    with h5py.File(directory / "attention.h5", "w") as file:
+        file["attention"] = attention_NTKK
+        file.create_dataset("clip", data=[row["clip"] for row in rows], dtype=h5py.string_dtype())
+    return directory
+
+
+def render(evaluation: Path, videos: Callable[[str], Path], directory: Path, params: HeatmapsParams = SMALL) -> dict:
+    directory.mkdir()
+    render_heatmaps(evaluation, videos, directory, params, fps=FPS)
+    return json.loads((directory / "heatmaps.json").read_text(encoding="utf-8"))
+
+
+def test_videos_hold_the_valid_frames_with_the_heat_over_them(
+    evaluation: Path, videos: Callable[[str], Path], tmp_path: Path
+) -> None:
+    clip = render(evaluation, videos, tmp_path / "out")["clips"][0]
+    mp4 = tmp_path / "out" / clip["mp4"]
+    info = probe(mp4)
+    assert (info.width, info.height, info.fps) == (160, 160, FPS)
+    frames = [frame.astype(int) for frame in read_frames(mp4)]
+    assert len(frames) == 8
+    # Away from attention and text the frames are the video's own, from its frame 4 on.
+    assert [round(frame[80, 120].mean() / 10) for frame in frames] == list(range(8, 16))
+    # The lower left cell is coloured: its channels part.
+    assert min(np.ptp(frame[155, 5]) for frame in frames) > 50
+
+
+def test_gif_and_poster_are_there_and_small(evaluation: Path, videos: Callable[[str], Path], tmp_path: Path) -> None:
+    for clip in render(evaluation, videos, tmp_path / "out")["clips"]:
+        with Image.open(tmp_path / "out" / clip["gif"]) as gif:
+            assert (gif.size, gif.n_frames) == ((80, 80), 8)
+        with Image.open(tmp_path / "out" / clip["poster"]) as poster:
+            assert poster.size == (320, 320)
+
+
+def test_the_list_says_what_was_chosen_and_why(evaluation: Path, videos: Callable[[str], Path], tmp_path: Path) -> None:
+    listed = render(evaluation, videos, tmp_path / "out")
+    assert [(clip["video"], clip["outcome"]) for clip in listed["clips"]] == [
+        ("run/#1 (a) é.avi", "success"),
+        ("sit/c.avi", "success"),
+        ("run/b.avi", "failure"),
+    ]
+    assert listed["clips"][2]["mp4"] == "03_failure_run.mp4"
+    assert listed["clips"][2]["rule"] == listed["rules"]["failure"]
+    assert listed["clips"][0]["frame_predicted"] == ["sit"] * 4 + ["run"] * 4
+    assert listed["notes"] == []
+
+
+def test_equal_input_gives_equal_bytes(evaluation: Path, videos: Callable[[str], Path], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        render(evaluation, videos, tmp_path / name)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_no_failure_to_show_is_said_and_no_error(evaluation: Path, videos: Callable[[str], Path], tmp_path: Path) -> None:
+    table = pd.read_parquet(evaluation / "predictions.parquet")
+    table[table["correct"]].to_parquet(evaluation / "predictions.parquet")
+    listed = render(evaluation, videos, tmp_path / "out")
+    assert listed["notes"] == ["failures: none to show, no clip of the test part is wrong"]
+    assert {clip["outcome"] for clip in listed["clips"]} == {"success"}
+
+
+def test_counts_and_progress(evaluation: Path, videos: Callable[[str], Path], tmp_path: Path) -> None:
+    done: list[int] = []
+    (tmp_path / "out").mkdir()
+    counts = render_heatmaps(evaluation, videos, tmp_path / "out", SMALL, fps=FPS, on_clip=lambda: done.append(1))
+    assert counts == {"successes": 2, "failures": 1}
+    assert len(done) == 3
+
+
+def test_a_video_shorter_than_its_clip_is_named(evaluation: Path, videos: Callable[[str], Path], tmp_path: Path) -> None:
+    table = pd.read_parquet(evaluation / "predictions.parquet")
+    table.assign(valid_frames=20).to_parquet(evaluation / "predictions.parquet")
+    with pytest.raises(ValueError, match=r"run/#1 \(a\) é.avi#00004: .* ends after 8 of the clip's 20 frames"):
+        render(evaluation, videos, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("01_*.mp4"))

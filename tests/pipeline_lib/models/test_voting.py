@@ -1,0 +1,41 @@
+"""Votes of frames for clips and videos."""
+
+import numpy as np
+
+from pipeline_lib.models.voting import tally
+
+
+def probabilities(*frames):
+    return np.array([frames])
+
+
+def test_the_mode_wins_though_another_class_is_surer():
+    counted = tally(probabilities([0.6, 0.4], [0.6, 0.4], [0.0, 1.0]), np.array([3]))
+    assert counted.predicted.tolist() == [0]
+    np.testing.assert_allclose(counted.confidence, [0.4])
+
+
+def test_a_tie_goes_to_the_larger_sum_of_probability():
+    counted = tally(probabilities([0.6, 0.4, 0.0], [0.1, 0.9, 0.0], [0.0, 0.1, 0.9], [0.0, 0.2, 0.8]), np.array([2]))
+    assert counted.predicted.tolist() == [1]
+    # Class 2 has the largest sum of all, but fewer votes than the tied two.
+    counted = tally(
+        probabilities([0.45, 0.15, 0.4], [0.45, 0.15, 0.4], [0.1, 0.5, 0.4], [0.1, 0.5, 0.4], [0.0, 0.1, 0.9]), np.array([5])
+    )
+    assert counted.predicted.tolist() == [1]
+
+
+def test_padded_frames_have_no_vote_and_no_weight():
+    counted = tally(probabilities([0.9, 0.1], [0.2, 0.8], [0.2, 0.8]), np.array([1]))
+    assert counted.predicted.tolist() == [0]
+    np.testing.assert_allclose(counted.confidence, [0.9])
+
+
+def test_a_video_is_the_vote_of_all_its_frames_not_of_its_clips():
+    short = [[0.4, 0.6], [0.5, 0.5], [0.5, 0.5]]
+    long = [[0.9, 0.1], [0.9, 0.1], [0.9, 0.1]]
+    counted = tally(np.array([short, short, long]), np.array([1, 1, 3]))
+    assert counted.predicted.tolist() == [1, 1, 0]
+    videos = counted.pool(np.array([0, 0, 0]), 1)
+    assert videos.predicted.tolist() == [0]
+    np.testing.assert_allclose(videos.confidence, [(0.4 + 0.4 + 2.7) / 5])

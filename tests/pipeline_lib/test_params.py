@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline_lib.params import STAGES, Params, load_params
+
+PARAMS = sorted((Path(__file__).parents[2] / "params").glob("*.yaml"))
+
+
+@pytest.fixture
+def params_file(tmp_path):
+    def write(text: str) -> Path:
+        path = tmp_path / "params.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("path", PARAMS, ids=lambda path: path.name)
+def test_every_parameter_file_of_the_project_loads(path):
+    assert isinstance(load_params(path), Params)
+
+
+def test_every_stage_has_a_section():
+    assert set(STAGES) <= set(Params.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("fetch: {kind: synthetic}\ntrain: {epoch: 3}", ["train.epoch", "unknown key", "epochs"]),
+        ("fetch: {kind: synthetic}\ntrian: {epochs: 3}", ["trian", "unknown key", "train"]),
+        ("fetch: {kind: synthetic}\ntrain: {epochs: ten}", ["train.epochs", "'ten'", "integer"]),
+        ("fetch: {kind: synthetic}\ntrain: {epochs: true}", ["train.epochs", "True", "integer"]),
+        ("fetch: {kind: synthetic}\ntrain: {epochs: 0}", ["train.epochs", "0", "greater than 0"]),
+        ("fetch: {kind: synthetic}\ntrain: {learning_rate: .nan}", ["train.learning_rate", "nan"]),
+        ("fetch: {kind: synthetic}\ntrain: {models: []}", ["train.models"]),
+        ("fetch: {kind: synthetic}\ntrain: {models: [alstm, alstm]}", ["train.models", "twice"]),
+        ("fetch: {kind: synthetic}\nchunk: {split: 4}", ["chunk.split", "4", "1, 2 or 3"]),
+        ("fetch: {kind: synthetic}\nheatmaps: {side: 801}", ["heatmaps.side", "801"]),
+        ("fetch: {kind: rar}", ["fetch.kind", "'rar'", "hmdb51"]),
+        ("fetch: {kind: folder}", ["fetch.videos", "folder"]),
+        ("chunk: {split: 1}", ["fetch", "missing"]),
+        ("fetch: [", ["not valid YAML"]),
+        ("- a list", ["sections"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_key_value_and_what_is_accepted(params_file, text, words):
+    with pytest.raises(ValueError, match=r".") as error:
+        load_params(params_file(text))
+    lines = str(error.value).splitlines()
+    assert len(lines) == 1
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def test_every_mistake_has_its_own_line(params_file):
+    with pytest.raises(ValueError, match=r".") as error:
+        load_params(params_file("fetch: {kind: synthetic}\ntrain: {epochs: 0, patience: no}"))
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nothing\.yaml: no such parameter file"):
+        load_params(tmp_path / "nothing.yaml")
+
+
+def test_settings_override_the_file(params_file):
+    path = params_file("fetch: {kind: synthetic}\ntrain: {epochs: 3}")
+    params = load_params(path, ["train.epochs=7", "train.models=[alstm]", "fetch.synthetic.seed=5", "tracking.uri=null"])
+    assert (params.train.epochs, params.train.models, params.fetch.synthetic.seed) == (7, ("alstm",), 5)
+
+
+@pytest.mark.parametrize("setting", ["train.epochs", "=3", "train.=3", "train.epochs.deep=3", "train.epochs=["])
+def test_a_malformed_setting_is_refused(params_file, setting):
+    with pytest.raises(ValueError, match="--set"):
+        load_params(params_file("fetch: {kind: synthetic}\ntrain: {epochs: 3}"), [setting])
+
+
+def test_what_only_says_where_or_how_fast_stays_out_of_the_recipe():
+    params = Params.model_validate({"fetch": {"kind": "synthetic"}})
+    assert "device" not in params.features.recipe()
+    assert "batch_frames" not in params.features.recipe()
+    assert "max_quarantined" not in params.subsample.recipe()
+    assert params.subsample.recipe()["fps"] == 15
+
+
+def test_a_model_depends_only_on_its_own_parameters():
+    first = Params.model_validate({"fetch": {"kind": "synthetic"}}).train
+    second = Params.model_validate({"fetch": {"kind": "synthetic"}, "train": {"conv_alstm_units": 8, "models": ["alstm"]}}).train
+    assert first.model_recipe("alstm") == second.model_recipe("alstm")
+    assert first.model_recipe("conv_alstm") != second.model_recipe("conv_alstm")
+    assert first.model_recipe("conv_alstm")["attention_penalty"] == 0
+    assert first.model_recipe("alstm").keys() == first.model_recipe("conv_alstm").keys()

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline_lib.video import reading
+from pipeline_lib.video.ffmpeg import VideoError, ffmpeg_path
+from pipeline_lib.video.reading import count_frames, probe, read_frames
+from pipeline_lib.video.writing import VideoWriter, write_gif
+
+HEIGHT, WIDTH = 48, 64
+UNTAMED = "- #(we) [ir]d! &+;~@ é漢 %d 'q\".mp4"
+
+
+def grey_frames(num_frames: int) -> list[np.ndarray]:
+    return [np.full((HEIGHT, WIDTH, 3), 20 + 5 * number % 200, np.uint8) for number in range(num_frames)]
+
+
+def write(path: Path, frames: Iterable[np.ndarray], fps: float = 30) -> Path:
+    with VideoWriter(path, width=WIDTH, height=HEIGHT, fps=fps) as video:
+        for frame in frames:
+            video.write(frame)
+    return path
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("video") / UNTAMED, grey_frames(40))
+
+
+def test_what_is_written_is_read(video: Path):
+    frames = list(read_frames(video))
+    assert count_frames(video) == len(frames) == 40
+    for expected, found in zip(grey_frames(40), frames, strict=True):
+        assert found.dtype == np.uint8
+        assert np.abs(expected.astype(int) - found).max() <= 3
+
+
+def test_colours_come_back(tmp_path: Path):
+    for colour in ((200, 30, 40), (30, 190, 60), (40, 50, 210)):
+        frame = np.broadcast_to(np.array(colour, np.uint8), (HEIGHT, WIDTH, 3))
+        (found,) = read_frames(write(tmp_path / "colour.mp4", [frame]))
+        assert np.abs(found.astype(int) - colour).max() <= 4
+
+
+def test_equal_frames_give_equal_bytes(video: Path, tmp_path: Path):
+    assert write(tmp_path / "again.mp4", grey_frames(40)).read_bytes() == video.read_bytes()
+
+
+def test_the_video_plays_in_browsers_while_it_loads(video: Path):
+    content = video.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+    arguments = [ffmpeg_path(), "-i", str(video)]
+    text = subprocess.run(arguments, capture_output=True, stdin=subprocess.DEVNULL, check=False).stderr.decode()
+    assert "h264" in text
+    assert "yuv420p(tv, bt709" in text
+
+
+def test_probe_tells_what_the_file_declares(video: Path):
+    info = probe(video)
+    assert (info.codec, info.fps, info.width, info.height, info.has_audio) == ("h264", 30.0, WIDTH, HEIGHT, False)
+
+
+@pytest.mark.parametrize(
+    ("line", "fps"),
+    [
+        ("Stream #0:0: Video: mpeg4 (DX50 / 0x30355844), yuv420p, 320x240 [SAR 1:1 DAR 4:3], 30 fps, 30 tbr", 30.0),
+        ("Stream #0:1[0x2](eng): Video: h264 (High), yuv420p(tv, bt709, progressive), 320x240, 29.97 fps, 30k tbn", 29.97),
+        ("Stream #0:0: Video: rawvideo (RGB[24] / 0x18424752), bgr24, 320x240, 2k fps, 2k tbr", 2000.0),
+        ("Stream #0:0: Video: vp9, yuv420p, 320x240, 1k tbr, 1k tbn", np.nan),
+    ],
+)
+def test_probe_understands_ffmpegs_ways_to_say_it(line: str, fps: float):
+    info = reading._parse_info(f"Input #0\n  {line}\n")
+    assert (info.width, info.height) == (320, 240)
+    np.testing.assert_equal(info.fps, fps)
+
+
+def test_a_cover_picture_is_no_video():
+    line = "Stream #0:1[0x0]: Video: mjpeg (Baseline), yuvj420p(pc), 64x64, 90k tbr, 90k tbn (attached pic)"
+    with pytest.raises(VideoError, match="no video stream"):
+        reading._parse_info(f"Input #0\n  {line}\n")
+
+
+def test_frames_can_be_scaled(video: Path):
+    shapes = {frame.shape for frame in read_frames(video, width=31, height=17)}
+    assert shapes == {(17, 31, 3)}
+    with pytest.raises(ValueError, match="both width and height"):
+        next(read_frames(video, width=31))
+
+
+def test_a_reader_that_stops_early_leaves_no_process(video: Path, monkeypatch: pytest.MonkeyPatch):
+    started = []
+    start = reading.start
+    monkeypatch.setattr(reading, "start", lambda *args, **kwargs: started.append(start(*args, **kwargs)) or started[-1])
+    frames = read_frames(video)
+    next(frames)
+    frames.close()
+    (process,) = started
+    assert process.returncode is not None
+    assert process.stdout.closed
+
+
+def test_a_silent_ffmpeg_is_given_up(video: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reading, "command", lambda graph: ["sleep", "60"])
+    with pytest.raises(VideoError, match=r"silent for 0.1 seconds"):
+        next(read_frames(video, timeout_seconds=0.1))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("empty", b"", r"empty \(0 bytes\)"),
+        ("text", b"hello\n" * 100, "not a video"),
+        ("missing", None, "cannot be opened: No such file"),
+    ],
+    ids=["empty", "text", "missing"],
+)
+@pytest.mark.parametrize("read", [probe, count_frames, lambda path: next(read_frames(path))], ids=["probe", "count", "read"])
+def test_what_is_not_a_video_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes | None, reason: str, read):
+    path = tmp_path / f"{name}.avi"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(VideoError, match=reason) as caught:
+        read(path)
+    assert "\n" not in caught.value.reason
+
+
+def test_a_cut_off_mp4_is_named_as_such(video: Path, tmp_path: Path):
+    cut_off = tmp_path / "cut.mp4"
+    content = video.read_bytes()
+    cut_off.write_bytes(content[: content.index(b"moov") - 4] + b"\0\0\1\0mdat" + b"\1" * 2000)
+    with pytest.raises(VideoError, match=r"index \(moov atom\) is missing"):
+        count_frames(cut_off)
+
+
+def test_odd_sizes_and_wrong_frames_are_refused(tmp_path: Path):
+    path = tmp_path / "odd.mp4"
+    with pytest.raises(ValueError, match="even width and height, got 63x48"):
+        VideoWriter(path, width=63, height=48, fps=15)
+    with pytest.raises(ValueError, match="frames must be uint8"), VideoWriter(path, width=64, height=48, fps=15) as video:
+        video.write(np.zeros((48, 64), np.uint8))
+    assert not path.exists()
+
+
+def test_an_error_while_writing_removes_the_file(tmp_path: Path):
+    def frames() -> Iterator[np.ndarray]:
+        yield from grey_frames(1)
+        raise KeyError
+
+    path = tmp_path / "half.mp4"
+    with pytest.raises(KeyError):
+        write(path, frames())
+    assert not path.exists()
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path):
+    with pytest.raises(VideoError, match="No such file or directory"):
+        write(tmp_path / "nowhere" / "video.mp4", grey_frames(300))
+
+
+def test_a_gif_holds_every_frame_for_its_time(tmp_path: Path):
+    path = tmp_path / "moving.gif"
+    write_gif(grey_frames(12), path, fps=10)
+    with Image.open(path) as gif:
+        assert (gif.n_frames, gif.size, gif.info["duration"], gif.info["loop"]) == (12, (WIDTH, HEIGHT), 100, 0)
+    with pytest.raises(ValueError, match="at least one frame"):
+        write_gif([], path, fps=10)
+
+
+@pytest.mark.parametrize(
+    ("clip", "declared", "decoded"),
+    [
+        ("brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi", 409, 408),
+        (
+            "climb_stairs/Increase_stride_length_by_running_stairs__working_step_over_action_speed_development_"
+            "climb_stairs_f_cm_np1_le_med_1.avi",
+            75,
+            74,
+        ),
+    ],
+)
+def test_hmdb51_frames_are_counted_by_decoding(shared: Path, clip: str, declared: int, decoded: int):
+    path = shared / "data/hmdb51_clips" / clip
+    assert int.from_bytes(path.read_bytes()[48:52], "little") == declared  # dwTotalFrames of the AVI header
+    assert count_frames(path) == decoded
