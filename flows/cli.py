@@ -7,12 +7,17 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 STAGES = ("fetch", "subsample", "chunk", "finetune", "features", "train", "evaluate", "heatmaps", "report")
 DEFAULT_WORKSPACE = "workspace"
+STOP_SECONDS = 10.0
+STOPPED = 130
+"""Exit code of a command stopped by the user, as shells have it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -25,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = 1
     except KeyboardInterrupt:
         print("har: stopped; the same command goes on from here", file=sys.stderr)  # noqa: T201
-        code = 130
+        code = STOPPED
     _leave(code)
 
 
@@ -70,7 +75,8 @@ def _run(options: argparse.Namespace) -> int:
 
     params = load_params(options.params, options.settings)
     workspace = Path(params.workspace).expanduser().absolute()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     _use_prefect(workspace)
     from flows.har import har
     from flows.services import wait_for_prefect
@@ -84,6 +90,14 @@ def _run(options: argparse.Namespace) -> int:
     if options.summary:
         options.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Let the run close its records, but do not wait for work under way: it is done again, or resumed, by the next run."""
+    timer = threading.Timer(STOP_SECONDS, os._exit, [STOPPED])
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt
 
 
 def _use_prefect(workspace: Path) -> None:

@@ -42,7 +42,6 @@ class Record:
     system_metrics: tracking.SystemMetrics
     children: dict[str, str] = field(default_factory=dict)
     bars: ProgressBars | None = None
-    quarantine: Any = None
 
     @property
     def address(self) -> str:

@@ -99,7 +99,6 @@ class Run:
     def chunk(self, collection: Ref, shards: Sequence[Future]) -> Future:
         """Cut clips, once it is sure that not too many videos are lost."""
         lost = tasks.subsample.quarantine.submit(context=self.context, shards=shards, params=self.params.subsample)
-        self.record.quarantine = lost
         return self._submit(
             "chunk", tasks.chunk.chunk, wait_for=[lost], collection=collection, shards=shards, params=self.params.chunk
         )

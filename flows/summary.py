@@ -56,8 +56,9 @@ def _models(run: Run) -> dict[str, Any]:
 def describe_report(run: Run) -> RunReport:
     """Gather what the report shows."""
     from pipeline_lib.report import ModelReport, RunReport
+    from pipeline_lib.tables import read_videos
 
-    models = {}
+    models = []
     refs = zip(
         run.params.train.models,
         run.results["train"].refs,
@@ -67,16 +68,21 @@ def describe_report(run: Run) -> RunReport:
     )
     for model, trained, evaluated, drawn in refs:
         folder = evaluated.directory(run.context)
-        models[model] = ModelReport(
-            metrics=json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
-            history=json.loads((trained.directory(run.context) / "history.json").read_text(encoding="utf-8")),
-            evaluation=folder,
-            heatmaps=drawn.directory(run.context),
+        models.append(
+            ModelReport(
+                name=model,
+                metrics=json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
+                history=json.loads((trained.directory(run.context) / "history.json").read_text(encoding="utf-8")),
+                evaluation=folder,
+                heatmaps=drawn.directory(run.context),
+            )
         )
+    videos = read_videos(ref.directory(run.context) for ref in run.results["subsample"].refs)
     return RunReport(
+        title=run.params.report.title,
         summary=summarise(run),
         params=run.params.model_dump(mode="json"),
-        quarantined=run.record.quarantine.result() if run.record.quarantine else [],
+        quarantined=videos.loc[videos["reason"].notna(), ["video", "reason", "stderr"]].fillna(""),
         models=models,
         tools=tool_versions(),
     )

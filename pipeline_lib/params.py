@@ -6,6 +6,7 @@ say where or how fast it is made and never enter a cache key.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +30,13 @@ Addresses = str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] 
 def operational(default: Any, **constraints: Any) -> Any:
     """Declare a field that changes where or how fast a stage runs, not what it makes."""
     return Field(default, json_schema_extra={OPERATIONAL: True}, **constraints)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, but `1e-3` is a number, as in YAML 1.2 and as everybody means it."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
 class Section(BaseModel):
@@ -262,7 +270,7 @@ def load_params(path: str | Path, settings: Iterable[str] = ()) -> Params:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such parameter file; the ones that come with the project are in params/") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -288,7 +296,7 @@ def _apply_setting(values: dict[str, Any], setting: str) -> None:
             raise ValueError(f"--set {setting}: {section} is not a section")
         values = below
     try:
-        values[key] = yaml.safe_load(text)
+        values[key] = yaml.load(text, _Loader)
     except yaml.YAMLError:
         raise ValueError(f"--set {setting}: the value is not valid YAML; quote it") from None
 

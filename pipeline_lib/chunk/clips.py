@@ -26,10 +26,11 @@ def cut_clips(videos: pd.DataFrame, params: ChunkParams) -> pd.DataFrame:
     whole, rest = np.divmod(num_frames, params.frames)
     keeps_rest = np.where(whole == 0, params.short == "pad", params.tail == "pad")
     num_clips = whole + (keeps_rest & (rest > 0))
-    clips = videos[["video", "class_name"]].loc[videos.index.repeat(num_clips)].reset_index(drop=True)
+    rows = np.repeat(np.arange(len(videos)), num_clips)
+    clips = videos[["video", "class_name"]].iloc[rows].reset_index(drop=True)
     position = np.arange(len(clips)) - np.repeat(np.cumsum(num_clips) - num_clips, num_clips)
     clips["first_frame"] = position * params.frames
-    clips["valid_frames"] = np.minimum(params.frames, np.repeat(num_frames, num_clips) - clips["first_frame"])
+    clips["valid_frames"] = np.minimum(params.frames, num_frames[rows] - clips["first_frame"])
     clips["clip"] = [f"{video}#{first:05d}" for video, first in zip(clips["video"], clips["first_frame"], strict=True)]
     return clips[COLUMNS]
 

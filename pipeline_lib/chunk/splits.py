@@ -60,15 +60,13 @@ def label_videos(videos: pd.DataFrame, listed: pd.DataFrame, splits: Path, split
     Raises:
         ValueError: a class without a split file; a video that its split file does not list.
     """
-    if lacking := sorted(set(videos["class_name"]) - set(listed["class_name"])):
-        raise ValueError(f"{splits}: no split file for class {lacking[0]}; add {lacking[0]}_test_split{split}.txt")
     labels = videos["video"].map(listed.set_index("video")["label"])
     unknown = videos[labels.isna()]
     if len(unknown):
         video, class_name = unknown.iloc[0][["video", "class_name"]]
-        raise ValueError(
-            f"{splits / f'{class_name}_test_split{split}.txt'}: does not list {video}"
-            f"{f' (nor {len(unknown) - 1} other videos of the collection)' if len(unknown) > 1 else ''}; "
-            "add a line each: label 0 unused, 1 train, 2 test"
-        )
+        path = splits / f"{class_name}_test_split{split}.txt"
+        if not path.exists():
+            raise ValueError(f"{splits}: no split file for class {class_name}; add {path.name}")
+        others = f" (nor {len(unknown) - 1} other videos of the collection)" if len(unknown) > 1 else ""
+        raise ValueError(f"{path}: does not list {video}{others}; add a line for each: label 0 unused, 1 train, 2 test")
     return labels

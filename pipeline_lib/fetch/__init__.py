@@ -1,0 +1,1 @@
+"""Stage 1: the collection, downloaded, unpacked, or rendered."""

@@ -36,13 +36,23 @@ class MapUpsampler:
         0 and 255 stand for the least and the most attention before smoothing, within this frame, as in the article.
         A uniform map gives zeros: there is nothing to point at.
         """
-        upsampled_SS = self._upsample_SK @ map_KK.astype(np.float32) @ self._upsample_SK.T
+        upsampled_SS = _spread(self._upsample_SK, map_KK.astype(np.float32))
         low, high = float(upsampled_SS.min()), float(upsampled_SS.max())
         if high - low < UNIFORM:
             return np.zeros(upsampled_SS.shape, np.uint8)
         scaled_KK = ((map_KK - low) * (255 / (high - low)) + 0.5).astype(np.float32)
-        smoothed_SS: np.ndarray = self._smooth_SK @ scaled_KK @ self._smooth_SK.T
-        return smoothed_SS.astype(np.uint8)
+        return _spread(self._smooth_SK, scaled_KK).astype(np.uint8)
+
+
+def _spread(weights_SK: np.ndarray, map_KK: np.ndarray) -> np.ndarray:
+    """Return `weights_SK @ map_KK @ weights_SK.T`.
+
+    The rows are multiplied one by one: a product of this size at once wakes BLAS's threads, which cost more than they
+    save (measured with 800 x 7 x 800 on 2 busy cores: 4 ms of processor time against 0.25 ms).
+    """
+    rows_S1K = (weights_SK @ map_KK)[:, None, :]
+    spread_S1S: np.ndarray = rows_S1K @ weights_SK.T
+    return spread_S1S[:, 0, :]
 
 
 def percentile_level(histogram: Sequence[int], percentile: float) -> int:

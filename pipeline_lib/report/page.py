@@ -103,7 +103,9 @@ def duration(seconds: float) -> str:
 def _describe_model(model: ModelReport, directory: Path) -> dict[str, Any]:
     """Return what the template shows of a model; copies its heatmap videos."""
     heatmaps = json.loads((model.heatmaps / "heatmaps.json").read_text(encoding="utf-8"))
-    per_class = pd.read_csv(model.evaluation / "per_class.csv")
+    # A class may be called `nan` or `007`; only an empty cell is an unknown number.
+    table = model.evaluation / "per_class.csv"
+    per_class = pd.read_csv(table, dtype={"class": str}, keep_default_na=False, na_values=[""])
     return {
         "name": model.name,
         "metrics": model.metrics,

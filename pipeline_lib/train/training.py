@@ -45,8 +45,10 @@ def train_model(
             feature file, a GPU asked for and absent, or a loss that is not finite.
     """
     model_kind(model)
-    check_trainable(clips)
     train, val = clips[clips["part"] == "train"], clips[clips["part"] == "val"]
+    if val.empty:
+        raise ValueError("no clip is held out for validation, which early stopping needs; raise chunk.val_fraction")
+    check_trainable(clips)
     device = choose_device(params.device, key="train.device")
     with FeatureReader(feature_files) as reader, reproducible(params.seed, deterministic=params.deterministic):
         metadata = _describe(model, clips, reader, params)

@@ -23,8 +23,9 @@ STDERR_TAIL_BYTES = 4000
 REASONS = (
     ("matches no streams", "no video stream"),
     ("moov atom not found", "cut off or damaged: its index (moov atom) is missing"),
-    ("Invalid data found when processing input", "not a video that ffmpeg can read"),
+    ("Decode error rate", "damaged: most of it cannot be decoded"),
     ("Nothing was written into output file", "no frame could be decoded"),
+    ("Invalid data found when processing input", "not a video that ffmpeg can read"),
 )
 """What ffmpeg prints, and what it means to the owner of the video; the first that fits is told."""
 
@@ -111,10 +112,15 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def read_tail(log: BinaryIO) -> str:
-    """Return the end of what ffmpeg wrote to its stderr file, without the memory addresses that differ every time."""
+    """Return the end of what ffmpeg wrote to its stderr file."""
     size_bytes = log.seek(0, os.SEEK_END)
     log.seek(max(0, size_bytes - STDERR_TAIL_BYTES))
-    return re.sub(r" @ 0x[0-9a-f]+", "", log.read().decode("utf-8", "replace")).strip()
+    return clean_text(log.read())
+
+
+def clean_text(stderr: bytes) -> str:
+    """Return ffmpeg's words without the memory addresses in them, which are new every time."""
+    return re.sub(r" @ 0x[0-9a-f]+", "", stderr.decode("utf-8", "replace")).strip()
 
 
 def check_status(returncode: int, stderr: str) -> None:

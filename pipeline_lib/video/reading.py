@@ -20,6 +20,7 @@ import numpy as np
 from pipeline_lib.video.ffmpeg import (
     VideoError,
     check_status,
+    clean_text,
     command,
     ffmpeg_path,
     open_video,
@@ -68,7 +69,7 @@ def probe(path: Path) -> VideoInfo:
         ).stderr
     except subprocess.TimeoutExpired:
         raise VideoError(f"ffmpeg took longer than {PROBE_SECONDS:g} seconds to open it") from None
-    text = stderr.decode("utf-8", "replace")
+    text = clean_text(stderr)
     if "Input #0" not in text:
         check_status(1, text)
     return _parse_info(text)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from pipeline_lib.features.hdf5 import FeatureWriter
 
@@ -62,6 +64,15 @@ def draw_features(clips: pd.DataFrame) -> tuple[list[np.ndarray], pd.DataFrame]:
             boxes.append((clip.video, (clip.first_frame + frame) / FPS, *corners))
         features.append(features_TKKD)
     return features, pd.DataFrame(boxes, columns=["video", "time_seconds", "x0", "y0", "x1", "y1"])
+
+
+@pytest.fixture(scope="module")
+def single_thread() -> Iterator[None]:
+    """Run torch in one thread: tiny networks gain nothing from more, and on a busy machine waiting for them costs seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -69,8 +69,9 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_settings_override_the_file(params_file):
     path = params_file("fetch: {kind: synthetic}\ntrain: {epochs: 3}")
-    params = load_params(path, ["train.epochs=7", "train.models=[alstm]", "fetch.synthetic.seed=5", "tracking.uri=null"])
+    params = load_params(path, ["train.epochs=7", "train.learning_rate=1e-3", "train.models=[alstm]", "fetch.synthetic.seed=5", "tracking.uri=null"])
     assert (params.train.epochs, params.train.models, params.fetch.synthetic.seed) == (7, ("alstm",), 5)
+    assert params.train.learning_rate == 0.001
 
 
 @pytest.mark.parametrize("setting", ["train.epochs", "=3", "train.=3", "train.epochs.deep=3", "train.epochs=["])

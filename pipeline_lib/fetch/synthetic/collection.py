@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -88,17 +89,17 @@ def render_collection(directory: Path, params: SyntheticParams) -> None:
 
 def plan_sources(params: SyntheticParams) -> list[SourcePlan]:
     """Deal each class's videos out to its sources."""
-    plans = []
-    for class_number, class_name in enumerate(ACTIONS):
-        for number in range(params.sources_per_class):
-            videos = tuple(range(number, params.videos_per_class, params.sources_per_class))
-            plans.append(SourcePlan(class_name, _source_name(class_number + number, number), number, videos))
-    return plans
+    return [
+        SourcePlan(class_name, _source_name(number), number, tuple(range(number, params.videos_per_class, num_sources)))
+        for num_sources in (min(params.sources_per_class, params.videos_per_class),)
+        for number in range(num_sources)
+        for class_name in ACTIONS
+    ]
 
 
-def _source_name(index: int, number: int) -> str:
-    """Return a name of the list; once a class has used them all, with a number behind."""
-    name, again = SOURCE_NAMES[index % len(SOURCE_NAMES)], number // len(SOURCE_NAMES)
+def _source_name(number: int) -> str:
+    """Return a name of the list; once all are used, with a number behind."""
+    name, again = SOURCE_NAMES[number % len(SOURCE_NAMES)], number // len(SOURCE_NAMES)
     return f"{name}_{again + 1}" if again else name
 
 
@@ -112,7 +113,7 @@ def _film_all(videos: Path, plans: Sequence[SourcePlan], params: SyntheticParams
 def film_source(videos: Path, plan: SourcePlan, params: SyntheticParams) -> FilmedSource:
     """Render the videos of one source."""
     seed = [params.seed, zlib.crc32(plan.class_name.encode()), plan.number]
-    source = random_source(np.random.default_rng(seed), plan.class_name)
+    source = _source(params.seed, plan.number)
     names: list[str] = []
     boxes: list[Row] = []
     for index, video in enumerate(plan.videos):
@@ -125,6 +126,11 @@ def film_source(videos: Path, plan: SourcePlan, params: SyntheticParams) -> Film
         names.append(_video_name(plan, film, index))
         boxes += _shoot(videos / plan.class_name / names[-1], film, fps, quality=int(rng.integers(4, 9)))
     return FilmedSource(plan, tuple(names), tuple(boxes))
+
+
+@cache
+def _source(seed: int, number: int) -> Source:
+    return random_source(np.random.default_rng([seed, number]))
 
 
 def _video_name(plan: SourcePlan, film: Film, index: int) -> str:
@@ -169,24 +175,27 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]])
 
 
 def _write_splits(folder: Path, filmed: Sequence[FilmedSource], seed: int) -> None:
-    """Write `<class>_test_split{1,2,3}.txt` as HMDB-51's are, trailing space included."""
+    """Write `<class>_test_split{1,2,3}.txt` as HMDB-51's are, trailing space included.
+
+    A source is tested in all its classes or in none: its places and people are new to the model.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for class_name in ACTIONS:
-        sources = [source for source in filmed if source.plan.class_name == class_name]
-        rng = np.random.default_rng([seed, zlib.crc32(class_name.encode())])
-        for split in SPLITS:
-            labels = _label_videos(sources, rng)
+    num_sources = 1 + max(source.plan.number for source in filmed)
+    rng = np.random.default_rng([seed, num_sources])
+    order = rng.permutation(num_sources)
+    num_test = max(1, round(TEST_SHARE * num_sources))
+    for split in SPLITS:
+        tested = {int(number) for number in np.roll(order, -num_test * split)[:num_test]}
+        for class_name in ACTIONS:
+            labels = _label_videos([source for source in filmed if source.plan.class_name == class_name], tested, rng)
             lines = [f"{name} {label} \n" for name, label in sorted(labels.items())]
             (folder / f"{class_name}_test_split{split}.txt").write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def _label_videos(sources: Sequence[FilmedSource], rng: np.random.Generator) -> dict[str, int]:
-    """Give whole sources to training or test, and leave out a video of a training source that has others."""
-    intact = [source for source in sources if source.boxes]
-    num_test = max(1, round(TEST_SHARE * len(intact)))
-    tested = {intact[index].plan.group for index in rng.permutation(len(intact))[:num_test]}
-    labels = {name: TEST if source.plan.group in tested else TRAIN for source in sources for name in source.names}
-    large = [source for source in intact if source.plan.group not in tested and len(source.names) > 2]
+def _label_videos(sources: Sequence[FilmedSource], tested: set[int], rng: np.random.Generator) -> dict[str, int]:
+    """Give whole sources to training or test, and leave out a video of a training source that has several."""
+    labels = {name: TEST if source.plan.number in tested else TRAIN for source in sources for name in source.names}
+    large = [source for source in sources if source.plan.number not in tested and len(source.names) > 2]
     if large:
         labels[large[rng.integers(len(large))].names[-1]] = UNUSED
     return labels

@@ -25,15 +25,19 @@ Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
 
+NUM_SCENES, CAST = 3, 4
+"""Places and people of a source."""
+
+
 @dataclass(frozen=True)
 class Source:
-    """One scene, one actor and their ways: what the videos of a source share."""
+    """What the videos of a source share: a few places and a few people.
 
-    scene: scenes.Scene
-    look: Look
-    manner: Manner
-    actor_height: float
-    pace: float
+    Every action is performed in every source, so that neither the place nor the clothes tell which one it is.
+    """
+
+    scenes: tuple[scenes.Scene, ...]
+    cast: tuple[Look, ...]
 
 
 @dataclass(frozen=True)
@@ -77,32 +81,34 @@ class Moment:
     way: complex
 
 
-def random_source(rng: np.random.Generator, action: str) -> Source:
-    """Find a place and an actor."""
-    manner = Manner(vigor=float(rng.uniform(0.88, 1.1)), habit=float(rng.random()))
-    height = ACTOR_HEIGHT * ACTIONS[action].size * float(rng.uniform(0.92, 1.1))
-    return Source(scenes.render_scene(rng), random_look(rng), manner, height, float(rng.uniform(0.85, 1.2)))
+def random_source(rng: np.random.Generator) -> Source:
+    """Find places and people."""
+    return Source(
+        scenes=tuple(scenes.render_scene(rng) for _ in range(NUM_SCENES)),
+        cast=tuple(random_look(rng) for _ in range(CAST)),
+    )
 
 
 class Film:
     """One video of a source: iterate over `frames`, which gives each picture with the actor's box."""
 
     def __init__(self, rng: np.random.Generator, source: Source, action: str, fps: int, num_frames: int) -> None:
-        """Direct the film: place the camera and the actor, choose the phase and speed, and what else goes on."""
-        self._source = source
+        """Direct the film: choose place, actor, manner, phase, speed, camera, and what else goes on."""
+        self._scene = source.scenes[rng.integers(len(source.scenes))]
+        self._look = source.cast[rng.integers(len(source.cast))]
         self._mirrored_scene = bool(rng.random() < 0.5)
         self.facing_left = bool(rng.random() < 0.5)
-        self._height = source.actor_height * float(rng.uniform(0.95, 1.05))
-        self._camera, horizon = _random_camera(rng, source.scene)
+        self._height = ACTOR_HEIGHT * ACTIONS[action].size * float(rng.uniform(0.9, 1.12))
+        self._camera, horizon = _random_camera(rng, self._scene)
         self.is_shaky = self._camera.shake > 0.8
         times = [frame / fps for frame in range(num_frames)]
         self._moments = self._rehearse(rng, ACTIONS[action], times)
         self._ground = self._find_place(rng, horizon)
-        self._distractors = random_distractors(rng, WIDTH, horizon, HEIGHT, source.scene.indoors)
+        self._distractors = random_distractors(rng, WIDTH, horizon, HEIGHT, self._scene.indoors)
 
     def frames(self) -> Iterator[tuple[Image.Image, Box]]:
         """Yield each frame with the actor's box, in fractions of the frame."""
-        scene = ImageOps.mirror(self._source.scene.image) if self._mirrored_scene else self._source.scene.image
+        scene = ImageOps.mirror(self._scene.image) if self._mirrored_scene else self._scene.image
         for moment in self._moments:
             frame = self._camera.view(scene, moment.seconds)
             shift = self._camera.shift(moment.seconds)
@@ -113,13 +119,14 @@ class Film:
             yield frame.point(levels * 3), _visible(_to_frame(moment, place))
 
     def _rehearse(self, rng: np.random.Generator, action: Action, times: list[float]) -> list[Moment]:
-        pace = action.repetitions_per_second * self._source.pace * float(rng.uniform(0.9, 1.1))
+        manner = Manner(vigor=float(rng.uniform(0.88, 1.1)), habit=float(rng.random()))
+        pace = action.repetitions_per_second * float(rng.uniform(0.8, 1.25))
         phase, sign = float(rng.random()), -1 if self.facing_left else 1
         moments = []
         for seconds in times:
-            pose = action.pose(phase + pace * seconds, self._source.manner)
+            pose = action.pose(phase + pace * seconds, manner)
             way = sign * action.travel_per_second * self._height * seconds
-            moments.append(Moment(seconds, pose, body_parts(pose, self._source.look), complex(way)))
+            moments.append(Moment(seconds, pose, body_parts(pose, self._look), complex(way)))
         return moments
 
     def _find_place(self, rng: np.random.Generator, horizon: float) -> complex:
@@ -127,8 +134,9 @@ class Film:
         boxes = [_full_box(moment, self._place(moment, 0j)) for moment in self._moments]
         left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
         right, bottom = max(box[2] for box in boxes), max(box[3] for box in boxes)
-        x = _between(rng, 4 - left, WIDTH - 4 - right)
-        y = _between(rng, max(4 - top, horizon + 14), HEIGHT - 5 - bottom)
+        # Towards the sides: whoever always looks at the middle of the frame must not find the actor there.
+        x = _between(4 - left, WIDTH - 4 - right, float(rng.beta(0.45, 0.45)))
+        y = _between(max(4 - top, horizon + 14), HEIGHT - 5 - bottom, float(rng.beta(0.7, 0.7)))
         return complex(x, y)
 
     def _place(self, moment: Moment, ground: complex) -> Place:
@@ -141,7 +149,7 @@ class Film:
             if brush is not None:
                 half = (right - left) * 0.46
                 brush.ellipse(complex((left + right) / 2, place.origin.imag + 1), half, 4.5, (30, 28, 44, 70))
-                draw_figure(brush, moment.pose, moment.parts, self._source.look, place)
+                draw_figure(brush, moment.pose, moment.parts, self._look, place)
 
 
 def _paint_all(distractors: list[Distractor], frame: Image.Image, seconds: float, shift: complex) -> None:
@@ -168,9 +176,9 @@ def _random_camera(rng: np.random.Generator, scene: scenes.Scene) -> tuple[Camer
     return camera, (scene.horizon - corner.imag) * zoom
 
 
-def _between(rng: np.random.Generator, low: float, high: float) -> float:
-    """Draw evenly between the bounds; their middle if there is no room."""
-    return float(rng.uniform(low, high)) if low < high else (low + high) / 2
+def _between(low: float, high: float, share: float) -> float:
+    """Return the point `share` of the way between the bounds; their middle if there is no room."""
+    return low + (high - low) * share if low < high else (low + high) / 2
 
 
 def _full_box(moment: Moment, place: Place) -> Box:

@@ -13,6 +13,8 @@ from pipeline_lib.evaluate import evaluate_model
 from pipeline_lib.params import EvaluateParams, TrainParams
 from pipeline_lib.train import train_model
 
+pytestmark = pytest.mark.usefixtures("single_thread")
+
 PARAMS = EvaluateParams(device="cpu", batch_size=7)
 
 

@@ -14,6 +14,8 @@ from torch import nn
 from pipeline_lib.models.fitting import fit
 from pipeline_lib.models.reproducibility import reproducible
 
+pytestmark = pytest.mark.usefixtures("single_thread")
+
 INPUTS = torch.linspace(-1, 1, 40).reshape(10, 4)
 TARGETS = INPUTS.sum(dim=1, keepdim=True).sin()
 

@@ -8,6 +8,8 @@ import torch
 from pipeline_lib.models.registry import MODELS, build_model, model_kind
 from pipeline_lib.params import TrainParams
 
+pytestmark = pytest.mark.usefixtures("single_thread")
+
 ARTICLE_PARAMETERS = {"alstm": 2_925_924, "conv_alstm": 7_916_084}
 
 

@@ -78,7 +78,7 @@ def model(directory: Path, name: str, clips: list[dict[str, Any]], *, num_epochs
     for folder in (evaluation, heatmaps):
         folder.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(evaluation / "confusion.png")
-    (evaluation / "per_class.csv").write_text("class_name,recall,num_clips\nrun,0.5,4\nsit,,0\n")
+    (evaluation / "per_class.csv").write_text("class,clips,recall\nnan,4,0.515\n007,0,\n")
     for entry in clips:
         (heatmaps / entry["mp4"]).write_bytes(b"video " + entry["mp4"].encode())
         Image.new("RGB", (8, 8)).save(heatmaps / entry["poster"])
@@ -130,6 +130,12 @@ def test_numbers_stand_beside_chance_and_majority(run: RunReport, tmp_path: Path
     text = write(run, tmp_path / "report").text.replace("\u202f", " ")
     for expected in ("91.2 %", "chance 25.0 %", "always the commonest class 40.0 %", "76.5 %", "chance 11.0 %"):
         assert expected in text
+
+
+def test_classes_are_listed_as_they_are_called(run: RunReport, tmp_path: Path) -> None:
+    text = write(run, tmp_path / "report").text.replace("\u202f", " ")
+    assert "nan 4 51.5 %" in " ".join(text.split())
+    assert "007 0 \u2013" in " ".join(text.split())
 
 
 def test_dataset_protocol_stages_parameters_and_tools_are_told(run: RunReport, tmp_path: Path) -> None:

@@ -56,7 +56,16 @@ def test_a_broken_video_is_set_aside_and_the_others_go_on(tmp_path: Path, caplog
     assert counts == {"videos": 1, "frames": 5, "quarantined": 2}
     assert len(ticks) == 3
     table = pd.read_parquet(shard / "videos.parquet").set_index("video")
-    assert list(table.columns) == "class_name source_sha256 source_fps num_frames width height reason stderr".split()
+    assert list(table.columns) == [
+        "class_name",
+        "source_sha256",
+        "source_fps",
+        "num_frames",
+        "width",
+        "height",
+        "reason",
+        "stderr",
+    ]
     good, broken, empty = table.loc["a/good.avi"], table.loc["a/broken.avi"], table.loc["a/empty.avi"]
     assert (good["num_frames"], good["width"], good["height"], good["source_fps"]) == (5, 32, 16, 30.0)
     assert pd.isna(good["reason"])
@@ -103,9 +112,7 @@ def test_a_share_of_lost_videos_is_tolerated():
 
 @pytest.mark.parametrize(("tables", "allowed"), [([shard_table(99, 1)], 0.01), ([shard_table(3, 3)], 1.0)])
 def test_too_many_lost_videos_fail_the_stage(tables: list[pd.DataFrame], allowed: float):
-    with pytest.raises(
-        ValueError, match=rf"a/0.avi \(no video stream\).*subsample.max_quarantined|max_quarantined = {allowed:g}"
-    ):
+    with pytest.raises(ValueError, match=rf"subsample.max_quarantined = {allowed:g} allows: a/0.avi \(no video stream\)"):
         check_quarantine(tables, allowed)
 
 
