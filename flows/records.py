@@ -95,13 +95,8 @@ class Record:
                     tracking.log_epoch(run_id, record)
             tracking.log_folder(run_id, folder, "checkpoint")
             tracking.set_tags(run_id, {"artifact_key": ref.key, "cache.train": "miss" if ref.made else "hit"})
-            self._log_model(run, run_id, folder / "checkpoint.safetensors", model)
+            tracking.set_tags(run_id, {"model_uri": mlflow_model.log_model(run_id, folder / "checkpoint.safetensors")})
         self._log_dataset(list(self.children.values()), run.results["chunk"].refs[0])
-
-    def _log_model(self, run: Run, run_id: str, checkpoint: Path, model: str) -> None:
-        counts = run.results["features"].refs[0].counts
-        address = mlflow_model.log_model(run_id, checkpoint, model, grid=counts["grid"], channels=counts["channels"])
-        tracking.set_tags(run_id, {"model_uri": address})
 
     def _log_evaluate(self, run: Run, result: StageResult) -> None:
         table = []

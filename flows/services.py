@@ -26,6 +26,9 @@ PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
+_started: list[subprocess.Popen[bytes]] = []
+"""Kept, so that Python does not warn that a process outlives its object: servers are meant to."""
+
 PR_SET_PDEATHSIG = 1
 """From Linux's prctl.h."""
 
@@ -226,6 +229,7 @@ def _start(
             start_new_session=True,
             preexec_fn=preexec_fn,
         )
+    _started.append(process)
     return Service(name, process.pid, psutil.Process(process.pid).create_time(), address, str(log))
 
 

@@ -44,13 +44,13 @@ def say_stage(stage: str, result: StageResult) -> None:
 
 
 def _totals(result: StageResult) -> dict[str, int]:
-    shown = ("classes", "videos", "clips", "frames", "quarantined", "epochs", "parameters")
+    shown = ("classes", "videos", "clips", "frames", "quarantined", "epochs", "successes", "failures")
     totals: dict[str, int] = {}
     for ref in result.refs:
         for key in shown:
-            if isinstance(ref.counts.get(key), int):
-                totals[key] = totals.get(key, 0) + ref.counts[key]
-    return {key: value for key, value in totals.items() if value or key != "quarantined"}
+            value = ref.counts.get(key, 0)
+            totals[key] = totals.get(key, 0) + (sum(value.values()) if isinstance(value, dict) else value)
+    return {key: value for key, value in totals.items() if value}
 
 
 @contextmanager
@@ -98,6 +98,7 @@ def say_summary(summary: Mapping[str, Any]) -> None:
         first = next(iter(model_rows.values()))
         chance = _percent(first["chance"])
         table.add_row("chance", chance, chance, chance, _percent((first.get("pointing") or {}).get("chance")), style="dim")
+        table.add_row("always the commonest class", "-", _percent(first["majority_class"]), "-", "-", style="dim")
         console.print(table)
     if summary.get("report"):
         say(f"report      {summary['report']}")

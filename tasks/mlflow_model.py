@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,25 +13,29 @@ SERVED_MODEL = Path(__file__).with_name("served_model.py")
 """MLflow runs this file to build the model ("models from code"); with it go the checkpoint and `pipeline_lib`."""
 
 
-def log_model(run_id: str, checkpoint: Path, name: str, *, grid: int, channels: int) -> str:
+def log_model(run_id: str, checkpoint: Path) -> str:
     """Log a checkpoint as the run's model and return its address.
 
-    Its input is `features` (N, T, grid, grid, channels) float32 and `valid_frames` (N) int64; its output `logits` (N, T, C)
-    and `attention` (N, T, grid, grid).
+    Its input is `features` (N, T, K, K, D) float32 and `valid_frames` (N) int64; its output `logits` (N, T, C) and
+    `attention` (N, T, K, K).
     """
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     import pipeline_lib
+    from pipeline_lib.models.checkpoints import load_checkpoint
 
+    _, model = load_checkpoint(checkpoint)
     inputs = [
-        TensorSpec(np.dtype("float32"), (-1, -1, grid, grid, channels), "features"),
+        TensorSpec(np.dtype("float32"), (-1, -1, model.grid, model.grid, model.channels), "features"),
         TensorSpec(np.dtype("int64"), (-1,), "valid_frames"),
     ]
-    with mlflow.start_run(run_id=run_id):
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        # The signature says all that an input example would, and an example would be a JSON file of megabytes.
+        warnings.filterwarnings("ignore", "(?s).*input example", UserWarning)
         info = mlflow.pyfunc.log_model(
-            name=name,
+            name=model.model,
             python_model=str(SERVED_MODEL),
             artifacts={"checkpoint": str(checkpoint)},
             code_paths=[str(Path(pipeline_lib.__file__).parent)],

@@ -22,9 +22,13 @@ class ServedModel(PythonModel):
         self._model.eval()
 
     def predict(
-        self, context: PythonModelContext, model_input: dict[str, np.ndarray], params: dict[str, Any] | None = None
+        self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> dict[str, np.ndarray]:
-        """Return the logits and attention of every frame."""
+        """Return the logits and attention of every frame.
+
+        `model_input` is a dictionary of arrays. MLflow reads its type hint as a schema and knows no such type; an array's is
+        the one that it takes for "see the signature".
+        """
         features = torch.from_numpy(np.ascontiguousarray(model_input["features"]))
         valid_frames = torch.from_numpy(np.ascontiguousarray(model_input["valid_frames"]))
         with torch.inference_mode():

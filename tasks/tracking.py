@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,7 +154,7 @@ def log_files(run_id: str, files: Iterable[Path], name: str) -> None:
 
 def log_rows(run_id: str, table: pd.DataFrame, name: str) -> None:
     """Log a table that MLflow's page shows as one."""
-    _client().log_table(run_id, table, name)
+    _client().log_table(run_id, table.to_dict("list"), name)
 
 
 def log_dataset(run_ids: Iterable[str], clips: pd.DataFrame, name: str, digest: str) -> None:
@@ -162,7 +163,9 @@ def log_dataset(run_ids: Iterable[str], clips: pd.DataFrame, name: str, digest: 
     from mlflow.entities import DatasetInput, InputTag
 
     for part, rows in clips.groupby("part"):
-        dataset = mlflow.data.from_pandas(rows, name=f"{name}-{part}", digest=digest[:16])._to_mlflow_entity()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(?s).*integer column", UserWarning)
+            dataset = mlflow.data.from_pandas(rows, name=f"{name}-{part}", digest=digest[:16])._to_mlflow_entity()
         tag = InputTag("mlflow.data.context", str(part))
         for run_id in run_ids:
             _client().log_inputs(run_id, [DatasetInput(dataset, [tag])])

@@ -1,12 +1,26 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests. Prefect's settings are read when it is first imported, so they are set before that."""
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+PREFECT = Path(tempfile.mkdtemp(prefix="har-tests-"))
+
+os.environ.update(
+    PREFECT_HOME=str(PREFECT / "prefect"),
+    PREFECT_API_URL="http://127.0.0.1:1/api",  # nothing: only tests that ask for `prefect_server` may talk to one
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    MLFLOW_LOGGING_LEVEL="WARNING",
+)
+for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +29,17 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("real videos, archives and weights are not beside this checkout (../shared)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[str]:
+    """Start one Prefect server for the session; yields its API address."""
+    from flows.services import start_temporary_prefect, wait_for_prefect
+
+    address = start_temporary_prefect(PREFECT)
+    wait_for_prefect(address)
+    os.environ["PREFECT_API_URL"] = address
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: address}):
+        yield address

@@ -55,9 +55,8 @@ def evaluate_model(
         outputs = infer(network.to(device), source, params.batch_size)
     predictions, videos = _write_predictions(directory, test, outputs, metadata.classes)
     metrics = overall_scores(predictions, videos, metadata.classes, train=clips[clips["part"] == "train"])
-    if boxes is not None:
-        attention_NTKK = outputs.attention_NTKK.numpy()
-        metrics["pointing"] = score_pointing(test, attention_NTKK, boxes, fps=fps)
+    if boxes is not None and (pointing := score_pointing(test, outputs.attention_NTKK.numpy(), boxes, fps=fps)):
+        metrics["pointing"] = pointing
     _write_scores(directory, predictions, videos, metadata, metrics)
     return metrics
 

@@ -62,4 +62,5 @@ def _cells_inside(matched: pd.DataFrame, grid: int) -> np.ndarray:
     left, top, right, bottom = (matched[name].to_numpy()[:, None] for name in ("x0", "y0", "x1", "y1"))
     columns_FK = (left <= centres_K) & (centres_K <= right)
     rows_FK = (top <= centres_K) & (centres_K <= bottom)
-    return (rows_FK[:, :, None] & columns_FK[:, None, :]).reshape(len(matched), -1)
+    inside_FKK: np.ndarray = rows_FK[:, :, None] & columns_FK[:, None, :]
+    return inside_FKK.reshape(len(matched), -1)

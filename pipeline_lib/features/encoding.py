@@ -25,7 +25,7 @@ class FrameEncoder:
     def __init__(
         self, backbone: Backbone, *, image_size: int, batch_frames: int, device: torch.device, precision: torch.dtype
     ) -> None:
-        self.backbone = backbone.to(device, memory_format=torch.channels_last)
+        self.backbone = backbone.to(device).to(memory_format=torch.channels_last)
         self.image_size = image_size
         self.batch_frames = batch_frames
         self.device = device

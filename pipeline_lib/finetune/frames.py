@@ -90,9 +90,7 @@ def _evenly_spaced(clip: object, frames: int) -> list[int]:
     return [first + (2 * index + 1) * valid // (2 * count) for index in range(count)]
 
 
-def _decode(
-    videos: Sequence[str], kept: Sequence[Sequence[int]], video_path: Callable[[str], Path], image_size: int
-) -> Tensor:
+def _decode(videos: Sequence[str], kept: Sequence[Sequence[int]], video_path: Callable[[str], Path], image_size: int) -> Tensor:
     """Return the kept frames of all clips, given the clips' videos (equal ones adjacent), in the order of the clips."""
     wanted: dict[str, list[int]] = {}
     for video, numbers in zip(videos, kept, strict=True):

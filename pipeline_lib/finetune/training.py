@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = "backbone.safetensors"
 HISTORY = "history.json"
-DROPOUT = 0.2
+DROPOUT = 0.5
 LABEL_SMOOTHING = 0.1
 WARM_UP = 0.2
 """Part of all steps in which the learning rate rises to its peak; afterwards it falls along a cosine."""
@@ -69,10 +69,9 @@ class FrameTrainer:
         self.stores = stores
         self.device = choose_device(features.device)
         self.precision = choose_precision(features.precision, self.device)
-        self.model = FrameClassifier(backbone, num_classes).to(self.device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
-        )
+        self.model = FrameClassifier(backbone, num_classes).to(self.device)
+        self.model.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
 
     def train_epoch(self, epoch: int, generator: torch.Generator) -> dict[str, float]:
         """Train on frames drawn anew; return mean loss and accuracy over them."""
@@ -209,9 +208,7 @@ def _load_stores(
             raise ValueError(f"finetune: no clips in the {part} part; more videos, or `finetune.enabled: false`")
         yield (
             part,
-            load_frames(
-                clips_of_part, classes, video_path, image_size=features.image_size, frames_per_clip=frames_per_clip
-            ),
+            load_frames(clips_of_part, classes, video_path, image_size=features.image_size, frames_per_clip=frames_per_clip),
         )
 
 

@@ -51,19 +51,24 @@ FIXED_SIZE = ("vit", "maxvit")
 class VGGSmall(nn.Module):
     """A VGG of four blocks for small frames: 112 x 112 pixels become 7 x 7 cells of 128 channels.
 
+    Its last two blocks have two convolutions, so that a cell sees enough of the frame to tell a pose.
     Pooling comes before normalisation and ReLU, which makes them four times cheaper (ReLU and maximum commute).
     """
 
-    def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 128)) -> None:
+    BLOCKS = ((16, 1), (32, 1), (64, 2), (128, 2))
+    """Channels and convolutions of each block."""
+
+    def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for channels_in, channels_out in zip((3, *widths), widths, strict=False):
-            layers += [
-                nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-                nn.MaxPool2d(2),
-                nn.BatchNorm2d(channels_out),
-                nn.ReLU(inplace=True),
-            ]
+        channels_in = 3
+        for channels, convolutions in self.BLOCKS:
+            for index in range(convolutions):
+                layers.append(nn.Conv2d(channels_in, channels, 3, padding=1, bias=False))
+                if index == convolutions - 1:
+                    layers.append(nn.MaxPool2d(2))
+                layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+                channels_in = channels
         self.features = nn.Sequential(*layers)
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
@@ -125,7 +130,8 @@ class Backbone(nn.Module):
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"features.image_size = {image_size} is too small for {self.name} ({reason})") from None
-        return tuple(map_NDHW.shape[1:])
+        channels, height, width = map_NDHW.shape[1:]
+        return channels, height, width
 
 
 def build_backbone(name: str, weights: str, *, grid: int, seed: int, weights_file: Path | None = None) -> Backbone:

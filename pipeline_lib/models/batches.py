@@ -58,7 +58,7 @@ class ClipSource:
     def batches(self, batch_size: int, order_N: torch.Tensor | None = None) -> Iterator[Batch]:
         """Yield every clip once, in the given order; the last batch is what is left over."""
         order_N = torch.arange(len(self)) if order_N is None else order_N
-        for chosen_B in order_N.split(batch_size):
+        for chosen_B in torch.split(order_N, batch_size):
             yield Batch(
                 self._load(chosen_B).to(self._device).float(),
                 self.valid_frames_N[chosen_B].to(self._device),
@@ -75,6 +75,6 @@ def fits_in_memory(reader: FeatureReader, num_clips: int) -> bool:
     """Whether the features of this many clips, in fp16, may be kept in memory; says so in the log."""
     frames, rows, columns, channels = reader.shape[-4:]
     num_bytes = 2 * num_clips * frames * rows * columns * channels
-    fits = num_bytes < MEMORY_SHARE * psutil.virtual_memory().available
+    fits = bool(num_bytes < MEMORY_SHARE * psutil.virtual_memory().available)
     logger.info("features of %d clips, %.2f GB: %s", num_clips, num_bytes / 1e9, "in memory" if fits else "from disk")
     return fits

@@ -41,7 +41,7 @@ def choose_precision(name: Precision, device: torch.device) -> torch.dtype:
 def computes_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 matrices natively (GPU since Ampere, CPU with AMX or AVX-512 BF16)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return _cpu_bf16_unit() is not None
 
 

@@ -26,13 +26,15 @@ class Tally:
     def predicted(self) -> np.ndarray:
         """Class index that wins the vote, one a clip or video."""
         leads_NC = self.votes_NC == self.votes_NC.max(axis=1, keepdims=True)
-        return np.where(leads_NC, self.probability_NC, -1.0).argmax(axis=1)
+        winner_N: np.ndarray = np.where(leads_NC, self.probability_NC, -1.0).argmax(axis=1)
+        return winner_N
 
     @property
     def confidence(self) -> np.ndarray:
         """Mean probability of the winning class over the valid frames."""
-        won_N = np.take_along_axis(self.probability_NC, self.predicted[:, None], axis=1)[:, 0]
-        return won_N / self.votes_NC.sum(axis=1)
+        won_N: np.ndarray = np.take_along_axis(self.probability_NC, self.predicted[:, None], axis=1)[:, 0]
+        confidence_N: np.ndarray = won_N / self.votes_NC.sum(axis=1)
+        return confidence_N
 
     def pool(self, group_N: np.ndarray, num_groups: int) -> Tally:
         """Add up clips to videos: `group_N` gives each clip's video index. A long video has more votes, as it has frames."""

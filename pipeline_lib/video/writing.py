@@ -31,14 +31,17 @@ SAME_BYTES: dict[str, Any] = {
 }
 """Output options under which equal frames give equal bytes, on any machine."""
 
+PRESET = "fast"
+"""x264's effort. `veryfast` takes half the processor time but lost 1.5 dB on an HMDB-51 clip, at equal crf and file size."""
+
 EXACT_SCALING = "bicubic+accurate_rnd+full_chroma_int+bitexact"
 """Flags of ffmpeg's scaler, which also converts between RGB and YUV: the same result on any processor."""
 
 
-def h264_options(*, crf: int, preset: str = "fast") -> dict[str, Any]:
+def h264_options(*, crf: int) -> dict[str, Any]:
     """Return the output options of an H.264 MP4 that browsers play while it still loads, and whose bytes repeat."""
     playable = {"format": "mp4", "vcodec": "libx264", "pix_fmt": "yuv420p", "movflags": "+faststart"}
-    return playable | {"crf": crf, "preset": preset, "fps_mode": "passthrough"} | SAME_BYTES
+    return playable | {"crf": crf, "preset": PRESET, "fps_mode": "passthrough"} | SAME_BYTES
 
 
 def write_gif(frames: Sequence[np.ndarray], path: Path, *, fps: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pipeline_lib.fetch.synthetic.skeleton import (
     ANKLE,
@@ -52,7 +53,7 @@ def oscillate(turns: float, low: float, high: float) -> float:
 def keyframes(turns: float, frames: Sequence[tuple[float, float]]) -> float:
     """Go through (moment, value) pairs, moments from 0 to 1 of a turn, gently at each."""
     moment = turns % 1.0
-    for (before, start), (after, end) in zip(frames, frames[1:], strict=False):
+    for (before, start), (after, end) in pairwise(frames):
         if moment <= after:
             share = (moment - before) / (after - before)
             return start + (end - start) * share * share * (3 - 2 * share)
@@ -158,8 +159,8 @@ def golf(turns: float, manner: Manner) -> Pose:
         reach_leg(trunk.hips[1], complex(0.14, ANKLE), 0.5, RIGHT_FOOT),
     )
     club = (
-        Prop(hands, head_of_club, 0.011, "steel"),
-        Prop(head_of_club, head_of_club + 0.05 * direction(hands_angle + 88 * wound + 70), 0.022, "dark"),
+        Prop(hands, head_of_club, 0.014, "steel"),
+        Prop(head_of_club, head_of_club + 0.05 * direction(hands_angle + 88 * wound + 70), 0.027, "dark"),
     )
     return Pose(trunk, arms, legs, behind=_golf_ball(turns % 1.0), front=club)
 
@@ -174,7 +175,7 @@ def handstand(turns: float, manner: Manner) -> Pose:
         reach_arm(trunk.shoulders[0], 0.12 + 0.03j, bend=0.4),
         reach_arm(trunk.shoulders[1], -0.12 + 0.03j, bend=-0.4),
     )
-    opening = oscillate(turns, 6, 14 + 34 * manner.habit * manner.vigor)
+    opening = oscillate(turns, 14, 26 + 26 * manner.habit * manner.vigor)
     knee_bend = 50 * max(0.0, manner.habit - 0.6)
     legs = (
         swing_leg(trunk.hips[0], 90 + sway - opening, 90 + sway - opening + knee_bend, 60),
@@ -240,7 +241,7 @@ def _bicycle(
 def _wheel(hub: complex, turns: float) -> tuple[Prop, ...]:
     radius, num_sides = 0.175, 18
     rim = [hub + radius * direction(360 * side / num_sides) for side in range(num_sides + 1)]
-    tyre = tuple(Prop(start, end, 0.015, "dark") for start, end in zip(rim, rim[1:], strict=False))
+    tyre = tuple(Prop(start, end, 0.015, "dark") for start, end in pairwise(rim))
     spokes = [radius * direction(60 * spoke - 500 * turns) for spoke in range(3)]
     return (*(Prop(hub - spoke, hub + spoke, 0.004, "steel") for spoke in spokes), *tyre)
 

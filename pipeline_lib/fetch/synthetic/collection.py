@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline_lib.fetch.synthetic.actions import ACTIONS
 from pipeline_lib.fetch.synthetic.encoding import AviWriter, write_broken_avi
-from pipeline_lib.fetch.synthetic.films import HEIGHT, WIDTH, Film, random_source
+from pipeline_lib.fetch.synthetic.films import HEIGHT, WIDTH, Film, Source, random_source
 from pipeline_lib.params import SyntheticParams
 
 SOURCE_NAMES = (
@@ -42,6 +42,8 @@ SHARE_OF_25_FPS = 0.2
 TEST_SHARE = 0.3
 SPLITS = (1, 2, 3)
 TRAIN, TEST, UNUSED = 1, 2, 0
+ENOUGH_VIDEOS = 8
+MAX_WORKERS = 8
 
 Row = tuple[str, str, str, str, str, str]
 
@@ -89,9 +91,9 @@ def render_collection(directory: Path, params: SyntheticParams) -> None:
 
 def plan_sources(params: SyntheticParams) -> list[SourcePlan]:
     """Deal each class's videos out to its sources."""
+    num_sources = min(params.sources_per_class, params.videos_per_class)
     return [
         SourcePlan(class_name, _source_name(number), number, tuple(range(number, params.videos_per_class, num_sources)))
-        for num_sources in (min(params.sources_per_class, params.videos_per_class),)
         for number in range(num_sources)
         for class_name in ACTIONS
     ]
@@ -104,7 +106,7 @@ def _source_name(number: int) -> str:
 
 
 def _film_all(videos: Path, plans: Sequence[SourcePlan], params: SyntheticParams) -> list[FilmedSource]:
-    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(plans))
+    workers = min(os.cpu_count() or 1, MAX_WORKERS, len(plans))
     # Not forked: the caller may hold threads and locks.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         return list(pool.map(film_source, [videos] * len(plans), plans, [params] * len(plans)))
@@ -112,20 +114,23 @@ def _film_all(videos: Path, plans: Sequence[SourcePlan], params: SyntheticParams
 
 def film_source(videos: Path, plan: SourcePlan, params: SyntheticParams) -> FilmedSource:
     """Render the videos of one source."""
-    seed = [params.seed, zlib.crc32(plan.class_name.encode()), plan.number]
     source = _source(params.seed, plan.number)
     names: list[str] = []
     boxes: list[Row] = []
     for index, video in enumerate(plan.videos):
-        rng = np.random.default_rng([*seed, video + 1])
-        seconds = params.seconds * rng.uniform(0.8, 1.25)
-        if video % SHORT_EVERY == SHORT_EVERY - 3:
-            seconds = rng.uniform(*SHORT_SECONDS)
+        rng = np.random.default_rng([params.seed, zlib.crc32(plan.class_name.encode()), plan.number, video])
         fps = 25 if rng.random() < SHARE_OF_25_FPS else 30
-        film = Film(rng, source, plan.class_name, fps, max(1, round(seconds * fps)))
+        num_frames = max(1, round(_draw_seconds(rng, video, params.seconds) * fps))
+        film = Film(rng, source, plan.class_name, fps, num_frames)
         names.append(_video_name(plan, film, index))
         boxes += _shoot(videos / plan.class_name / names[-1], film, fps, quality=int(rng.integers(4, 9)))
     return FilmedSource(plan, tuple(names), tuple(boxes))
+
+
+def _draw_seconds(rng: np.random.Generator, video: int, typical: float) -> float:
+    if video % SHORT_EVERY == SHORT_EVERY - 3:
+        return float(rng.uniform(*SHORT_SECONDS))
+    return typical * float(rng.uniform(0.8, 1.25))
 
 
 @cache
@@ -193,9 +198,9 @@ def _write_splits(folder: Path, filmed: Sequence[FilmedSource], seed: int) -> No
 
 
 def _label_videos(sources: Sequence[FilmedSource], tested: set[int], rng: np.random.Generator) -> dict[str, int]:
-    """Give whole sources to training or test, and leave out a video of a training source that has several."""
+    """Give whole sources to training or test; of a class with enough training videos, leave one unused."""
     labels = {name: TEST if source.plan.number in tested else TRAIN for source in sources for name in source.names}
-    large = [source for source in sources if source.plan.number not in tested and len(source.names) > 2]
-    if large:
-        labels[large[rng.integers(len(large))].names[-1]] = UNUSED
+    trained = [name for source in sources if source.boxes for name in source.names if labels[name] == TRAIN]
+    if len(trained) >= ENOUGH_VIDEOS:
+        labels[trained[rng.integers(len(trained))]] = UNUSED
     return labels

@@ -19,6 +19,10 @@ Path = Callable[[float], complex]
 """Where something is after so many seconds, in pixels of the frame."""
 
 
+Maker = Callable[[np.random.Generator, int, float, int], "Distractor"]
+"""Makes one for a frame of this width, horizon and height."""
+
+
 @dataclass(frozen=True)
 class Distractor:
     """Something that catches the eye but tells nothing about the action."""
@@ -41,7 +45,7 @@ class Distractor:
 
 def random_distractors(rng: np.random.Generator, width: int, horizon: float, height: int, indoors: bool) -> list[Distractor]:
     """Choose what else is in a video whose frame has its horizon here."""
-    makers = (_bouncing_ball, _bystander, _balloon, _bystander)
+    makers: tuple[Maker, ...] = (_bouncing_ball, _bystander, _balloon)
     if not indoors:
         makers += (_cloud, _cloud, _car, _bird)
     chosen = [makers[rng.integers(len(makers))] for _ in range(rng.integers(2, 5))]
@@ -75,7 +79,11 @@ def _bouncing_ball(rng: np.random.Generator, width: int, horizon: float, height:
 
 
 def _balloon(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
-    foot, sway, phase = complex(rng.uniform(0, width), rng.uniform(0.25, 0.8) * height), rng.uniform(3, 8), rng.uniform(0, 6)
+    foot, sway, phase = (
+        complex(rng.uniform(0, width), rng.uniform(0.25, 0.8) * height),
+        rng.uniform(3, 8),
+        rng.uniform(0, 6),
+    )
 
     def path(seconds: float) -> complex:
         return foot + complex(sway * math.sin(1.6 * seconds + phase), 2 * math.cos(2.1 * seconds + phase))
@@ -85,7 +93,12 @@ def _balloon(rng: np.random.Generator, width: int, horizon: float, height: int) 
 
 def _cloud(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
     start = complex(rng.uniform(0, width), rng.uniform(0.06, 0.3) * max(horizon, 40))
-    return Distractor(_draw_cloud, _drift(start, float(rng.uniform(-14, 14)), width, 60), float(rng.uniform(22, 42)), (255, 255, 255, 205))
+    return Distractor(
+        _draw_cloud,
+        _drift(start, float(rng.uniform(-14, 14)), width, 60),
+        float(rng.uniform(22, 42)),
+        (255, 255, 255, 205),
+    )
 
 
 def _car(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
@@ -102,7 +115,7 @@ def _bird(rng: np.random.Generator, width: int, horizon: float, height: int) -> 
 
 def _bystander(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
     foot = complex(rng.uniform(0, width), horizon + rng.uniform(4, 30))
-    size = float(rng.uniform(34, 46) * (1 + 0.006 * (foot.imag - horizon)))
+    size = float(rng.uniform(32, 42) * (1 + 0.006 * (foot.imag - horizon)))
     return Distractor(_draw_bystander, lambda seconds: foot, size, _paint(rng), random_look(rng))
 
 
@@ -110,7 +123,13 @@ def _draw_ball(brush: Brush, ball: Distractor, center: complex, seconds: float) 
     turn = complex(math.cos(4 * seconds), math.sin(4 * seconds))
     brush.disc(center, ball.size, shade(ball.color, 0.72))
     brush.disc(center - 0.08 * (1 + 1j) * ball.size, 0.86 * ball.size, ball.color)
-    brush.capsule(center - 0.7 * turn * ball.size, center + 0.7 * turn * ball.size, 0.12 * ball.size, 0.12 * ball.size, (250, 246, 235))
+    brush.capsule(
+        center - 0.7 * turn * ball.size,
+        center + 0.7 * turn * ball.size,
+        0.12 * ball.size,
+        0.12 * ball.size,
+        (250, 246, 235),
+    )
 
 
 def _draw_balloon(brush: Brush, balloon: Distractor, center: complex, seconds: float) -> None:
@@ -123,7 +142,13 @@ def _draw_balloon(brush: Brush, balloon: Distractor, center: complex, seconds: f
 def _draw_cloud(brush: Brush, cloud: Distractor, center: complex, seconds: float) -> None:
     for offset, radius in ((-0.55, 0.24), (-0.2, 0.36), (0.2, 0.3), (0.55, 0.22)):
         brush.disc(center + (offset - 0.4j * radius) * cloud.size, radius * cloud.size, cloud.color[:3])
-    brush.capsule(center + (-0.6 + 0.08j) * cloud.size, center + (0.6 + 0.08j) * cloud.size, 0.13 * cloud.size, 0.13 * cloud.size, cloud.color[:3])
+    brush.capsule(
+        center + (-0.6 + 0.08j) * cloud.size,
+        center + (0.6 + 0.08j) * cloud.size,
+        0.13 * cloud.size,
+        0.13 * cloud.size,
+        cloud.color[:3],
+    )
 
 
 def _draw_car(brush: Brush, car: Distractor, center: complex, seconds: float) -> None:
@@ -131,7 +156,13 @@ def _draw_car(brush: Brush, car: Distractor, center: complex, seconds: float) ->
     cabin = [center + point * size for point in (-0.55 - 0.4j, -0.36 - 0.72j, 0.26 - 0.72j, 0.52 - 0.4j)]
     brush.polygon(cabin, shade(car.color, 0.9))
     for pane in ((-0.44, -0.3, -0.04), (0.0, 0.21, 0.38)):
-        brush.polygon([center + complex(x, y) * size for x, y in zip((pane[0], pane[1], pane[1], pane[2]), (-0.42, -0.66, -0.66, -0.42), strict=True)], (190, 216, 228))
+        brush.polygon(
+            [
+                center + complex(x, y) * size
+                for x, y in zip((pane[0], pane[1], pane[1], pane[2]), (-0.42, -0.66, -0.66, -0.42), strict=True)
+            ],
+            (190, 216, 228),
+        )
     brush.capsule(center + (-0.82 - 0.28j) * size, center + (0.82 - 0.28j) * size, 0.17 * size, 0.17 * size, car.color)
     for wheel in (-0.55, 0.55):
         brush.disc(center + (wheel - 0.13j) * size, 0.17 * size, (40, 40, 46))
@@ -149,4 +180,4 @@ def _draw_bird(brush: Brush, bird: Distractor, center: complex, seconds: float) 
 def _draw_bystander(brush: Brush, person: Distractor, foot: complex, seconds: float) -> None:
     assert person.look is not None
     pose = stand(0.3 * seconds + person.size, Manner(1.0, person.size % 1.0))
-    draw_figure(brush, pose, body_parts(pose, person.look), person.look, Place(foot, person.size, mirrored=False))
+    draw_figure(brush, pose, body_parts(pose, person.look), person.look, Place(foot, person.size, mirrored=False), outline=0.0)

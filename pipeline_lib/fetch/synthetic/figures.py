@@ -11,10 +11,10 @@ import numpy as np
 from pipeline_lib.fetch.synthetic.brush import Brush, Color, hex_colors, shade
 from pipeline_lib.fetch.synthetic.skeleton import Pose, Prop
 
-OUTLINE = 0.011
+OUTLINE = 0.015
 """Width of the dark contour, in standing heights."""
 INK = (38, 34, 48)
-SKINS = hex_colors("f6d0b1 eab98f d39a6a b0754a 8a5636 5f3a26")
+SKINS = hex_colors("f6d0b1 eab98f d39a6a b0754a 8f5a3a 74482f")
 HAIRS = hex_colors("2b2024 4a2f23 7a4a24 b5803c d9b25f 8c8b90 a3401f")
 SHIRTS = hex_colors("e4572e f2a541 2e86ab 7b4f9e 1b998b d7263d f4efe1 3f5fc4 e06c9f 88b04b 343a52 f7d148")
 TROUSERS = hex_colors("2f3e5c 4a4a55 6b4f3a 23555c 8a7f6a 5a2a3c 9aa3ad 1f1f2b")
@@ -117,15 +117,15 @@ def prop_box(pose: Pose) -> tuple[float, float, float, float] | None:
     return body_box([parts]) if parts else None
 
 
-def draw_figure(brush: Brush, pose: Pose, groups: list[list[Part]], look: Look, place: Place) -> None:
+def draw_figure(brush: Brush, pose: Pose, groups: list[list[Part]], look: Look, place: Place, outline: float = OUTLINE) -> None:
     """Draw a pose with its equipment; `groups` are its `body_parts`."""
     num_far_groups = 0 if pose.trunk.breadth > 0.5 else 2
     _draw_props(brush, pose.behind, look, place)
     for group in groups[:num_far_groups]:
-        _draw_group(brush, group, place)
+        _draw_group(brush, group, place, outline)
     _draw_props(brush, pose.between, look, place)
     for group in groups[num_far_groups:]:
-        _draw_group(brush, group, place)
+        _draw_group(brush, group, place, outline)
     _draw_props(brush, pose.front, look, place)
 
 
@@ -134,7 +134,7 @@ def _draw_props(brush: Brush, props: Iterable[Prop], look: Look, place: Place) -
     _draw_group(brush, parts, place, OUTLINE / 2)
 
 
-def _draw_group(brush: Brush, group: Iterable[Part], place: Place, outline: float = OUTLINE) -> None:
+def _draw_group(brush: Brush, group: Iterable[Part], place: Place, outline: float) -> None:
     placed = [(place.point(part.start), place.point(part.end), part) for part in group]
     height = place.height
     for start, end, part in placed:

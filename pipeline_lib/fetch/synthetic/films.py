@@ -13,7 +13,16 @@ from pipeline_lib.fetch.synthetic import scenes
 from pipeline_lib.fetch.synthetic.actions import ACTIONS, Action, Manner
 from pipeline_lib.fetch.synthetic.brush import brush_on
 from pipeline_lib.fetch.synthetic.distractors import Distractor, random_distractors
-from pipeline_lib.fetch.synthetic.figures import Look, Part, Place, body_box, body_parts, draw_figure, prop_box, random_look
+from pipeline_lib.fetch.synthetic.figures import (
+    Look,
+    Part,
+    Place,
+    body_box,
+    body_parts,
+    draw_figure,
+    prop_box,
+    random_look,
+)
 from pipeline_lib.fetch.synthetic.skeleton import Pose
 
 WIDTH, HEIGHT = 320, 240
@@ -136,7 +145,7 @@ class Film:
         right, bottom = max(box[2] for box in boxes), max(box[3] for box in boxes)
         # Towards the sides: whoever always looks at the middle of the frame must not find the actor there.
         x = _between(4 - left, WIDTH - 4 - right, float(rng.beta(0.45, 0.45)))
-        y = _between(max(4 - top, horizon + 14), HEIGHT - 5 - bottom, float(rng.beta(0.7, 0.7)))
+        y = _between(max(4 - top, horizon + 18), HEIGHT - 5 - bottom, float(rng.beta(0.7, 0.7)))
         return complex(x, y)
 
     def _place(self, moment: Moment, ground: complex) -> Place:

@@ -19,7 +19,12 @@ def draw_wall_window(brush: Brush, rng: np.random.Generator, center: complex, si
     cloth = pick(rng, CLOTHS)
     for left in (corner - 0.16 * width, corner + 0.94 * width):
         for fold in range(3):
-            brush.rectangle(left + fold * 0.075 * width - 0.08j * height, 0.075 * width, 1.2 * height, shade(cloth, 1 - 0.1 * (fold % 2)))
+            brush.rectangle(
+                left + fold * 0.075 * width - 0.08j * height,
+                0.075 * width,
+                1.2 * height,
+                shade(cloth, 1 - 0.1 * (fold % 2)),
+            )
     brush.capsule(corner - complex(0.2, 0.1) * size, corner + complex(width + 0.2 * size, -0.1 * size), 1.6, 1.6, WOOD)
 
 
@@ -69,18 +74,32 @@ def draw_cabinet(brush: Brush, rng: np.random.Generator, foot: complex, size: fl
             at = corner + complex((0.06 + 0.46 * column) * width, (0.1 + 0.44 * row) * size)
             brush.rectangle(at, 0.42 * width, 0.36 * size, shade(wood, 0.88))
             brush.disc(at + complex(0.21 * width, 0.18 * size), 1.8, (225, 200, 140))
-    brush.capsule(corner + 0.3 * width - 0.08j * size, corner + 0.3 * width - 0.2j * size, 0.12 * size, 0.07 * size, pick(rng, CLOTHS))
+    brush.capsule(
+        corner + 0.3 * width - 0.08j * size,
+        corner + 0.3 * width - 0.2j * size,
+        0.12 * size,
+        0.07 * size,
+        pick(rng, CLOTHS),
+    )
 
 
 def draw_sofa(brush: Brush, rng: np.random.Generator, foot: complex, size: float) -> None:
     """Draw a sofa."""
     cloth = pick(rng, CLOTHS)
     half = 1.1 * size
-    brush.capsule(foot - half * 0.8 - 0.65j * size, foot + half * 0.8 - 0.65j * size, 0.32 * size, 0.32 * size, shade(cloth, 0.85))
+    brush.capsule(
+        foot - half * 0.8 - 0.65j * size, foot + half * 0.8 - 0.65j * size, 0.32 * size, 0.32 * size, shade(cloth, 0.85)
+    )
     brush.rectangle(foot - half - 0.45j * size, 2 * half, 0.38 * size, cloth)
     brush.rectangle(foot - 1.0 - 0.45j * size, 2.0, 0.2 * size, shade(cloth, 0.8))
     for side in (-1, 1):
-        brush.capsule(foot + side * half - 0.16j * size, foot + side * half - 0.55j * size, 0.15 * size, 0.15 * size, shade(cloth, 1.1))
+        brush.capsule(
+            foot + side * half - 0.16j * size,
+            foot + side * half - 0.55j * size,
+            0.15 * size,
+            0.15 * size,
+            shade(cloth, 1.1),
+        )
 
 
 def draw_plant(brush: Brush, rng: np.random.Generator, foot: complex, size: float) -> None:
@@ -99,7 +118,10 @@ def draw_floor_lamp(brush: Brush, rng: np.random.Generator, foot: complex, size:
     brush.disc(top, 0.34 * size, (255, 236, 180, 45))
     brush.capsule(foot, top, 0.014 * size, 0.012 * size, (64, 60, 62))
     brush.ellipse(foot, 0.1 * size, 0.025 * size, (64, 60, 62))
-    brush.polygon([top + point * size for point in (-0.16 + 0.1j, 0.16 + 0.1j, 0.09 - 0.14j, -0.09 - 0.14j)], pick(rng, hex_colors("f3dfae f0e6d0 e0a96d")))
+    brush.polygon(
+        [top + point * size for point in (-0.16 + 0.1j, 0.16 + 0.1j, 0.09 - 0.14j, -0.09 - 0.14j)],
+        pick(rng, hex_colors("f3dfae f0e6d0 e0a96d")),
+    )
 
 
 def draw_door(brush: Brush, rng: np.random.Generator, foot: complex, size: float) -> None:
@@ -137,7 +159,13 @@ def draw_blocks(brush: Brush, rng: np.random.Generator, foot: complex, size: flo
         brush.rectangle(foot + (offset - 0.6j) * size, 0.62 * size, 0.6 * size, pick(rng, CLOTHS))
 
 
-HANGING = ((draw_wall_window, 62.0), (draw_picture, 52.0), (draw_picture, 70.0), (draw_bookshelf, 62.0), (draw_clock, 60.0))
+HANGING = (
+    (draw_wall_window, 62.0),
+    (draw_picture, 52.0),
+    (draw_picture, 70.0),
+    (draw_bookshelf, 62.0),
+    (draw_clock, 60.0),
+)
 LOW = ((draw_cabinet, 44.0), (draw_sofa, 48.0), (draw_plant, 62.0))
 TALL = ((draw_floor_lamp, 110.0), (draw_door, 120.0))
 LYING = ((draw_rug, 26.0), (draw_box, 18.0), (draw_blocks, 12.0), (draw_rug, 20.0))

@@ -60,7 +60,15 @@ def draw_house(brush: Brush, rng: np.random.Generator, foot: complex, size: floa
     brush.rectangle(corner, width, 0.62 * size, wall)
     brush.rectangle(corner, 0.14 * width, 0.62 * size, shade(wall, 0.88))
     eaves = 0.07 * width
-    brush.polygon((corner - eaves, corner + width + eaves, corner + 0.78 * width - 0.38j * size, corner + 0.22 * width - 0.38j * size), roof)
+    brush.polygon(
+        (
+            corner - eaves,
+            corner + width + eaves,
+            corner + 0.78 * width - 0.38j * size,
+            corner + 0.22 * width - 0.38j * size,
+        ),
+        roof,
+    )
     for column in (0.2, 0.62):
         draw_window(brush, corner + column * width + 0.14j * size, 0.17 * size, 0.19 * size, shade(wall, 1.25))
     brush.rectangle(corner + 0.42 * width + 0.3j * size, 0.14 * size, 0.32 * size, shade(roof, 0.8))
@@ -98,7 +106,13 @@ def draw_lamp_post(brush: Brush, rng: np.random.Generator, foot: complex, size: 
     top = foot - 1j * size
     brush.capsule(foot, top, 0.022 * size, 0.016 * size, metal)
     brush.capsule(top, top + side * 0.2 * size, 0.014 * size, 0.014 * size, metal)
-    brush.capsule(top + side * 0.17 * size + 0.02j * size, top + side * 0.25 * size + 0.02j * size, 0.026 * size, 0.026 * size, (255, 240, 190))
+    brush.capsule(
+        top + side * 0.17 * size + 0.02j * size,
+        top + side * 0.25 * size + 0.02j * size,
+        0.026 * size,
+        0.026 * size,
+        (255, 240, 190),
+    )
 
 
 def draw_fence(brush: Brush, rng: np.random.Generator, foot: complex, size: float) -> None:
@@ -109,7 +123,10 @@ def draw_fence(brush: Brush, rng: np.random.Generator, foot: complex, size: floa
         brush.rectangle(foot - half - rail * 1j * size, 2 * half, 0.09 * size, shade(paint, 0.82))
     for picket in np.arange(-half, half, 1.6 * post):
         corner = foot + float(picket)
-        brush.polygon((corner, corner - 0.85j * size, corner + post / 2 - 1j * size, corner + post - 0.85j * size, corner + post), paint)
+        brush.polygon(
+            (corner, corner - 0.85j * size, corner + post / 2 - 1j * size, corner + post - 0.85j * size, corner + post),
+            paint,
+        )
 
 
 def draw_bench(brush: Brush, rng: np.random.Generator, foot: complex, size: float) -> None:

@@ -1,4 +1,4 @@
-"""Places where actions are filmed. They are drawn from one distribution, whatever the action: no place tells the class."""
+"""Places where actions are filmed. One distribution for all actions: no place tells the class."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _mottle(rng: np.random.Generator, height: int, strength: float) -> np.ndarra
 def _landscape(rng: np.random.Generator, horizon: float, ground: Color) -> np.ndarray:
     split = int(horizon)
     sky = SKIES[rng.integers(len(SKIES))]
-    above = _gradient(*sky, split)
+    above = _gradient(sky[0], sky[1], split)
     below = _gradient(mix(ground, sky[1], 0.25), shade(ground, 0.86), HEIGHT - split)
     return _to_image(above, below + _mottle(rng, HEIGHT - split, 7))
 
@@ -126,7 +126,7 @@ def _furnish(brush: Brush, rng: np.random.Generator, horizon: float) -> None:
 
 def draw_one_of(things: Things, brush: Brush, rng: np.random.Generator, at: complex, scale: float) -> None:
     """Draw one of the things, about `scale` times its usual height."""
-    draw, size = things[rng.integers(len(things))]
+    draw, size = things[int(rng.integers(len(things)))]
     draw(brush, rng, at, size * scale * rng.uniform(0.85, 1.15))
 
 

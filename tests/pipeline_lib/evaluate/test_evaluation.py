@@ -20,9 +20,7 @@ PARAMS = EvaluateParams(device="cpu", batch_size=7)
 
 @pytest.fixture(scope="module", params=["alstm", "conv_alstm"])
 def checkpoint(request, tmp_path_factory, feature_store):
-    params = TrainParams(
-        epochs=12, learning_rate=1e-2, alstm_units=16, conv_alstm_units=8, device="cpu", attention_penalty=0.0
-    )
+    params = TrainParams(epochs=12, learning_rate=1e-2, alstm_units=16, conv_alstm_units=8, device="cpu", attention_penalty=0.0)
     folder = tmp_path_factory.mktemp(request.param)
     train_model(request.param, feature_store.clips, feature_store.files, folder, folder, params)
     return folder / "checkpoint.safetensors"

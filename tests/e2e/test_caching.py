@@ -1,0 +1,105 @@
+"""What runs again and what does not: the promises of DESIGN.md's artifacts, on a real run of every stage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.e2e.conftest import CLASSES, render_video
+
+HIT = dict.fromkeys(("fetch", "subsample", "chunk", "features", "train", "evaluate", "heatmaps"), "hit")
+
+
+def task_states(api_url, run_id):
+    """Return the states of a flow run's tasks as Prefect's pages show them."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+
+    with get_client(sync_client=True) as client:
+        runs = client.read_task_runs(flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run_id]}}))
+    return {run.name: run.state.name for run in runs}
+
+
+def flow_run_id(summary):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(summary["mlflow"]["tracking_uri"])
+    return client.get_run(summary["mlflow"]["parent_run_id"]).data.tags["prefect.flow_run_id"]
+
+
+def test_the_first_run_makes_everything(finished):
+    _, summary = finished
+    assert {stage: row["cache"] for stage, row in summary["stages"].items()} == dict.fromkeys((*HIT, "report"), "miss")
+
+
+def test_nothing_changed_nothing_runs_and_prefect_shows_cached(finished, prefect_server):
+    pipeline, _ = finished
+    summary = pipeline.run()
+    assert {stage: row["cache"] for stage, row in summary["stages"].items()} == HIT | {"report": "miss"}
+    states = task_states(prefect_server, flow_run_id(summary))
+    made = {name for name, state in states.items() if state != "Cached"}
+    assert {name.split("-")[0] for name in made} == {"quarantine", "report"}
+
+
+def test_another_folder_for_the_same_videos_is_still_cached(copy_of_finished):
+    pipeline = copy_of_finished()
+    shutil.move(pipeline.collection, pipeline.folder / "moved")
+    pipeline.collection = pipeline.folder / "moved"
+    assert pipeline.caches() == HIT
+
+
+def test_a_moved_workspace_is_still_cached(copy_of_finished):
+    assert copy_of_finished().caches() == HIT
+
+
+def test_a_change_to_train_leaves_features_untouched(finished):
+    pipeline, _ = finished
+    assert pipeline.caches("train.learning_rate=0.001") == HIT | dict.fromkeys(("train", "evaluate", "heatmaps"), "miss")
+
+
+def test_a_change_to_one_model_leaves_the_other_untouched(finished):
+    pipeline, _ = finished
+    changed = dict.fromkeys(("train", "evaluate", "heatmaps"), "partial")
+    assert pipeline.caches("train.alstm_units=12") == HIT | changed
+
+
+def test_where_and_how_fast_changes_nothing(finished):
+    pipeline, _ = finished
+    assert pipeline.caches("features.device=cpu", "features.batch_frames=7", "subsample.max_quarantined=0.5") == HIT
+
+
+def test_one_changed_video_makes_its_shard_and_what_follows_again(copy_of_finished):
+    pipeline = copy_of_finished()
+    video = sorted((pipeline.collection / "videos" / "wave").iterdir())[0]
+    render_video(video, CLASSES["wave"], num_frames=50, seed=99)
+    caches = pipeline.caches()
+    assert caches == dict.fromkeys(HIT, "miss") | {"subsample": "partial", "features": "partial"}
+
+
+@pytest.mark.parametrize("stage", ["subsample", "features", "train"])
+@pytest.mark.parametrize("harm", ["delete", "damage"])
+def test_a_deleted_or_damaged_artifact_is_made_again(copy_of_finished, stage, harm):
+    pipeline = copy_of_finished()
+    directory = sorted((pipeline.workspace / "artifacts" / stage).iterdir())[0]
+    if harm == "delete":
+        shutil.rmtree(directory)
+    else:
+        name = max(json.loads((directory / "manifest.json").read_text())["files"], key=lambda file: file["size_bytes"])
+        content = bytearray((directory / name["path"]).read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        (directory / name["path"]).write_bytes(content)
+    # What is made again has the same content, so that what follows from it stays.
+    assert pipeline.caches() == HIT | {stage: "partial"}
+
+
+def test_refresh_makes_a_stage_again_and_keeps_what_follows_from_the_same_content(copy_of_finished):
+    assert copy_of_finished().caches(refresh=("features",)) == HIT | {"features": "miss"}
+
+
+def test_until_stops_after_the_stage(finished):
+    pipeline, _ = finished
+    assert pipeline.caches(until="chunk") == {"fetch": "hit", "subsample": "hit", "chunk": "hit"}
+    assert list(pipeline.caches(until="train")) == ["fetch", "subsample", "chunk", "features", "train"]
+    assert list(pipeline.caches(until="finetune")) == ["fetch", "subsample", "chunk"]

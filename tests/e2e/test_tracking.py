@@ -1,0 +1,122 @@
+"""What a run leaves in MLflow."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pipeline_lib.features import FeatureReader
+from pipeline_lib.models.checkpoints import load_checkpoint
+
+PREDICT = """
+import sys, mlflow, numpy as np
+uri, model_uri, inputs, outputs = sys.argv[1:]
+mlflow.set_tracking_uri(uri)
+arrays = np.load(inputs)
+result = mlflow.pyfunc.load_model(model_uri).predict({name: arrays[name] for name in ("features", "valid_frames")})
+np.savez(outputs, **result)
+"""
+
+
+@pytest.fixture
+def client(finished):
+    from mlflow import MlflowClient
+
+    return MlflowClient(finished[1]["mlflow"]["tracking_uri"])
+
+
+@pytest.fixture
+def parent(finished, client):
+    return client.get_run(finished[1]["mlflow"]["parent_run_id"])
+
+
+@pytest.fixture
+def children(finished, client):
+    return {model: client.get_run(row["mlflow_run_id"]) for model, row in finished[1]["models"].items()}
+
+
+def artifacts(client, run, folder=""):
+    return {item.path for item in client.list_artifacts(run.info.run_id, folder)}
+
+
+def test_the_parent_tells_parameters_stages_and_data(client, parent):
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["chunk.frames"] == "20"
+    assert parent.data.tags["cache.features"] == "miss"
+    assert parent.data.metrics["subsample/videos"] == 16
+    assert {item.dataset.name for item in parent.inputs.dataset_inputs} == {"clips-train", "clips-val", "clips-test"}
+    stages = ("fetch", "subsample", "chunk", "features", "train", "evaluate", "heatmaps", "report")
+    assert artifacts(client, parent, "manifests") == {f"manifests/{stage}.json" for stage in stages}
+    assert {"report/index.html"} <= artifacts(client, parent, "report")
+
+
+def test_each_model_is_a_child_with_the_same_names_of_metrics_and_parameters(parent, children):
+    assert set(children) == {"alstm", "conv_alstm"}
+    for child in children.values():
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert child.info.status == "FINISHED"
+    alstm, conv_alstm = children["alstm"].data, children["conv_alstm"].data
+    assert alstm.metrics.keys() == conv_alstm.metrics.keys()
+    assert {"train/loss", "val/loss", "val/clip_accuracy", "test/clip_accuracy"} <= alstm.metrics.keys()
+    assert alstm.params.keys() == conv_alstm.params.keys()
+    different = {key for key in alstm.params if alstm.params[key] != conv_alstm.params[key]}
+    assert different == {"train.model", "train.units", "train.attention_penalty"}
+
+
+def test_every_epoch_is_a_step_also_of_a_model_answered_from_artifacts(finished, client, children):
+    pipeline, _ = finished
+    again = pipeline.run()
+    for model, child in children.items():
+        first = client.get_metric_history(child.info.run_id, "train/loss")
+        second = client.get_metric_history(again["models"][model]["mlflow_run_id"], "train/loss")
+        assert [metric.step for metric in first] == [1, 2]
+        assert [(metric.step, metric.value) for metric in first] == [(metric.step, metric.value) for metric in second]
+
+
+def test_scores_pictures_and_heatmaps_are_logged(finished, client, children):
+    for model, child in children.items():
+        row = finished[1]["models"][model]
+        assert child.data.metrics["test/clip_accuracy"] == pytest.approx(row["clip_accuracy"])
+        assert {"evaluation/confusion.png", "evaluation/predictions.parquet"} <= artifacts(client, child, "evaluation")
+        heatmaps = artifacts(client, child, "heatmaps")
+        assert any(path.endswith(".mp4") for path in heatmaps)
+        assert any(path.endswith(".gif") for path in heatmaps)
+
+
+def test_the_logged_model_gives_the_same_logits_in_a_fresh_process(finished, children, tmp_path):
+    pipeline, summary = finished
+    files = sorted((pipeline.workspace / "artifacts" / "features").glob("*/features.h5"))
+    import pandas as pd
+
+    clips = pd.read_parquet(next((pipeline.workspace / "artifacts" / "chunk").glob("*/clips.parquet")))
+    with FeatureReader(files) as reader:
+        features_BTKKD = reader.load(clips["clip"].tolist()[:5]).float()
+    valid_frames_B = clips["valid_frames"].to_numpy()[:5].astype(np.int64)
+    np.savez(tmp_path / "inputs.npz", features=features_BTKKD.numpy(), valid_frames=valid_frames_B)
+    for model, child in children.items():
+        command = [sys.executable, "-W", "ignore", "-c", PREDICT, summary["mlflow"]["tracking_uri"]]
+        command += [child.data.tags["model_uri"], tmp_path / "inputs.npz", tmp_path / "outputs.npz"]
+        subprocess.run(command, check=True, cwd=tmp_path, timeout=300)
+        import torch
+
+        network, _ = load_checkpoint(pipeline.workspace / summary["models"][model]["checkpoint"])
+        with torch.inference_mode():
+            logits_BTC, attention_BTKK = network(features_BTKKD, torch.from_numpy(valid_frames_B))
+        outputs = np.load(tmp_path / "outputs.npz")
+        np.testing.assert_allclose(outputs["logits"], logits_BTC.numpy(), atol=1e-6)
+        np.testing.assert_allclose(outputs["attention"], attention_BTKK.numpy(), atol=1e-6)
+
+
+def test_the_summary_is_json_with_the_names_of_the_contract(finished):
+    _, summary = finished
+    summary = json.loads(json.dumps(summary))
+    assert {"dataset", "stages", "models", "mlflow", "report"} <= summary.keys()
+    assert {"classes", "videos", "clips", "quarantined"} <= summary["dataset"].keys()
+    assert {"train", "val", "test"} <= summary["dataset"]["clips"].keys()
+    for row in summary["models"].values():
+        assert 0 <= row["clip_accuracy"] <= 1
+        assert {"frame_accuracy", "clip_accuracy", "video_accuracy", "mlflow_run_id", "checkpoint"} <= row.keys()

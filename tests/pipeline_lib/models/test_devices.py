@@ -1,0 +1,60 @@
+"""Devices: a GPU that is asked for is never silently replaced; bf16 only where the device computes in it."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from pipeline_lib.models import devices
+from pipeline_lib.models.devices import choose_device, choose_precision, describe_device
+
+CPU = torch.device("cpu")
+
+
+def test_gpu_asked_for_and_absent_is_an_error_that_names_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"^features\.device = cuda: .* no GPU .* use `auto`"):
+        choose_device("cuda")
+    with pytest.raises(ValueError, match=r"^train\.device = cuda"):
+        choose_device("cuda", key="train.device")
+
+
+def test_auto_is_the_cpu_without_a_gpu_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    devices._log_device.cache_clear()
+    with caplog.at_level(logging.INFO):
+        assert choose_device("auto") == CPU
+        assert choose_device("auto") == CPU
+    assert caplog.messages == [f"features on {describe_device(CPU)}"]
+
+
+def test_auto_is_the_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    assert choose_device("auto") == torch.device("cuda")
+    assert choose_device("cpu") == CPU
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision", "words"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True}, torch.bfloat16, "bf16 AMX"),
+        ({"avx512_bf16": True}, torch.bfloat16, "bf16 AVX-512"),
+        ({"avx512_f": True}, torch.float32, "fp32"),
+    ],
+)
+def test_precision_follows_the_processor(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], precision: torch.dtype, words: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert choose_precision("auto", CPU) == precision
+    assert words in describe_device(CPU)
+
+
+def test_precision_asked_for_is_kept() -> None:
+    assert choose_precision("bf16", CPU) == torch.bfloat16
+    assert choose_precision("fp32", CPU) == torch.float32
