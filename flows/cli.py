@@ -136,3 +136,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from flows.doctor import examine
 
     return examine(options.workspace.absolute())
+
+
+if __name__ == "__main__":
+    main()

@@ -78,6 +78,8 @@ class Run:
     futures: dict[str, list[Future]] = field(default_factory=dict)
     results: dict[str, StageResult] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
+    quarantine: PrefectFuture[Any] | None = None
+    """Fails if subsampling lost more videos than allowed."""
 
     def fetch(self) -> Ref:
         """Fetch the collection and wait for it."""
@@ -94,13 +96,22 @@ class Run:
             self._submit(
                 "subsample", tasks.subsample.subsample, shard=shard, videos=videos, root=root, params=self.params.subsample
             )
-        return self.futures["subsample"]
+        shard_futures = self.futures["subsample"]
+        self.quarantine = tasks.subsample.quarantine.submit(
+            context=self.context, shards=shard_futures, params=self.params.subsample
+        )
+        return shard_futures
 
     def chunk(self, collection: Ref, shards: Sequence[Future]) -> Future:
         """Cut clips, once it is sure that not too many videos are lost."""
-        lost = tasks.subsample.quarantine.submit(context=self.context, shards=shards, params=self.params.subsample)
+        assert self.quarantine is not None
         return self._submit(
-            "chunk", tasks.chunk.chunk, wait_for=[lost], collection=collection, shards=shards, params=self.params.chunk
+            "chunk",
+            tasks.chunk.chunk,
+            wait_for=[self.quarantine],
+            collection=collection,
+            shards=shards,
+            params=self.params.chunk,
         )
 
     def finetune(self, clips: Future, shards: Sequence[Future]) -> Future | None:
@@ -218,6 +229,8 @@ class Run:
         result = StageResult()
         for future in as_completed(self.futures[stage]):
             result.add(future)
+        if stage == "subsample" and self.quarantine:
+            self.quarantine.result()
         result.refs = [future.result() for future in self.futures[stage]]
         self.results[stage] = result
         self.record.log_stage(self, stage, result)

@@ -29,6 +29,8 @@ STOP_SECONDS = 15.0
 _started: list[subprocess.Popen[bytes]] = []
 """Kept, so that Python does not warn that a process outlives its object: servers are meant to."""
 
+_temporary: list[Service] = []
+
 PR_SET_PDEATHSIG = 1
 """From Linux's prctl.h."""
 
@@ -158,8 +160,15 @@ def start_temporary_prefect(workspace: Path) -> str:
     command += ["--host", HOST, "--port", str(port), "--log-level", "error"]
     environment = service_environment(workspace, f"{address}/api") | {"PREFECT_SERVER_UI_ENABLED": "false"}
     service = _start("temporary-prefect", command, address, workspace, environment, preexec_fn=_die_with_parent)
-    atexit.register(_stop, service)
+    _temporary.append(service)
+    atexit.register(stop_temporary_prefect)
     return f"{address}/api"
+
+
+def stop_temporary_prefect() -> None:
+    """Stop the server that `start_temporary_prefect` started; without one, do nothing."""
+    while _temporary:
+        _stop(_temporary.pop())
 
 
 def wait_for_prefect(api_url: str) -> None:
@@ -207,6 +216,8 @@ def _stop(service: Service) -> None:
     for survivor in alive:
         survivor.kill()
     psutil.wait_procs(alive, timeout=STOP_SECONDS)
+    for started in _started:
+        started.poll()
 
 
 def _start(

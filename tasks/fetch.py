@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.artifacts import Recipe
+from pipeline_lib.artifacts import Recipe, digest
 from pipeline_lib.fetch.collection import fetch_collection
 from pipeline_lib.params import FetchParams
 from tasks.progress import transfer
@@ -36,9 +36,13 @@ def _identify(context: Context, address: str) -> str:
     if not path.exists():
         raise ValueError(f"fetch: {address}: no such file or folder; relative paths start at {Path.cwd()}")
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-        return "\n".join(f"{file.relative_to(path).as_posix()} {context.store.digests.sha256(file)}" for file in files)
-    return context.store.digests.sha256(path)
+        return digest([[entry.relative_to(path).as_posix(), _sha256(context, entry)] for entry in sorted(path.rglob("*"))])
+    return str(_sha256(context, path))
+
+
+def _sha256(context: Context, path: Path) -> str | None:
+    """Return a file's digest; a folder has none, but an empty class folder is worth a complaint, so it counts."""
+    return context.store.digests.sha256(path) if path.is_file() else None
 
 
 @stage(recipe, worker="decoder")

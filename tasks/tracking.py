@@ -154,7 +154,9 @@ def log_files(run_id: str, files: Iterable[Path], name: str) -> None:
 
 def log_rows(run_id: str, table: pd.DataFrame, name: str) -> None:
     """Log a table that MLflow's page shows as one."""
-    _client().log_table(run_id, table.to_dict("list"), name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "For backward compatibility, 'str'")  # MLflow's own use of pandas
+        _client().log_table(run_id, table.to_dict("list"), name)
 
 
 def log_dataset(run_ids: Iterable[str], clips: pd.DataFrame, name: str, digest: str) -> None:

@@ -34,7 +34,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
     """Start one Prefect server for the session; yields its API address."""
-    from flows.services import start_temporary_prefect, wait_for_prefect
+    from flows.services import start_temporary_prefect, stop_temporary_prefect, wait_for_prefect
 
     address = start_temporary_prefect(PREFECT)
     wait_for_prefect(address)
@@ -43,3 +43,4 @@ def prefect_server() -> Iterator[str]:
 
     with temporary_settings({PREFECT_API_URL: address}):
         yield address
+    stop_temporary_prefect()

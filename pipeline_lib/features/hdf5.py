@@ -81,9 +81,7 @@ class FeatureWriter:
     def __enter__(self) -> FeatureWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.file.close()
         if kind is not None:
             self.path.unlink(missing_ok=True)
@@ -180,9 +178,7 @@ class FeatureReader:
             if file["features"].shape[1:] != first["features"].shape[1:]:
                 differing.append("shape")
             if differing:
-                raise ValueError(
-                    f"{path} and {first_path} differ in {', '.join(differing)}; run with `--refresh features`"
-                )
+                raise ValueError(f"{path} and {first_path} differ in {', '.join(differing)}; run with `--refresh features`")
 
 
 def _open(path: Path) -> h5py.File:
@@ -206,7 +202,7 @@ def _open(path: Path) -> h5py.File:
 
 
 def _damaged(path: Path, error: OSError) -> ValueError:
-    if "lock" in str(error).lower():
+    if "unable to lock" in str(error) or "No locks available" in str(error):
         return ValueError(f"{path} cannot be locked ({error}); on a network drive set HDF5_USE_FILE_LOCKING=FALSE")
     reason = "no such file" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
     return ValueError(f"{path}: {reason}; make it again with `--refresh features`")

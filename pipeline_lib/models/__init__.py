@@ -1,0 +1,1 @@
+"""What every stage that runs a network shares: the networks, their training loop, checkpoints, devices."""

@@ -1,4 +1,4 @@
-"""The demo's collection: people of numbers and colours who act HMDB-51's classes, with the actor's place in every frame."""
+"""The demo's collection: drawn people act HMDB-51's classes, and where the actor is in every frame is known."""
 
 from pipeline_lib.fetch.rar import pack_collection
 from pipeline_lib.fetch.synthetic.collection import render_collection

@@ -144,7 +144,7 @@ class Film:
         left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
         right, bottom = max(box[2] for box in boxes), max(box[3] for box in boxes)
         # Towards the sides: whoever always looks at the middle of the frame must not find the actor there.
-        x = _between(4 - left, WIDTH - 4 - right, float(rng.beta(0.45, 0.45)))
+        x = _between(4 - left, WIDTH - 4 - right, float(rng.beta(0.25, 0.25)))
         y = _between(max(4 - top, horizon + 18), HEIGHT - 5 - bottom, float(rng.beta(0.7, 0.7)))
         return complex(x, y)
 

@@ -14,6 +14,8 @@ from pipeline_lib.models import backbones
 from pipeline_lib.models.backbones import Backbone, build_backbone
 from pipeline_lib.models.weights import sha256_of_weights
 
+pytestmark = pytest.mark.usefixtures("single_thread")
+
 FAMILIES = [
     ("vgg_small", 112, (128, 7, 7)),
     ("alexnet", 224, (256, 6, 6)),

@@ -1,0 +1,79 @@
+"""A run killed at any moment goes on where it was, and its records do not stay `Running`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+
+
+def start(pipeline, *settings):
+    options = [option for setting in settings for option in ("--set", setting)]
+    command = [sys.executable, "-m", "flows.cli", "run", str(pipeline.write_params()), *options]
+    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def kill_when(pipeline, condition, *settings):
+    process = start(pipeline, *settings)
+    try:
+        wait_for(condition, process)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+MANY_EPOCHS = "train.epochs=40", "train.patience=40", "train.models=[alstm]"
+
+
+def test_training_goes_on_from_its_last_epoch_with_the_result_of_an_unbroken_run(copy_of_finished, finished):
+    pipeline = copy_of_finished()
+    states = pipeline.workspace / "partial" / "train"
+    kill_when(pipeline, lambda: any(states.glob("*/state.pt")), *MANY_EPOCHS)
+    killed = pipeline.run(*MANY_EPOCHS, "train.device=cpu")
+    unbroken = finished[0].run(*MANY_EPOCHS)
+    first, second = (
+        Path(summary["models"]["alstm"]["checkpoint"]).read_bytes() for summary in (killed, unbroken)
+    )
+    assert first == second
+
+
+def test_records_of_a_killed_run_are_closed_by_the_next(pipeline, prefect_server):
+    from mlflow import MlflowClient
+    from prefect.client.orchestration import get_client
+
+    kill_when(pipeline, lambda: any((pipeline.workspace / "artifacts" / "subsample").glob("*/manifest.json")))
+    client = MlflowClient(f"sqlite:///{pipeline.workspace / 'mlflow' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("har").experiment_id
+    dead = client.search_runs([experiment])
+    assert {run.info.status for run in dead} == {"RUNNING"}
+    summary = pipeline.run(until="chunk")
+    assert {client.get_run(run.info.run_id).info.status for run in dead} == {"KILLED"}
+    assert client.get_run(summary["mlflow"]["parent_run_id"]).info.status == "FINISHED"
+    with get_client(sync_client=True) as prefect:
+        assert prefect.read_flow_run(dead[0].data.tags["prefect.flow_run_id"]).state.type.value == "CRASHED"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0])
+def test_killed_at_any_moment_the_next_run_finishes(pipeline, seconds):
+    process = start(pipeline)
+    time.sleep(seconds)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert pipeline.run()["report"]
+    assert not list((pipeline.workspace / "artifacts").glob("*/.*"))

@@ -1,0 +1,157 @@
+"""Extraction: every clip of a shard, each frame's features in its place, whatever the batches."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pipeline_lib.features import FeatureReader, extract_features
+from pipeline_lib.features.encoding import normalise, resize
+from pipeline_lib.models.backbones import build_backbone
+from pipeline_lib.params import ChunkParams, FeaturesParams
+from pipeline_lib.video.reading import read_frames
+
+pytestmark = pytest.mark.usefixtures("single_thread")
+
+PARAMS = FeaturesParams(
+    backbone="vgg_small", weights="random", image_size=32, grid=2, precision="fp32", device="cpu", batch_frames=7
+)
+CHUNK = ChunkParams(frames=8)
+
+
+@pytest.fixture(scope="module")
+def features(shard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("features")
+    extract_features(shard, directory, PARAMS, CHUNK, fps=15.0)
+    return directory / "features.h5"
+
+
+def test_counts_and_progress(shard: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+    counts = extract_features(shard, tmp_path, PARAMS, CHUNK, fps=15.0, on_frames=seen.append)
+    assert counts == {"clips": 6, "frames": 33}
+    assert seen == [7, 7, 7, 7, 5]
+
+
+def test_each_frames_features_are_those_of_the_frame_alone(shard: Path, features: Path) -> None:
+    backbone = build_backbone("vgg_small", "random", grid=2, seed=0)
+    frames = list(read_frames(shard / "videos" / "wave" / "a (1).avi.mp4"))
+    with FeatureReader([features]) as reader:
+        features_NTKKD = reader.load([f"wave/a (1).avi#{first:05d}" for first in (0, 8, 16)]).float()
+    assert features_NTKKD.shape == (3, 8, 2, 2, 128)
+    for number, frame in enumerate(frames):
+        with torch.inference_mode():
+            expected_NKKD = backbone(normalise(resize([frame], 32, torch.device("cpu")), backbone))
+        torch.testing.assert_close(features_NTKKD[number // 8, number % 8], expected_NKKD[0], rtol=1e-2, atol=1e-3)
+    assert not torch.equal(features_NTKKD[0, 0], features_NTKKD[0, 1])
+
+
+def test_frames_past_the_valid_ones_repeat_the_last(features: Path) -> None:
+    with FeatureReader([features]) as reader:
+        clip_TKKD = reader.load(["wave/#b.avi#00000"])[0]
+    assert all(torch.equal(clip_TKKD[3], padding) for padding in clip_TKKD[4:])
+    assert not torch.equal(clip_TKKD[2], clip_TKKD[3])
+
+
+def test_the_file_explains_itself(features: Path) -> None:
+    with h5py.File(features) as file:
+        assert file["features"].chunks == (1, 8, 2, 2, 128)
+        assert file["features"].dtype == np.float16
+        assert file["clip"].asstr()[0] in ("wave/a (1).avi#00000", "run/c.avi#00000", "wave/#b.avi#00000")
+        assert sorted(file["valid_frames"][:].tolist()) == [1, 4, 4, 8, 8, 8]
+    provenance = FeatureReader([features]).provenance
+    assert provenance["axes"] == "clip,frame,row,column,channel"
+    assert provenance["backbone"] == "vgg_small"
+    assert provenance["weights"] == "random: seed 0"
+    assert len(provenance["weights_sha256"]) == 64
+    assert provenance["precision"] == "fp32"
+    assert provenance["fps"] == 15.0
+    assert provenance["preprocessing"]["image_size"] == 32
+    assert provenance["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
+    assert "torch" in provenance["tool_versions"]
+
+
+def test_equal_input_gives_equal_bytes(shard: Path, features: Path, tmp_path: Path) -> None:
+    extract_features(shard, tmp_path, PARAMS, CHUNK, fps=15.0)
+    assert (tmp_path / "features.h5").read_bytes() == features.read_bytes()
+
+
+def test_dropped_clips_are_left_out(shard: Path, tmp_path: Path) -> None:
+    chunk = ChunkParams(frames=8, short="drop", tail="drop")
+    assert extract_features(shard, tmp_path, PARAMS, chunk, fps=15.0) == {"clips": 3, "frames": 24}
+
+
+def test_shard_without_clips_makes_an_empty_file_that_reads(shard: Path, features: Path, tmp_path: Path) -> None:
+    counts = extract_features(shard, tmp_path, PARAMS, ChunkParams(frames=8 * 30, short="drop"), fps=15.0)
+    assert counts == {"clips": 0, "frames": 0}
+    empty = tmp_path / "features.h5"
+    with FeatureReader([empty]) as reader:
+        assert reader.shape == (0, 240, 2, 2, 128)
+    nothing = extract_features(shard, tmp_path, PARAMS, ChunkParams(frames=8), fps=15.0)
+    assert nothing["clips"] == 6
+
+
+def test_weights_of_the_finetune_stage_replace_the_others(shard: Path, features: Path, tmp_path: Path) -> None:
+    tuned = build_backbone("vgg_small", "random", grid=2, seed=4)
+    torch.save(tuned.extractor.state_dict(), tmp_path / "tuned.pt")
+    extract_features(shard, tmp_path, PARAMS, CHUNK, fps=15.0, weights=tmp_path / "tuned.pt")
+    assert FeatureReader([tmp_path / "features.h5"]).provenance["weights_sha256"] == tuned.weights_sha256
+    assert FeatureReader([features]).provenance["weights_sha256"] != tuned.weights_sha256
+
+
+def test_video_that_lost_a_frame_is_named_and_no_file_stays(shard: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "shard"
+    shutil.copytree(shard, copy)
+    videos = pd.read_parquet(copy / "videos.parquet")
+    videos.loc[videos["video"] == "run/c.avi", "num_frames"] = 10
+    videos.to_parquet(copy / "videos.parquet")
+    with pytest.raises(ValueError, match=r"run/c\.avi: decodes to 9 frames, videos\.parquet tells 10"):
+        extract_features(copy, tmp_path, PARAMS, CHUNK, fps=15.0)
+    assert not (tmp_path / "features.h5").exists()
+
+
+def test_damaged_video_is_named(shard: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "shard"
+    shutil.copytree(shard, copy)
+    (copy / "videos" / "run" / "c.avi.mp4").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"run/c\.avi: no longer decodes .*--refresh subsample"):
+        extract_features(copy, tmp_path, PARAMS, CHUNK, fps=15.0)
+
+
+def test_image_too_small_for_the_backbone_is_told(shard: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"features\.image_size = 8 is too small"):
+        extract_features(shard, tmp_path, PARAMS.model_copy(update={"image_size": 8}), CHUNK, fps=15.0)
+
+
+def test_real_videos_with_real_weights(shared: Path, tmp_path: Path) -> None:
+    """One HMDB-51 clip with ImageNet features: neighbouring frames look alike, distant ones less."""
+    from pipeline_lib.params import SubsampleParams
+    from pipeline_lib.subsample.videos import subsample_video
+
+    rows = []
+    for source in sorted((shared / "data" / "hmdb51_clips").rglob("*.avi")):
+        video = f"{source.parent.name}/{source.name}"
+        path = tmp_path / "shard" / "videos" / f"{video}.mp4"
+        path.parent.mkdir(parents=True)
+        made = subsample_video(source, path, SubsampleParams())
+        rows.append({"video": video, "class_name": source.parent.name, "num_frames": made.num_frames, "reason": None})
+    shortest = min(rows, key=lambda row: row["num_frames"])
+    pd.DataFrame([shortest]).to_parquet(tmp_path / "shard" / "videos.parquet")
+    weights = shared / "weights" / "squeezenet1_1_imagenet_features.pth"
+    params = FeaturesParams(backbone="squeezenet1_1", weights=str(weights), precision="fp32", device="cpu")
+    counts = extract_features(tmp_path / "shard", tmp_path, params, ChunkParams(), fps=15.0)
+    assert counts == {"clips": 2, "frames": shortest["num_frames"]}
+    with FeatureReader([tmp_path / "features.h5"]) as reader:
+        assert reader.shape == (2, 30, 7, 7, 512)
+        frames_ND = reader.load([f"{shortest['video']}#00000"])[0].float().mean(dim=(1, 2))
+    neighbours = torch.cosine_similarity(frames_ND[:-1], frames_ND[1:]).mean()
+    distant = torch.cosine_similarity(frames_ND[:15], frames_ND[15:]).mean()
+    assert neighbours > 0.85
+    assert distant < neighbours - 0.05
+    assert (frames_ND != 0).float().mean() > 0.5

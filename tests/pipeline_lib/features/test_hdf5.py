@@ -1,0 +1,154 @@
+"""Feature files: clips in the order asked for, over several files; damage is told in one line."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline_lib.features import FeatureReader, FeatureWriter
+
+PROVENANCE = {
+    "backbone": "vgg16",
+    "weights": "random: seed 0",
+    "weights_sha256": "0" * 64,
+    "preprocessing": {"image_size": 224},
+    "precision": "bf16",
+    "fps": 15.0,
+    "tool_versions": {"torch": "2.15.0"},
+}
+
+
+def write(path: Path, videos: list[str], *, frames: int = 3, grid: int = 2, **provenance: object) -> Path:
+    """Write one clip of two valid frames a video; all values of a frame are its number over all files of the test."""
+    clips = pd.DataFrame({"video": pd.Series(videos, dtype=str)})
+    clips["clip"] = clips["video"] + "#00000"
+    clips = clips.assign(class_name="wave", first_frame=0, valid_frames=2)
+    with FeatureWriter(path, clips, frame_shape=(grid, grid, 4), frames=frames) as writer:
+        writer.describe(PROVENANCE | provenance)
+        numbers = [float(video[-1]) * 10 + frame for video in videos for frame in range(2)]
+        features_NKKD = np.stack([np.full((grid, grid, 4), number) for number in numbers]) if numbers else []
+        for start in range(0, len(features_NKKD), 3):
+            writer.append(features_NKKD[start : start + 3])
+    return path
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    return [write(tmp_path / "a.h5", ["w/1", "w/2", "w/3"]), write(tmp_path / "b.h5", ["w/4", "w/5"])]
+
+
+def test_clips_come_in_the_order_asked_for_over_files(paths: list[Path]) -> None:
+    with FeatureReader(paths) as reader:
+        assert reader.shape == (5, 3, 2, 2, 4)
+        features_NTKKD = reader.load(["w/5#00000", "w/1#00000", "w/4#00000", "w/2#00000", "w/1#00000"])
+    assert features_NTKKD[:, :, 0, 0, 0].tolist() == [[50, 51, 51], [10, 11, 11], [40, 41, 41], [20, 21, 21], [10, 11, 11]]
+    assert (features_NTKKD == features_NTKKD[:, :, :1, :1, :1]).all()
+
+
+def test_no_clips_asked_for_gives_none(paths: list[Path]) -> None:
+    with FeatureReader(paths) as reader:
+        assert reader.load([]).shape == (0, 3, 2, 2, 4)
+
+
+def test_opens_lazily_closes_and_opens_again(paths: list[Path]) -> None:
+    reader = FeatureReader(paths)
+    assert reader._files == []
+    first = reader.load(["w/3#00000"])
+    files = list(reader._files)
+    reader.close()
+    assert not any(files)
+    assert (reader.load(["w/3#00000"]) == first).all()
+    reader.close()
+
+
+def test_travels_to_a_worker_without_its_handles(paths: list[Path]) -> None:
+    with FeatureReader(paths) as reader:
+        expected = reader.load(["w/2#00000"])
+        with pickle.loads(pickle.dumps(reader)) as copy:
+            assert copy._files == []
+            assert (copy.load(["w/2#00000"]) == expected).all()
+
+
+def test_empty_file_among_others_is_fine(paths: list[Path], tmp_path: Path) -> None:
+    empty = write(tmp_path / "empty.h5", [])
+    with FeatureReader([empty, *paths]) as reader:
+        assert reader.shape == (5, 3, 2, 2, 4)
+        assert reader.load(["w/4#00000"])[0, 1, 0, 0, 0] == 41
+
+
+def test_unknown_clip_is_told(paths: list[Path]) -> None:
+    with FeatureReader(paths) as reader, pytest.raises(ValueError, match=r"1 clips have no features \(w/9#00000.*--refresh"):
+        reader.load(["w/1#00000", "w/9#00000"])
+
+
+def test_file_that_cannot_be_locked_names_the_switch(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object, **__: object) -> None:
+        raise OSError(
+            "Unable to synchronously open file (unable to lock file, errno = 37, error message = 'No locks available')"
+        )
+
+    monkeypatch.setattr(h5py, "File", no_locks)
+    with pytest.raises(ValueError, match=r"a\.h5 cannot be locked .*HDF5_USE_FILE_LOCKING=FALSE"):
+        _ = FeatureReader(paths).shape
+
+
+def test_no_files_is_told() -> None:
+    with pytest.raises(ValueError, match="no feature files"):
+        FeatureReader([])
+
+
+@pytest.mark.parametrize("damage", ["cut", "html", "empty", "absent"])
+def test_damaged_file_is_one_line_naming_it_and_the_mend(paths: list[Path], damage: str) -> None:
+    content = paths[1].read_bytes()
+    if damage == "absent":
+        paths[1].unlink()
+    else:
+        paths[1].write_bytes({"cut": content[: len(content) // 2], "html": b"<html>", "empty": b""}[damage])
+    with pytest.raises(ValueError, match=r"b\.h5: .*--refresh features") as caught, FeatureReader(paths) as reader:
+        reader.load(["w/4#00000"])
+    assert "\n" not in str(caught.value)
+
+
+def test_other_hdf5_files_and_other_axes_are_refused(paths: list[Path], tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = 1
+    with pytest.raises(ValueError, match=r"other\.h5 is not a feature file .* lacks features"):
+        _ = FeatureReader([tmp_path / "other.h5"]).shape
+    with h5py.File(paths[0], "r+") as file:
+        file.attrs["axes"] = "clip,frame,channel,row,column"
+    with pytest.raises(ValueError, match=r"its axes are clip,frame,channel,row,column, not clip,frame,row,column,channel"):
+        _ = FeatureReader(paths).shape
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [({"weights_sha256": "1" * 64}, "weights_sha256"), ({"fps": 10.0}, "fps"), ({"grid": 3}, "shape")]
+)
+def test_files_that_differ_are_refused(paths: list[Path], tmp_path: Path, change: dict[str, object], named: str) -> None:
+    other = write(tmp_path / "other.h5", ["w/6"], **change)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"other\.h5 and .*a\.h5 differ in {named}"):
+        _ = FeatureReader([*paths, other]).shape
+
+
+def test_precision_may_differ_and_is_told(paths: list[Path], tmp_path: Path) -> None:
+    other = write(tmp_path / "other.h5", ["w/6"], precision="fp32")
+    assert FeatureReader([*paths, other]).provenance["precision"] == "bf16, fp32"
+
+
+def test_clip_in_two_files_is_refused(paths: list[Path], tmp_path: Path) -> None:
+    again = write(tmp_path / "again.h5", ["w/1"])
+    with pytest.raises(ValueError, match=r"again\.h5: clip w/1#00000 is also in .*a\.h5"):
+        _ = FeatureReader([*paths, again]).shape
+
+
+def test_failed_writing_leaves_no_file(tmp_path: Path) -> None:
+    clips = pd.DataFrame(
+        [["w/1#00000", "w/1", "w", 0, 2]], columns=["clip", "video", "class_name", "first_frame", "valid_frames"]
+    )
+    with pytest.raises(RuntimeError, match="stop"), FeatureWriter(tmp_path / "f.h5", clips, frame_shape=(2, 2, 4), frames=3):
+        raise RuntimeError("stop")
+    assert not list(tmp_path.iterdir())
