@@ -78,6 +78,7 @@ class Run:
     futures: dict[str, list[Future]] = field(default_factory=dict)
     results: dict[str, StageResult] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
+    shard_names: list[str] = field(default_factory=list)
     quarantine: PrefectFuture[Any] | None = None
     """Fails if subsampling lost more videos than allowed."""
 
@@ -91,6 +92,7 @@ class Run:
         directory = collection.directory(self.context)
         shards = read_shards(directory, self.params.subsample.shard_videos)
         progress.expect("subsample", sum(len(videos) for videos in shards.values()))
+        self.shard_names = list(shards)
         root = videos_root(self.params.fetch, directory)
         for shard, videos in shards.items():
             self._submit(
@@ -131,10 +133,11 @@ class Run:
 
     def features(self, shards: Sequence[Future], backbone: Future | None) -> list[Future]:
         """Extract features shard by shard, each as soon as its frames are there."""
-        for shard in shards:
+        for name, shard in zip(self.shard_names, shards, strict=True):
             self._submit(
                 "features",
                 tasks.features.features,
+                name=name,
                 shard=shard,
                 backbone=backbone,
                 params=self.params.features,

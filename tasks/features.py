@@ -26,17 +26,18 @@ def backbone_recipe(context: Context, params: FeaturesParams) -> dict[str, Any]:
 
 
 def recipe(
-    context: Context, shard: Ref, backbone: Ref | None, params: FeaturesParams, chunk: ChunkParams, fps: float
+    context: Context, name: str, shard: Ref, backbone: Ref | None, params: FeaturesParams, chunk: ChunkParams, fps: float
 ) -> Recipe:
     """Features depend on the shard's frames, on how clips are cut and on the backbone; not on the parts."""
     inputs = {"shard": shard.content_key} | ({"backbone": backbone.content_key} if backbone else {})
     return Recipe("features", VERSION, backbone_recipe(context, params) | chunk.cut_recipe() | {"fps": fps}, inputs)
 
 
-@stage(recipe, worker="device")
+@stage(recipe, worker="device", task_run_name="features {name}")
 def features(
     directory: Path,
     context: Context,
+    name: str,
     shard: Ref,
     backbone: Ref | None,
     params: FeaturesParams,
