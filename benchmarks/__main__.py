@@ -31,7 +31,8 @@ def main() -> None:
     print()
     for line in _table(comparisons):
         print(line)
-    print(f"\nlowest – median – highest of {len(comparisons[0].ours)} repeats in turns; {time.monotonic() - started:.0f} s in all")
+    minutes = (time.monotonic() - started) / 60
+    print(f"\nlowest – median – highest of {len(comparisons[0].ours)} repeats in turns; {minutes:.1f} minutes in all")
     print(f"{_processor()}: {describe_device(torch.device('cpu'))}, {torch.get_num_threads()} threads; load before: {load:.1f}")
     print(f"Python {platform.python_version()}, " + ", ".join(f"{tool} {version(tool)}" for tool in TOOLS))
 

@@ -27,7 +27,7 @@ from pipeline_lib.train.trainer import Trainer, count_correct
 
 DEMO = Path(__file__).parents[1] / "params" / "demo.yaml"
 PLAIN_MODELS: dict[str, Callable[..., nn.Module]] = {"alstm": PlainALSTM, "conv_alstm": PlainConvALSTM}
-EPOCHS = 10
+EPOCHS = 5
 CPU = torch.device("cpu")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
 
 DESCRIPTIONS = {
     "full": "The whole pipeline on HMDB-51, from its archive to the report.",
@@ -42,7 +45,7 @@ def serve_deployments() -> None:
         for name, description in DESCRIPTIONS.items()
     ]
     # One run holds the workspace; the others wait for their turn here instead of failing there.
-    serve(*deployments, limit=1, print_starting_message=False)
+    serve(*cast("list[RunnerDeployment]", deployments), limit=1, print_starting_message=False)
 
 
 if __name__ == "__main__":

@@ -59,8 +59,6 @@ class Record:
     def log_stage(self, run: Run, stage: str, result: StageResult) -> None:
         """Record a finished stage, whether it was made or answered from artifacts."""
         terminal.say_stage(stage, result)
-        if self.bars:
-            self.bars.finish(stage)
         manifests = [ref.model_dump() | {"params": _params_of(self.context, ref)} for ref in result.refs]
         tracking.log_json(self.parent_run_id, manifests, f"manifests/{stage}.json")
         tracking.set_tags(self.parent_run_id, {f"cache.{stage}": result.cache})
@@ -145,12 +143,6 @@ class ProgressBars:
         self._percent[stage] = percent
         self._write(stage, percent)
 
-    def finish(self, stage: str) -> None:
-        """Show a stage as done."""
-        if self._percent.get(stage) != 100:
-            self._percent[stage] = 100
-            self._write(stage, 100)
-
     def _write(self, stage: str, percent: int) -> None:
         if stage in self._artifacts:
             update_progress_artifact(self._artifacts[stage], float(percent))
@@ -180,7 +172,7 @@ def open_record(params: Params, workspace: Path, workspace_id: str) -> Record:
     if num_dead:
         logger.warning("closed %d records of runs that were killed", num_dead)
     name = runtime.flow_run.name or "har"
-    tags = {tracking.WORKSPACE_TAG: workspace_id} | _prefect_tags() | _git_tags()
+    tags = {tracking.WORKSPACE_TAG: workspace_id} | _prefect_tags() | _source_tags()
     parent = tracking.start_parent(experiment_id, name, tags, params.model_dump(mode="json"))
     metrics = tracking.SystemMetrics(parent, enabled=params.tracking.system_metrics)
     record = Record(Context(workspace=workspace), uri, experiment_id, parent, metrics, bars=ProgressBars())
@@ -193,13 +185,14 @@ def _prefect_tags() -> dict[str, str]:
     return {"prefect.flow_run_id": str(run.id), "prefect.flow_run_name": str(run.name), "prefect.url": str(run.ui_url or "")}
 
 
-def _git_tags() -> dict[str, str]:
+def _source_tags() -> dict[str, str]:
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         commit = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
     except OSError:
-        return {}
-    return {"mlflow.source.git.commit": commit} if commit else {}
+        commit = ""
+    source = {"mlflow.source.name": "flows/har.py", "mlflow.source.type": "LOCAL"}
+    return source | ({"mlflow.source.git.commit": commit} if commit else {})
 
 
 def crash_dead_flow_runs(workspace_id: str) -> int:

@@ -98,7 +98,7 @@ class Run:
             self._submit(
                 "subsample", tasks.subsample.subsample, shard=shard, videos=videos, root=root, params=self.params.subsample
             )
-        shard_futures = self.futures["subsample"]
+        shard_futures: list[Any] = self.futures["subsample"]
         self.quarantine = tasks.subsample.quarantine.submit(
             context=self.context, shards=shard_futures, params=self.params.subsample
         )
@@ -212,7 +212,7 @@ class Run:
         if self.until and STAGES.index(stage) > STAGES.index(self.until):
             raise StageReached
         task = task.with_options(result_storage=self.context.results)
-        future = task.submit(context=self.context, wait_for=list(wait_for), **inputs)
+        future: Future = task.submit(context=self.context, wait_for=list(wait_for), **inputs)
         self.futures.setdefault(stage, []).append(future)
         return future
 
@@ -234,8 +234,11 @@ class Run:
             result.add(future)
         if stage == "subsample" and self.quarantine:
             self.quarantine.result()
+        if stage == "subsample":
+            progress.expect("features", sum(ref.counts["frames"] for ref in result.refs))
         result.refs = [future.result() for future in self.futures[stage]]
         self.results[stage] = result
+        progress.finish(stage)
         self.record.log_stage(self, stage, result)
         return result
 
@@ -250,6 +253,7 @@ def open_run(params: Params, *, until: str | None, refresh: Sequence[str]) -> It
     context = Context(workspace=workspace, refresh=tuple(refresh))
     with hold_workspace(workspace):
         context.store.remove_drafts()
+        progress.begin()
         record = records.open_record(params, workspace, workspace_id(workspace))
         run = Run(params, context, record, until)
         try:

@@ -78,15 +78,21 @@ class _Bars:
 
     def show(self, stage: str, done: float, total: float | None) -> None:
         with self._lock:
-            amount = _megabytes(done, total) if stage == "fetch" else f"{done:,.0f}" + (f"/{total:,.0f}" if total else "")
             if stage not in self._ids:
-                self._ids[stage] = self._bars.add_task(stage, total=total, amount=amount)
-            finished = total is not None and done >= total
-            self._bars.update(self._ids[stage], completed=done, total=total, amount=amount, visible=not finished)
+                self._ids[stage] = self._bars.add_task(stage, total=total, amount="", visible=False)
+            bar = self._bars.tasks[self._bars.task_ids.index(self._ids[stage])]
+            under_way = done > 0 and (total is None or done < total)
+            amount = _megabytes(done, total, bar.speed) if stage == "fetch" else _count(done, total)
+            self._bars.update(bar.id, completed=done, total=total, amount=amount, visible=under_way)
 
 
-def _megabytes(done: float, total: float | None) -> str:
-    return f"{done / 1e6:,.0f}" + (f" of {total / 1e6:,.0f} MB" if total else " MB")
+def _count(done: float, total: float | None) -> str:
+    return f"{done:,.0f} of {total:,.0f}" if total else f"{done:,.0f}"
+
+
+def _megabytes(done_bytes: float, total_bytes: float | None, bytes_per_second: float | None) -> str:
+    rate = f", {bytes_per_second / 1e6:,.1f} MB/s" if bytes_per_second else ""
+    return f"{_count(done_bytes / 1e6, total_bytes / 1e6 if total_bytes else None)} MB{rate}"
 
 
 def say_summary(summary: Mapping[str, Any]) -> None:

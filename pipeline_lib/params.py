@@ -36,7 +36,8 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 as PyYAML reads it, but `1e-3` is a number, as in YAML 1.2 and as everybody means it."""
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+_SCIENTIFIC = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+0123456789"))
 
 
 class Section(BaseModel):
@@ -46,8 +47,8 @@ class Section(BaseModel):
 
     def recipe(self) -> dict[str, Any]:
         """Return the values that decide the stage's content, as JSON types."""
-        fields = type(self).model_fields.items()
-        operational_names = {name for name, field in fields if (field.json_schema_extra or {}).get(OPERATIONAL)}
+        extras = {name: field.json_schema_extra for name, field in type(self).model_fields.items()}
+        operational_names = {name for name, extra in extras.items() if isinstance(extra, dict) and extra.get(OPERATIONAL)}
         return self.model_dump(mode="json", exclude=operational_names)
 
 

@@ -15,7 +15,8 @@ def read_shards(collection: Path, shard_videos: int) -> dict[str, list[SourceVid
     table = pd.read_parquet(collection / "collection.parquet").sort_values("video")
     shards = {}
     for class_name, rows in table.groupby("class_name"):
-        videos = [SourceVideo(row.video, str(class_name), row.sha256) for row in rows.itertuples()]
+        columns = zip(rows["video"], rows["sha256"], strict=True)
+        videos = [SourceVideo(video, str(class_name), sha256) for video, sha256 in columns]
         for number, first in enumerate(range(0, len(videos), shard_videos)):
             shards[f"{class_name} {number + 1}"] = videos[first : first + shard_videos]
     return shards
@@ -33,7 +34,7 @@ def read_videos(shards: Iterable[Path]) -> pd.DataFrame:
 
 def video_paths(shards: Iterable[Path]) -> dict[str, Path]:
     """Return where the subsampled file of every decodable video lies."""
-    paths = {}
+    paths: dict[str, Path] = {}
     for shard in shards:
         videos = pd.read_parquet(shard / "videos.parquet", columns=["video", "reason"])
         decodable = videos.loc[videos["reason"].isna(), "video"]

@@ -19,7 +19,7 @@ ADDRESSES = ("videos", "splits", "sources", "boxes")
 def recipe(context: Context, params: FetchParams) -> Recipe:
     """Identify local input by its content, and remote input by its address or checksum: never by a local path."""
     values = params.recipe()
-    inputs = {}
+    inputs: dict[str, str] = {}
     for name in ADDRESSES:
         addresses = values.pop(name)
         for address in [addresses] if isinstance(addresses, str) else addresses or []:

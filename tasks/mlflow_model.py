@@ -21,13 +21,13 @@ def log_model(run_id: str, checkpoint: Path) -> str:
     """
     import mlflow
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import ColSpec, Schema, TensorSpec
 
     import pipeline_lib
     from pipeline_lib.models.checkpoints import load_checkpoint
 
     _, model = load_checkpoint(checkpoint)
-    inputs = [
+    inputs: list[ColSpec | TensorSpec] = [
         TensorSpec(np.dtype("float32"), (-1, -1, model.grid, model.grid, model.channels), "features"),
         TensorSpec(np.dtype("int64"), (-1,), "valid_frames"),
     ]

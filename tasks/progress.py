@@ -21,10 +21,17 @@ def listen(listener: Listener) -> Callable[[], None]:
     return lambda: _listeners.remove(listener)
 
 
-def expect(stage: str, total: float | None) -> None:
-    """Begin counting a stage anew, towards `total` if it is known."""
+def begin() -> None:
+    """Forget what an earlier run in this process has counted."""
     with _lock:
-        _done[stage], _total[stage] = 0, total
+        _done.clear()
+        _total.clear()
+
+
+def expect(stage: str, total: float) -> None:
+    """Say how much a stage has to do in all; some of it may be done already."""
+    with _lock:
+        _total[stage] = total
     _tell(stage)
 
 
@@ -32,6 +39,13 @@ def advance(stage: str, amount: float = 1) -> None:
     """Count `amount` more of a stage as done."""
     with _lock:
         _done[stage] = _done.get(stage, 0) + amount
+    _tell(stage)
+
+
+def finish(stage: str) -> None:
+    """Count all of a stage as done, also what turned out not to be needed."""
+    with _lock:
+        _done[stage] = _total[stage] = _total.get(stage) or 1
     _tell(stage)
 
 

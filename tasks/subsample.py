@@ -42,7 +42,8 @@ def quarantine(context: Context, shards: Sequence[Ref], params: SubsampleParams)
     from pipeline_lib.tables import read_videos
 
     videos = read_videos(shard.directory(context) for shard in shards)
-    lost = videos.loc[videos["reason"].notna(), ["video", "reason", "stderr"]].fillna("").to_dict("records")
+    columns = videos.loc[videos["reason"].notna(), ["video", "reason", "stderr"]].fillna("")
+    lost = [{str(name): str(value) for name, value in row.items()} for row in columns.to_dict("records")]
     create_table_artifact(key="quarantine", table=lost, description=f"{len(lost)} of {len(videos)} videos not decodable")
     check_quarantine([videos], params.max_quarantined)
     return lost

@@ -85,7 +85,7 @@ def _start(experiment_id: str, name: str, tags: Mapping[str, str], params: Mappi
     from mlflow.entities import Param
 
     client = _client()
-    run_id = client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id
+    run_id = str(client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id)
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(params).items()])
     return run_id
 
@@ -156,18 +156,18 @@ def log_rows(run_id: str, table: pd.DataFrame, name: str) -> None:
     """Log a table that MLflow's page shows as one."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "For backward compatibility, 'str'")  # MLflow's own use of pandas
-        _client().log_table(run_id, table.to_dict("list"), name)
+        _client().log_table(run_id, {str(name): values for name, values in table.to_dict("list").items()}, name)
 
 
 def log_dataset(run_ids: Iterable[str], clips: pd.DataFrame, name: str, digest: str) -> None:
     """Log the clip table as the runs' dataset input, once for each part."""
-    import mlflow.data
+    from mlflow.data.pandas_dataset import from_pandas
     from mlflow.entities import DatasetInput, InputTag
 
     for part, rows in clips.groupby("part"):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(?s).*integer column", UserWarning)
-            dataset = mlflow.data.from_pandas(rows, name=f"{name}-{part}", digest=digest[:16])._to_mlflow_entity()
+            dataset = from_pandas(rows, name=f"{name}-{part}", digest=digest[:16])._to_mlflow_entity()
         tag = InputTag("mlflow.data.context", str(part))
         for run_id in run_ids:
             _client().log_inputs(run_id, [DatasetInput(dataset, [tag])])

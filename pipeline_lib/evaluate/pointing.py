@@ -51,7 +51,7 @@ def _nearest_boxes(frames: pd.DataFrame, boxes: pd.DataFrame, *, tolerance_secon
         on="time_seconds",
         by="video",
         direction="nearest",
-        tolerance=tolerance_seconds,
+        tolerance=tolerance_seconds,  # type: ignore[arg-type]  # the stubs know no floats
     )
     return matched.dropna(subset=["x0", "y0", "x1", "y1"])
 

@@ -1,6 +1,6 @@
 """Numbers from the tables of predictions."""
 
-# C classes
+# N clips, C classes
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def class_scores(predictions: pd.DataFrame, videos: pd.DataFrame, classes: Seque
     counts_CC = confusion_counts(predictions, classes)
     hits_C, actual_C, predicted_C = counts_CC.diagonal(), counts_CC.sum(axis=1), counts_CC.sum(axis=0)
     right, num_frames = _frame_counts(predictions)
-    by_class = predictions["class_name"]
+    names, by_class = list(classes), predictions["class_name"]
     frame_accuracy = right.groupby(by_class).sum() / num_frames.groupby(by_class).sum()
     by_video = videos.groupby("class_name")["correct"]
     return pd.DataFrame(
         {
-            "class": list(classes),
+            "class": names,
             "clips": actual_C,
-            "videos": by_video.size().reindex(classes, fill_value=0).to_numpy(),
+            "videos": by_video.size().reindex(names, fill_value=0).to_numpy(),
             "precision": _ratio(hits_C, predicted_C),
             "recall": _ratio(hits_C, actual_C),
             "f1": _ratio(2 * hits_C, actual_C + predicted_C),
-            "frame_accuracy": frame_accuracy.reindex(classes).to_numpy(),
-            "video_accuracy": by_video.mean().reindex(classes).to_numpy(),
+            "frame_accuracy": frame_accuracy.reindex(names).to_numpy(),
+            "video_accuracy": by_video.mean().reindex(names).to_numpy(),
         }
     )
 
@@ -62,7 +62,8 @@ def confusion_counts(predictions: pd.DataFrame, classes: Sequence[str]) -> np.nd
     """Return counts_CC of clips: rows are true classes, columns predicted ones."""
     index = pd.Index(classes)
     counts_CC = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    np.add.at(counts_CC, (index.get_indexer(predictions["class_name"]), index.get_indexer(predictions["predicted"])), 1)
+    actual_N, predicted_N = (index.get_indexer(pd.Index(predictions[name])) for name in ("class_name", "predicted"))
+    np.add.at(counts_CC, (actual_N, predicted_N), 1)
     return counts_CC
 
 

@@ -108,14 +108,14 @@ def _decode(videos: Sequence[str], kept: Sequence[Sequence[int]], video_path: Ca
             waiting.clear()
 
     for video, frames in read_ahead((video, video_path(video)) for video in wanted):
-        numbers = set(wanted[video])
+        missing = set(wanted[video])
         for number, frame in enumerate(frames):
-            if number in numbers:
+            if number in missing:
                 waiting.append(frame)
-                numbers.discard(number)
+                missing.discard(number)
             if len(waiting) == RESIZE_FRAMES:
                 store()
-        if numbers:
-            raise ValueError(f"{video}: ends before frame {max(numbers)} of its clips; run with `--refresh subsample`")
+        if missing:
+            raise ValueError(f"{video}: ends before frame {max(missing)} of its clips; run with `--refresh subsample`")
     store()
     return frames_NCHW

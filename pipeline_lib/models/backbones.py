@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.models import VisionTransformer, get_model, get_model_weights, list_models
 
 from pipeline_lib.models.weights import read_state_dict, sha256_of_weights
 
@@ -79,7 +79,7 @@ class VGGSmall(nn.Module):
 class PatchTokens(nn.Module):
     """A vision transformer whose patch tokens are put back in their places; the class token is left out."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: VisionTransformer) -> None:
         super().__init__()
         self.conv_proj = network.conv_proj
         self.class_token = network.class_token
@@ -156,7 +156,7 @@ def build_backbone(name: str, weights: str, *, grid: int, seed: int, weights_fil
         description = "state dict"
     elif weights == "imagenet":
         extractor = cut_off(name, _download(name))
-        description = f"imagenet: {get_model_weights(name).DEFAULT}"
+        description = f"imagenet: {get_model_weights(name)['DEFAULT']}"
     else:
         extractor = cut_off(name, _initialise(name, seed))
         description = f"random: seed {seed}"
@@ -175,7 +175,7 @@ def check_name(name: str) -> None:
 
 def cut_off(name: str, network: nn.Module) -> nn.Module:
     """Return the part of a network that makes its last feature map; names of weights stay as they were."""
-    if name.startswith("vit"):
+    if isinstance(network, VisionTransformer):
         return PatchTokens(network)
     last = next((module for family, module in LAST_MODULES.items() if name.startswith(family)), "features")
     parts: OrderedDict[str, nn.Module] = OrderedDict()
@@ -233,5 +233,5 @@ def _download(name: str) -> nn.Module:
 
 
 def _default_size(name: str) -> int:
-    height, _ = get_model_weights(name).DEFAULT.meta["min_size"]
+    height, _ = get_model_weights(name)["DEFAULT"].meta["min_size"]
     return height

@@ -22,6 +22,10 @@ def run(folder, values, *settings, until=None):
     return har(str(path), list(settings), until, [])
 
 
+def split_names(file):
+    return [line.split()[0] for line in file.read_text().splitlines()]
+
+
 def clips_of(folder):
     return pd.read_parquet(next((folder / "workspace" / "artifacts" / "chunk").glob("*/clips.parquet")))
 
@@ -72,7 +76,7 @@ def test_hmdb51_at_full_size_in_names_and_counts(shared, tmp_path, prefect_serve
     """All 6766 names as tiny videos, packed as HMDB-51 is, through fetch to chunk."""
     splits = shared / "data" / "hmdb51_splits"
     files = sorted(splits.glob("*_test_split1.txt"))
-    names = {file.name.removesuffix("_test_split1.txt"): [line.split()[0] for line in file.open()] for file in files}
+    names = {file.name.removesuffix("_test_split1.txt"): split_names(file) for file in files}
     render_video(tmp_path / "tiny.mp4", (200, 40, 40), num_frames=8, seed=0)
     for class_name, videos in names.items():
         folder = tmp_path / "rendered" / "videos" / class_name

@@ -69,7 +69,14 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_settings_override_the_file(params_file):
     path = params_file("fetch: {kind: synthetic}\ntrain: {epochs: 3}")
-    params = load_params(path, ["train.epochs=7", "train.learning_rate=1e-3", "train.models=[alstm]", "fetch.synthetic.seed=5", "tracking.uri=null"])
+    settings = [
+        "train.epochs=7",
+        "train.learning_rate=1e-3",
+        "train.models=[alstm]",
+        "fetch.synthetic.seed=5",
+        "tracking.uri=null",
+    ]
+    params = load_params(path, settings)
     assert (params.train.epochs, params.train.models, params.fetch.synthetic.seed) == (7, ("alstm",), 5)
     assert params.train.learning_rate == 0.001
 
@@ -89,8 +96,9 @@ def test_what_only_says_where_or_how_fast_stays_out_of_the_recipe():
 
 
 def test_a_model_depends_only_on_its_own_parameters():
-    first = Params.model_validate({"fetch": {"kind": "synthetic"}}).train
-    second = Params.model_validate({"fetch": {"kind": "synthetic"}, "train": {"conv_alstm_units": 8, "models": ["alstm"]}}).train
+    fetch = {"kind": "synthetic"}
+    first = Params.model_validate({"fetch": fetch}).train
+    second = Params.model_validate({"fetch": fetch, "train": {"conv_alstm_units": 8, "models": ["alstm"]}}).train
     assert first.model_recipe("alstm") == second.model_recipe("alstm")
     assert first.model_recipe("conv_alstm") != second.model_recipe("conv_alstm")
     assert first.model_recipe("conv_alstm")["attention_penalty"] == 0
