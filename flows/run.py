@@ -205,9 +205,7 @@ class Run:
         self._submit("report", tasks.report.report, run=run, run_id=self.record.parent_run_id)
         self._gather("report")
 
-    def _submit(
-        self, stage: str, task: Task[..., Ref], wait_for: Sequence[PrefectFuture[Any]] = (), **inputs: Any
-    ) -> Future:
+    def _submit(self, stage: str, task: Task[..., Ref], wait_for: Sequence[PrefectFuture[Any]] = (), **inputs: Any) -> Future:
         """Submit a task of a stage, unless the run ends before that stage."""
         if self.until and STAGES.index(stage) > STAGES.index(self.until):
             raise StageReached

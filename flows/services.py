@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from flows.deployments import deployment_names
 from pipeline_lib.params import TrackingParams
 
 HOST = "127.0.0.1"
@@ -78,59 +79,62 @@ def mlflow_address(workspace: Path) -> str:
     return service.address if service and service.address else f"http://{HOST}:{MLFLOW_PORT}"
 
 
-def start_services(
-    workspace: Path, prefect_port: int, mlflow_port: int, say: Callable[[str], None]
-) -> dict[str, Service]:
+@dataclass(frozen=True)
+class _Plan:
+    """A service to start: its command, where a browser finds it, and how to tell that it works."""
+
+    name: str
+    command: list[str]
+    address: str | None
+    healthy: Callable[[], bool]
+
+
+def start_services(workspace: Path, prefect_port: int, mlflow_port: int, say: Callable[[str], None]) -> dict[str, Service]:
     """Start what does not run yet, and wait until each is healthy; on failure stop what was started.
 
     Raises:
         ValueError: a port is taken, or a service did not become healthy.
     """
-    from flows.deployments import deployment_names
-    from tasks.tracking import init_tracking, tracking_uri
+    from tasks.tracking import init_tracking
 
     services = running_services(workspace)
     for name, port in (("prefect", prefect_port), ("mlflow", mlflow_port)):
         if name not in services:
             _refuse_taken_port(name, port)
     init_tracking(TrackingParams(), workspace)
-    store = tracking_uri(TrackingParams(), workspace)
-    prefect, mlflow = f"http://{HOST}:{prefect_port}", f"http://{HOST}:{mlflow_port}"
-    python = [sys.executable, "-m"]
-    commands: dict[str, tuple[list[str], str | None, Callable[[], bool]]] = {
-        "prefect": (
-            [*python, "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)],
-            prefect,
-            lambda: _answers(f"{prefect}/api/health"),
-        ),
-        "mlflow": (
-            [*python, "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1",
-             "--backend-store-uri", store, "--default-artifact-root", (workspace / "mlflow" / "artifacts").as_uri()],
-            mlflow,
-            lambda: _answers(f"{mlflow}/health"),
-        ),
-        "deployments": (
-            [*python, "flows.deployments"],
-            None,
-            lambda: all(_answers(f"{prefect}/api/deployments/name/har/{name}") for name in deployment_names()),
-        ),
-    }  # fmt: skip
-    environment = service_environment(workspace, f"{prefect}/api")
+    prefect_url = services["prefect"].address if "prefect" in services else f"http://{HOST}:{prefect_port}"
+    environment = service_environment(workspace, f"{prefect_url}/api")
     try:
-        for name in ("prefect", "mlflow"):
-            if name not in services:
-                services[name] = _start(name, commands[name][0], commands[name][1], workspace, environment)
+        plans = _plan(workspace, str(prefect_url), mlflow_port)
+        for plan in plans:
+            if plan.name not in services:
+                if plan.name == "deployments":
+                    _wait_until(services["prefect"], plans[0].healthy)
+                services[plan.name] = _start(plan.name, plan.command, plan.address, workspace, environment)
                 _remember(workspace, services)
-        for name, (command, address, healthy) in commands.items():
-            if name not in services:
-                services[name] = _start(name, command, address, workspace, environment)
-                _remember(workspace, services)
-            _wait_until(services[name], healthy)
-            say(f"{name:<12} {address or 'har/' + ', har/'.join(deployment_names())}")
+        for plan in plans:
+            _wait_until(services[plan.name], plan.healthy)
+            say(f"{plan.name:<12} {services[plan.name].address or 'har/' + ', har/'.join(deployment_names())}")
     except BaseException:
         stop_services(workspace)
         raise
     return services
+
+
+def _plan(workspace: Path, prefect_url: str, mlflow_port: int) -> list[_Plan]:
+    from tasks.tracking import tracking_uri
+
+    prefect_port, mlflow_url = prefect_url.rpartition(":")[2], f"http://{HOST}:{mlflow_port}"
+    prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", prefect_port]
+    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
+    mlflow += ["--backend-store-uri", tracking_uri(TrackingParams(), workspace)]
+    mlflow += ["--default-artifact-root", (workspace / "mlflow" / "artifacts").as_uri()]
+    deployed = [f"{prefect_url}/api/deployments/name/har/{name}" for name in deployment_names()]
+    return [
+        _Plan("prefect", prefect, prefect_url, lambda: _answers(f"{prefect_url}/api/health")),
+        _Plan("mlflow", mlflow, mlflow_url, lambda: _answers(f"{mlflow_url}/health")),
+        _Plan("deployments", [sys.executable, "-m", "flows.deployments"], None, lambda: all(map(_answers, deployed))),
+    ]
 
 
 def service_environment(workspace: Path, api_url: str) -> dict[str, str]:

@@ -20,9 +20,7 @@ def recipe(context: Context, collection: Ref, shards: Sequence[Ref], params: Chu
 
 
 @stage(recipe, worker="decoder")
-def chunk(
-    directory: Path, context: Context, collection: Ref, shards: Sequence[Ref], params: ChunkParams
-) -> Mapping[str, Any]:
+def chunk(directory: Path, context: Context, collection: Ref, shards: Sequence[Ref], params: ChunkParams) -> Mapping[str, Any]:
     """Write the clip table of the whole collection."""
     from pipeline_lib.chunk import chunk_collection
 

@@ -15,9 +15,7 @@ from tasks.stage import Context, Ref, stage
 VERSION = "finetune-1"
 
 
-def recipe(
-    context: Context, clips: Ref, shards: Sequence[Ref], params: FinetuneParams, features: FeaturesParams
-) -> Recipe:
+def recipe(context: Context, clips: Ref, shards: Sequence[Ref], params: FinetuneParams, features: FeaturesParams) -> Recipe:
     """The tuned backbone depends on the training frames and on the backbone it starts from."""
     inputs = {"clips": clips.content_key} | {f"shard {n}": shard.content_key for n, shard in enumerate(shards)}
     values = {"finetune": params.recipe(), "backbone": backbone_recipe(context, features)}
@@ -32,9 +30,7 @@ def finetune(
     from pipeline_lib.finetune import finetune_backbone
     from pipeline_lib.tables import read_clips, video_paths
 
-    partial = context.store.partial(
-        recipe(context=context, clips=clips, shards=shards, params=params, features=features)
-    )
+    partial = context.store.partial(recipe(context=context, clips=clips, shards=shards, params=params, features=features))
     table = read_clips(clips.directory(context))
     paths = video_paths(shard.directory(context) for shard in shards)
     return finetune_backbone(

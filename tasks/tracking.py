@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import time
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SERVER_SECONDS = 15.0
+ENVIRONMENT_VARIABLE = "MLFLOW_TRACKING_URI"
 WORKSPACE_TAG = "har.workspace"
 EPOCH_METRICS = {
     "train_loss": "train/loss",
@@ -33,7 +37,7 @@ EPOCH_METRICS = {
 
 def tracking_uri(params: TrackingParams, workspace: Path) -> str:
     """Return the MLflow tracking address: the parameter, the usual environment variable, or SQLite in the workspace."""
-    return params.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace / 'mlflow' / 'mlflow.db'}"
+    return params.uri or os.environ.get(ENVIRONMENT_VARIABLE) or f"sqlite:///{workspace / 'mlflow' / 'mlflow.db'}"
 
 
 def _client() -> MlflowClient:
@@ -56,8 +60,10 @@ def init_tracking(params: TrackingParams, workspace: Path) -> tuple[str, str]:
 
     uri = tracking_uri(params, workspace)
     (workspace / "mlflow").mkdir(parents=True, exist_ok=True)
+    if uri.startswith("http"):
+        _refuse_silence(uri)
     try:
-        mlflow.set_tracking_uri(uri)
+        _set_uri(uri)
         experiment = mlflow.get_experiment_by_name(params.experiment)
         if experiment:
             return uri, experiment.experiment_id
@@ -66,6 +72,29 @@ def init_tracking(params: TrackingParams, workspace: Path) -> tuple[str, str]:
         return uri, mlflow.create_experiment(params.experiment, artifact_location=location)
     except (MlflowException, OSError) as error:
         raise ValueError(f"tracking.uri: MLflow at {uri} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def _refuse_silence(uri: str) -> None:
+    """Ask a server once whether it is there; MLflow itself would ask for minutes."""
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_SECONDS):
+            return
+    except urllib.error.HTTPError:
+        return  # it answers, if only to say no
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise ValueError(f"tracking.uri: no MLflow server answers at {uri} ({reason}); start it or leave the key out") from None
+
+
+def _set_uri(uri: str) -> None:
+    """Point MLflow at its store. MLflow also sets the environment variable, which a later run in this process would obey."""
+    import mlflow
+
+    before = os.environ.pop(ENVIRONMENT_VARIABLE, None)
+    mlflow.set_tracking_uri(uri)
+    os.environ.pop(ENVIRONMENT_VARIABLE, None)
+    if before is not None:
+        os.environ[ENVIRONMENT_VARIABLE] = before
 
 
 def start_parent(experiment_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:

@@ -42,9 +42,7 @@ def train(
         log_epoch(mlflow_run_id, record)
 
     partial = context.store.partial(
-        recipe(
-            context=context, model=model, clips=clips, features=features, params=params, mlflow_run_id=mlflow_run_id
-        )
+        recipe(context=context, model=model, clips=clips, features=features, params=params, mlflow_run_id=mlflow_run_id)
     )
     files = [shard.directory(context) / "features.h5" for shard in features]
     table = read_clips(clips.directory(context))

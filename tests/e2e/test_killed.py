@@ -46,9 +46,7 @@ def test_training_goes_on_from_its_last_epoch_with_the_result_of_an_unbroken_run
     kill_when(pipeline, lambda: any(states.glob("*/state.pt")), *MANY_EPOCHS)
     killed = pipeline.run(*MANY_EPOCHS, "train.device=cpu")
     unbroken = finished[0].run(*MANY_EPOCHS)
-    first, second = (
-        Path(summary["models"]["alstm"]["checkpoint"]).read_bytes() for summary in (killed, unbroken)
-    )
+    first, second = (Path(summary["models"]["alstm"]["checkpoint"]).read_bytes() for summary in (killed, unbroken))
     assert first == second
 
 

@@ -111,6 +111,12 @@ def test_the_logged_model_gives_the_same_logits_in_a_fresh_process(finished, chi
         np.testing.assert_allclose(outputs["attention"], attention_BTKK.numpy(), atol=1e-6)
 
 
+def test_runs_of_two_workspaces_in_one_process_keep_to_their_own_store(finished, pipeline):
+    summary = pipeline.run(until="fetch")
+    assert summary["mlflow"]["tracking_uri"] == f"sqlite:///{pipeline.workspace}/mlflow/mlflow.db"
+    assert finished[0].run(until="fetch")["mlflow"]["tracking_uri"] == finished[1]["mlflow"]["tracking_uri"]
+
+
 def test_the_summary_is_json_with_the_names_of_the_contract(finished):
     _, summary = finished
     summary = json.loads(json.dumps(summary))
