@@ -102,10 +102,11 @@ def start_services(workspace: Path, prefect_port: int, mlflow_port: int, say: Ca
         if name not in services:
             _refuse_taken_port(name, port)
     init_tracking(TrackingParams(), workspace)
-    prefect_url = services["prefect"].address if "prefect" in services else f"http://{HOST}:{prefect_port}"
+    prefect_url = _running_address(services, "prefect") or f"http://{HOST}:{prefect_port}"
+    mlflow_url = _running_address(services, "mlflow") or f"http://{HOST}:{mlflow_port}"
     environment = service_environment(workspace, f"{prefect_url}/api")
     try:
-        plans = _plan(workspace, str(prefect_url), mlflow_port)
+        plans = _plan(workspace, prefect_url, mlflow_url)
         for plan in plans:
             if plan.name not in services:
                 if plan.name == "deployments":
@@ -121,12 +122,16 @@ def start_services(workspace: Path, prefect_port: int, mlflow_port: int, say: Ca
     return services
 
 
-def _plan(workspace: Path, prefect_url: str, mlflow_port: int) -> list[_Plan]:
+def _running_address(services: dict[str, Service], name: str) -> str | None:
+    return services[name].address if name in services else None
+
+
+def _plan(workspace: Path, prefect_url: str, mlflow_url: str) -> list[_Plan]:
     from tasks.tracking import tracking_uri
 
-    prefect_port, mlflow_url = prefect_url.rpartition(":")[2], f"http://{HOST}:{mlflow_port}"
+    prefect_port, mlflow_port = (url.rpartition(":")[2] for url in (prefect_url, mlflow_url))
     prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", prefect_port]
-    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
+    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", mlflow_port, "--workers", "1"]
     mlflow += ["--backend-store-uri", tracking_uri(TrackingParams(), workspace)]
     mlflow += ["--default-artifact-root", (workspace / "mlflow" / "artifacts").as_uri()]
     deployed = [f"{prefect_url}/api/deployments/name/har/{name}" for name in deployment_names()]
