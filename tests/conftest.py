@@ -16,6 +16,7 @@ os.environ.update(
     PREFECT_HOME=str(PREFECT / "prefect"),
     PREFECT_API_URL="http://127.0.0.1:1/api",  # nothing: only tests that ask for `prefect_server` may talk to one
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    PREFECT_LOGGING_TO_API_ENABLED="false",  # its last lines would look for the server after the tests stopped it
     MLFLOW_DISABLE_TELEMETRY="true",
     MLFLOW_LOGGING_LEVEL="WARNING",
 )

@@ -347,10 +347,10 @@ def test_a_hanging_program_is_stopped(tmp_path: Path, destination: Path, monkeyp
     hanging.chmod(0o755)
     monkeypatch.setattr(seven_zip, "seven_zip_path", lambda: str(hanging))
     archive = pack_zip(tmp_path / "slow.zip", {"a.avi": b"film"})
-    started = time.monotonic()
+    started, num_threads = time.monotonic(), threading.active_count()
     assert "took too long" in refusal(archive, destination, Limits(seconds=0.3))
     assert time.monotonic() - started < 10
-    assert threading.active_count() < 10
+    assert threading.active_count() <= num_threads
 
 
 def test_unwritable_folders_of_an_archive_are_no_trap(tmp_path: Path, destination: Path):
