@@ -88,7 +88,7 @@ class Record:
         for model, ref in zip(run.params.train.models, result.refs, strict=True):
             run_id, folder = self.children[model], ref.directory(self.context)
             history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
-            if not ref.made or run.futures["train"][list(self.children).index(model)].state.name == "Cached":
+            if not ref.made:  # else every epoch was logged as it ended
                 for record in history:
                     tracking.log_epoch(run_id, record)
             tracking.log_folder(run_id, folder, "checkpoint")

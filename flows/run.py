@@ -42,29 +42,28 @@ class StageReached(Exception):  # noqa: N818 - not an error: the stage asked for
     """Ends the flow's body after the stage given as `until`."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class StageResult:
-    """What a stage's tasks returned, and how many of them were answered from artifacts."""
+    """What a stage's tasks returned, in the order of their submission."""
 
-    refs: list[Ref] = field(default_factory=list)
-    num_hits: int = 0
-    seconds: float = 0.0
+    refs: list[Ref]
 
     @property
     def cache(self) -> str:
         """`hit` if nothing was made, `miss` if everything was, else `partial`."""
-        if self.num_hits == len(self.refs):
-            return "hit"
-        return "partial" if self.num_hits else "miss"
+        made = {ref.made for ref in self.refs}
+        return "partial" if len(made) == 2 else "miss" if made == {True} else "hit"
 
-    def add(self, future: Future) -> Ref:
-        """Count a finished task; raises what it raised."""
-        ref = future.result()
-        hit = future.state.name == "Cached" or not ref.made
-        self.refs.append(ref)
-        self.num_hits += hit
-        self.seconds += 0.0 if hit else ref.seconds
-        return ref
+    @property
+    def seconds(self) -> float:
+        """Time spent on what was made in this run."""
+        return sum(ref.seconds for ref in self.refs if ref.made)
+
+
+def _answer(future: Future) -> Ref:
+    """Return a finished task's reference; a cached one still tells of the run that made it, so it is set right."""
+    ref = future.result()
+    return ref.model_copy(update={"made": False}) if future.state.name == "Cached" else ref
 
 
 @dataclass
@@ -227,14 +226,12 @@ class Run:
         """Wait for a stage and record what came of it."""
         if stage in self.results:
             return self.results[stage]
-        result = StageResult()
         for future in as_completed(self.futures[stage]):
-            result.add(future)
+            future.result()  # the first failure ends the run
+        result = StageResult([_answer(future) for future in self.futures[stage]])
         if stage == "subsample" and self.quarantine:
             self.quarantine.result()
-        if stage == "subsample":
             progress.expect("features", sum(ref.counts["frames"] for ref in result.refs))
-        result.refs = [future.result() for future in self.futures[stage]]
         self.results[stage] = result
         progress.finish(stage)
         self.record.log_stage(self, stage, result)

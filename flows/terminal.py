@@ -98,7 +98,9 @@ def _megabytes(done_bytes: float, total_bytes: float | None, bytes_per_second: f
 def say_summary(summary: Mapping[str, Any]) -> None:
     """Print the results as a table, and where to look on."""
     for model_rows in filter(None, [summary.get("models")]):
-        table = Table("model", "frame", "clip", "video", "on the actor", title="accuracy on the test part", title_justify="left")
+        table = Table(
+            "model", "frame", "clip", "video", "on the actor", title="accuracy on the test part", title_justify="left"
+        )
         for model, row in model_rows.items():
             table.add_row(model, *(_percent(row[f"{unit}_accuracy"]) for unit in ("frame", "clip", "video")), _pointing(row))
         first = next(iter(model_rows.values()))

@@ -72,7 +72,10 @@ def test_every_epoch_is_a_step_also_of_a_model_answered_from_artifacts(finished,
     again = pipeline.run()
     for model, child in children.items():
         first = client.get_metric_history(child.info.run_id, "train/loss")
-        second = client.get_metric_history(again["models"][model]["mlflow_run_id"], "train/loss")
+        second_id = again["models"][model]["mlflow_run_id"]
+        second = client.get_metric_history(second_id, "train/loss")
+        assert child.data.tags["cache.train"] == "miss"
+        assert client.get_run(second_id).data.tags["cache.train"] == "hit"
         assert [metric.step for metric in first] == [1, 2]
         assert [(metric.step, metric.value) for metric in first] == [(metric.step, metric.value) for metric in second]
 

@@ -10,13 +10,15 @@ def ref(**counts):
 
 
 def test_a_stage_is_one_line_with_its_counts_summed_over_shards(capsys):
-    terminal.say_stage("features", StageResult([ref(clips=3, frames=1000), ref(clips=4, frames=500)], seconds=4.0))
+    terminal.say_stage("features", StageResult([ref(clips=3, frames=1000), ref(clips=4, frames=500)]))
     assert capsys.readouterr().out == "features   made               4.0 s   7 clips, 1,500 frames\n"
 
 
 def test_cache_states():
-    refs = [ref(), ref()]
-    assert [StageResult(refs, num_hits=hits).cache for hits in (0, 1, 2)] == ["miss", "partial", "hit"]
+    made, found = ref(), ref().model_copy(update={"made": False})
+    results = [StageResult(refs) for refs in ([made, made], [made, found], [found, found])]
+    assert [result.cache for result in results] == ["miss", "partial", "hit"]
+    assert [result.seconds for result in results] == [4.0, 2.0, 0.0]
 
 
 def test_the_summary_shows_models_beside_chance(capsys):
