@@ -40,6 +40,14 @@ def test_every_stage_has_a_section():
         ("fetch: {kind: synthetic}\ntrain: {models: []}", ["train.models"]),
         ("fetch: {kind: synthetic}\ntrain: {models: [alstm, alstm]}", ["train.models", "twice"]),
         ("fetch: {kind: synthetic}\nchunk: {split: 4}", ["chunk.split", "4", "1, 2 or 3"]),
+        ("fetch: {kind: synthetic}\nchunk: {split: [1, 1]}", ["chunk.split", "[1, 1]", "1, 2 or 3"]),
+        ("fetch: {kind: synthetic}\nchunk: {split: []}", ["chunk.split", "[]", "1, 2 or 3"]),
+        ("fetch: {kind: synthetic}\ntrain: {seeds: [0, 0]}", ["train.seeds", "twice"]),
+        ("fetch: {kind: synthetic}\ntrain: {overrides: {alstm: {unit: 3}}}", ["train.overrides.alstm.unit", "units"]),
+        ("fetch: {kind: synthetic}\ntrain: {overrides: {alstm: {units: -3}}}", ["train.overrides.alstm.units", "-3", "0"]),
+        ("fetch: {kind: synthetic}\ntrain: {overrides: {i3d: {units: 3}}}", ["i3d", "alstm"]),
+        ("fetch: {kind: synthetic}\nsweep: {learning_rate: [1, 0.1]}", ["sweep.learning_rate", "smaller"]),
+        ("fetch: {kind: synthetic}\ntrain: {models: [alstm]}\nsweep: {enabled: true}", ["sweep.models", "conv_alstm"]),
         ("fetch: {kind: synthetic}\nheatmaps: {side: 801}", ["heatmaps.side", "801"]),
         ("fetch: {kind: rar}", ["fetch.kind", "'rar'", "hmdb51"]),
         ("fetch: {kind: folder}", ["fetch.videos", "folder"]),
@@ -98,8 +106,22 @@ def test_what_only_says_where_or_how_fast_stays_out_of_the_recipe():
 def test_a_model_depends_only_on_its_own_parameters():
     fetch = {"kind": "synthetic"}
     first = Params.model_validate({"fetch": fetch}).train
-    second = Params.model_validate({"fetch": fetch, "train": {"conv_alstm_units": 8, "models": ["alstm"]}}).train
-    assert first.model_recipe("alstm") == second.model_recipe("alstm")
-    assert first.model_recipe("conv_alstm") != second.model_recipe("conv_alstm")
-    assert first.model_recipe("conv_alstm")["attention_penalty"] == 0
-    assert first.model_recipe("alstm").keys() == first.model_recipe("conv_alstm").keys()
+    changes = {"conv_alstm_units": 8, "models": ["alstm"], "head_channels": 7, "overrides": {"lrcn": {"dropout": 0.1}}}
+    second = Params.model_validate({"fetch": fetch, "train": changes}).train
+    assert first.of("alstm") == second.of("alstm")
+    assert first.of("attention_pool") == second.of("attention_pool")
+    assert first.of("conv_alstm") != second.of("conv_alstm")
+    assert first.of("lrcn") != second.of("lrcn")
+    assert first.of("conv_alstm").attention_penalty is None
+    assert first.of("alstm").recipe().keys() == first.of("conv_alstm").recipe().keys()
+
+
+def test_several_splits_and_seeds():
+    values = {"fetch": {"kind": "synthetic"}, "chunk": {"split": [1, 3]}, "train": {"seeds": [4, 5], "seed": 9}}
+    params = Params.model_validate(values)
+    assert params.chunk.splits == (1, 3)
+    assert params.chunk.of_split(3).recipe() == Params.model_validate(values | {"chunk": {"split": 3}}).chunk.recipe()
+    assert params.train.all_seeds == (4, 5)
+    assert params.train.of("alstm").seed == 4
+    assert params.train.of("alstm", 5).seed == 5
+    assert Params.model_validate(values | {"train": {"seed": 9}}).train.all_seeds == (9,)

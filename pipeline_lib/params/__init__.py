@@ -1,0 +1,44 @@
+"""The parameters of a run: one frozen, strict section per stage, loaded from a YAML file and `section.key=value` settings."""
+
+from pipeline_lib.params.loading import load_params
+from pipeline_lib.params.section import Device
+from pipeline_lib.params.stages import (
+    STAGES,
+    Addresses,
+    ChunkParams,
+    EvaluateParams,
+    FeaturesParams,
+    FetchParams,
+    FinetuneParams,
+    HeatmapsParams,
+    Params,
+    ReportParams,
+    SubsampleParams,
+    SweepParams,
+    SyntheticParams,
+    TrackingParams,
+)
+from pipeline_lib.params.training import MODELS, ModelName, ModelParams, TrainParams
+
+__all__ = [
+    "MODELS",
+    "STAGES",
+    "Addresses",
+    "ChunkParams",
+    "Device",
+    "EvaluateParams",
+    "FeaturesParams",
+    "FetchParams",
+    "FinetuneParams",
+    "HeatmapsParams",
+    "ModelName",
+    "ModelParams",
+    "Params",
+    "ReportParams",
+    "SubsampleParams",
+    "SweepParams",
+    "SyntheticParams",
+    "TrackingParams",
+    "TrainParams",
+    "load_params",
+]

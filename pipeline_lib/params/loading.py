@@ -1,0 +1,90 @@
+"""Parameters from a YAML file and `section.key=value` settings, and one clear line for each mistake in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from pipeline_lib.params.stages import Params
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, but `1e-3` is a number, as in YAML 1.2 and as everybody means it."""
+
+
+_SCIENTIFIC = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+0123456789"))
+
+
+def load_params(path: str | Path, settings: Iterable[str] = ()) -> Params:
+    """Load a parameter file and apply `section.key=value` settings over it.
+
+    Raises:
+        ValueError: one line per mistake: where it is, the value found, what is accepted.
+    """
+    path = Path(path)
+    values = _read_yaml(path)
+    for setting in settings:
+        _apply_setting(values, setting)
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise ValueError("\n".join(_describe(path, mistake) for mistake in error.errors())) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such parameter file; the ones that come with the project are in params/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as a parameter file ({error})") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: must hold sections such as `fetch:`, found {type(values).__name__}")
+    return values
+
+
+def _apply_setting(values: dict[str, Any], setting: str) -> None:
+    """Set one `section.key=value` in the nested dictionary; the value is read as YAML."""
+    name, equals, text = setting.partition("=")
+    *sections, key = name.strip().split(".")
+    if not equals or not key or not all(sections):
+        raise ValueError(f"--set {setting}: must look like section.key=value")
+    for section in sections:
+        below = values.setdefault(section, {})
+        if below is None:
+            below = values[section] = {}
+        if not isinstance(below, dict):
+            raise ValueError(f"--set {setting}: {section} is not a section")
+        values = below
+    try:
+        values[key] = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise ValueError(f"--set {setting}: the value is not valid YAML; quote it") from None
+
+
+def _describe(path: Path, mistake: Any) -> str:
+    """Turn one pydantic error into a line for users."""
+    location = [part for part in mistake["loc"] if isinstance(part, int) or part.isidentifier()]
+    name = ".".join(str(part) for part in location)
+    if mistake["type"] == "extra_forbidden":
+        return f"{path}: unknown key {name}; accepted here: {', '.join(_accepted_keys(location[:-1]))}"
+    if mistake["type"] == "missing":
+        return f"{path}: {name} is missing"
+    if mistake["type"] == "value_error":
+        return f"{path}: {mistake['ctx']['error']}"
+    return f"{path}: {name} = {mistake['input']!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
+
+
+def _accepted_keys(location: list[Any]) -> list[str]:
+    section: Any = Params
+    for part in location:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)

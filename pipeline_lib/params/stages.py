@@ -1,0 +1,267 @@
+"""One section of parameters per stage.
+
+`Section.recipe` says which values decide an artifact's content; the others, declared `operational`, say where or how fast it
+is made and never enter a cache key.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline_lib.params.section import (
+    Device,
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    operational,
+)
+from pipeline_lib.params.training import ModelName, TrainParams
+
+STAGES = ("fetch", "subsample", "chunk", "finetune", "features", "sweep", "train", "evaluate", "heatmaps", "report")
+"""Stage names in the order of the pipeline; also the names of artifact folders, deployments and parameter sections."""
+
+Addresses = str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None
+"""A path, an http(s) address, or a list of either, tried in order."""
+
+Range = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], Field(strict=False)]
+"""Lowest and highest value."""
+
+Split = Literal[1, 2, 3]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+class SyntheticParams(Section):
+    """The collection that `fetch.kind: synthetic` renders."""
+
+    videos_per_class: PositiveInt = 20
+    sources_per_class: Annotated[int, Field(ge=3)] = 6
+    """Scenes, actors and cameras that a class's videos are drawn from; a source never crosses parts."""
+    seconds: PositiveFloat = 2.4
+    """Typical length of a video; a few are much shorter."""
+    seed: int = 0
+
+
+class FetchParams(Section):
+    """Where the videos and their split files come from."""
+
+    kind: Literal["hmdb51", "archive", "folder", "synthetic"]
+    videos: Addresses = None
+    splits: Addresses = None
+    videos_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    splits_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    sources: str | None = None
+    """CSV file `class/video,source`: videos of one source never cross parts. Without it, the file name tells."""
+    boxes: str | None = None
+    """CSV file `video,time_seconds,x0,y0,x1,y1` (fractions of the frame): where the actor is, to check attention."""
+    synthetic: SyntheticParams = SyntheticParams()
+    retries: Annotated[int, Field(ge=0)] = operational(5)
+    timeout_seconds: PositiveFloat = operational(60.0)
+    """Longest silence of a server before the transfer is retried."""
+    unpack_seconds: PositiveFloat = operational(3600.0)
+    max_members: PositiveInt = operational(200_000)
+    max_unpacked_bytes: PositiveInt = operational(200 * 1024**3)
+
+    @model_validator(mode="after")
+    def _needs_videos(self) -> FetchParams:
+        if self.kind in ("archive", "folder") and self.videos is None:
+            raise ValueError(f"fetch.videos is needed when fetch.kind is {self.kind}: give a path or an address")
+        if self.kind == "folder" and not isinstance(self.videos, str):
+            raise ValueError("fetch.videos must be one folder when fetch.kind is folder")
+        return self
+
+
+class SubsampleParams(Section):
+    """How videos are brought to one frame rate."""
+
+    fps: PositiveFloat = 15.0
+    crf: Annotated[int, Field(ge=0, le=30)] = 16
+    """x264 quality; 16 is visually lossless."""
+    shard_videos: PositiveInt = 128
+    """Most videos of a class that share one shard."""
+    timeout_seconds: PositiveFloat = operational(300.0)
+    """Longest time ffmpeg may take over one video."""
+    max_quarantined: Fraction = operational(0.01)
+    """Share of videos that may turn out undecodable before the stage fails."""
+    workers: PositiveInt | None = operational(None)
+    """Shards subsampled at once; default: one per core."""
+
+
+class ChunkParams(Section):
+    """How videos become clips, and clips become train, val and test parts."""
+
+    frames: PositiveInt = 30
+    short: Literal["pad", "drop"] = "pad"
+    """What becomes of videos shorter than a clip: last frame repeated and masked, or left out."""
+    tail: Literal["pad", "drop"] = "pad"
+    """What becomes of the frames after a video's last whole clip."""
+    split: Split | tuple[Split, ...] = 1
+    """Which of the collection's splits; several, as a list, are run side by side on the same features."""
+    protocol: Literal["official", "tutorial", "tutorial_code"] = "official"
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the training videos, by source group, held out for validation (official protocol)."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of each class's videos tested, by source group, when there are no split files."""
+    seed: int = 0
+
+    @field_validator("split", mode="plain")
+    @classmethod
+    def _one_split_or_several(cls, value: Any) -> Any:
+        several = isinstance(value, list | tuple)
+        splits = tuple(value) if several else (value,)
+        known = all(type(split) is int and split in SPLITS for split in splits)
+        if not known or not splits or len(set(splits)) < len(splits):
+            raise ValueError(f"chunk.split = {value!r}: must be 1, 2 or 3, or a list of some of them")
+        return splits if several else value
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """All splits asked for."""
+        return self.split if isinstance(self.split, tuple) else (self.split,)
+
+    def of_split(self, split: Split) -> ChunkParams:
+        """Return the parameters of one of the splits."""
+        return self.model_copy(update={"split": split})
+
+    def cut_recipe(self) -> dict[str, Any]:
+        """Return what decides where clips begin and end; features depend on this and not on the parts."""
+        return {"frames": self.frames, "short": self.short, "tail": self.tail}
+
+
+class FinetuneParams(Section):
+    """How the backbone is tuned on frames of the training part before features are taken from it."""
+
+    enabled: bool = False
+    blocks: PositiveInt | Literal["all"] = "all"
+    """How many of the backbone's last blocks are tuned; a block is what works at one resolution (VGG16 has 5)."""
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 32
+    learning_rate: PositiveFloat = 1e-4
+    weight_decay: NonNegativeFloat = 1e-4
+    frames_per_video: PositiveInt = 8
+    """Frames drawn from each training video in an epoch."""
+    flip: bool = True
+    """Whether every other frame is mirrored."""
+    crop: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """How far frames are zoomed and shifted at random, as a fraction of their side; 0 leaves them as they are."""
+    colour: Annotated[float, Field(ge=0)] = 0.5
+    """How far each colour's contrast and brightness change at random; 0 leaves them as they are."""
+    patience: PositiveInt = 3
+    seed: int = 0
+
+
+class FeaturesParams(Section):
+    """Which network turns frames into features_BTKKD, and how."""
+
+    backbone: str = "vgg16"
+    """A torchvision classification network by name, or `vgg_small`."""
+    weights: str = "imagenet"
+    """`imagenet` (torchvision's default weights), `random` (seeded), or the path of a local state dict."""
+    image_size: PositiveInt = 224
+    grid: PositiveInt = 7
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """`auto`: bf16 where the device computes in it, else fp32."""
+    seed: int = 0
+    """Seed of `weights: random`."""
+    device: Device = operational("auto")
+    batch_frames: PositiveInt = operational(64)
+
+
+class SweepParams(Section):
+    """Which hyper-parameters are searched for, and where. Only the train and val parts take part."""
+
+    enabled: bool = False
+    models: Annotated[tuple[ModelName, ...], Field(strict=False, min_length=1)] = ("alstm", "conv_alstm")
+    trials: PositiveInt = 30
+    """Trials of each model."""
+    seed: int = 0
+    learning_rate: Range = (1e-4, 1e-2)
+    dropout: Range = (0.0, 0.7)
+    scorer: Annotated[tuple[Literal["local", "pooled"], ...], Field(strict=False, min_length=1)] = ("local", "pooled")
+    attention_penalty: Range = (1e-3, 10.0)
+    """Range of the penalty where there is one; a trial may also have none."""
+    weight_decay: Range = (1e-6, 1e-1)
+    """Likewise."""
+    units: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (64, 128, 256, 512)
+    layers: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (1, 2)
+    head_channels: Annotated[tuple[PositiveInt | None, ...], Field(strict=False, min_length=1)] = (None, 64, 128)
+    workers: PositiveInt | None = operational(None)
+    """Trials under way at once; default: as many as the cores, or the GPU's memory, hold."""
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> SweepParams:
+        for name in ("learning_rate", "dropout", "attention_penalty", "weight_decay"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"sweep.{name} = [{low:g}, {high:g}]: the first must be the smaller")
+        if self.learning_rate[0] == 0 or self.dropout[1] >= 1:
+            raise ValueError("sweep: learning_rate must begin above 0, and dropout end below 1")
+        return self
+
+
+class EvaluateParams(Section):
+    """How the test part is scored."""
+
+    resamples: PositiveInt = 10_000
+    """Bootstrap resamples of the test videos behind each interval."""
+    permutations: PositiveInt = 20
+    """Times that the labels are permuted for the control."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    batch_size: PositiveInt = operational(64)
+    device: Device = operational("auto")
+
+
+class HeatmapsParams(Section):
+    """How attention is drawn over the frames. The defaults are the article's."""
+
+    side: Annotated[int, Field(gt=0, multiple_of=2)] = 800
+    percentile: Annotated[float, Field(ge=0, lt=100)] = 80
+    sigma: PositiveFloat = 0.06
+    """Standard deviation of the Gaussian filter, as a fraction of `side` (the tutorial's code: 30 of 500 pixels)."""
+    opacity: Fraction = 0.5
+    colormap: str = "turbo"
+    successes: Annotated[int, Field(ge=0)] = 4
+    failures: Annotated[int, Field(ge=0)] = 4
+    gif_side: PositiveInt = 200
+
+
+class ReportParams(Section):
+    """The page that shows the run."""
+
+    title: str = "Where the model looked"
+
+
+class TrackingParams(Section):
+    """Where MLflow keeps the run."""
+
+    uri: str | None = None
+    """Tracking server; default: MLFLOW_TRACKING_URI, else a SQLite file in the workspace."""
+    experiment: str = "har"
+    system_metrics: bool = True
+
+
+class Params(Section):
+    """All parameters of a run."""
+
+    workspace: str = "workspace"
+    fetch: FetchParams
+    subsample: SubsampleParams = SubsampleParams()
+    chunk: ChunkParams = ChunkParams()
+    finetune: FinetuneParams = FinetuneParams()
+    features: FeaturesParams = FeaturesParams()
+    sweep: SweepParams = SweepParams()
+    train: TrainParams = TrainParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    heatmaps: HeatmapsParams = HeatmapsParams()
+    report: ReportParams = ReportParams()
+    tracking: TrackingParams = TrackingParams()
+
+    @model_validator(mode="after")
+    def _sweeps_what_is_trained(self) -> Params:
+        others = [model for model in self.sweep.models if model not in self.train.models]
+        if self.sweep.enabled and others:
+            raise ValueError(f"sweep.models names {others[0]}, which train.models does not; add it there, or leave it out here")
+        return self
