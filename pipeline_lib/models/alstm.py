@@ -1,39 +1,59 @@
 """Attention LSTM (ALSTM) of Sharma et al. 2016, as the article has it: state carried, h0 and c0 from the whole clip.
 
     h_0 = tanh(W_h m), c_0 = tanh(W_c m)            m: mean of X over the valid frames and all cells
-    s_t = W_3 tanh(W_1 mean_i(X_ti) + W_2 h_t-1)    one score a cell
-    a_t = softmax(s_t)
+    a_t = softmax(s(X_t, h_t-1))                    one score a cell, see `pipeline_lib.models.attention`
     x_t = sum_i a_ti X_ti
     h_t, c_t = LSTM(x_t, h_t-1, c_t-1)
     y_t = W_y h_t                                   logits
 
-Biases are left out above. Every linear layer's input passes dropout, as the article says; the tutorial's own code never
-switched it on, reset the LSTM's state at every frame and never used c_0 (reference: issue 3, `hmdb51_tutorial_code`).
+Biases are left out above. Every linear layer's input passes dropout, as the article says. Variants:
+
+- `layers`: LSTMs one on the other, each with an h_0 and a c_0; h of the last decides attention and label.
+- `carry_state: false`: what the tutorial's code computes. It calls the LSTM anew for every frame, h_t, c_t = LSTM(x_t, 0, 0),
+  so that h_t-1 reaches nothing but the attention of the next frame. W_c and the recurrent weights then do nothing; they stay,
+  as they do in the code.
+- `scorer: null`: no attention, x_t = mean_i X_ti. This is the baseline `lrcn` (Donahue et al. 2015): what is left of ALSTM
+  when attention is taken away, and nothing else is.
 """
 
-# B batch, T frames of a clip, K grid side, D channels, U units, C classes
+# B batch, T frames of a clip, K grid side, I = K * K cells, D channels, U units, C classes
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from pipeline_lib.models.lstm import LSTMCell, glorot_linear
+from pipeline_lib.models.attention import Attention, Scorer, glimpse, uniform
+from pipeline_lib.models.lstm import LSTMStack, glorot_linear
 
 
 class ALSTM(nn.Module):
     """Soft attention over the cells of each frame, a glimpse of their weighted sum, an LSTM over the glimpses."""
 
-    def __init__(self, *, channels: int, grid: int, num_classes: int, units: int, dropout: float) -> None:
+    def __init__(
+        self,
+        *,
+        channels: int,
+        grid: int,
+        num_classes: int,
+        units: int,
+        dropout: float,
+        layers: int = 1,
+        scorer: Scorer | None = "pooled",
+        carry_state: bool = True,
+    ) -> None:
         """Build with random weights; at the article's sizes (512, 7, 51, 512) there are 2,925,924 parameters."""
         super().__init__()
+        self.carry_state = carry_state
         self.dropout = nn.Dropout(dropout)
-        self.initial_h = glorot_linear(channels, units)
-        self.initial_c = glorot_linear(channels, units)
-        self.score_features = glorot_linear(channels, units // 2)
-        self.score_state = glorot_linear(units, units // 2)
-        self.score = glorot_linear(units // 2, grid * grid)
-        self.cell = LSTMCell(channels, units)
+        self.initial_h = nn.ModuleList(glorot_linear(channels, units) for _ in range(layers))
+        self.initial_c = nn.ModuleList(glorot_linear(channels, units) for _ in range(layers))
+        self.attention = (
+            Attention(scorer, channels=channels, num_cells=grid * grid, width=units // 2, units=units, dropout=dropout)
+            if scorer
+            else None
+        )
+        self.cells = LSTMStack(channels, units, layers)
         self.head = glorot_linear(units, num_classes)
 
     def forward(self, features_BTKKD: torch.Tensor, valid_frames_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,25 +61,43 @@ class ALSTM(nn.Module):
 
         Frames past `valid_frames_B` have outputs too, to be left out by the caller; they do not touch the valid ones.
         """
-        features_BTID = features_BTKKD.flatten(2, 3)  # I = K * K cells
+        features_BTID = features_BTKKD.flatten(2, 3)
         pooled_BTD = features_BTID.mean(dim=2)
-        h_BU, c_BU = self._initial_state(pooled_BTD, valid_frames_B)
-        feature_scores_BTV = self.score_features(self.dropout(pooled_BTD))  # V = U / 2, independent of the state
-        states, attentions = [], []
-        for features_BID, feature_score_BV in zip(features_BTID.unbind(1), feature_scores_BTV.unbind(1), strict=True):
-            score_BV = torch.tanh(feature_score_BV + self.score_state(self.dropout(h_BU)))
-            attention_BI = torch.softmax(self.score(self.dropout(score_BV)), dim=1)
-            glimpse_BD = torch.bmm(attention_BI.unsqueeze(1), features_BID).squeeze(1)
-            h_BU, c_BU = self.cell(glimpse_BD, (h_BU, c_BU))
-            states.append(h_BU)
-            attentions.append(attention_BI)
-        logits_BTC = self.head(self.dropout(torch.stack(states, dim=1)))
-        return logits_BTC, torch.stack(attentions, dim=1).view(features_BTKKD.shape[:-1])
+        mean_BD = mean_of_valid(pooled_BTD, valid_frames_B)
+        states = [
+            (torch.tanh(to_h(self.dropout(mean_BD))), torch.tanh(to_c(self.dropout(mean_BD))))
+            for to_h, to_c in zip(self.initial_h, self.initial_c, strict=True)
+        ]
+        if self.attention is None:
+            outputs_BTU = torch.stack([self._step(pooled_BD, states) for pooled_BD in pooled_BTD.unbind(1)], dim=1)
+            attention_BTKK = uniform(features_BTKKD)
+        else:
+            outputs_BTU, attention_BTI = self._attend(self.attention, features_BTID, states)
+            attention_BTKK = attention_BTI.view(features_BTKKD.shape[:-1])
+        return self.head(self.dropout(outputs_BTU)), attention_BTKK
 
-    def _initial_state(self, pooled_BTD: torch.Tensor, valid_frames_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        frames_T = torch.arange(pooled_BTD.shape[1], device=pooled_BTD.device)
-        valid_BT1 = (frames_T < valid_frames_B[:, None]).unsqueeze(2)
-        mean_BD = (pooled_BTD * valid_BT1).sum(dim=1) / valid_frames_B[:, None]
-        h_BU = torch.tanh(self.initial_h(self.dropout(mean_BD)))
-        c_BU = torch.tanh(self.initial_c(self.dropout(mean_BD)))
-        return h_BU, c_BU
+    def _attend(
+        self, attention: Attention, features_BTID: torch.Tensor, states: list[tuple[torch.Tensor, torch.Tensor]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs, maps = [], []
+        h_BU = states[-1][0]
+        for features_BID, ahead in zip(features_BTID.unbind(1), attention.look_ahead(features_BTID).unbind(1), strict=True):
+            attention_BI = attention(ahead, h_BU)
+            h_BU = self._step(glimpse(attention_BI, features_BID), states)
+            outputs.append(h_BU)
+            maps.append(attention_BI)
+        return torch.stack(outputs, dim=1), torch.stack(maps, dim=1)
+
+    def _step(self, x_BD: torch.Tensor, states: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """Return h_BU of the last layer, and leave the next state in `states` if it is carried."""
+        after = self.cells(x_BD, states if self.carry_state else self.cells.zero_states(x_BD))
+        if self.carry_state:
+            states[:] = after
+        return after[-1][0]
+
+
+def mean_of_valid(pooled_BTD: torch.Tensor, valid_frames_B: torch.Tensor) -> torch.Tensor:
+    """Return mean_BD over the valid frames of each clip."""
+    frames_T = torch.arange(pooled_BTD.shape[1], device=pooled_BTD.device)
+    valid_BT1 = (frames_T < valid_frames_B[:, None]).unsqueeze(2)
+    return (pooled_BTD * valid_BT1).sum(dim=1) / valid_frames_B[:, None]

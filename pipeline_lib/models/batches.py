@@ -17,13 +17,15 @@ from pipeline_lib.features.hdf5 import FeatureReader
 logger = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.5
-"""Share of the available memory that features may fill; the rest is for the model, its gradients and the neighbours."""
+"""Share of the free memory, the device's or the machine's, that features may fill; the rest is for the model, its gradients
+and the neighbours."""
 
 
 class Batch(NamedTuple):
     """Some clips, on the device the model runs on."""
 
     features_BTKKD: torch.Tensor
+    """fp16, as they are stored."""
     valid_frames_B: torch.Tensor
     labels_B: torch.Tensor
 
@@ -49,6 +51,8 @@ class ClipSource:
         self._clips = clips["clip"].tolist()
         self._device = device
         self._features_NTKKD = reader.load(self._clips) if in_memory else None
+        if self._features_NTKKD is not None and fits_on(device, self._features_NTKKD.nbytes):
+            self._features_NTKKD = self._features_NTKKD.to(device)
         self.valid_frames_N = torch.tensor(clips["valid_frames"].to_numpy(copy=True), dtype=torch.int64)
         self.labels_N = torch.tensor([classes.index(name) for name in clips["class_name"]], dtype=torch.int64)
 
@@ -60,14 +64,14 @@ class ClipSource:
         order_N = torch.arange(len(self)) if order_N is None else order_N
         for chosen_B in torch.split(order_N, batch_size):
             yield Batch(
-                self._load(chosen_B).to(self._device).float(),
+                self._load(chosen_B).to(self._device),
                 self.valid_frames_N[chosen_B].to(self._device),
                 self.labels_N[chosen_B].to(self._device),
             )
 
     def _load(self, chosen_B: torch.Tensor) -> torch.Tensor:
         if self._features_NTKKD is not None:
-            return self._features_NTKKD[chosen_B]
+            return self._features_NTKKD[chosen_B.to(self._features_NTKKD.device)]
         return self._reader.load([self._clips[index] for index in chosen_B.tolist()])
 
 
@@ -75,6 +79,12 @@ def fits_in_memory(reader: FeatureReader, num_clips: int) -> bool:
     """Whether the features of this many clips, in fp16, may be kept in memory; says so in the log."""
     frames, rows, columns, channels = reader.shape[-4:]
     num_bytes = 2 * num_clips * frames * rows * columns * channels
-    fits = bool(num_bytes < MEMORY_SHARE * psutil.virtual_memory().available)
+    fits = fits_on(torch.device("cpu"), num_bytes)
     logger.info("features of %d clips, %.2f GB: %s", num_clips, num_bytes / 1e9, "in memory" if fits else "from disk")
     return fits
+
+
+def fits_on(device: torch.device, num_bytes: int) -> bool:
+    """Whether a device has so much memory to spare."""
+    free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return bool(num_bytes < MEMORY_SHARE * free_bytes)

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline_lib.models.registry import model_kind
+from pipeline_lib.models.registry import build_model
+from pipeline_lib.params import ModelParams
 
 METADATA_KEY = "har"
 """One key, since safetensors writes several in an order that differs from run to run."""
@@ -22,25 +23,29 @@ class Metadata(BaseModel):
     """What a model is, what it tells apart, and the features it was trained on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    model: str
     classes: tuple[str, ...]
     """Names in the order of the logits."""
     channels: int
     grid: int
     params: dict[str, Any]
-    """`TrainParams.model_recipe` of the model."""
+    """`ModelParams.recipe` of the model."""
     features: dict[str, Any]
     """Provenance of the features: backbone, digest of its weights, preprocessing, ..."""
 
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return str(self.params["model"])
+
+    @property
+    def attends(self) -> bool:
+        """Whether its attention means anything."""
+        return ModelParams.model_validate(self.params).attends
+
     def build(self) -> nn.Module:
         """Return the model with random weights."""
-        return model_kind(self.model).network(
-            channels=self.channels,
-            grid=self.grid,
-            num_classes=len(self.classes),
-            units=self.params["units"],
-            dropout=self.params["dropout"],
-        )
+        params = ModelParams.model_validate(self.params)
+        return build_model(params, channels=self.channels, grid=self.grid, num_classes=len(self.classes))
 
 
 def save_checkpoint(path: Path, model: nn.Module, metadata: Metadata) -> None:

@@ -7,32 +7,50 @@
     y_t = W_y flatten(h_t)                          logits
 
 Biases are left out above. The only fully connected layer is the last, and the only dropout is on its input. Glimpses are
-of the scale of X / K^2, since the attention sums to 1 and nothing sums the cells up again: the article's choice, kept.
+of the scale of X / K^2, since the attention sums to 1 and nothing sums the cells up again: the article's choice. Variants:
+
+- `layers`: ConvLSTMs one on the other; h of the last decides attention and label.
+- `carry_state: false`: what the tutorial's code computes, h_t, c_t = ConvLSTM(x_t, 0, 0), as in `pipeline_lib.models.alstm`.
+- `head_channels`: y_t = W_y mean_i(relu(W_6 * h_t)), W_6 a 3x3 convolution: the article's own suggestion, since flatten(h_t)
+  is long (12,544 at its sizes), and W_y then learns every class anew for every cell.
 """
 
-# B batch, T frames of a clip, K grid side, D channels, U units, C classes
+# B batch, T frames of a clip, K grid side, I = K * K cells, D channels, U units, C classes
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from pipeline_lib.models.lstm import ConvLSTMCell, glorot_linear
+from pipeline_lib.models.attention import Attention
+from pipeline_lib.models.lstm import ConvLSTMStack, glorot_conv, glorot_linear
 
 
 class ConvALSTM(nn.Module):
     """Soft attention over the cells of each frame, and a convolutional LSTM over the weighted frames."""
 
-    def __init__(self, *, channels: int, grid: int, num_classes: int, units: int, dropout: float) -> None:
+    def __init__(
+        self,
+        *,
+        channels: int,
+        grid: int,
+        num_classes: int,
+        units: int,
+        dropout: float,
+        layers: int = 1,
+        carry_state: bool = True,
+        head_channels: int | None = None,
+    ) -> None:
         """Build with random weights; at the article's sizes (512, 7, 51, 256) there are 7,916,084 parameters."""
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        # A 1x1 convolution is a linear layer on the channels, which are the last axis here.
-        self.score_features = glorot_linear(channels, units)
-        self.score_state = glorot_linear(units, units)
-        self.score = glorot_linear(units, 1)
-        self.cell = ConvLSTMCell(channels, units)
-        self.head = glorot_linear(grid * grid * units, num_classes)
+        self.carry_state = carry_state
+        self.attention = Attention("local", channels=channels, num_cells=grid * grid, width=units, units=units, dropout=0.0)
+        self.cells = ConvLSTMStack(channels, units, layers)
+        self.head = (
+            FlatHead(units, grid, num_classes, dropout)
+            if head_channels is None
+            else ConvolutionalHead(units, head_channels, num_classes, dropout)
+        )
 
     def forward(self, features_BTKKD: torch.Tensor, valid_frames_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits_BTC and attention_BTKK (sums to 1 over the cells of each frame).
@@ -40,20 +58,46 @@ class ConvALSTM(nn.Module):
         Frames past `valid_frames_B` have outputs too, to be left out by the caller; they do not touch the valid ones.
         """
         features_TBKKD = features_BTKKD.transpose(0, 1).contiguous()  # frames then are channels-last images
-        feature_scores_TBKKU = self.score_features(features_TBKKD)  # independent of the state
-        joint_weight = self.cell.joint_weight()
-        h_BUKK = c_BUKK = self._initial_state(features_TBKKD[0])
-        states, attentions = [], []
-        for features_BKKD, feature_score_BKKU in zip(features_TBKKD, feature_scores_TBKKU, strict=True):
-            score_BKK1 = self.score(torch.tanh(feature_score_BKKU + self.score_state(h_BUKK.permute(0, 2, 3, 1))))
-            attention_BKK1 = torch.softmax(score_BKK1.flatten(1), dim=1).view_as(score_BKK1)
-            glimpse_BDKK = (attention_BKK1 * features_BKKD).permute(0, 3, 1, 2)
-            h_BUKK, c_BUKK = self.cell(glimpse_BDKK, (h_BUKK, c_BUKK), joint_weight)
-            states.append(h_BUKK.permute(0, 2, 3, 1).flatten(1))
-            attentions.append(attention_BKK1.squeeze(3))
-        logits_BTC = self.head(self.dropout(torch.stack(states, dim=1)))
-        return logits_BTC, torch.stack(attentions, dim=1)
+        ahead_TBIV = self.attention.look_ahead(features_TBKKD.flatten(2, 3))
+        states = zero_states = self.cells.zero_states(features_TBKKD[0])
+        joint_weights = self.cells.joint_weights()
+        outputs, maps = [], []
+        h_BUKK = states[-1][0]
+        for features_BKKD, ahead_BIV in zip(features_TBKKD, ahead_TBIV, strict=True):
+            attention_BI = self.attention(ahead_BIV, h_BUKK.permute(0, 2, 3, 1).flatten(1, 2))
+            attention_BKK = attention_BI.view(features_BKKD.shape[:-1])
+            glimpse_BKKD = attention_BKK.unsqueeze(3) * features_BKKD
+            states = self.cells(glimpse_BKKD.permute(0, 3, 1, 2), states if self.carry_state else zero_states, joint_weights)
+            h_BUKK = states[-1][0]
+            outputs.append(h_BUKK.permute(0, 2, 3, 1))
+            maps.append(attention_BKK)
+        return self.head(torch.stack(outputs, dim=1)), torch.stack(maps, dim=1)
 
-    def _initial_state(self, features_BKKD: torch.Tensor) -> torch.Tensor:
-        size = (*features_BKKD.shape[:3], self.cell.units)
-        return features_BKKD.new_zeros(size).permute(0, 3, 1, 2)
+
+class FlatHead(nn.Module):
+    """A linear layer on all cells of the state."""
+
+    def __init__(self, units: int, grid: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.classify = glorot_linear(grid * grid * units, num_classes)
+
+    def forward(self, h_BTKKU: torch.Tensor) -> torch.Tensor:
+        """Return logits_BTC."""
+        return self.classify(self.dropout(h_BTKKU.flatten(2)))
+
+
+class ConvolutionalHead(nn.Module):
+    """A 3x3 convolution, averaged over the cells, and a linear layer."""
+
+    def __init__(self, units: int, channels: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.convolution = glorot_conv(units, channels)
+        self.dropout = nn.Dropout(dropout)
+        self.classify = glorot_linear(channels, num_classes)
+
+    def forward(self, h_BTKKU: torch.Tensor) -> torch.Tensor:
+        """Return logits_BTC."""
+        images_NUKK = h_BTKKU.flatten(0, 1).permute(0, 3, 1, 2)
+        pooled_NE = torch.relu(self.convolution(images_NUKK)).mean(dim=(2, 3))  # N = B * T, E head channels
+        return self.classify(self.dropout(pooled_NE)).unflatten(0, h_BTKKU.shape[:2])

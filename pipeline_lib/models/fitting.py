@@ -60,18 +60,19 @@ def fit(
     epochs: int,
     patience: int,
     seed: int,
-    state_path: Path,
+    state_path: Path | None,
     monitor: str = "val_loss",
     on_epoch: OnEpoch | None = None,
 ) -> Progress:
     """Train until the epochs are over or `monitor` has not fallen for `patience` epochs; leave the best weights in `model`.
 
-    `state_path` is written after each epoch; if it is there at the start, the fit continues from it. `on_epoch` gets each
+    `state_path` is written after each epoch; if it is there at the start, the fit continues from it; with None nothing is
+    written and a fit that ends is gone. `on_epoch` gets each
     row of the history, those of restored epochs included, so that whoever tracks the run always sees all of it. Random
     numbers that do not come from `train_epoch`'s generator must come from torch's global ones to be resumed.
     """
     generator = torch.Generator().manual_seed(seed)
-    progress = _restore(state_path, model, optimizer, generator) or Progress()
+    progress = (_restore(state_path, model, optimizer, generator) if state_path else None) or Progress()
     for row in progress.history:
         _report(row, on_epoch)
     while not progress.is_over(epochs, patience):
@@ -81,7 +82,8 @@ def fit(
         row = {"epoch": epoch} | {name: float(value) for name, value in metrics.items()}
         _record(progress, row, model, monitor)
         row["seconds"] = round(time.monotonic() - started, 3)
-        _save(state_path, progress, model, optimizer, generator)
+        if state_path:
+            _save(state_path, progress, model, optimizer, generator)
         _report(row, on_epoch)
     model.load_state_dict(progress.best_weights)
     return progress

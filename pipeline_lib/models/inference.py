@@ -26,7 +26,7 @@ def infer(model: nn.Module, source: ClipSource, batch_size: int) -> Outputs:
     logits, attention = [], []
     with torch.inference_mode():
         for batch in source.batches(batch_size):
-            logits_BTC, attention_BTKK = model(batch.features_BTKKD, batch.valid_frames_B)
+            logits_BTC, attention_BTKK = model(batch.features_BTKKD.float(), batch.valid_frames_B)
             logits.append(logits_BTC.cpu())
             attention.append(attention_BTKK.cpu())
     return Outputs(torch.cat(logits), torch.cat(attention))

@@ -8,6 +8,8 @@ Keras' ConvLSTM2D of the tutorial's time used a piecewise linear `hard_sigmoid` 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -31,6 +33,26 @@ class LSTMCell(nn.Module):
         return advance(self.input(x_BD) + self.recurrent(h_BU), c_BU)
 
 
+class LSTMStack(nn.ModuleList):
+    """One step of several LSTMs on vectors, each on the h of the one below."""
+
+    def __init__(self, channels: int, units: int, layers: int) -> None:
+        super().__init__(LSTMCell(channels if layer == 0 else units, units) for layer in range(layers))
+        self.units = units
+
+    def zero_states(self, x_BD: torch.Tensor) -> list[State]:
+        """Return (h_BU, c_BU) of zeros for each layer."""
+        zeros_BU = x_BD.new_zeros(len(x_BD), self.units)
+        return [(zeros_BU, zeros_BU)] * len(self)
+
+    def forward(self, x_BD: torch.Tensor, states: Sequence[State]) -> list[State]:
+        """Return the next (h_BU, c_BU) of each layer."""
+        after: list[State] = []
+        for cell, state in zip(self, states, strict=True):
+            after.append(cell(after[-1][0] if after else x_BD, state))
+        return after
+
+
 class ConvLSTMCell(nn.Module):
     """One step of an LSTM on maps: 3x3 convolutions, same padding, no peepholes."""
 
@@ -51,6 +73,30 @@ class ConvLSTMCell(nn.Module):
         h_BUKK, c_BUKK = state
         stacked = torch.cat((x_BDKK, h_BUKK), dim=1)
         return advance(functional.conv2d(stacked, joint_weight, self.input.bias, padding=1), c_BUKK)
+
+
+class ConvLSTMStack(nn.ModuleList):
+    """One step of several LSTMs on maps, each on the h of the one below."""
+
+    def __init__(self, channels: int, units: int, layers: int) -> None:
+        super().__init__(ConvLSTMCell(channels if layer == 0 else units, units) for layer in range(layers))
+        self.units = units
+
+    def joint_weights(self) -> list[torch.Tensor]:
+        """Return each layer's `joint_weight`."""
+        return [cell.joint_weight() for cell in self if isinstance(cell, ConvLSTMCell)]
+
+    def zero_states(self, x_BKKD: torch.Tensor) -> list[State]:
+        """Return (h_BUKK, c_BUKK) of zeros for each layer; `x_BKKD` is a frame, channels last."""
+        zeros_BUKK = x_BKKD.new_zeros((*x_BKKD.shape[:3], self.units)).permute(0, 3, 1, 2)
+        return [(zeros_BUKK, zeros_BUKK)] * len(self)
+
+    def forward(self, x_BDKK: torch.Tensor, states: Sequence[State], joint_weights: Sequence[torch.Tensor]) -> list[State]:
+        """Return the next (h_BUKK, c_BUKK) of each layer."""
+        after: list[State] = []
+        for cell, state, joint_weight in zip(self, states, joint_weights, strict=True):
+            after.append(cell(after[-1][0] if after else x_BDKK, state, joint_weight))
+        return after
 
 
 def advance(gates: torch.Tensor, c: torch.Tensor) -> State:
@@ -83,5 +129,12 @@ def initialise(layer: nn.Linear | nn.Conv2d) -> None:
 def glorot_linear(in_features: int, out_features: int) -> nn.Linear:
     """Return a linear layer with Keras' default weights."""
     layer = nn.Linear(in_features, out_features)
+    initialise(layer)
+    return layer
+
+
+def glorot_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """Return a 3x3 convolution, same padding, with Keras' default weights."""
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
     initialise(layer)
     return layer

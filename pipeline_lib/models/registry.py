@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,9 @@ from torch import nn
 
 from pipeline_lib.models.alstm import ALSTM
 from pipeline_lib.models.conv_alstm import ConvALSTM
-from pipeline_lib.params import TrainParams
+from pipeline_lib.models.frame_pool import FramePool
+from pipeline_lib.models.normalisation import Normalised
+from pipeline_lib.params import ModelParams
 
 
 @dataclass(frozen=True)
@@ -17,14 +20,17 @@ class ModelKind:
     """What tells one model from another when it is built and trained."""
 
     network: Callable[..., nn.Module]
-    """Takes channels, grid, num_classes, units, dropout."""
-    gains_from_bf16: bool
+    """Takes channels, grid, num_classes, and those of `ModelParams` that it knows."""
+    gains_from_bf16: bool = False
     """Whether training in bf16 pays: it halves the time of 3x3 convolutions, and only slows products of a few rows."""
 
 
 MODELS: dict[str, ModelKind] = {
-    "alstm": ModelKind(ALSTM, gains_from_bf16=False),
+    "alstm": ModelKind(ALSTM),
     "conv_alstm": ModelKind(ConvALSTM, gains_from_bf16=True),
+    "attention_pool": ModelKind(FramePool),
+    "lrcn": ModelKind(ALSTM),
+    "mean_pool": ModelKind(FramePool),
 }
 
 
@@ -39,12 +45,14 @@ def model_kind(name: str) -> ModelKind:
     return MODELS[name]
 
 
-def build_model(name: str, *, channels: int, grid: int, num_classes: int, params: TrainParams) -> nn.Module:
+def build_model(params: ModelParams, *, channels: int, grid: int, num_classes: int) -> nn.Module:
     """Return a model with random weights, drawn from torch's global generator.
 
     Raises:
         ValueError: no model has this name.
     """
-    network = model_kind(name).network
-    units = params.units(name)
-    return network(channels=channels, grid=grid, num_classes=num_classes, units=units, dropout=params.dropout)
+    network = model_kind(params.model).network
+    known = inspect.signature(network).parameters
+    options = {name: value for name, value in params if name in known}
+    model = network(channels=channels, grid=grid, num_classes=num_classes, **options)
+    return Normalised(model) if params.normalise else model

@@ -6,8 +6,10 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
+from torch.utils import deterministic
 
 _TRAINING = threading.Lock()
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -32,9 +34,13 @@ def _deterministic_algorithms() -> Iterator[None]:
     workspace = os.environ.get(CUBLAS_WORKSPACE)
     os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")  # cuBLAS is deterministic only with a workspace of its own
     torch.use_deterministic_algorithms(True)
+    module: Any = deterministic  # a module with a property, which mypy does not see
+    fills = module.fill_uninitialized_memory
+    module.fill_uninitialized_memory = False  # it is for finding bugs, and costs up to a third of the time
     try:
         yield
     finally:
+        module.fill_uninitialized_memory = fills
         torch.use_deterministic_algorithms(before, warn_only=warned)
         if workspace is None:
             os.environ.pop(CUBLAS_WORKSPACE, None)

@@ -1,6 +1,6 @@
 """What training minimises: cross-entropy of every valid frame, and for ALSTM a price on attention that stays in one place."""
 
-# B batch, T frames of a clip, K grid side, C classes
+# B batch, T frames of a clip, K grid side, I = K * K cells, C classes
 
 from __future__ import annotations
 
@@ -17,22 +17,28 @@ def frame_cross_entropy(logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_
     """Mean cross-entropy over all valid frames of the batch; every frame carries its clip's label."""
     mask_BT = valid_mask(valid_frames_B, logits_BTC.shape[1])
     labels_BT = labels_B[:, None].expand(mask_BT.shape)
-    return functional.cross_entropy(logits_BTC[mask_BT].float(), labels_BT[mask_BT])
+    losses_BT = functional.cross_entropy(logits_BTC.float().flatten(0, 1), labels_BT.flatten(), reduction="none").view_as(
+        mask_BT
+    )
+    return torch.where(mask_BT, losses_BT, 0).sum() / mask_BT.sum()
 
 
 def coverage_penalty(attention_BTKK: torch.Tensor, valid_frames_B: torch.Tensor) -> torch.Tensor:
-    """Mean over clips and cells of (1 - K^2 / T * sum_t a_ti)^2, over the T valid frames of each clip.
+    """Mean over clips of 1/T * sum_i (sum_t a_ti - T / K^2)^2, over the T valid frames of each clip.
 
-    It is 0 when every cell has had an equal share of attention by the end of the clip, and K^2 - 1 when one cell has had
-    it all; it depends neither on the batch size, nor on the length of a clip, nor much on the grid.
+    Xu et al. 2015, and Sharma et al. 2016 after them, add sum_i (1 - sum_t a_ti)^2 to the cross-entropy summed over T
+    frames; here both are divided by T. Attention sums to 1 over the cells, hence to T over the clip, so that 30 frames
+    cannot give 49 cells 1 each. What they can give is T / K^2, and with it as the target the penalty differs from theirs by
+    a constant, 1/T * K^2 (1 - T / K^2)^2: the same gradient, and 0 when every cell has had its share.
 
-    The article, after Xu et al. 2015, asks for sum_t a_ti = 1 in every cell. Attention sums to 1 over the cells, hence to T
-    over the clip, and 30 frames cannot give 49 cells 1 each: the target here is what they can give, T / K^2, and the
-    distance is relative to it. The tutorial's code sums (1 - sum_t a_ti)^2 over cells and batch and, by a slip, multiplies
-    by the batch size over T: at its best that is 31 (cross-entropy starts at 3.9), so its weight of 0.5 is not this one's.
+    The tutorial's code adds lambda * B / T * sum_b sum_i (1 - sum_t a_bti)^2 to the cross-entropy averaged over T, by a
+    slip: times B, not over it. So its lambda is B^2 = 256 times as strong as this one's, and its 0.5 is 128 here.
+
+    A clip without valid frames, as fills up a batch, counts as no clip.
     """
     num_cells = attention_BTKK.shape[2] * attention_BTKK.shape[3]
     mask_BT = valid_mask(valid_frames_B, attention_BTKK.shape[1])
-    attention_BTI = attention_BTKK.flatten(2).float() * mask_BT.unsqueeze(2)
-    share_BI = attention_BTI.sum(dim=1) * num_cells / valid_frames_B[:, None]
-    return (1 - share_BI).square().mean()
+    attention_BI = (attention_BTKK.flatten(2).float() * mask_BT.unsqueeze(2)).sum(dim=1)
+    excess_BI = attention_BI - valid_frames_B[:, None] / num_cells
+    penalty_B = excess_BI.square().sum(dim=1) / valid_frames_B.clamp(min=1)
+    return penalty_B.sum() / (valid_frames_B > 0).sum()

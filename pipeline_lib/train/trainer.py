@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -15,23 +15,27 @@ from pipeline_lib.models.devices import choose_precision
 from pipeline_lib.models.inference import infer
 from pipeline_lib.models.registry import model_kind
 from pipeline_lib.models.voting import tally
-from pipeline_lib.params import TrainParams
+from pipeline_lib.params import ModelParams
+from pipeline_lib.train.graph import GraphedStep
 from pipeline_lib.train.loss import coverage_penalty, frame_cross_entropy, valid_mask
 
 
 class Trainer:
-    """Steps a network through epochs of clips."""
+    """Steps a network through epochs of clips; on a GPU, each step is one CUDA graph."""
 
     def __init__(
-        self, name: str, network: nn.Module, device: torch.device, params: TrainParams, train: ClipSource, val: ClipSource
+        self, network: nn.Module, device: torch.device, params: ModelParams, train: ClipSource, val: ClipSource
     ) -> None:
         """Take the network, already on the device, and the clips of the two parts."""
-        self.name, self.network, self.params = name, network, params
+        self.network, self.params = network, params
         self.train, self.val = train, val
-        self.penalty_weight = params.model_recipe(name)["attention_penalty"]
         self.optimizer = make_optimizer(network, params)
-        dtype = choose_precision("auto", device) if model_kind(name).gains_from_bf16 else torch.float32
-        self.autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
+        dtype = choose_precision("auto", device) if model_kind(params.model).gains_from_bf16 else torch.float32
+        # A graph keeps the casts it was captured with; autocast's own cache of cast weights would outlive them.
+        self.autocast = torch.autocast(device.type, dtype, enabled=dtype is torch.bfloat16, cache_enabled=device.type == "cpu")
+        self.step: Callable[[Batch], torch.Tensor] = self._step
+        if device.type == "cuda":
+            self.step = GraphedStep(self._step, network, self.optimizer, params.batch_size)
 
     def train_epoch(self, epoch: int, generator: torch.Generator) -> dict[str, float]:
         """Visit every training clip once, in random order.
@@ -41,28 +45,30 @@ class Trainer:
         """
         self.network.train()
         order_N = torch.randperm(len(self.train), generator=generator)
-        sums = np.zeros(4)  # loss and right answers over frames, frames, penalty over clips
+        sums = torch.zeros(4, dtype=torch.float64)
         for batch in self.train.batches(self.params.batch_size, order_N):
-            sums += self._step(batch, epoch)
-        loss, correct, num_frames, penalty = sums
+            sums = sums.to(batch.labels_B.device, non_blocking=True) + self.step(batch)
+        loss, correct, num_frames, penalty = sums.tolist()
+        self._check_finite(loss, f"epoch {epoch}")
         return {
             "train_loss": loss / num_frames,
             "train_frame_accuracy": correct / num_frames,
             "train_attention_penalty": penalty / len(self.train),
         }
 
-    def _step(self, batch: Batch, epoch: int) -> tuple[float, int, int, float]:
-        """Take one optimizer step; return the batch's sums."""
+    def _step(self, batch: Batch) -> torch.Tensor:
+        """Take one optimizer step; return sums of the batch: loss over frames, right answers, frames, penalty over clips."""
+        valid_frames_B = batch.valid_frames_B
         with self.autocast:
-            logits_BTC, attention_BTKK = self.network(batch.features_BTKKD, batch.valid_frames_B)
-        loss = frame_cross_entropy(logits_BTC, batch.labels_B, batch.valid_frames_B)
-        penalty = coverage_penalty(attention_BTKK, batch.valid_frames_B)
-        self._check_finite(loss.item(), f"epoch {epoch}")
+            logits_BTC, attention_BTKK = self.network(batch.features_BTKKD.float(), valid_frames_B.clamp(min=1))
+        loss = frame_cross_entropy(logits_BTC, batch.labels_B, valid_frames_B)
+        penalty = coverage_penalty(attention_BTKK, valid_frames_B)
         self.optimizer.zero_grad()
-        (loss + self.penalty_weight * penalty).backward()
+        (loss + (self.params.attention_penalty or 0.0) * penalty).backward()
         self.optimizer.step()
-        correct, num_frames = count_correct(logits_BTC.detach(), batch.labels_B, batch.valid_frames_B)
-        return loss.item() * num_frames, correct, num_frames, penalty.item() * len(batch.labels_B)
+        correct, num_frames = count_correct(logits_BTC.detach(), batch.labels_B, valid_frames_B)
+        num_clips = (valid_frames_B > 0).sum()
+        return torch.stack((loss.detach() * num_frames, correct, num_frames, penalty.detach() * num_clips)).double()
 
     def validate(self) -> dict[str, float]:
         """Score the validation clips.
@@ -78,28 +84,31 @@ class Trainer:
         votes = tally(logits_NTC.softmax(dim=2).numpy(), valid_frames_N.numpy())
         return {
             "val_loss": loss,
-            "val_frame_accuracy": correct / num_frames,
+            "val_frame_accuracy": int(correct) / int(num_frames),
             "val_clip_accuracy": float((votes.predicted == labels_N.numpy()).mean()),
         }
 
     def _check_finite(self, loss: float, where: str) -> None:
         if not math.isfinite(loss):
             raise ValueError(
-                f"{self.name}: the loss is {loss} in {where} with train.learning_rate = {self.params.learning_rate:g}; "
-                "lower the learning rate, or look for features that are not finite"
+                f"{self.params.model}: the loss is {loss} in {where} with train.learning_rate = "
+                f"{self.params.learning_rate:g}; lower the learning rate, or look for features that are not finite"
             )
 
 
-def make_optimizer(network: nn.Module, params: TrainParams) -> torch.optim.Adam:
+def make_optimizer(network: nn.Module, params: ModelParams) -> torch.optim.Adam:
     """Return Adam with the article's weight decay: omega / 2 * sum of squares in the loss, of weights and not of biases."""
     weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     biases = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [{"params": weights, "weight_decay": params.weight_decay}, {"params": biases, "weight_decay": 0.0}]
-    return torch.optim.Adam(groups, lr=params.learning_rate, fused=True)
+    on_gpu = bool(weights) and weights[0].is_cuda
+    return torch.optim.Adam(groups, lr=params.learning_rate, fused=True, capturable=on_gpu)
 
 
-def count_correct(logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_frames_B: torch.Tensor) -> tuple[int, int]:
-    """Return how many valid frames are labelled right, and how many there are."""
+def count_correct(
+    logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_frames_B: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return how many valid frames are labelled right, and how many there are, as tensors that need not be waited for."""
     mask_BT = valid_mask(valid_frames_B, logits_BTC.shape[1])
     correct_BT = (logits_BTC.argmax(dim=2) == labels_B[:, None]) & mask_BT
-    return int(correct_BT.sum()), int(mask_BT.sum())
+    return correct_BT.sum(), mask_BT.sum()

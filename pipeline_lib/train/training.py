@@ -16,9 +16,9 @@ from pipeline_lib.models.batches import ClipSource, fits_in_memory
 from pipeline_lib.models.checkpoints import Metadata, save_checkpoint
 from pipeline_lib.models.devices import choose_device
 from pipeline_lib.models.fitting import Progress, fit
-from pipeline_lib.models.registry import model_kind
+from pipeline_lib.models.normalisation import Normalised
 from pipeline_lib.models.reproducibility import reproducible
-from pipeline_lib.params import TrainParams
+from pipeline_lib.params import ModelParams
 from pipeline_lib.train.trainer import Trainer
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -26,36 +26,37 @@ HISTORY = "history.json"
 
 
 def train_model(
-    model: str,
     clips: pd.DataFrame,
     feature_files: Sequence[Path],
     directory: Path,
-    partial: Path,
-    params: TrainParams,
+    partial: Path | None,
+    params: ModelParams,
     *,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train a model on the train part of `clips` and write `checkpoint.safetensors` and `history.json`.
 
     Training stops early on the cross-entropy of the val part, and the weights that did best there are kept. `partial`
-    outlives a killed run: the next one with the same arguments continues there and ends with the same weights.
+    outlives a killed run: the next one with the same arguments continues there and ends with the same weights; with None,
+    nothing is kept of a training that does not end.
 
     Raises:
-        ValueError: no such model, a class without training clips, no validation clips, clips without features, a corrupt
+        ValueError: a class without training clips, no validation clips, clips without features, a corrupt
             feature file, a GPU asked for and absent, or a loss that is not finite.
     """
-    model_kind(model)
     train, val = clips[clips["part"] == "train"], clips[clips["part"] == "val"]
     if val.empty:
         raise ValueError("no clip is held out for validation, which early stopping needs; raise chunk.val_fraction")
-    check_trainable(clips)
+    check_trainable(clips, parts=("val",))
     device = choose_device(params.device, key="train.device")
     with FeatureReader(feature_files) as reader, reproducible(params.seed, deterministic=params.deterministic):
-        metadata = _describe(model, clips, reader, params)
+        metadata = _describe(clips, reader, params)
         in_memory = fits_in_memory(reader, len(train) + len(val))
         sources = [ClipSource(reader, part, metadata.classes, device, in_memory=in_memory) for part in (train, val)]
         network = metadata.build().to(device)
-        progress = _fit(Trainer(model, network, device, params, *sources), partial, on_epoch)
+        if isinstance(network, Normalised):
+            network.measure(sources[0].batches(params.batch_size))
+        progress = _fit(Trainer(network, device, params, *sources), partial, on_epoch)
     save_checkpoint(directory / CHECKPOINT, network, metadata)
     # Durations differ between runs that are otherwise equal; the manifest tells how long training took.
     history = [{key: value for key, value in row.items() if key != "seconds"} for row in progress.history]
@@ -63,19 +64,18 @@ def train_model(
     return _count(network, progress) | {"train_clips": len(train), "val_clips": len(val)}
 
 
-def _describe(model: str, clips: pd.DataFrame, reader: FeatureReader, params: TrainParams) -> Metadata:
+def _describe(clips: pd.DataFrame, reader: FeatureReader, params: ModelParams) -> Metadata:
     _, grid, _, channels = reader.shape[-4:]
     return Metadata(
-        model=model,
         classes=tuple(sorted(clips["class_name"].unique())),
         channels=channels,
         grid=grid,
-        params=params.model_recipe(model),
+        params=params.recipe(),
         features=dict(reader.provenance),
     )
 
 
-def _fit(trainer: Trainer, partial: Path, on_epoch: Callable[[dict[str, Any]], None] | None) -> Progress:
+def _fit(trainer: Trainer, partial: Path | None, on_epoch: Callable[[dict[str, Any]], None] | None) -> Progress:
     return fit(
         trainer.network,
         trainer.optimizer,
@@ -84,7 +84,7 @@ def _fit(trainer: Trainer, partial: Path, on_epoch: Callable[[dict[str, Any]], N
         epochs=trainer.params.epochs,
         patience=trainer.params.patience,
         seed=trainer.params.seed,
-        state_path=partial / "state.pt",
+        state_path=partial / "state.pt" if partial else None,
         on_epoch=on_epoch,
     )
 

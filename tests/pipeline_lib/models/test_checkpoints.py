@@ -7,22 +7,21 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline_lib.models.checkpoints import METADATA_KEY, Metadata, load_checkpoint, save_checkpoint
-from pipeline_lib.params import TrainParams
+from pipeline_lib.params import MODELS, TrainParams
 
 
 def make_metadata(model):
     params = TrainParams(alstm_units=8, conv_alstm_units=8, learning_rate=1e-3)
     return Metadata(
-        model=model,
         classes=("brush_hair", "käsé $x$"),
         channels=6,
         grid=3,
-        params=params.model_recipe(model),
+        params=params.of(model).recipe(),
         features={"backbone": "vgg_small", "weights_sha256": "0" * 64},
     )
 
 
-@pytest.mark.parametrize("name", ["alstm", "conv_alstm"])
+@pytest.mark.parametrize("name", MODELS)
 def test_round_trip_gives_the_same_logits(tmp_path, name):
     metadata = make_metadata(name)
     model = metadata.build().eval()

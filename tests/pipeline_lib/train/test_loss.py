@@ -1,7 +1,5 @@
 """The loss: valid frames only, and a penalty that means the same for every size."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -26,7 +24,7 @@ def test_even_attention_costs_nothing_and_a_fixed_gaze_the_most(num_frames, vali
     fixed[:, :, 0, 1] = 1
     valid_frames = torch.tensor([valid, valid])
     assert coverage_penalty(even, valid_frames).item() == pytest.approx(0, abs=1e-9)
-    assert coverage_penalty(fixed, valid_frames).item() == pytest.approx(grid**2 - 1, rel=1e-5)
+    assert coverage_penalty(fixed, valid_frames).item() == pytest.approx(valid * (1 - 1 / grid**2), rel=1e-5)
 
 
 def test_a_gaze_that_visits_every_cell_costs_nothing():
@@ -34,12 +32,40 @@ def test_a_gaze_that_visits_every_cell_costs_nothing():
     assert coverage_penalty(attention, torch.tensor([4])).item() == 0
 
 
-def test_penalty_ignores_padding_and_differs_from_the_articles_by_a_factor():
-    attention = torch.rand(3, 30, 7, 7, generator=torch.Generator().manual_seed(0)).flatten(2).softmax(2).view(3, 30, 7, 7)
-    valid_frames = torch.tensor([30, 30, 30])
-    reachable = 30 / 49
-    per_cell = (reachable - attention.sum(dim=1)).square().mean()  # Sharma's code with a target that can be reached
-    assert coverage_penalty(attention, valid_frames).item() == pytest.approx(per_cell.item() / reachable**2, rel=1e-4)
+def some_attention(*size):
+    scores = torch.randn(*size, generator=torch.Generator().manual_seed(0))
+    return (2 * scores).flatten(2).softmax(2).view(size).requires_grad_()
+
+
+def test_penalty_is_that_of_the_papers_up_to_a_constant():
+    attention = some_attention(3, 30, 7, 7)
+    papers = (1 - attention.sum(dim=1)).square().sum(dim=(1, 2)).mean() / 30  # Xu et al. 2015, over T
+    constant = 49 * (1 - 30 / 49) ** 2 / 30
+    assert coverage_penalty(attention, torch.tensor([30, 30, 30])).item() == pytest.approx(papers.item() - constant, rel=1e-4)
+
+
+def test_the_tutorials_code_weighs_the_penalty_256_times():
+    """Its formula, slip included, has the gradient of ours times B^2."""
+    scores = torch.randn(16, 30, 49, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    attention = scores.softmax(2).view(16, 30, 7, 7)
+    theirs = (1 - attention.sum(dim=1)).square().sum() / 30 * 16
+    ours = 256 * coverage_penalty(attention, torch.full((16,), 30))
+    gradients = [torch.autograd.grad(loss, scores, retain_graph=True)[0] for loss in (theirs, ours)]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
+
+
+def test_penalty_ignores_padding_and_clips_that_fill_up_a_batch():
+    attention, valid_frames = some_attention(3, 30, 7, 7).detach(), torch.tensor([30, 30, 30])
     padded = torch.cat((attention, torch.ones(3, 5, 7, 7)), dim=1)
-    assert coverage_penalty(padded, valid_frames).item() == pytest.approx(coverage_penalty(attention, valid_frames).item())
-    assert not math.isclose(coverage_penalty(padded, valid_frames + 5).item(), per_cell.item() / reachable**2)
+    wanted = coverage_penalty(attention, valid_frames).item()
+    assert coverage_penalty(padded, valid_frames).item() == pytest.approx(wanted)
+    assert coverage_penalty(padded, valid_frames + 5).item() > 2 * wanted
+    filled = torch.cat((attention, torch.ones(2, 30, 7, 7)))
+    assert coverage_penalty(filled, torch.tensor([30, 30, 30, 0, 0])).item() == pytest.approx(wanted)
+
+
+def test_cross_entropy_ignores_clips_that_fill_up_a_batch():
+    logits = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([2, 0, 1])
+    alone = frame_cross_entropy(logits[:2], labels[:2], torch.tensor([4, 1]))
+    torch.testing.assert_close(frame_cross_entropy(logits, labels, torch.tensor([4, 1, 0])), alone)

@@ -1,0 +1,87 @@
+"""A training step as one CUDA graph.
+
+Thirty small steps in time are thousands of kernels, and starting them one by one takes longer than running them.
+"""
+
+# B batch
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pipeline_lib.models.batches import Batch
+
+WARM_UP_STEPS = 3
+"""Steps before the capture, so that all memory is there when it is made; PyTorch asks for a few."""
+
+
+class GraphedStep:
+    """Captures `step` at the first batch and replays it for every one: a resumed training takes the same kernels."""
+
+    def __init__(
+        self, step: Callable[[Batch], torch.Tensor], network: nn.Module, optimizer: torch.optim.Optimizer, batch_size: int
+    ) -> None:
+        """Take a step that works on the device alone: it may not read a result, nor depend on a batch's values."""
+        self._step, self._network, self._optimizer, self._batch_size = step, network, optimizer, batch_size
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._batch: Batch | None = None
+        self._result: torch.Tensor | None = None
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Take one step; what is returned is overwritten by the next."""
+        batch = self._fill_up(batch)
+        if self._graph is None:
+            self._capture(batch)
+        assert self._graph is not None
+        assert self._batch is not None
+        assert self._result is not None
+        for static, values in zip(self._batch, batch, strict=True):
+            static.copy_(values)
+        self._graph.replay()
+        return self._result
+
+    def _fill_up(self, batch: Batch) -> Batch:
+        """Return the batch at full size: clips without valid frames count for nothing."""
+        missing = self._batch_size - len(batch.labels_B)
+        if not missing:
+            return batch
+        return Batch(*(functional.pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, missing)) for tensor in batch))
+
+    def _capture(self, batch: Batch) -> None:
+        self._batch = Batch(*(tensor.clone() for tensor in batch))
+        with self._as_before():
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP_STEPS):
+                    self._step(self._batch)
+            torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._result = self._step(self._batch)
+
+    @contextmanager
+    def _as_before(self) -> Iterator[None]:
+        """Undo what the block does to weights, optimizer and random numbers."""
+        weights = [tensor.detach().clone() for tensor in self._network.state_dict().values()]
+        moments = {key: tensor.clone() for key, tensor in self._moments()}
+        random_state = torch.cuda.get_rng_state()
+        yield
+        torch.cuda.set_rng_state(random_state)
+        for tensor, before in zip(self._network.state_dict().values(), weights, strict=True):
+            tensor.copy_(before)
+        for key, tensor in self._moments():
+            if key in moments:
+                tensor.copy_(moments[key])
+            else:
+                tensor.zero_()  # as the optimizer begins
+
+    def _moments(self) -> Iterator[tuple[tuple[int, str], torch.Tensor]]:
+        for parameter, state in self._optimizer.state.items():
+            for name, tensor in state.items():
+                yield (id(parameter), name), tensor
