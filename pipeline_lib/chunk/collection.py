@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline_lib.chunk.clips import count_rests, cut_clips
 from pipeline_lib.chunk.groups import source_groups
-from pipeline_lib.chunk.parts import PARTS, check_no_leaks, drawn_parts, official_parts, tutorial_parts
+from pipeline_lib.chunk.parts import PARTS, check_no_leaks, count_leaks, drawn_parts, official_parts, tutorial_parts
 from pipeline_lib.chunk.splits import label_videos, read_splits
 from pipeline_lib.params import ChunkParams
 
@@ -31,7 +31,8 @@ def chunk_collection(
         sources: table of sources; None to tell them from file names.
 
     Returns:
-        Counts: classes, groups, videos and clips of each part, videos missing (listed in split files, not collected)
+        Counts: classes, groups, videos and clips of each part, test videos whose source is also trained on (`leaked`; 0 but
+        under `tutorial_code`), videos missing (listed in split files, not collected)
         and quarantined, and, of the videos in use, how many were padded or dropped as too short or for their tail.
 
     Raises:
@@ -64,10 +65,11 @@ def _check_classes(described: pd.DataFrame, videos: pd.DataFrame) -> None:
 def _deal_parts(videos: pd.DataFrame, collected: set[str], params: ChunkParams, splits: Path | None) -> pd.DataFrame:
     """Add the column `part`; return the videos that are listed but were not collected."""
     if splits is None:
-        if params.protocol == "tutorial":
-            raise ValueError("chunk.protocol = tutorial needs split files: give fetch.splits, or use official")
+        if params.protocol != "official":
+            raise ValueError(f"chunk.protocol = {params.protocol} needs split files: give fetch.splits, or use official")
         videos["part"] = drawn_parts(videos, params)
         return pd.DataFrame(columns=["video", "class_name", "label"])
+    assert not isinstance(params.split, tuple), "one split at a time, see ChunkParams.of_split"
     listed = read_splits(splits, params.split)
     videos["label"] = label_videos(videos, listed, splits, params.split)
     videos["part"] = (official_parts if params.protocol == "official" else tutorial_parts)(videos, params)
@@ -81,5 +83,6 @@ def _count(videos: pd.DataFrame, clips: pd.DataFrame, params: ChunkParams) -> di
         "groups": used["group"].nunique(),
         "videos": {part: int((videos["part"] == part).sum()) for part in PARTS},
         "clips": {part: int((clips["part"] == part).sum()) for part in PARTS},
+        "leaked": count_leaks(videos),
         **count_rests(used, params),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -28,8 +29,12 @@ def official_parts(videos: pd.DataFrame, params: ChunkParams) -> pd.Series:
 
 
 def tutorial_parts(videos: pd.DataFrame, params: ChunkParams) -> pd.Series:
-    """Return parts from labels, the test videos dealt one by one to val and test as 1130 to 400."""
-    parts = videos["label"].copy()
+    """Return parts from labels, the test videos dealt one by one to val and test as 1130 to 400.
+
+    Under `tutorial_code` the unused videos train too, as they did in the tutorial's code, though they share sources with the
+    test videos (see `count_leaks`).
+    """
+    parts = videos["label"].replace("unused", "train") if params.protocol == "tutorial_code" else videos["label"].copy()
     held_out = videos[parts == "test"]
     ranked = held_out.loc[held_out["video"].map(lambda video: _rank(f"tutorial {params.seed}", video)).sort_values().index]
     num_test = round(len(ranked) * TUTORIAL_TEST / TUTORIAL_HELD_OUT)
@@ -38,10 +43,11 @@ def tutorial_parts(videos: pd.DataFrame, params: ChunkParams) -> pd.Series:
 
 
 def drawn_parts(videos: pd.DataFrame, params: ChunkParams) -> pd.Series:
-    """Return parts drawn by source group, class by class, for a collection without split files."""
-    test_groups = choose_groups(videos, params.test_fraction, f"test {params.seed}")
+    """Return parts drawn by source group, class by class, for a collection without split files; each split draws anew."""
+    draw = f"{params.seed}" if params.split == 1 else f"{params.seed} split {params.split}"
+    test_groups = choose_groups(videos, params.test_fraction, f"test {draw}")
     is_test = videos["group"].isin(test_groups)
-    val_groups = choose_groups(videos[~is_test], params.val_fraction, f"val {params.seed}")
+    val_groups = choose_groups(videos[~is_test], params.val_fraction, f"val {draw}")
     parts = pd.Series("train", index=videos.index, dtype="str")
     return parts.mask(videos["group"].isin(val_groups), "val").mask(is_test, "test")
 
@@ -81,6 +87,7 @@ def check_no_leaks(videos: pd.DataFrame, protocol: str) -> None:
     """Fail if a video, or a source group, is in two parts.
 
     The tutorial deals its held-out videos to val and test one by one, so there, and only there, the two may share a group.
+    Its code trains on sources of the test part besides: `tutorial_code` does so to be compared with it, and says how often.
 
     Raises:
         ValueError: names the group and two of its videos.
@@ -88,6 +95,8 @@ def check_no_leaks(videos: pd.DataFrame, protocol: str) -> None:
     repeated = videos[videos["video"].duplicated()]
     if len(repeated):
         raise ValueError(f"{repeated['video'].iloc[0]} is in the collection twice; remove one")
+    if protocol == "tutorial_code":
+        return
     used = videos[videos["part"] != "unused"]
     if protocol == "tutorial":
         used = used.assign(part=used["part"].replace("val", "test"))
@@ -101,11 +110,17 @@ def check_no_leaks(videos: pd.DataFrame, protocol: str) -> None:
         )
 
 
-def check_trainable(clips: pd.DataFrame) -> None:
-    """Fail if a model cannot be trained on these clips and judged.
+def count_leaks(videos: pd.DataFrame) -> int:
+    """Return how many test videos share their source group with a training video; only `tutorial_code` has any."""
+    trained = set(videos.loc[videos["part"] == "train", "group"])
+    return int((videos.loc[videos["part"] == "test", "group"].isin(trained)).sum())
+
+
+def check_trainable(clips: pd.DataFrame, parts: Sequence[str] = ("val", "test")) -> None:
+    """Fail if a model cannot be trained on these clips, and judged on those of `parts`.
 
     Raises:
-        ValueError: a class without training clips, or no clip at all in val or test.
+        ValueError: a class without training clips, or no clip at all in one of the parts.
     """
     lacking = sorted(set(clips["class_name"]) - set(clips.loc[clips["part"] == "train", "class_name"]))
     if lacking:
@@ -113,6 +128,6 @@ def check_trainable(clips: pd.DataFrame) -> None:
             f"no training video in {len(lacking)} of {clips['class_name'].nunique()} classes ({', '.join(lacking[:5])}); "
             "add videos, another chunk.split, or chunk.short: pad"
         )
-    for part in ("val", "test"):
+    for part in parts:
         if not (clips["part"] == part).any():
             raise ValueError(f"no clip is in the {part} part; add videos of other sources")

@@ -8,6 +8,8 @@ import pytest
 
 from pipeline_lib.chunk import check_trainable, chunk_collection
 from pipeline_lib.chunk.groups import group_of_name
+from pipeline_lib.chunk.parts import count_leaks, tutorial_parts
+from pipeline_lib.chunk.splits import read_splits
 from pipeline_lib.params import ChunkParams
 from pipeline_lib.subsample.shards import COLUMNS
 
@@ -252,6 +254,46 @@ def test_only_the_tutorial_lets_val_and_test_share_a_source(tmp_path: Path):
     shard = write_shard(tmp_path / "shard", [f"x/{name}" for name in names])
     counts = chunk(tmp_path, [shard], ChunkParams(protocol="tutorial"), splits=write_splits(tmp_path / "splits", {"x": lines}))
     assert counts["videos"] == {"train": 30, "val": 7, "test": 3, "unused": 0}
+
+
+def test_the_tutorials_code_trains_on_unused_videos_and_says_how_many_test_videos_share_their_source(tmp_path: Path):
+    names = [f"v_x_g{group:02}_c{index}.avi" for group in range(4) for index in range(10)]
+    labels = {0: 2, 1: 0, 2: 1, 3: 1}
+    lines = "".join(f"{name} {labels[int(name[5:7])]} \n" for name in names) + "v_x_g00_c10.avi 0 \n"
+    shard = write_shard(tmp_path / "shard", [f"x/{name}" for name in [*names, "v_x_g00_c10.avi"]])
+    splits = write_splits(tmp_path / "splits", {"x": lines})
+    counts = chunk(tmp_path, [shard], ChunkParams(protocol="tutorial_code"), splits=splits)
+    assert counts["videos"] == {"train": 31, "val": 7, "test": 3, "unused": 0}
+    assert counts["leaked"] == 3
+    counts = chunk(tmp_path / "official", [shard], ChunkParams(protocol="official"), splits=splits)
+    assert counts["videos"]["unused"] == 11
+    assert counts["leaked"] == 0
+
+
+@pytest.mark.parametrize(
+    ("protocol", "parts", "leaked"),
+    [
+        ("tutorial", {"train": 3570, "val": 1130, "test": 400, "unused": 1666}, 0),
+        ("tutorial_code", {"train": 5236, "val": 1130, "test": 400}, 184),
+    ],
+)
+def test_the_tutorials_parts_of_the_real_split_files(shared: Path, protocol: str, parts: dict[str, int], leaked: int):
+    videos = read_splits(shared / "data" / "hmdb51_splits", 1)
+    videos["group"] = videos["video"].map(group_of_name)
+    videos["part"] = tutorial_parts(videos, ChunkParams(protocol=protocol))
+    assert videos["part"].value_counts().to_dict() == parts
+    assert count_leaks(videos) == leaked
+
+
+def test_each_split_without_files_is_a_draw_of_its_own(tmp_path: Path):
+    shard = write_shard(tmp_path / "shard", group_videos(num_groups=12, per_group=2))
+    parts = []
+    for split in (1, 2, 3):
+        chunk(tmp_path / str(split), [shard], ChunkParams().of_split(split))
+        parts.append(read_parts(tmp_path / str(split)))
+    assert parts[0] != parts[1] != parts[2] != parts[0]
+    chunk(tmp_path / "again", [shard], ChunkParams(split=1))
+    assert read_parts(tmp_path / "again") == parts[0]
 
 
 def test_a_video_in_two_shards_is_refused(tmp_path: Path):
