@@ -40,7 +40,8 @@ def evaluate_model(
     """Score a checkpoint on the test part of `clips`, all of it, and return the metrics.
 
     Writes metrics.json, predictions.parquet, videos.parquet, per_class.csv, confusion.png and attention.h5. `fps` is the
-    rate of the clips' frames; with `boxes` (video, time_seconds, x0, y0, x1, y1) attention is checked against them.
+    rate of the clips' frames; with `boxes` (video, time_seconds, x0, y0, x1, y1) attention, if the model has any, is checked
+    against them.
 
     Raises:
         ValueError: no test clips, a damaged checkpoint or feature file, or features other than the model was trained on.
@@ -54,9 +55,11 @@ def evaluate_model(
         source = ClipSource(reader, test, metadata.classes, device, in_memory=False)
         outputs = infer(network.to(device), source, params.batch_size)
     predictions, videos = _write_predictions(directory, test, outputs, metadata.classes)
-    metrics = overall_scores(predictions, videos, metadata.classes, train=clips[clips["part"] == "train"])
-    if boxes is not None and (pointing := score_pointing(test, outputs.attention_NTKK.numpy(), boxes, fps=fps)):
-        metrics["pointing"] = pointing
+    train = clips[clips["part"] == "train"]
+    metrics = overall_scores(predictions, videos, metadata.classes, train=train, params=params)
+    if boxes is not None and metadata.attends:
+        pointing = score_pointing(test, outputs.attention_NTKK.numpy(), boxes, fps=fps)
+        metrics |= {"pointing": pointing} if pointing else {}
     _write_scores(directory, predictions, videos, metadata, metrics)
     return metrics
 
@@ -89,7 +92,7 @@ def _write_predictions(
     probability_NTC = outputs.logits_NTC.softmax(dim=2).numpy()
     clip_tally = tally(probability_NTC, test["valid_frames"].to_numpy())
     predictions = clip_predictions(test, probability_NTC, clip_tally, classes)
-    videos = video_predictions(test, clip_tally, classes)
+    videos = video_predictions(predictions, clip_tally, classes)
     predictions.to_parquet(directory / "predictions.parquet", index=False)
     videos.to_parquet(directory / "videos.parquet", index=False)
     with h5py.File(directory / "attention.h5", "w") as file:

@@ -1,6 +1,6 @@
 """Numbers from the tables of predictions."""
 
-# N clips, C classes
+# N clips or videos, V videos, M metrics, C classes, B bins
 
 from __future__ import annotations
 
@@ -10,27 +10,70 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline_lib.evaluate.bootstrap import ratio_intervals
+from pipeline_lib.evaluate.predictions import TOP
+from pipeline_lib.params import EvaluateParams
+
+ACCURACIES = {
+    "frame_accuracy": ("frames_correct", "num_frames"),
+    "clip_accuracy": ("clips_correct", "num_clips"),
+    "clip_accuracy_by_mean": ("clips_correct_by_mean", "num_clips"),
+    "video_accuracy": ("correct", None),
+    "video_accuracy_by_mean": ("correct_by_mean", None),
+}
+"""Columns of the video table that each accuracy is a ratio of sums of; None counts the videos."""
+
+CALIBRATION_BINS = 15
+
 
 def overall_scores(
-    predictions: pd.DataFrame, videos: pd.DataFrame, classes: Sequence[str], *, train: pd.DataFrame
+    predictions: pd.DataFrame, videos: pd.DataFrame, classes: Sequence[str], *, train: pd.DataFrame, params: EvaluateParams
 ) -> dict[str, Any]:
-    """Return accuracies as fractions of the test part, beside what needs no model.
+    """Return accuracies as fractions of the test part with their intervals, beside what needs no model.
+
+    Without a suffix a verdict is by the mode, with `_by_mean` by mean probability; `macro_f1` is by the mode, and
+    `top5_accuracy` (None where five classes are all there are) and `calibration_error` by mean probability, all three of
+    videos. `intervals` holds 95 % bootstrap intervals (see `pipeline_lib.evaluate.bootstrap`).
 
     `chance` is 1 / C. `majority_class` is the share of test clips that carry the label most frequent among the clips of
-    `train`: the clip accuracy of always saying that one. On a tie there, the first in the alphabet.
+    `train`: the clip accuracy of always saying that one; `majority_class_video` is the same of videos. On a tie there, the
+    first in the alphabet.
     """
-    most_frequent = train["class_name"].value_counts().sort_index().idxmax()
-    right, num_frames = _frame_counts(predictions)
+    train_videos = train.drop_duplicates("video")
     return {
-        "frame_accuracy": float(right.sum() / num_frames.sum()),
-        "clip_accuracy": float(predictions["correct"].mean()),
-        "video_accuracy": float(videos["correct"].mean()),
+        **_accuracies(videos),
+        "macro_f1": macro_f1(videos),
+        "top5_accuracy": float(videos["top5_correct"].mean()) if len(classes) > TOP else None,
+        "calibration_error": calibration_error(
+            videos["confidence_by_mean"].to_numpy(), videos["correct_by_mean"].to_numpy(), CALIBRATION_BINS
+        ),
         "chance": 1 / len(classes),
-        "majority_class": float((predictions["class_name"] == most_frequent).mean()),
-        "num_frames": int(num_frames.sum()),
+        "majority_class": _share_of_majority(predictions["class_name"], train["class_name"]),
+        "majority_class_video": _share_of_majority(videos["class_name"], train_videos["class_name"]),
+        "num_frames": int(videos["num_frames"].sum()),
         "num_clips": len(predictions),
         "num_videos": len(videos),
+        "intervals": _intervals(videos, params),
     }
+
+
+def macro_f1(videos: pd.DataFrame) -> float:
+    """Return the F1 of videos, by the mode, averaged over the classes of the test part, each weighing the same."""
+    names = sorted(set(videos["class_name"]))
+    hits_C = videos.loc[videos["correct"], "class_name"].value_counts().reindex(names, fill_value=0)
+    actual_C, predicted_C = (videos[name].value_counts().reindex(names, fill_value=0) for name in ("class_name", "predicted"))
+    return float((2 * hits_C / (actual_C + predicted_C)).mean())
+
+
+def calibration_error(confidence_N: np.ndarray, correct_N: np.ndarray, num_bins: int) -> float:
+    """Return the expected calibration error of Guo et al. 2017, "On Calibration of Modern Neural Networks".
+
+    Confidences are sorted into `num_bins` bins of equal width, each with its upper edge; a bin's gap between accuracy and
+    mean confidence weighs as many predictions as it holds. 0 is perfectly calibrated.
+    """
+    bin_N = np.clip(np.ceil(confidence_N * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+    gap_B = np.bincount(bin_N, weights=correct_N - confidence_N, minlength=num_bins)
+    return float(np.abs(gap_B).sum() / len(confidence_N))
 
 
 def class_scores(predictions: pd.DataFrame, videos: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
@@ -40,20 +83,17 @@ def class_scores(predictions: pd.DataFrame, videos: pd.DataFrame, classes: Seque
     """
     counts_CC = confusion_counts(predictions, classes)
     hits_C, actual_C, predicted_C = counts_CC.diagonal(), counts_CC.sum(axis=1), counts_CC.sum(axis=0)
-    right, num_frames = _frame_counts(predictions)
-    names, by_class = list(classes), predictions["class_name"]
-    frame_accuracy = right.groupby(by_class).sum() / num_frames.groupby(by_class).sum()
-    by_video = videos.groupby("class_name")["correct"]
+    names, by_class = list(classes), videos.groupby("class_name")
     return pd.DataFrame(
         {
             "class": names,
             "clips": actual_C,
-            "videos": by_video.size().reindex(names, fill_value=0).to_numpy(),
+            "videos": by_class.size().reindex(names, fill_value=0).to_numpy(),
             "precision": _ratio(hits_C, predicted_C),
             "recall": _ratio(hits_C, actual_C),
             "f1": _ratio(2 * hits_C, actual_C + predicted_C),
-            "frame_accuracy": frame_accuracy.reindex(names).to_numpy(),
-            "video_accuracy": by_video.mean().reindex(names).to_numpy(),
+            "frame_accuracy": (by_class["frames_correct"].sum() / by_class["num_frames"].sum()).reindex(names).to_numpy(),
+            "video_accuracy": by_class["correct"].mean().reindex(names).to_numpy(),
         }
     )
 
@@ -67,11 +107,26 @@ def confusion_counts(predictions: pd.DataFrame, classes: Sequence[str]) -> np.nd
     return counts_CC
 
 
-def _frame_counts(predictions: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Return, for each clip, how many of its valid frames are labelled right, and how many it has."""
-    rows = zip(predictions["frame_predicted"], predictions["class_name"], strict=True)
-    right = [sum(name == true for name in frames) for frames, true in rows]
-    return pd.Series(right, index=predictions.index), predictions["valid_frames"]
+def _accuracies(videos: pd.DataFrame) -> dict[str, float]:
+    numerator_VM, denominator_VM = _terms(videos)
+    return dict(zip(ACCURACIES, (numerator_VM.sum(axis=0) / denominator_VM.sum(axis=0)).tolist(), strict=True))
+
+
+def _intervals(videos: pd.DataFrame, params: EvaluateParams) -> dict[str, list[float]]:
+    intervals = ratio_intervals(*_terms(videos), resamples=params.resamples, seed=params.seed)
+    return dict(zip(ACCURACIES, intervals, strict=True))
+
+
+def _terms(videos: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return what each video adds to the numerator and the denominator of each accuracy, both (V, M)."""
+    ones = np.ones(len(videos))
+    pairs = [(videos[above], ones if below is None else videos[below]) for above, below in ACCURACIES.values()]
+    numerators, denominators = zip(*pairs, strict=True)
+    return np.column_stack(numerators).astype(np.float64), np.column_stack(denominators).astype(np.float64)
+
+
+def _share_of_majority(labels: pd.Series, train_labels: pd.Series) -> float:
+    return float((labels == train_labels.value_counts().sort_index().idxmax()).mean())
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -15,14 +15,14 @@ from pipeline_lib.train import train_model
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
-PARAMS = EvaluateParams(device="cpu", batch_size=7)
+PARAMS = EvaluateParams(device="cpu", batch_size=7, resamples=500)
 
 
 @pytest.fixture(scope="module", params=["alstm", "conv_alstm"])
 def checkpoint(request, tmp_path_factory, feature_store):
     params = TrainParams(epochs=12, learning_rate=1e-2, alstm_units=16, conv_alstm_units=8, device="cpu", attention_penalty=0.0)
     folder = tmp_path_factory.mktemp(request.param)
-    train_model(request.param, feature_store.clips, feature_store.files, folder, folder, params)
+    train_model(feature_store.clips, feature_store.files, folder, folder, params.of(request.param))
     return folder / "checkpoint.safetensors"
 
 
@@ -48,11 +48,27 @@ def test_metrics_are_what_the_tables_say(evaluated, feature_store):
     assert (videos["num_clips"] == 2).all()
     assert metrics["clip_accuracy"] == (table["predicted"] == table["class_name"]).mean()
     assert metrics["video_accuracy"] == (videos["predicted"] == videos["class_name"]).mean()
-    assert metrics["chance"] == metrics["majority_class"] == pytest.approx(1 / 3)
+    assert metrics["clip_accuracy_by_mean"] == (table["predicted_by_mean"] == table["class_name"]).mean()
+    assert metrics["video_accuracy_by_mean"] == (videos["predicted_by_mean"] == videos["class_name"]).mean()
+    assert metrics["chance"] == metrics["majority_class"] == metrics["majority_class_video"] == pytest.approx(1 / 3)
     frames = [(name == row.class_name) for row in table.itertuples() for name in row.frame_predicted]
     assert len(frames) == metrics["num_frames"] == test["valid_frames"].sum()
     assert metrics["frame_accuracy"] == pytest.approx(np.mean(frames))
     assert metrics["clip_accuracy"] > 0.5
+
+
+def test_intervals_hold_the_accuracies(evaluated):
+    metrics, _ = evaluated
+    names = ["frame_accuracy", "clip_accuracy", "clip_accuracy_by_mean", "video_accuracy", "video_accuracy_by_mean"]
+    assert list(metrics["intervals"]) == names
+    for name, (low, high) in metrics["intervals"].items():
+        assert 0 <= low <= metrics[name] <= high <= 1, name
+
+
+def test_the_seed_and_number_of_resamples_decide_nothing_but_intervals(checkpoint, feature_store, tmp_path, evaluated):
+    (tmp_path / "other").mkdir()
+    metrics = evaluate(checkpoint, feature_store, tmp_path / "other", PARAMS.model_copy(update={"seed": 1, "resamples": 3}))
+    assert metrics | {"intervals": None} == evaluated[0] | {"intervals": None}
 
 
 def test_clip_prediction_is_the_mode_of_its_frames(evaluated):
@@ -129,3 +145,9 @@ def test_features_of_another_backbone_are_refused(checkpoint, feature_store, tmp
         file.attrs["weights_sha256"] = "b" * 64
     with pytest.raises(ValueError, match=r"trained on features whose weights_sha256 is a+, these have b+"):
         evaluate(checkpoint, replace(feature_store, files=[other]), tmp_path)
+
+
+def test_a_model_without_attention_points_at_nothing(feature_store, tmp_path):
+    params = TrainParams(epochs=1, device="cpu").of("mean_pool")
+    train_model(feature_store.clips, feature_store.files, tmp_path, None, params)
+    assert "pointing" not in evaluate(tmp_path / "checkpoint.safetensors", feature_store, tmp_path)

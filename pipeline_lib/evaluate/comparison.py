@@ -1,0 +1,138 @@
+"""The models of a run side by side, over all its splits and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from statistics import mean, stdev
+from typing import Any
+
+import pandas as pd
+
+from pipeline_lib.evaluate.bootstrap import mean_interval
+from pipeline_lib.evaluate.pairing import holm, paired_test
+from pipeline_lib.params import EvaluateParams
+
+COLUMNS = {
+    "video_accuracy": "video accuracy (mode)",
+    "video_accuracy_by_mean": "video accuracy (mean probability)",
+    "clip_accuracy": "clip accuracy (mode)",
+    "clip_accuracy_by_mean": "clip accuracy (mean probability)",
+    "frame_accuracy": "frame accuracy",
+    "macro_f1": "macro F1 (videos, mode)",
+    "top5_accuracy": "top-5 accuracy (videos, mean probability)",
+    "calibration_error": "calibration error (videos, mean probability)",
+    "pointing_accuracy": "strongest cell on the actor",
+    "pointing_chance": "strongest cell on the actor by chance",
+    "chance": "chance",
+    "majority_class": "commonest class (clips)",
+    "majority_class_video": "commonest class (videos)",
+    "num_videos": "test videos",
+    "num_clips": "test clips",
+    "num_frames": "test frames",
+}
+"""Metrics that are averaged over cells, and what results.csv calls them."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model trained with one seed and tested on one split."""
+
+    model: str
+    split: int
+    seed: int
+    metrics: Mapping[str, Any]
+    """What `evaluate_model` returned; a model may lack some."""
+    videos: pd.DataFrame
+    """Its videos.parquet; `video` and `correct` are enough."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One model over all its cells."""
+
+    model: str
+    num_cells: int
+    mean: dict[str, float]
+    standard_deviation: dict[str, float]
+    """Sample standard deviation between cells; empty if there is one."""
+    intervals: dict[str, list[float]]
+    """95 % intervals of the one cell; empty if there are more."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models on the videos of the splits that both were tested on."""
+
+    first: str
+    second: str
+    num_videos: int
+    difference: float
+    """Video accuracy, by the mode, of the first less that of the second."""
+    interval: list[float]
+    """95 % bootstrap interval of the difference, over videos."""
+    test: str
+    p_value: float
+    p_holm: float
+    """Adjusted for the number of pairs, after Holm."""
+
+
+def summarise(cells: Sequence[Cell]) -> list[Summary]:
+    """Return each model's mean and sample standard deviation over its cells, of every metric that all of them have."""
+    return [_summary(model, own) for model, own in _by_model(cells).items()]
+
+
+def compare(cells: Sequence[Cell], params: EvaluateParams) -> list[Pair]:
+    """Compare every two models that have a split in common, video by video.
+
+    A video's correctness is averaged over the seeds, and the splits, that test it. So seeds are taken as given, and the test
+    asks whether the difference would hold on other videos, not with other seeds.
+    """
+    shares = {model: _shares_correct(own) for model, own in _by_model(cells).items()}
+    pairs = []
+    for first, second in combinations(shares, 2):
+        both = pd.concat({first: shares[first], second: shares[second]}, axis=1, join="inner")
+        if len(both):
+            pairs.append(_pair(first, second, both.groupby("video").mean(), params))
+    adjusted = holm([pair.p_value for pair in pairs])
+    return [replace(pair, p_holm=p_holm) for pair, p_holm in zip(pairs, adjusted, strict=True)]
+
+
+def _by_model(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    by_model: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_model.setdefault(cell.model, []).append(cell)
+    return by_model
+
+
+def _summary(model: str, cells: Sequence[Cell]) -> Summary:
+    rows = [_flat(cell.metrics) for cell in cells]
+    values = {name: [row[name] for row in rows] for name in COLUMNS if all(name in row for row in rows)}
+    is_one = len(cells) == 1
+    return Summary(
+        model=model,
+        num_cells=len(cells),
+        mean={name: mean(column) for name, column in values.items()},
+        standard_deviation={} if is_one else {name: stdev(column) for name, column in values.items()},
+        intervals=dict(cells[0].metrics["intervals"]) if is_one else {},
+    )
+
+
+def _flat(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers among a model's metrics, those of the pointing game under names of their own."""
+    pointing = {f"pointing_{name}": value for name, value in metrics.get("pointing", {}).items()}
+    return {name: value for name, value in {**metrics, **pointing}.items() if name in COLUMNS and value is not None}
+
+
+def _shares_correct(cells: Iterable[Cell]) -> pd.Series:
+    """Return, for each (split, video), the share of a model's seeds that are right by the mode."""
+    tables = [cell.videos[["video", "correct"]].assign(split=cell.split) for cell in cells]
+    return pd.concat(tables).groupby(["split", "video"])["correct"].mean()
+
+
+def _pair(first: str, second: str, shares: pd.DataFrame, params: EvaluateParams) -> Pair:
+    difference_V = (shares[first] - shares[second]).to_numpy()
+    test, p_value = paired_test(difference_V, flips=params.resamples, seed=params.seed)
+    interval = mean_interval(difference_V, resamples=params.resamples, seed=params.seed)
+    return Pair(first, second, len(difference_V), float(difference_V.mean()), interval, test, p_value, p_holm=p_value)

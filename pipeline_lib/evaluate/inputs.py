@@ -1,0 +1,48 @@
+"""What controls see of a video: its features averaged to one vector, or what its file's header tells."""
+
+# V videos, N clips, T frames of a clip, D channels (or columns)
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pipeline_lib.features.hdf5 import FeatureReader
+from pipeline_lib.models.voting import valid_mask
+
+CLIPS_AT_ONCE = 32
+"""Clips read before they are averaged; 30 frames of VGG16's features take 1.5 MB."""
+
+UNKNOWN = -1.0
+"""Stands for a number that the file does not tell; no file has it."""
+
+
+def average_features(clips: pd.DataFrame, reader: FeatureReader) -> np.ndarray:
+    """Return features_VD of each video, in the order of their first clips, averaged over its valid frames and all cells.
+
+    Raises:
+        ValueError: a clip is in none of the feature files.
+    """
+    video_N, videos = pd.factorize(clips["video"])
+    valid_N = clips["valid_frames"].to_numpy()
+    sum_VD = np.zeros((len(videos), reader.shape[-1]))
+    for first in range(0, len(clips), CLIPS_AT_ONCE):
+        chosen = slice(first, first + CLIPS_AT_ONCE)
+        features_NTKKD = reader.load(clips["clip"].iloc[chosen].tolist())
+        features_NTD = features_NTKKD.mean(dim=(2, 3), dtype=torch.float32).numpy()
+        valid_NT1 = valid_mask(valid_N[chosen], features_NTD.shape[1])[:, :, None]
+        np.add.at(sum_VD, video_N[chosen], features_NTD.sum(axis=1, dtype=np.float64, where=valid_NT1))
+    return sum_VD / np.bincount(video_N, weights=valid_N)[:, None]
+
+
+def file_metadata(names: pd.Series, videos: pd.DataFrame, *, fps: float) -> np.ndarray:
+    """Return width, height and their ratio, frame rate and seconds of each video of `names`, (V, 5).
+
+    `videos` has columns video, width, height, source_fps and num_frames, the last counted at `fps` frames a second.
+    """
+    assert names.isin(videos["video"]).all(), "clips of videos that were never subsampled"
+    rows = videos.set_index("video").loc[names]
+    ratio, seconds = rows["width"] / rows["height"], rows["num_frames"] / fps
+    columns = pd.concat([rows["width"], rows["height"], ratio, rows["source_fps"], seconds], axis=1)
+    return columns.fillna(UNKNOWN).to_numpy(np.float64)

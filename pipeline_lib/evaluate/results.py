@@ -1,0 +1,110 @@
+"""The results of a run in one place: models, controls and comparisons, as JSON and as a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pandas as pd
+
+from pipeline_lib.evaluate.comparison import COLUMNS, Cell, Pair, Summary, compare, summarise
+from pipeline_lib.params import EvaluateParams
+
+LINEAR = "logistic_regression"
+"""What the linear reference is called among the models."""
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What one split gives away without a model that looks at the action."""
+
+    split: int
+    scores: Mapping[str, Any]
+    """What `evaluate_controls` returned."""
+    linear: Cell
+    """Its logistic regression, to be compared with the models."""
+
+
+def read_cell(directory: Path, model: str, split: int, seed: int) -> Cell:
+    """Read what `evaluate_model` wrote."""
+    metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
+    return Cell(model, split, seed, metrics, pd.read_parquet(directory / "videos.parquet"))
+
+
+def read_controls(directory: Path, split: int) -> Controls:
+    """Read what `evaluate_controls` wrote."""
+    scores = json.loads((directory / "controls.json").read_text(encoding="utf-8"))
+    videos = pd.read_parquet(directory / "videos.parquet")
+    return Controls(split, scores, Cell(LINEAR, split, 0, scores[LINEAR], videos))
+
+
+def write_results(
+    directory: Path, cells: Sequence[Cell], controls: Sequence[Controls], params: EvaluateParams
+) -> dict[str, Any]:
+    """Write results.json and results.csv, a row a model, and return the number of cells and of comparisons.
+
+    results.json holds `models`, a `Summary` each, in the order in which they first appear among `cells` and the linear
+    reference last; `controls`, their video accuracy over splits; and `pairs`, a `Pair` each.
+    """
+    every_cell = [*cells, *(control.linear for control in controls)]
+    summaries, pairs = summarise(every_cell), compare(every_cell, params)
+    results = {
+        "models": [asdict(row) for row in summaries],
+        "controls": _control_rows([control.scores for control in controls]),
+        "pairs": [asdict(pair) for pair in pairs],
+    }
+    (directory / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    results_table(summaries, pairs).to_csv(directory / "results.csv", index=False, float_format="%.6g")
+    return {"cells": len(cells), "pairs": len(pairs)}
+
+
+def _control_rows(scores: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return each control's video accuracy: of one split with its spread, of several with the deviation between them."""
+    if not scores:
+        return {}
+    permuted = [row["permuted_labels"] for row in scores]
+    metadata = [row["metadata"] for row in scores]
+    one = len(scores) == 1
+    return {
+        "permuted_labels": {
+            **permuted[0],
+            **_over_splits([row["mean"] for row in permuted]),
+            "labels_changed": mean(row["labels_changed"] for row in permuted),
+            "highest": max(row["highest"] for row in permuted),
+            **({"standard_deviation": permuted[0]["standard_deviation"]} if one else {}),
+        },
+        "metadata": {
+            **_over_splits([row["video_accuracy"] for row in metadata]),
+            "interval": metadata[0]["intervals"]["video_accuracy"] if one else None,
+        },
+    }
+
+
+def _over_splits(accuracies: Sequence[float]) -> dict[str, float | None]:
+    return {"mean": mean(accuracies), "standard_deviation": stdev(accuracies) if len(accuracies) > 1 else None}
+
+
+def results_table(summaries: Iterable[Summary], pairs: Sequence[Pair]) -> pd.DataFrame:
+    """Return one row a model: its metrics, their intervals or deviations, and its adjusted p-value against each other model."""
+    table = pd.DataFrame([_named(summary) | _p_values(summary.model, pairs) for summary in summaries])
+    return table.dropna(axis=1, how="all")
+
+
+def _named(summary: Summary) -> dict[str, Any]:
+    """Return a model's numbers under the names of results.csv."""
+    row: dict[str, Any] = {"model": summary.model, "splits x seeds": summary.num_cells}
+    for name, title in COLUMNS.items():
+        low, high = summary.intervals.get(name, (None, None))
+        row[title] = summary.mean.get(name)
+        row |= {f"{title}, 95 % from": low, f"{title}, 95 % to": high}
+        row[f"{title}, sd"] = summary.standard_deviation.get(name)
+    return row
+
+
+def _p_values(model: str, pairs: Iterable[Pair]) -> dict[str, float]:
+    others = {pair.second if pair.first == model else pair.first: pair for pair in pairs if model in (pair.first, pair.second)}
+    return {f"p against {other} (Holm)": pair.p_holm for other, pair in others.items()}

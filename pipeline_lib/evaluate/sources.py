@@ -1,0 +1,36 @@
+"""Labels permuted among videos of one source, so that what a source gives away about them is all that is left to learn."""
+
+# V videos, S videos of one source
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+
+def video_sources(videos: pd.DataFrame) -> pd.Series:
+    """Return each video's source: its `group`, `<source>_<class>`, without the class."""
+    rows = zip(videos["group"], videos["class_name"], strict=True)
+    return pd.Series([group.removesuffix(f"_{class_name}") for group, class_name in rows], index=videos.index, dtype="str")
+
+
+def split_sources(source_V: pd.Series, label_V: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the rows of each source whose videos have several labels, and of each whose videos all have the same."""
+    rows = [np.flatnonzero(source_V == source) for source in source_V.unique()]
+    is_mixed = [bool((label_V[row_S] != label_V[row_S[0]]).any()) for row_S in rows]
+    mixed = [row_S for row_S, mixes in zip(rows, is_mixed, strict=True) if mixes]
+    single = [row_S for row_S, mixes in zip(rows, is_mixed, strict=True) if not mixes]
+    return mixed, single
+
+
+def permute_labels(
+    label_V: np.ndarray, mixed: list[np.ndarray], single: list[np.ndarray], rng: np.random.Generator
+) -> np.ndarray:
+    """Return labels permuted among the videos of each mixed source, and exchanged between single-label sources as wholes."""
+    permuted_V = label_V.copy()
+    for row_S in mixed:
+        permuted_V[row_S] = rng.permutation(label_V[row_S])
+    given = rng.permutation([label_V[row_S[0]] for row_S in single])
+    for row_S, label in zip(single, given, strict=True):
+        permuted_V[row_S] = label
+    return permuted_V
