@@ -11,30 +11,43 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MAX_ZOOM = 0.2
-"""Frames are drawn up to this much larger or smaller."""
-MAX_SHIFT = 0.15
-"""Frames are moved by up to this fraction of their half side."""
-MAX_GAIN = 0.5
-"""Each colour channel's contrast changes by up to this fraction ..."""
-MAX_OFFSET = 0.8
-"""... and its brightness by up to so many standard deviations of ImageNet's colours."""
+
+def augment(frames_NCHW: Tensor, generator: torch.Generator, *, flip: bool, crop: float, colour: float) -> Tensor:
+    """Change normalised frames, each by its own amounts; what is switched off leaves them exactly as they are.
+
+    Args:
+        frames_NCHW: normalised frames, on any device.
+        generator: CPU generator that the amounts are drawn from.
+        flip: mirror every other frame.
+        crop: zoom by 1 - crop to 1 + crop and shift by up to crop / 2 of the side; what comes into view is mirrored.
+        colour: scale each colour channel by 1 - colour to 1 + colour and add up to `colour` standard deviations to it.
+    """
+    if flip:
+        frames_NCHW = _flip(frames_NCHW, generator)
+    if crop:
+        frames_NCHW = _crop(frames_NCHW, generator, crop)
+    if colour:
+        scale_NC11, offset_NC11 = (_uniform(frames_NCHW, generator, colour, 3, 1, 1) for _ in range(2))
+        frames_NCHW = frames_NCHW * (1 + scale_NC11) + offset_NC11
+    return frames_NCHW
 
 
-def augment(frames_NCHW: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror, zoom and shift normalised frames and change their colours, each frame by its own amount."""
-    num_frames, device = len(frames_NCHW), frames_NCHW.device
+def _flip(frames_NCHW: Tensor, generator: torch.Generator) -> Tensor:
+    is_mirrored_N111 = _uniform(frames_NCHW, generator, 1, 1, 1, 1) < 0
+    return torch.where(is_mirrored_N111, frames_NCHW.flip(-1), frames_NCHW)
 
-    def uniform(limit: float, *shape: int) -> Tensor:
-        """Return numbers in -limit..limit for each frame."""
-        return ((torch.rand(num_frames, *shape, generator=generator) * 2 - 1) * limit).to(device)
 
-    zoom_N = 1 + uniform(MAX_ZOOM)
-    mirror_N = torch.where(uniform(1) < 0, -1.0, 1.0)
+def _crop(frames_NCHW: Tensor, generator: torch.Generator, limit: float) -> Tensor:
+    """Look at a window of each frame; `affine_grid` measures the window's place in half sides."""
+    zoom_N = 1 + _uniform(frames_NCHW, generator, limit)
+    shift_x_N, shift_y_N = (_uniform(frames_NCHW, generator, limit) for _ in range(2))
     zeros_N = torch.zeros_like(zoom_N)
-    placement_N23 = torch.stack(
-        [zoom_N * mirror_N, zeros_N, uniform(MAX_SHIFT), zeros_N, zoom_N, uniform(MAX_SHIFT)], dim=1
-    ).view(-1, 2, 3)
-    grid_NHW2 = torch.nn.functional.affine_grid(placement_N23, list(frames_NCHW.shape), align_corners=False)
-    moved_NCHW = torch.nn.functional.grid_sample(frames_NCHW, grid_NHW2, padding_mode="reflection", align_corners=False)
-    return moved_NCHW * (1 + uniform(MAX_GAIN, 3, 1, 1)) + uniform(MAX_OFFSET, 3, 1, 1)
+    window_N23 = torch.stack([zoom_N, zeros_N, shift_x_N, zeros_N, zoom_N, shift_y_N], dim=1).view(-1, 2, 3)
+    grid_NHW2 = torch.nn.functional.affine_grid(window_N23, list(frames_NCHW.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(frames_NCHW, grid_NHW2, padding_mode="reflection", align_corners=False)
+
+
+def _uniform(frames_NCHW: Tensor, generator: torch.Generator, limit: float, *shape: int) -> Tensor:
+    """Draw numbers in -limit..limit for each frame."""
+    numbers = torch.rand(len(frames_NCHW), *shape, generator=generator)
+    return ((numbers * 2 - 1) * limit).to(frames_NCHW.device)

@@ -1,16 +1,19 @@
 """The finetune stage: the backbone learns the classes from single frames of the training part.
 
-The head sees the average of the feature map, so that each class's evidence is a sum over cells (Zhou et al. 2016, class
-activation maps): a tuned map stays local, and attention can find the actor in it.
-Shape suffixes: N frames, C colour channels (3) or classes, D feature channels, H W pixels or cells.
+A backbone that has learned before (ImageNet's weights, or a file's) keeps what it knows as far as it helps: tuning starts
+from the best linear layer for its frozen features, and the tuned weights are taken only if they lower the validation loss.
+Random weights are worth nothing yet: with them all is learned, the layer too, from the beginning.
+
+Shape suffixes: N frames, C colour channels (3) or classes, D feature channels, H W pixels.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,10 @@ from torch import Tensor, nn
 
 from pipeline_lib.features.encoding import normalise
 from pipeline_lib.finetune.augmentation import augment
+from pipeline_lib.finetune.blocks import last_blocks
+from pipeline_lib.finetune.classifier import FrameClassifier
 from pipeline_lib.finetune.frames import FrameStore, load_frames
+from pipeline_lib.finetune.head import fit_head
 from pipeline_lib.models.backbones import Backbone, build_backbone
 from pipeline_lib.models.devices import choose_device, choose_precision
 from pipeline_lib.models.fitting import OnEpoch, fit
@@ -32,25 +38,9 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = "backbone.safetensors"
 HISTORY = "history.json"
-DROPOUT = 0.5
 LABEL_SMOOTHING = 0.1
 WARM_UP = 0.2
 """Part of all steps in which the learning rate rises to its peak; afterwards it falls along a cosine."""
-
-
-class FrameClassifier(nn.Module):
-    """A backbone's extractor with average pooling, dropout and one linear layer."""
-
-    def __init__(self, backbone: Backbone, num_classes: int) -> None:
-        super().__init__()
-        self.extractor = backbone.extractor
-        self.dropout = nn.Dropout(DROPOUT)
-        self.head = nn.Linear(backbone.channels, num_classes)
-
-    def forward(self, frames_NCHW: Tensor) -> Tensor:
-        """Return logits_NC of normalised frames."""
-        features_ND = self.extractor(frames_NCHW).mean(dim=(2, 3))
-        return self.head(self.dropout(features_ND))
 
 
 class FrameTrainer:
@@ -59,8 +49,9 @@ class FrameTrainer:
     def __init__(
         self,
         backbone: Backbone,
+        tuned: Sequence[nn.Module],
         num_classes: int,
-        stores: dict[str, FrameStore],
+        stores: Mapping[str, FrameStore],
         params: FinetuneParams,
         features: FeaturesParams,
     ) -> None:
@@ -69,67 +60,77 @@ class FrameTrainer:
         self.stores = stores
         self.device = choose_device(features.device)
         self.precision = choose_precision(features.precision, self.device)
-        self.model = FrameClassifier(backbone, num_classes).to(self.device)
-        self.model.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
+        self.is_pretrained = features.weights != "random"
+        self.model = FrameClassifier(backbone, tuned, num_classes)
+        self.model.to(self.device).to(memory_format=torch.channels_last)
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(weights, lr=params.learning_rate, weight_decay=params.weight_decay)
+
+    def start(self) -> dict[str, float]:
+        """Fit the linear layer to the features as they are; return its validation. Random features leave it random."""
+        fit_head(self.model.head, self._features("train"), self._features("val"))
+        frozen = self.validate()
+        if not self.is_pretrained:
+            self.model.head.reset_parameters()
+        return frozen
 
     def train_epoch(self, epoch: int, generator: torch.Generator) -> dict[str, float]:
         """Train on frames drawn anew; return mean loss and accuracy over them."""
         self.model.train()
-        store = self.stores["train"]
-        indices = store.draw(self.params.frames_per_clip, generator)
-        batches = indices.split(self.params.batch_size)
-        totals = Totals()
+        store, params = self.stores["train"], self.params
+        indices = store.draw(params.frames_per_video, generator)
+        batches = indices.tensor_split(math.ceil(len(indices) / params.batch_size))
+        logits = []
         for step, batch in enumerate(batches):
-            self._set_learning_rate((epoch - 1 + step / len(batches)) / self.params.epochs)
-            frames_NCHW = augment(self._normalised(store, batch), generator)
-            labels_N = store.labels[batch].to(self.device)
-            logits_NC = self._logits(frames_NCHW)
-            loss = nn.functional.cross_entropy(logits_NC, labels_N, label_smoothing=LABEL_SMOOTHING)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
-            totals.add(logits_NC.detach(), labels_N)
-        return totals.metrics("train")
+            self._set_learning_rate((epoch - 1 + step / len(batches)) / params.epochs)
+            frames_NCHW = self._frames(store, batch)
+            frames_NCHW = augment(frames_NCHW, generator, flip=params.flip, crop=params.crop, colour=params.colour)
+            logits.append(self._train_step(frames_NCHW, store.labels[batch].to(self.device)))
+        return metrics("train", torch.cat(logits), store.labels[indices].to(self.device))
 
-    @torch.inference_mode()
     def validate(self) -> dict[str, float]:
         """Return mean loss and accuracy over the validation frames."""
-        self.model.eval()
-        store = self.stores["val"]
-        totals = Totals()
-        for batch in torch.arange(len(store.labels)).split(self.params.batch_size):
-            totals.add(self._logits(self._normalised(store, batch)), store.labels[batch].to(self.device))
-        return totals.metrics("val")
+        features_ND, labels_N = self._features("val")
+        with torch.no_grad(), self._autocast():
+            return metrics("val", self.model.head(features_ND).float(), labels_N)
 
-    def _normalised(self, store: FrameStore, batch: Tensor) -> Tensor:
+    def _train_step(self, frames_NCHW: Tensor, labels_N: Tensor) -> Tensor:
+        """Learn from one batch; return its logits_NC."""
+        with self._autocast():
+            logits_NC = self.model(frames_NCHW.contiguous(memory_format=torch.channels_last)).float()
+        loss = nn.functional.cross_entropy(logits_NC, labels_N, label_smoothing=LABEL_SMOOTHING)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return logits_NC.detach()
+
+    @torch.no_grad()
+    def _features(self, part: str) -> tuple[Tensor, Tensor]:
+        """Return features_ND and labels_N of a part's frames, as many as an epoch's and unchanged."""
+        self.model.eval()
+        store = self.stores[part]
+        indices = store.draw(self.params.frames_per_video, torch.Generator().manual_seed(self.params.seed))
+        with self._autocast():
+            batches = indices.split(self.params.batch_size)
+            features_ND = torch.cat([self.model.features(self._frames(store, batch)).float() for batch in batches])
+        return features_ND, store.labels[indices].to(self.device)
+
+    def _frames(self, store: FrameStore, batch: Tensor) -> Tensor:
         return normalise(store.frames[batch].to(self.device), self.backbone)
 
-    def _logits(self, frames_NCHW: Tensor) -> Tensor:
-        frames_NCHW = frames_NCHW.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            return self.model(frames_NCHW).float()
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def _set_learning_rate(self, progress: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.params.learning_rate * one_cycle(progress)
 
 
-class Totals:
-    """Sums of cross-entropy and correct answers over frames."""
-
-    def __init__(self) -> None:
-        self.loss, self.correct, self.frames = 0.0, 0, 0
-
-    def add(self, logits_NC: Tensor, labels_N: Tensor) -> None:
-        """Count a batch."""
-        self.loss += nn.functional.cross_entropy(logits_NC, labels_N, reduction="sum").item()
-        self.correct += int((logits_NC.argmax(dim=1) == labels_N).sum())
-        self.frames += len(labels_N)
-
-    def metrics(self, part: str) -> dict[str, float]:
-        """Return `<part>_loss` and `<part>_frame_accuracy`."""
-        return {f"{part}_loss": self.loss / self.frames, f"{part}_frame_accuracy": self.correct / self.frames}
+def metrics(part: str, logits_NC: Tensor, labels_N: Tensor) -> dict[str, float]:
+    """Return `<part>_loss` and `<part>_frame_accuracy`."""
+    loss = nn.functional.cross_entropy(logits_NC, labels_N)
+    accuracy = (logits_NC.argmax(dim=1) == labels_N).double().mean()
+    return {f"{part}_loss": loss.item(), f"{part}_frame_accuracy": accuracy.item()}
 
 
 def one_cycle(progress: float) -> float:
@@ -156,43 +157,59 @@ def finetune_backbone(
         video_path: where the 15 fps video of an id is.
         directory: existing folder for the results.
         partial: existing folder for the state that a killed run continues from.
-        params: epochs, batch size, learning rate, ...
+        params: blocks, epochs, batch size, learning rate, ...
         features: the backbone, its first weights, and the size of its frames.
         on_epoch: called with each row of the history.
 
     Returns:
-        counts: epochs, best_epoch, train_frames, val_frames, val_frame_accuracy.
+        counts: epochs, best_epoch (0: the weights stayed as they were), train_frames, val_frames, val_frame_accuracy, and
+        frozen_val_frame_accuracy, which a linear layer reaches on the features as they were.
 
     Raises:
-        ValueError: no clips to train or validate on; a video that cannot be decoded; weights that cannot be had.
+        ValueError: no clips to train or validate on; more blocks than the backbone has; a video that cannot be decoded;
+            weights that cannot be had.
     """
     classes = sorted(clips["class_name"].unique())
-    stores = dict(_load_stores(clips, classes, video_path, params, features))
-    with reproducible(params.seed, deterministic=False):
+    with reproducible(params.seed, deterministic=True):
         backbone = build_backbone(features.backbone, features.weights, grid=features.grid, seed=features.seed)
         backbone.map_shape(features.image_size)
-        trainer = FrameTrainer(backbone, len(classes), stores, params, features)
-        progress = fit(
-            trainer.model,
-            trainer.optimizer,
-            train_epoch=trainer.train_epoch,
-            validate=trainer.validate,
-            epochs=params.epochs,
-            patience=params.patience,
-            seed=params.seed,
-            state_path=partial / "state.pt",
-            on_epoch=on_epoch,
-        )
+        tuned = last_blocks(backbone, params.blocks)
+        stores = dict(_load_stores(clips, classes, video_path, params, features))
+        trainer = FrameTrainer(backbone, tuned, len(classes), stores, params, features)
+        counts, history = _tune(trainer, partial / "state.pt", on_epoch)
     _save(backbone, directory / WEIGHTS)
-    (directory / HISTORY).write_text(json.dumps(progress.history, indent=1), encoding="utf-8")
-    best = progress.history[progress.best_epoch - 1]
-    return {
-        "epochs": len(progress.history),
-        "best_epoch": progress.best_epoch,
-        "train_frames": len(stores["train"].labels),
-        "val_frames": len(stores["val"].labels),
+    (directory / HISTORY).write_text(json.dumps(history, indent=1), encoding="utf-8")
+    return counts | {f"{part}_frames": len(store.labels) for part, store in stores.items()}
+
+
+def _tune(trainer: FrameTrainer, state_path: Path, on_epoch: OnEpoch | None) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """Train, and leave in the backbone whichever weights are better, the first or the best; return counts and history."""
+    first_weights = copy.deepcopy(trainer.backbone.extractor.state_dict())
+    frozen = trainer.start()
+    progress = fit(
+        trainer.model,
+        trainer.optimizer,
+        train_epoch=trainer.train_epoch,
+        validate=trainer.validate,
+        epochs=trainer.params.epochs,
+        patience=trainer.params.patience,
+        seed=trainer.params.seed,
+        state_path=state_path,
+        on_epoch=on_epoch,
+    )
+    history = [{name: value for name, value in row.items() if name != "seconds"} for row in progress.history]
+    best, best_epoch = history[progress.best_epoch - 1], progress.best_epoch
+    if trainer.is_pretrained and frozen["val_loss"] <= best["val_loss"]:
+        logger.info("tuning did not lower the validation loss of %.4g: the weights stay as they were", frozen["val_loss"])
+        trainer.backbone.extractor.load_state_dict(first_weights)
+        best, best_epoch = frozen, 0
+    counts = {
+        "epochs": len(history),
+        "best_epoch": best_epoch,
         "val_frame_accuracy": best["val_frame_accuracy"],
+        "frozen_val_frame_accuracy": frozen["val_frame_accuracy"],
     }
+    return counts, history
 
 
 def _load_stores(
@@ -202,14 +219,14 @@ def _load_stores(
     params: FinetuneParams,
     features: FeaturesParams,
 ) -> Iterator[tuple[str, FrameStore]]:
-    for part, frames_per_clip in (("train", None), ("val", params.frames_per_clip)):
+    for part, frames_per_video in (("train", None), ("val", params.frames_per_video)):
         clips_of_part = clips[clips["part"] == part]
         if clips_of_part.empty:
             raise ValueError(f"finetune: no clips in the {part} part; more videos, or `finetune.enabled: false`")
-        yield (
-            part,
-            load_frames(clips_of_part, classes, video_path, image_size=features.image_size, frames_per_clip=frames_per_clip),
+        store = load_frames(
+            clips_of_part, classes, video_path, image_size=features.image_size, frames_per_video=frames_per_video
         )
+        yield part, store
 
 
 def _save(backbone: Backbone, path: Path) -> None:

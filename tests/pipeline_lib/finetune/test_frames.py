@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from pipeline_lib.finetune import frames as frames_module
-from pipeline_lib.finetune.augmentation import augment
 from pipeline_lib.finetune.frames import FrameStore, load_frames
 from pipeline_lib.video.writing import VideoWriter
 
+pytestmark = pytest.mark.usefixtures("single_thread")
 CLASSES = ["run", "wave"]
 
 
@@ -30,56 +30,67 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clips() -> pd.DataFrame:
-    rows = [("wave", "wave", 8, 8), ("wave", "wave", 0, 8), ("run", "run", 0, 6), ("wave", "wave", 16, 4)]
+    rows = [("wave", "wave", 8, 8), ("wave", "wave", 0, 8), ("run", "run", 0, 6), ("wave", "wave", 16, 3)]
     return pd.DataFrame(rows, columns=["video", "class_name", "first_frame", "valid_frames"])
+
+
+def load(clips: pd.DataFrame, folder: Path, frames_per_video: int | None = None) -> FrameStore:
+    return load_frames(clips, CLASSES, lambda video: folder / f"{video}.mp4", image_size=16, frames_per_video=frames_per_video)
 
 
 def levels(store: FrameStore) -> list[int]:
     return [round(level / 5) * 5 for level in store.frames[:, 0, 8, 8].tolist()]
 
 
-def test_all_frames_that_fit_are_kept_in_order(clips: pd.DataFrame, folder: Path) -> None:
-    store = load_frames(clips, CLASSES, lambda video: folder / f"{video}.mp4", image_size=16)
-    assert levels(store) == [10 * n + 5 for n in range(6)] + [10 * n for n in range(20)]
-    assert store.labels.tolist() == [0] * 6 + [1] * 20
-    assert store.clips.tolist() == [0] * 6 + [1] * 8 + [2] * 8 + [3] * 4
-    assert store.frames.shape == (26, 3, 16, 16)
+def test_all_frames_of_the_clips_that_fit_are_kept_in_order(clips: pd.DataFrame, folder: Path) -> None:
+    store = load(clips, folder)
+    assert levels(store) == [10 * n + 5 for n in range(6)] + [10 * n for n in range(19)]
+    assert store.labels.tolist() == [0] * 6 + [1] * 19
+    assert store.videos.tolist() == [0] * 6 + [1] * 19
+    assert store.frames.shape == (25, 3, 16, 16)
     assert store.frames.dtype == torch.uint8
 
 
-def test_a_few_frames_of_each_clip_are_evenly_spaced(clips: pd.DataFrame, folder: Path) -> None:
-    store = load_frames(clips, CLASSES, lambda video: folder / f"{video}.mp4", image_size=16, frames_per_clip=2)
-    assert levels(store) == [15, 45, 20, 60, 100, 140, 170, 190]
+def test_a_few_frames_of_each_video_not_clip_are_evenly_spaced(clips: pd.DataFrame, folder: Path) -> None:
+    store = load(clips, folder, frames_per_video=2)
+    assert levels(store) == [15, 45, 40, 140]
+    assert store.videos.tolist() == [0, 0, 1, 1]
 
 
 def test_memory_is_bounded(clips: pd.DataFrame, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames_module, "MAX_STORE_BYTES", 3 * 4 * 16 * 16 * 3)
-    store = load_frames(clips, CLASSES, lambda video: folder / f"{video}.mp4", image_size=16)
-    assert torch.bincount(store.clips).tolist() == [3, 3, 3, 3]
+    monkeypatch.setattr(frames_module, "MAX_STORE_BYTES", 3 * 2 * 16 * 16 * 3)
+    assert torch.bincount(load(clips, folder).videos).tolist() == [3, 3]
+
+
+def test_frames_are_resized_in_parts_without_mixing_them(
+    clips: pd.DataFrame, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load(clips, folder)
+    monkeypatch.setattr(frames_module, "RESIZE_FRAMES", 4)
+    assert torch.equal(load(clips, folder).frames, whole.frames)
 
 
 def test_video_shorter_than_its_clips_is_named(clips: pd.DataFrame, folder: Path) -> None:
     clips.loc[clips["video"] == "run", "valid_frames"] = 8
     with pytest.raises(ValueError, match="run: ends before frame 7"):
-        load_frames(clips, CLASSES, lambda video: folder / f"{video}.mp4", image_size=16)
+        load(clips, folder)
 
 
-def test_draw_takes_up_to_so_many_of_every_clip_anew_each_time() -> None:
-    clips_N = torch.tensor([0] * 10 + [1] * 2 + [2] * 10)
-    store = FrameStore(torch.zeros(22, 3, 1, 1), torch.zeros(22), clips_N)
+def test_draw_takes_up_to_so_many_of_every_video_anew_each_time() -> None:
+    videos_N = torch.tensor([0] * 10 + [1] * 2 + [2] * 10)
+    store = FrameStore(torch.zeros(22, 3, 1, 1), torch.zeros(22), videos_N)
     generator = torch.Generator().manual_seed(0)
     first, second = store.draw(4, generator), store.draw(4, generator)
     for drawn in (first, second):
-        assert torch.bincount(clips_N[drawn]).tolist() == [4, 2, 4]
+        assert torch.bincount(videos_N[drawn]).tolist() == [4, 2, 4]
         assert len(drawn.unique()) == 10
     assert set(first.tolist()) != set(second.tolist())
     assert torch.equal(store.draw(4, torch.Generator().manual_seed(0)), first)
 
 
-def test_augmentation_changes_each_frame_by_its_own_amount_and_is_seeded() -> None:
-    frames_NCHW = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).repeat(4, 1, 1, 1)
-    changed_NCHW = augment(frames_NCHW, torch.Generator().manual_seed(0))
-    assert changed_NCHW.shape == frames_NCHW.shape
-    assert changed_NCHW.isfinite().all()
-    assert all(not torch.allclose(changed_NCHW[0], other) for other in changed_NCHW[1:])
-    assert torch.equal(augment(frames_NCHW, torch.Generator().manual_seed(0)), changed_NCHW)
+def test_every_frame_is_drawn_about_equally_often() -> None:
+    store = FrameStore(torch.zeros(10, 3, 1, 1), torch.zeros(10), torch.zeros(10, dtype=torch.long))
+    generator = torch.Generator().manual_seed(0)
+    counts = sum(torch.bincount(store.draw(3, generator), minlength=10) for _ in range(400))
+    assert counts.min() > 80
+    assert counts.max() < 160
