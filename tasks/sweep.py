@@ -1,0 +1,76 @@
+"""sweep: the hyper-parameters of one model, searched for on the train and val parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline_lib.artifacts import Recipe
+from pipeline_lib.params import ModelParams, SweepParams
+from tasks.progress import advance
+from tasks.stage import Context, Ref, stage
+from tasks.tracking import log_trial
+
+if TYPE_CHECKING:
+    from pipeline_lib.sweep.trials import Trial
+
+VERSION = "sweep-1"
+
+
+def recipe(
+    context: Context,
+    model: str,
+    clips: Ref,
+    features: Sequence[Ref],
+    params: SweepParams,
+    base: ModelParams,
+    mlflow_run_id: str | None,
+) -> Recipe:
+    """A sweep depends on what it searches, where it starts, and on the clips and features it trains with."""
+    inputs = {"clips": clips.content_key} | {f"features {n}": shard.content_key for n, shard in enumerate(features)}
+    values = params.recipe()
+    for name in ("enabled", "models"):
+        values.pop(name)
+    return Recipe("sweep", VERSION, {"sweep": values, "base": base.recipe()}, inputs)
+
+
+def study_folder(context: Context, recipe: Recipe) -> Path:
+    """Return where the study is kept: the same for any number of trials, so that more of them go on from those there are."""
+    sweep = {name: value for name, value in recipe.params["sweep"].items() if name != "trials"}
+    study = Recipe(recipe.stage, recipe.version, {**recipe.params, "sweep": sweep}, recipe.inputs)
+    folder = context.workspace / "sweeps" / study.key
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@stage(recipe, worker="device", task_run_name="sweep {model}")
+def sweep(
+    directory: Path,
+    context: Context,
+    model: str,
+    clips: Ref,
+    features: Sequence[Ref],
+    params: SweepParams,
+    base: ModelParams,
+    mlflow_run_id: str | None,
+) -> Mapping[str, Any]:
+    """Search, or go on searching, and log every trial as an MLflow run under the sweep's."""
+    from pipeline_lib.sweep.search import search
+    from pipeline_lib.tables import read_clips
+
+    def on_trial(trial: Trial) -> None:
+        advance("sweep")
+        log_trial(mlflow_run_id, trial)
+
+    made_from = recipe(context, model, clips, features, params, base, mlflow_run_id)
+    files = [shard.directory(context) / "features.h5" for shard in features]
+    table = read_clips(clips.directory(context))
+    return search(table, files, directory, study_folder(context, made_from), params, base, on_trial=on_trial)
+
+
+def read_best(directory: Path) -> dict[str, Any]:
+    """Return the best hyper-parameters a sweep found, as `train.overrides` takes them."""
+    best: dict[str, Any] = json.loads((directory / "best.json").read_text(encoding="utf-8"))
+    return best

@@ -1,0 +1,89 @@
+"""What is searched, for which model, and what Optuna's values mean."""
+
+import json
+
+import optuna
+import pytest
+
+from pipeline_lib.params import MODELS, ModelParams, SweepParams, TrainParams
+from pipeline_lib.sweep.space import Range, make_space
+
+COMMON = {"learning_rate", "dropout", "weight_decay"}
+SEARCHED = {
+    "alstm": COMMON | {"attention_penalty", "units", "layers", "scorer"},
+    "conv_alstm": COMMON | {"units", "layers", "head_channels"},
+    "attention_pool": COMMON | {"units", "scorer"},
+    "lrcn": COMMON | {"units", "layers"},
+    "mean_pool": COMMON,
+}
+
+
+def draw(space, num=60):
+    """Return hyper-parameters drawn at random."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [space.suggest(study.ask()) for _ in range(num)]
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_only_what_the_model_has_is_searched(model):
+    base = TrainParams().of(model)
+    space = make_space(SweepParams(), base)
+    assert set(space.names) == SEARCHED[model]
+    drawn = draw(space)
+    for name in ModelParams.model_fields:
+        values = {getattr(params, name) for params in drawn}
+        if name in SEARCHED[model]:
+            assert len(values) > 1, name
+        else:
+            assert values == {getattr(base, name)}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_is_drawn_makes_overrides_of_a_parameter_file(model):
+    space = make_space(SweepParams(), TrainParams().of(model))
+    for params in draw(space, 20):
+        overrides = json.loads(json.dumps(space.searched(params)))
+        assert TrainParams(overrides={model: overrides}).of(model) == params
+
+
+def test_values_stay_in_their_ranges():
+    sweep = SweepParams(learning_rate=(1.234567e-4, 1.234568e-4), dropout=(0.3, 0.3), units=(96,), weight_decay=(0.0, 0.5))
+    drawn = draw(make_space(sweep, TrainParams().of("alstm")))
+    assert all(1.234567e-4 <= params.learning_rate <= 1.234568e-4 for params in drawn)
+    assert {(params.dropout, params.units) for params in drawn} == {(0.3, 96)}
+    assert max(params.weight_decay for params in drawn) > 0.4  # linear, since no logarithmic scale begins at 0
+    assert sum(params.weight_decay < 0.25 for params in drawn) == pytest.approx(30, abs=12)
+
+
+def test_a_fifth_of_a_penaltys_range_is_none():
+    penalties = [params.attention_penalty for params in draw(make_space(SweepParams(), TrainParams().of("alstm")), 500)]
+    assert penalties.count(0.0) == pytest.approx(100, abs=30)
+    assert min(penalty for penalty in penalties if penalty) >= 1e-3
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-3, 0.05, 10.0])
+def test_values_survive_optuna(value):
+    penalty = Range("attention_penalty", 1e-3, 10.0, log=True, or_none=True)
+    assert penalty.contains(value)
+    assert penalty.decode(penalty.encode(value)) == value
+
+
+def test_values_have_as_many_digits_as_a_parameter_file_shows():
+    assert Range("learning_rate", 1e-4, 1e-2, log=True).decode(0.00123456) == 0.00123
+
+
+def test_a_default_outside_of_what_is_searched_is_itself_all_the_same():
+    base = TrainParams(dropout=0.9, overrides={"alstm": {"units": 17, "learning_rate": 1.23456e-3}}).of("alstm")
+    space = make_space(SweepParams(), base)
+    assert {"dropout", "units"}.isdisjoint(space.default_point)
+    study = optuna.create_study()
+    study.enqueue_trial(space.default_point)
+    trial = study.ask()
+    assert space.suggest_default(trial) == base
+    assert trial.params == space.default_point
+    assert space.searched(base)["units"] == 17
