@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-STAGES = ("fetch", "subsample", "chunk", "finetune", "features", "train", "evaluate", "heatmaps", "report")
+STAGES = ("fetch", "subsample", "chunk", "finetune", "features", "sweep", "train", "evaluate", "heatmaps", "report")
 DEFAULT_WORKSPACE = "workspace"
 STOP_SECONDS = 10.0
 STOPPED = 130

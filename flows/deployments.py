@@ -15,6 +15,7 @@ DESCRIPTIONS = {
     "chunk": "Everything up to the clip table.",
     "finetune": "Everything up to the tuned backbone.",
     "features": "Everything up to features in HDF5.",
+    "sweep": "The whole pipeline with a search of hyper-parameters before training.",
     "train": "Everything up to trained models.",
     "evaluate": "Everything up to scores on the test part.",
     "heatmaps": "Everything up to heatmap videos.",
@@ -31,7 +32,10 @@ def deployment_parameters(name: str) -> dict[str, Any]:
     """Return the flow parameters of a deployment; those left out have the flow's own defaults."""
     if name == "full":
         return {}
-    return {"params": DEMO_PARAMS} if name == "demo" else {"until": name}
+    if name == "demo":
+        return {"params": DEMO_PARAMS}
+    # A sweep is for what comes after it: the best beside the default, on the test part, once.
+    return {"settings": ["sweep.enabled=true"]} if name == "sweep" else {"until": name}
 
 
 def serve_deployments() -> None:

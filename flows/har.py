@@ -1,4 +1,4 @@
-"""The pipeline: fetch -> subsample -> chunk -> [finetune] -> features -> train -> evaluate -> heatmaps -> report."""
+"""The pipeline: fetch -> subsample -> chunk -> [finetune] -> features -> [sweep] -> train -> evaluate -> heatmaps -> report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefect import flow
 from flows.run import open_run
 from pipeline_lib.params import load_params
 
-Stage = Literal["fetch", "subsample", "chunk", "finetune", "features", "train", "evaluate", "heatmaps", "report"]
+Stage = Literal["fetch", "subsample", "chunk", "finetune", "features", "sweep", "train", "evaluate", "heatmaps", "report"]
 
 
 @flow(name="har", log_prints=True)
@@ -34,10 +34,11 @@ def har(
         collection = run.fetch()
         shards = run.subsample(collection)
         clips = run.chunk(collection, shards)
-        backbone = run.finetune(clips, shards)
-        features = run.features(shards, backbone)
-        models = run.train(clips, features)
-        scores = run.evaluate(models, clips, features, collection)
+        backbones = run.finetune(clips, shards)
+        features = run.features(shards, backbones)
+        found = run.sweep(clips, features)
+        models = run.train(clips, features, found)
+        scores = run.evaluate(models, clips, features, shards, collection)
         run.heatmaps(scores, shards)
         run.report()
     return run.summary

@@ -17,17 +17,21 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
 from flows import terminal
+from flows.cells import Cell
 from flows.services import mlflow_address
 from pipeline_lib.params import Params
 from tasks import mlflow_model, progress, tracking
 from tasks.stage import Context, Ref
 
 if TYPE_CHECKING:
-    from flows.run import Run, StageResult
+    from flows.execution import StageResult
+    from flows.run import Run
 
 logger = logging.getLogger(__name__)
 
-SCORES = ("frame_accuracy", "clip_accuracy", "video_accuracy")
+SCORES = ("frame_accuracy", "clip_accuracy", "video_accuracy", "video_accuracy_by_mean", "macro_f1", "calibration_error")
+ENDS = ("low", "high")
+"""What the ends of a 95 % interval are called."""
 ALIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 
 
@@ -40,7 +44,10 @@ class Record:
     experiment_id: str
     parent_run_id: str
     system_metrics: tracking.SystemMetrics
-    children: dict[str, str] = field(default_factory=dict)
+    children: dict[tuple[str, int, int], str] = field(default_factory=dict)
+    """The MLflow run of each cell, by its key."""
+    sweeps: dict[str, str] = field(default_factory=dict)
+    """The MLflow run of each model's sweep, under which its trials are."""
     bars: ProgressBars | None = None
 
     @property
@@ -49,12 +56,20 @@ class Record:
         base = self.tracking_uri if self.tracking_uri.startswith("http") else mlflow_address(self.context.workspace)
         return f"{base}/#/experiments/{self.experiment_id}/runs/{self.parent_run_id}"
 
-    def open_child(self, model: str, params: Params) -> str:
-        """Open the model's own MLflow run."""
+    def open_child(self, cell: Cell, params: Params) -> str:
+        """Open a cell's own MLflow run."""
         sections = params.model_dump(mode="json", include={"chunk", "finetune", "features"})
-        values = {"train": params.train.model_recipe(model)} | sections
-        self.children[model] = tracking.start_child(self.parent_run_id, model, values)
-        return self.children[model]
+        values = {"train": cell.params.recipe()} | sections
+        values["chunk"]["split"] = cell.split
+        tags = {"model": cell.name, "split": str(cell.split), "seed": str(cell.seed), "stage": "train"}
+        self.children[cell.key] = tracking.start_child(self.parent_run_id, cell.label, tags, values)
+        return self.children[cell.key]
+
+    def open_sweep(self, model: str) -> str:
+        """Open the MLflow run that a sweep's trials go under."""
+        tags = {"model": model, "stage": "sweep"}
+        self.sweeps[model] = tracking.start_child(self.parent_run_id, f"sweep {model}", tags, {})
+        return self.sweeps[model]
 
     def log_stage(self, run: Run, stage: str, result: StageResult) -> None:
         """Record a finished stage, whether it was made or answered from artifacts."""
@@ -75,18 +90,25 @@ class Record:
         tracking.log_rows(self.parent_run_id, lost, "quarantine.json")
 
     def _log_chunk(self, run: Run, result: StageResult) -> None:
-        ref = result.refs[0]
-        tracking.log_files(self.parent_run_id, [ref.directory(self.context) / "clips.parquet"], "dataset")
-        self._log_dataset([self.parent_run_id], ref)
+        splits = run.params.chunk.splits
+        for split, ref in zip(splits, result.refs, strict=True):
+            name = "dataset" if len(splits) == 1 else f"dataset/split {split}"
+            tracking.log_files(self.parent_run_id, [ref.directory(self.context) / "clips.parquet"], name)
+            self._log_dataset([self.parent_run_id], ref)
 
     def _log_dataset(self, run_ids: list[str], clips: Ref) -> None:
         from pipeline_lib.tables import read_clips
 
         tracking.log_dataset(run_ids, read_clips(clips.directory(self.context)), "clips", clips.content_key)
 
+    def _log_sweep(self, run: Run, result: StageResult) -> None:
+        for run_id, ref in zip(self.sweeps.values(), result.refs, strict=True):
+            tracking.log_folder(run_id, ref.directory(self.context), "sweep")
+            tracking.set_tags(run_id, {"artifact_key": ref.key, "cache.sweep": "miss" if ref.made else "hit"})
+
     def _log_train(self, run: Run, result: StageResult) -> None:
-        for model, ref in zip(run.params.train.models, result.refs, strict=True):
-            run_id, folder = self.children[model], ref.directory(self.context)
+        for cell, ref in zip(run.cells, result.refs, strict=True):
+            run_id, folder = self.children[cell.key], ref.directory(self.context)
             history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
             if not ref.made:  # else every epoch was logged as it ended
                 for record in history:
@@ -94,24 +116,30 @@ class Record:
             tracking.log_folder(run_id, folder, "checkpoint")
             tracking.set_tags(run_id, {"artifact_key": ref.key, "cache.train": "miss" if ref.made else "hit"})
             tracking.set_tags(run_id, {"model_uri": mlflow_model.log_model(run_id, folder / "checkpoint.safetensors")})
-        self._log_dataset(list(self.children.values()), run.results["chunk"].refs[0])
+        for split, clips in zip(run.params.chunk.splits, run.results["chunk"].refs, strict=True):
+            self._log_dataset([self.children[cell.key] for cell in run.cells if cell.split == split], clips)
 
     def _log_evaluate(self, run: Run, result: StageResult) -> None:
-        table = []
-        for model, ref in zip(run.params.train.models, result.refs, strict=True):
+        for cell, ref in zip(run.cells, result.refs, strict=False):
             folder = ref.directory(self.context)
             metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-            numbers = {f"test/{key.replace('.', '_')}": value for key, value in tracking.flatten(metrics).items()}
-            numbers = {key: value for key, value in numbers.items() if isinstance(value, int | float)}
-            tracking.log_metrics(self.children[model], numbers)
-            tracking.log_metrics(self.parent_run_id, {f"{model}/{score}": metrics[score] for score in SCORES})
-            tracking.log_folder(self.children[model], folder, "evaluation")
-            table.append({"model": model} | {score: round(metrics[score], 4) for score in SCORES})
-        create_table_artifact(key="results", table=table, description="Accuracy on the test part")
+            tracking.log_metrics(self.children[cell.key], _test_metrics(metrics))
+            tracking.log_folder(self.children[cell.key], folder, "evaluation")
+        for split, ref in zip(run.params.chunk.splits, result.refs[len(run.cells) :], strict=False):
+            tracking.log_folder(self.parent_run_id, ref.directory(self.context), f"controls/split {split}")
+        self._log_results(result.refs[-1].directory(self.context))
+
+    def _log_results(self, folder: Path) -> None:
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        tracking.log_folder(self.parent_run_id, folder, "results")
+        tracking.log_metrics(self.parent_run_id, _parent_metrics(results))
+        columns = ("model", "num_cells", *SCORES)
+        table = [{name: ({**row, **row["mean"]}).get(name) for name in columns} for row in results["models"]]
+        create_table_artifact(key="results", table=table, description="Accuracy on the test part, mean over splits and seeds")
 
     def _log_heatmaps(self, run: Run, result: StageResult) -> None:
-        for model, ref in zip(run.params.train.models, result.refs, strict=True):
-            tracking.log_folder(self.children[model], ref.directory(self.context), "heatmaps")
+        for index, ref in zip(run.drawn, result.refs, strict=True):
+            tracking.log_folder(self.children[run.cells[index].key], ref.directory(self.context), "heatmaps")
 
     def _log_report(self, run: Run, result: StageResult) -> None:
         tracking.log_folder(self.parent_run_id, result.refs[0].directory(self.context), "report")
@@ -123,7 +151,7 @@ class Record:
             self.bars.close()
         if run.summary:
             tracking.log_json(self.parent_run_id, run.summary, "summary.json")
-        for run_id in (*self.children.values(), self.parent_run_id):
+        for run_id in (*self.children.values(), *self.sweeps.values(), self.parent_run_id):
             tracking.end_run(run_id, status)
 
 
@@ -148,6 +176,24 @@ class ProgressBars:
             update_progress_artifact(self._artifacts[stage], float(percent))
         else:
             self._artifacts[stage] = create_progress_artifact(float(percent), key=f"progress-{stage}", description=stage)
+
+
+def _test_metrics(metrics: dict[str, Any]) -> dict[str, float]:
+    """Return an evaluation's numbers as MLflow metrics; an interval becomes its two ends."""
+    ends = {
+        f"{name}_{end}": value for name, pair in metrics["intervals"].items() for end, value in zip(ENDS, pair, strict=True)
+    }
+    flat = tracking.flatten({key: value for key, value in metrics.items() if key != "intervals"}) | ends
+    return {f"test/{key.replace('.', '_')}": value for key, value in flat.items() if isinstance(value, int | float)}
+
+
+def _parent_metrics(results: dict[str, Any]) -> dict[str, float]:
+    """Return what the run as a whole found: each model's means and deviations, each control's mean."""
+    metrics: dict[str, float] = {}
+    for row in results["models"]:
+        metrics |= {f"{row['model']}/{name}": value for name, value in row["mean"].items()}
+        metrics |= {f"{row['model']}/{name}_sd": value for name, value in row["standard_deviation"].items()}
+    return metrics | {f"controls/{name}": row["mean"] for name, row in results["controls"].items()}
 
 
 def _params_of(context: Context, ref: Ref) -> Any:

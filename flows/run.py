@@ -1,20 +1,18 @@
 """One run of the pipeline: submits each stage's tasks, gathers what they return, and tells MLflow, Prefect and the terminal.
 
 Stages are submitted at once and Prefect starts each task when what it needs is there, so that shards flow from one stage into
-the next. Only `fetch` is waited for, since it says how many shards there are.
+the next. Only `fetch` is waited for, since it says how many shards there are, and `sweep`, since it says what to train.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prefect import Task
-from prefect.futures import PrefectFuture, as_completed
+from prefect.futures import PrefectFuture
 
 import tasks.chunk
 import tasks.evaluate
@@ -24,8 +22,11 @@ import tasks.finetune
 import tasks.heatmaps
 import tasks.report
 import tasks.subsample
+import tasks.sweep
 import tasks.train
 from flows import records, summary
+from flows.cells import Cell, Overrides, plan_cells
+from flows.execution import Execution, Future, StageReached, StageResult
 from pipeline_lib.fetch.collection import videos_root
 from pipeline_lib.params import STAGES, Params
 from pipeline_lib.tables import read_shards
@@ -33,49 +34,19 @@ from pipeline_lib.workspace import hold_workspace, workspace_id
 from tasks import progress
 from tasks.stage import Context, Ref, cancel_waiting_work
 
-logger = logging.getLogger(__name__)
-
-Future = PrefectFuture[Ref]
-
-
-class StageReached(Exception):  # noqa: N818 - not an error: the stage asked for has been submitted
-    """Ends the flow's body after the stage given as `until`."""
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """What a stage's tasks returned, in the order of their submission."""
-
-    refs: list[Ref]
-
-    @property
-    def cache(self) -> str:
-        """`hit` if nothing was made, `miss` if everything was, else `partial`."""
-        made = {ref.made for ref in self.refs}
-        return "partial" if len(made) == 2 else "miss" if made == {True} else "hit"
-
-    @property
-    def seconds(self) -> float:
-        """Time spent on what was made in this run."""
-        return sum(ref.seconds for ref in self.refs if ref.made)
-
-
-def _answer(future: Future) -> Ref:
-    """Return a finished task's reference; a cached one still tells of the run that made it, so it is set right."""
-    ref = future.result()
-    return ref.model_copy(update={"made": False}) if future.state.name == "Cached" else ref
+BySplit = Mapping[int, Future]
+FeaturesBySplit = Mapping[int, Sequence[Future]]
 
 
 @dataclass
-class Run:
+class Run(Execution):
     """A run under way. Its methods carry the names of the stages."""
 
-    params: Params
-    context: Context
-    record: records.Record
-    until: str | None
-    futures: dict[str, list[Future]] = field(default_factory=dict)
-    results: dict[str, StageResult] = field(default_factory=dict)
+    record: records.Record = field(kw_only=True)
+    cells: list[Cell] = field(default_factory=list)
+    """What is trained and tested; `train` and the beginning of `evaluate` are in their order."""
+    found: Overrides = field(default_factory=dict)
+    """What the sweep found."""
     summary: dict[str, Any] = field(default_factory=dict)
     shard_names: list[str] = field(default_factory=list)
     quarantine: PrefectFuture[Any] | None = None
@@ -83,8 +54,8 @@ class Run:
 
     def fetch(self) -> Ref:
         """Fetch the collection and wait for it."""
-        self._submit("fetch", tasks.fetch.fetch, params=self.params.fetch)
-        return self._gather("fetch").refs[0]
+        self.submit("fetch", tasks.fetch.fetch, params=self.params.fetch)
+        return self.gather_stage("fetch").refs[0]
 
     def subsample(self, collection: Ref) -> list[Future]:
         """Subsample every shard."""
@@ -94,7 +65,7 @@ class Run:
         self.shard_names = list(shards)
         root = videos_root(self.params.fetch, directory)
         for shard, videos in shards.items():
-            self._submit(
+            self.submit(
                 "subsample", tasks.subsample.subsample, shard=shard, videos=videos, root=root, params=self.params.subsample
             )
         shard_futures: list[Any] = self.futures["subsample"]
@@ -103,37 +74,48 @@ class Run:
         )
         return shard_futures
 
-    def chunk(self, collection: Ref, shards: Sequence[Future]) -> Future:
-        """Cut clips, once it is sure that not too many videos are lost."""
+    def chunk(self, collection: Ref, shards: Sequence[Future]) -> BySplit:
+        """Cut clips, and deal them to parts for each split, once it is sure that not too many videos are lost."""
         assert self.quarantine is not None
-        return self._submit(
-            "chunk",
-            tasks.chunk.chunk,
-            wait_for=[self.quarantine],
-            collection=collection,
-            shards=shards,
-            params=self.params.chunk,
-        )
+        return {
+            split: self.submit(
+                "chunk",
+                tasks.chunk.chunk,
+                wait_for=[self.quarantine],
+                collection=collection,
+                shards=shards,
+                params=self.params.chunk.of_split(split),
+            )
+            for split in self.params.chunk.splits
+        }
 
-    def finetune(self, clips: Future, shards: Sequence[Future]) -> Future | None:
-        """Tune the backbone, if the parameters ask for it."""
+    def finetune(self, clips: BySplit, shards: Sequence[Future]) -> BySplit:
+        """Tune the backbone on each split's training part, if the parameters ask for it."""
         if not self.params.finetune.enabled:
-            self._stop_after("finetune")
-            return None
-        progress.expect("finetune", self.params.finetune.epochs)
-        return self._submit(
-            "finetune",
-            tasks.finetune.finetune,
-            clips=clips,
-            shards=shards,
-            params=self.params.finetune,
-            features=self.params.features,
-        )
+            self.stop_after("finetune")
+            return {}
+        progress.expect("finetune", self.params.finetune.epochs * len(clips))
+        return {
+            split: self.submit(
+                "finetune",
+                tasks.finetune.finetune,
+                clips=table,
+                shards=shards,
+                params=self.params.finetune,
+                features=self.params.features,
+            )
+            for split, table in clips.items()
+        }
 
-    def features(self, shards: Sequence[Future], backbone: Future | None) -> list[Future]:
-        """Extract features shard by shard, each as soon as its frames are there."""
-        for name, shard in zip(self.shard_names, shards, strict=True):
-            self._submit(
+    def features(self, shards: Sequence[Future], backbones: BySplit) -> FeaturesBySplit:
+        """Extract features shard by shard, each as soon as its frames are there: once for all splits, or for each its own."""
+        if backbones:
+            return {split: self._extract(shards, backbone) for split, backbone in backbones.items()}
+        return dict.fromkeys(self.params.chunk.splits, self._extract(shards, None))
+
+    def _extract(self, shards: Sequence[Future], backbone: Future | None) -> list[Future]:
+        return [
+            self.submit(
                 "features",
                 tasks.features.features,
                 name=name,
@@ -143,54 +125,115 @@ class Run:
                 chunk=self.params.chunk,
                 fps=self.params.subsample.fps,
             )
-        return self.futures["features"]
+            for name, shard in zip(self.shard_names, shards, strict=True)
+        ]
 
-    def train(self, clips: Future, features: Sequence[Future]) -> dict[str, Future]:
-        """Train each model under an MLflow run of its own."""
-        self._stop_after("features")
-        progress.expect("train", self.params.train.epochs * len(self.params.train.models))
-        return {
-            model: self._submit(
+    def sweep(self, clips: BySplit, features: FeaturesBySplit) -> Overrides:
+        """Search hyper-parameters on the first split, if the parameters ask for it, and wait for what is found."""
+        if not self.params.sweep.enabled:
+            self.stop_after("sweep")
+            return {}
+        split, models = self.params.chunk.splits[0], self.params.sweep.models
+        self.stop_after("features")
+        progress.expect("sweep", self.params.sweep.trials * len(models))
+        for model in models:
+            self.submit(
+                "sweep",
+                tasks.sweep.sweep,
+                model=model,
+                clips=clips[split],
+                features=features[split],
+                params=self.params.sweep,
+                base=self.params.train.of(model),
+                mlflow_run_id=self.record.open_sweep(model),
+            )
+        refs = self.gather_stage("sweep").refs
+        self.stop_after("sweep")
+        self.found = {
+            model: tasks.sweep.read_best(ref.directory(self.context)) for model, ref in zip(models, refs, strict=True)
+        }
+        return self.found
+
+    def train(self, clips: BySplit, features: FeaturesBySplit, found: Overrides) -> list[Future]:
+        """Train each cell under an MLflow run of its own."""
+        self.stop_after("sweep")
+        self.cells = plan_cells(self.params, found)
+        progress.expect("train", sum(cell.params.epochs for cell in self.cells))
+        return [
+            self.submit(
                 "train",
                 tasks.train.train,
-                model=model,
-                clips=clips,
-                features=features,
-                params=self.params.train,
-                mlflow_run_id=self.record.open_child(model, self.params),
+                cell=cell.label,
+                clips=clips[cell.split],
+                features=features[cell.split],
+                params=cell.params,
+                mlflow_run_id=self.record.open_child(cell, self.params),
             )
-            for model in self.params.train.models
-        }
+            for cell in self.cells
+        ]
 
     def evaluate(
-        self, models: dict[str, Future], clips: Future, features: Sequence[Future], collection: Ref
-    ) -> dict[str, Future]:
-        """Score each model on the test part."""
-        return {
-            model: self._submit(
+        self, models: Sequence[Future], clips: BySplit, features: FeaturesBySplit, shards: Sequence[Future], collection: Ref
+    ) -> Sequence[Future]:
+        """Score each cell on its test part, find what needs no model to be scored, and compare them all."""
+        evaluated = [
+            self.submit(
                 "evaluate",
                 tasks.evaluate.evaluate,
-                model=model,
+                cell=cell.label,
                 trained=trained,
-                clips=clips,
-                features=features,
+                clips=clips[cell.split],
+                features=features[cell.split],
                 collection=collection,
                 params=self.params.evaluate,
                 fps=self.params.subsample.fps,
             )
-            for model, trained in models.items()
-        }
+            for cell, trained in zip(self.cells, models, strict=True)
+        ]
+        controls = [
+            self.submit(
+                "evaluate",
+                tasks.evaluate.controls,
+                split=split,
+                clips=table,
+                features=features[split],
+                shards=shards,
+                params=self.params.evaluate,
+                fps=self.params.subsample.fps,
+            )
+            for split, table in clips.items()
+        ]
+        self.submit(
+            "evaluate",
+            tasks.evaluate.results,
+            cells=[cell.key for cell in self.cells],
+            evaluated=evaluated,
+            splits=list(clips),
+            controls=controls,
+            params=self.params.evaluate,
+        )
+        return evaluated
 
-    def heatmaps(self, scores: dict[str, Future], shards: Sequence[Future]) -> None:
-        """Draw each model's attention."""
-        shown = self.params.heatmaps.successes + self.params.heatmaps.failures
-        progress.expect("heatmaps", shown * len(scores))
-        for model, evaluated in scores.items():
-            self._submit(
+    @property
+    def shown(self) -> list[int]:
+        """Indices of the cells that are drawn and shown: the first one of each name."""
+        names = [cell.name for cell in self.cells]
+        return [names.index(name) for name in dict.fromkeys(names)]
+
+    @property
+    def drawn(self) -> list[int]:
+        """Those among them that have attention to draw."""
+        return [index for index in self.shown if self.cells[index].params.attends]
+
+    def heatmaps(self, scores: Sequence[Future], shards: Sequence[Future]) -> None:
+        """Draw the attention of each model that has any."""
+        progress.expect("heatmaps", (self.params.heatmaps.successes + self.params.heatmaps.failures) * len(self.drawn))
+        for index in self.drawn:
+            self.submit(
                 "heatmaps",
                 tasks.heatmaps.heatmaps,
-                model=model,
-                evaluated=evaluated,
+                cell=self.cells[index].label,
+                evaluated=scores[index],
                 shards=shards,
                 params=self.params.heatmaps,
                 fps=self.params.subsample.fps,
@@ -198,44 +241,19 @@ class Run:
 
     def report(self) -> None:
         """Write the page, once everything it shows is there."""
-        self._stop_after("heatmaps")
+        self.stop_after("heatmaps")
         self.gather()
         run = summary.describe_report(self)
-        self._submit("report", tasks.report.report, run=run, run_id=self.record.parent_run_id)
-        self._gather("report")
+        self.submit("report", tasks.report.report, run=run, run_id=self.record.parent_run_id)
+        self.gather_stage("report")
 
-    def _submit(self, stage: str, task: Task[..., Ref], wait_for: Sequence[PrefectFuture[Any]] = (), **inputs: Any) -> Future:
-        """Submit a task of a stage, unless the run ends before that stage."""
-        if self.until and STAGES.index(stage) > STAGES.index(self.until):
-            raise StageReached
-        task = task.with_options(result_storage=self.context.results)
-        future: Future = task.submit(context=self.context, wait_for=list(wait_for), **inputs)
-        self.futures.setdefault(stage, []).append(future)
-        return future
-
-    def _stop_after(self, stage: str) -> None:
-        if self.until and STAGES.index(stage) >= STAGES.index(self.until):
-            raise StageReached
-
-    def gather(self) -> None:
-        """Wait for every stage submitted, in order."""
-        for stage in self.futures:
-            self._gather(stage)
-
-    def _gather(self, stage: str) -> StageResult:
-        """Wait for a stage and record what came of it."""
-        if stage in self.results:
-            return self.results[stage]
-        for future in as_completed(self.futures[stage]):
-            future.result()  # the first failure ends the run
-        result = StageResult([_answer(future) for future in self.futures[stage]])
+    def gathered(self, stage: str, result: StageResult) -> None:
+        """Record a stage that is over; subsampling is not before it is sure that not too many videos are lost."""
         if stage == "subsample" and self.quarantine:
             self.quarantine.result()
             progress.expect("features", sum(ref.counts["frames"] for ref in result.refs))
-        self.results[stage] = result
         progress.finish(stage)
         self.record.log_stage(self, stage, result)
-        return result
 
 
 @contextmanager
@@ -250,7 +268,7 @@ def open_run(params: Params, *, until: str | None, refresh: Sequence[str]) -> It
         context.store.remove_drafts()
         progress.begin()
         record = records.open_record(params, workspace, workspace_id(workspace))
-        run = Run(params, context, record, until)
+        run = Run(params, context, until, record=record)
         try:
             with suppress(StageReached):
                 yield run

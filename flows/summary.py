@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.cells import Cell, with_overrides
 from pipeline_lib.artifacts import tool_versions
 
 if TYPE_CHECKING:
     from flows.run import Run
-    from pipeline_lib.report import RunReport
+    from pipeline_lib.report import ModelReport, RunReport, SweepReport
 
 
 def summarise(run: Run) -> dict[str, Any]:
@@ -21,8 +24,10 @@ def summarise(run: Run) -> dict[str, Any]:
             stage: {"cache": result.cache, "seconds": round(result.seconds, 3)} for stage, result in run.results.items()
         },
         "models": _models(run),
+        "results": _results(run),
         "mlflow": {"tracking_uri": run.record.tracking_uri, "parent_run_id": run.record.parent_run_id},
         "report": str(report.refs[0].directory(run.context) / "index.html") if report else None,
+        "best_params": str(report.refs[0].directory(run.context) / "best.yaml") if report and run.found else None,
     }
 
 
@@ -40,49 +45,86 @@ def _dataset(run: Run) -> dict[str, Any]:
 
 
 def _models(run: Run) -> dict[str, Any]:
-    models: dict[str, Any] = {}
+    """Return each model's test metrics, means over its cells where there are several, and each cell's own."""
     if "evaluate" not in run.results:
-        return models
-    refs = zip(run.params.train.models, run.results["train"].refs, run.results["evaluate"].refs, strict=True)
-    for model, trained, evaluated in refs:
-        folder = evaluated.directory(run.context)
-        models[model] = json.loads((folder / "metrics.json").read_text(encoding="utf-8")) | {
-            "mlflow_run_id": run.record.children[model],
+        return {}
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    refs = zip(run.cells, run.results["train"].refs, run.results["evaluate"].refs, strict=False)
+    for cell, trained, evaluated in refs:
+        row = _read_json(evaluated.directory(run.context) / "metrics.json") | {
+            "mlflow_run_id": run.record.children[cell.key],
             "checkpoint": str(trained.directory(run.context) / "checkpoint.safetensors"),
         }
-    return models
+        place = {"split": cell.split, "seed": cell.seed, "val_loss": trained.counts["best_val_loss"]}
+        by_name.setdefault(cell.name, []).append(place | row)
+    means = {row["model"]: row for row in _results(run)["models"]}
+    return {name: _model(cells, means[name]) for name, cells in by_name.items()}
+
+
+def _model(cells: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, Any]:
+    """Return one model's row; run and checkpoint are those of the cell that did best on its validation part."""
+    if len(cells) == 1:
+        return cells[0]
+    best = min(cells, key=lambda cell: cell["val_loss"])
+    kept = {name: best[name] for name in ("mlflow_run_id", "checkpoint")}
+    return summary["mean"] | kept | {"standard_deviation": summary["standard_deviation"], "cells": cells}
+
+
+def _results(run: Run) -> dict[str, Any]:
+    """Return models, controls and comparisons as the evaluate stage wrote them."""
+    if "evaluate" not in run.results:
+        return {}
+    results: dict[str, Any] = _read_json(run.results["evaluate"].refs[-1].directory(run.context) / "results.json")
+    return results
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def describe_report(run: Run) -> RunReport:
     """Gather what the report shows."""
-    from pipeline_lib.report import ModelReport, RunReport
+    from pipeline_lib.report import RunReport
     from pipeline_lib.tables import read_videos
 
-    models = []
-    refs = zip(
-        run.params.train.models,
-        run.results["train"].refs,
-        run.results["evaluate"].refs,
-        run.results["heatmaps"].refs,
-        strict=True,
-    )
-    for model, trained, evaluated, drawn in refs:
-        folder = evaluated.directory(run.context)
-        models.append(
-            ModelReport(
-                name=model,
-                metrics=json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
-                history=json.loads((trained.directory(run.context) / "history.json").read_text(encoding="utf-8")),
-                evaluation=folder,
-                heatmaps=drawn.directory(run.context),
-            )
-        )
     videos = read_videos(ref.directory(run.context) for ref in run.results["subsample"].refs)
     return RunReport(
         title=run.params.report.title,
         summary=summarise(run),
         params=run.params.model_dump(mode="json"),
         quarantined=videos.loc[videos["reason"].notna(), ["video", "reason", "stderr"]].fillna(""),
-        models=models,
+        models=[_describe_model(run, index, run.cells[index]) for index in run.shown],
         tools=tool_versions(),
+        sweeps=list(_describe_sweeps(run)),
+        best_params=_best_params(run) if run.found else None,
+    )
+
+
+def _best_params(run: Run) -> dict[str, Any]:
+    """Return the run's parameters with what the sweep found, ready to run."""
+    train, sweep = with_overrides(run.params.train, run.found), run.params.sweep.model_copy(update={"enabled": False})
+    return run.params.model_copy(update={"train": train, "sweep": sweep}).model_dump(mode="json")
+
+
+def _describe_sweeps(run: Run) -> Iterator[SweepReport]:
+    from pipeline_lib.report import SweepReport
+
+    if "sweep" not in run.results:
+        return
+    for model, ref in zip(run.params.sweep.models, run.results["sweep"].refs, strict=True):
+        folder = ref.directory(run.context)
+        yield SweepReport(model, ref.counts, _read_json(folder / "best.json"), _read_json(folder / "importance.json"))
+
+
+def _describe_model(run: Run, index: int, cell: Cell) -> ModelReport:
+    from pipeline_lib.report import ModelReport
+
+    trained, evaluated = (run.results[stage].refs[index].directory(run.context) for stage in ("train", "evaluate"))
+    drawn = dict(zip(run.drawn, run.results["heatmaps"].refs, strict=True)) if run.drawn else {}
+    return ModelReport(
+        name=cell.name,
+        metrics=_read_json(evaluated / "metrics.json"),
+        history=_read_json(trained / "history.json"),
+        evaluation=evaluated,
+        heatmaps=drawn[index].directory(run.context) if index in drawn else None,
     )

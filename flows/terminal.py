@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pipeline_lib.overview import Overview, pairs_overview, results_overview
 from tasks import progress
 
 if TYPE_CHECKING:
-    from flows.run import StageResult
+    from flows.execution import StageResult
 
-console = Console(highlight=False)
+PLAIN_WIDTH = 120
+"""Columns where there is no terminal to ask: the results table fits."""
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 WORDS = {"hit": "from artifacts", "miss": "made", "partial": "partly made"}
 
 
@@ -96,26 +103,25 @@ def _megabytes(done_bytes: float, total_bytes: float | None, bytes_per_second: f
 
 
 def say_summary(summary: Mapping[str, Any]) -> None:
-    """Print the results as a table, and where to look on."""
-    for model_rows in filter(None, [summary.get("models")]):
-        table = Table(
-            "model", "frame", "clip", "video", "on the actor", title="accuracy on the test part", title_justify="left"
-        )
-        for model, row in model_rows.items():
-            table.add_row(model, *(_percent(row[f"{unit}_accuracy"]) for unit in ("frame", "clip", "video")), _pointing(row))
-        first = next(iter(model_rows.values()))
-        chance = _percent(first["chance"])
-        table.add_row("chance", chance, chance, chance, _percent((first.get("pointing") or {}).get("chance")), style="dim")
-        table.add_row("always the commonest class", "-", _percent(first["majority_class"]), "-", "-", style="dim")
-        console.print(table)
+    """Print the results as tables, and where to look on."""
+    if summary.get("results"):
+        console.print(_table(results_overview(summary["results"])))
+        if summary["results"]["pairs"]:
+            console.print(_table(pairs_overview(summary["results"])))
     if summary.get("report"):
         say(f"report      {summary['report']}")
+    if summary.get("best_params"):
+        say(f"best        {summary['best_params']}  (a parameter file for har run)")
     say(f"MLflow      {summary['mlflow']['tracking_uri']}  (har up shows it in a browser)")
 
 
-def _pointing(row: Mapping[str, Any]) -> str:
-    return _percent((row.get("pointing") or {}).get("accuracy"))
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+def _table(overview: Overview) -> Table:
+    table = Table(title=escape(overview.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for heading in overview.headings:
+        table.add_column(heading, justify="right")
+    for row in overview.models:
+        table.add_row(*map(escape, row))
+    for row in overview.references:
+        table.add_row(*map(escape, row), style="dim")
+    return table

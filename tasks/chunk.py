@@ -10,7 +10,7 @@ from pipeline_lib.artifacts import Recipe
 from pipeline_lib.params import ChunkParams
 from tasks.stage import Context, Ref, stage
 
-VERSION = "chunk-1"
+VERSION = "chunk-2"
 
 
 def recipe(context: Context, collection: Ref, shards: Sequence[Ref], params: ChunkParams) -> Recipe:

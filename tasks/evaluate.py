@@ -1,4 +1,4 @@
-"""evaluate: one model on the test part."""
+"""evaluate: each model on the test part, what needs no model, and all of them side by side."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from pipeline_lib.artifacts import Recipe
 from pipeline_lib.params import EvaluateParams
 from tasks.stage import Context, Ref, stage
 
-VERSION = "evaluate-1"
+VERSION = "evaluate-2"
+CONTROLS_VERSION = "controls-1"
+RESULTS_VERSION = "results-1"
+
+CellKey = tuple[str, int, int]
+"""A model's name in the run, its split and its seed."""
 
 
 def recipe(
     context: Context,
-    model: str,
+    cell: str,
     trained: Ref,
     clips: Ref,
     features: Sequence[Ref],
@@ -29,11 +34,11 @@ def recipe(
     return Recipe("evaluate", VERSION, params.recipe() | {"fps": fps}, inputs)
 
 
-@stage(recipe, worker="device", task_run_name="evaluate {model}")
+@stage(recipe, worker="device", task_run_name="evaluate {cell}")
 def evaluate(
     directory: Path,
     context: Context,
-    model: str,
+    cell: str,
     trained: Ref,
     clips: Ref,
     features: Sequence[Ref],
@@ -57,3 +62,75 @@ def evaluate(
         fps=fps,
         boxes=pd.read_csv(boxes) if boxes.is_file() else None,
     )
+
+
+def controls_recipe(
+    context: Context,
+    split: int,
+    clips: Ref,
+    features: Sequence[Ref],
+    shards: Sequence[Ref],
+    params: EvaluateParams,
+    fps: float,
+) -> Recipe:
+    """Controls depend on the clip table, the features, and what is known of the video files."""
+    inputs = {"clips": clips.content_key} | {f"features {n}": ref.content_key for n, ref in enumerate(features)}
+    inputs |= {f"shard {n}": ref.content_key for n, ref in enumerate(shards)}
+    return Recipe("evaluate", CONTROLS_VERSION, params.recipe() | {"fps": fps}, inputs)
+
+
+@stage(controls_recipe, worker="device", task_run_name="evaluate controls, split {split}")
+def controls(
+    directory: Path,
+    context: Context,
+    split: int,
+    clips: Ref,
+    features: Sequence[Ref],
+    shards: Sequence[Ref],
+    params: EvaluateParams,
+    fps: float,
+) -> Mapping[str, Any]:
+    """Write what is reached by a linear model, with permuted labels, and without looking at a pixel."""
+    from pipeline_lib.evaluate import evaluate_controls
+    from pipeline_lib.tables import read_clips, read_videos
+
+    return evaluate_controls(
+        read_clips(clips.directory(context)),
+        [shard.directory(context) / "features.h5" for shard in features],
+        read_videos(shard.directory(context) for shard in shards),
+        directory,
+        params,
+        fps=fps,
+    )
+
+
+def results_recipe(
+    context: Context,
+    cells: Sequence[CellKey],
+    evaluated: Sequence[Ref],
+    splits: Sequence[int],
+    controls: Sequence[Ref],
+    params: EvaluateParams,
+) -> Recipe:
+    """The comparison depends on every evaluation, and on which model, split and seed each is of."""
+    inputs = {f"{key}": ref.content_key for key, ref in zip(cells, evaluated, strict=True)}
+    inputs |= {f"controls {split}": ref.content_key for split, ref in zip(splits, controls, strict=True)}
+    return Recipe("evaluate", RESULTS_VERSION, params.recipe() | {"cells": [list(key) for key in cells]}, inputs)
+
+
+@stage(results_recipe, worker="device", task_run_name="evaluate results")
+def results(
+    directory: Path,
+    context: Context,
+    cells: Sequence[CellKey],
+    evaluated: Sequence[Ref],
+    splits: Sequence[int],
+    controls: Sequence[Ref],
+    params: EvaluateParams,
+) -> Mapping[str, Any]:
+    """Write all models and controls side by side, over splits and seeds, and each model against each other."""
+    from pipeline_lib.evaluate import read_cell, read_controls, write_results
+
+    models = [read_cell(ref.directory(context), *key) for key, ref in zip(cells, evaluated, strict=True)]
+    references = [read_controls(ref.directory(context), split) for split, ref in zip(splits, controls, strict=True)]
+    return write_results(directory, models, references, params)

@@ -14,15 +14,15 @@ from tasks.stage import Context, Ref, stage
 VERSION = "heatmaps-1"
 
 
-def recipe(context: Context, model: str, evaluated: Ref, shards: Sequence[Ref], params: HeatmapsParams, fps: float) -> Recipe:
+def recipe(context: Context, cell: str, evaluated: Ref, shards: Sequence[Ref], params: HeatmapsParams, fps: float) -> Recipe:
     """Pictures depend on the evaluation and on the frames."""
     inputs = {"evaluated": evaluated.content_key} | {f"shard {n}": shard.content_key for n, shard in enumerate(shards)}
     return Recipe("heatmaps", VERSION, params.recipe() | {"fps": fps}, inputs)
 
 
-@stage(recipe, worker="decoder", task_run_name="heatmaps {model}")
+@stage(recipe, worker="decoder", task_run_name="heatmaps {cell}")
 def heatmaps(
-    directory: Path, context: Context, model: str, evaluated: Ref, shards: Sequence[Ref], params: HeatmapsParams, fps: float
+    directory: Path, context: Context, cell: str, evaluated: Ref, shards: Sequence[Ref], params: HeatmapsParams, fps: float
 ) -> Mapping[str, Any]:
     """Render successes and failures as MP4 and GIF."""
     from pipeline_lib.heatmaps import render_heatmaps

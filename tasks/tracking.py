@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
 
+    from pipeline_lib.sweep.trials import Trial
+
 logger = logging.getLogger(__name__)
 
 SERVER_SECONDS = 15.0
@@ -102,12 +104,11 @@ def start_parent(experiment_id: str, name: str, tags: Mapping[str, str], params:
     return _start(experiment_id, name, tags, params)
 
 
-def start_child(parent_run_id: str, model: str, params: Mapping[str, Any]) -> str:
-    """Open a model's MLflow run under the flow run's and return its id."""
+def start_child(parent_run_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
+    """Open a run under another one, whose workspace and flow run it shares, and return its id."""
     parent = _client().get_run(parent_run_id)
-    tags = {"mlflow.parentRunId": parent_run_id, "model": model, "stage": "train"}
-    tags |= {key: value for key, value in parent.data.tags.items() if key.startswith(("har.", "prefect."))}
-    return _start(parent.info.experiment_id, model, tags, params)
+    inherited = {key: value for key, value in parent.data.tags.items() if key.startswith(("har.", "prefect."))}
+    return _start(parent.info.experiment_id, name, {"mlflow.parentRunId": parent_run_id, **inherited, **tags}, params)
 
 
 def _start(experiment_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
@@ -155,6 +156,19 @@ def log_epoch(run_id: str | None, record: Mapping[str, float]) -> None:
     if run_id:
         metrics = {name: record[key] for key, name in EPOCH_METRICS.items() if record.get(key) is not None}
         log_metrics(run_id, metrics, step=int(record["epoch"]))
+
+
+def log_trial(sweep_run_id: str | None, trial: Trial) -> None:
+    """Log a finished trial of a sweep as a run under the sweep's."""
+    if sweep_run_id is None:
+        return
+    tags = {"stage": "sweep", "trial": str(trial.number), "trial.state": trial.state}
+    run_id = start_child(sweep_run_id, f"trial {trial.number}", tags, trial.params)
+    for record in trial.history:
+        log_epoch(run_id, record)
+    if trial.value is not None:
+        log_metrics(run_id, {"sweep/val_clip_accuracy": trial.value})
+    end_run(run_id, "FAILED" if trial.state == "failed" else "FINISHED")
 
 
 def set_tags(run_id: str, tags: Mapping[str, str]) -> None:

@@ -7,33 +7,34 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.artifacts import Recipe
-from pipeline_lib.params import TrainParams
+from pipeline_lib.params import ModelParams
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
 from tasks.tracking import log_epoch
 
-VERSION = "train-1"
+VERSION = "train-2"
 
 
 def recipe(
-    context: Context, model: str, clips: Ref, features: Sequence[Ref], params: TrainParams, mlflow_run_id: str | None
+    context: Context, cell: str, clips: Ref, features: Sequence[Ref], params: ModelParams, mlflow_run_id: str | None
 ) -> Recipe:
-    """A model depends on the clip table, on the features and on its own parameters."""
+    """A model depends on the clip table, on the features and on its own parameters; not on what the run calls it."""
     inputs = {"clips": clips.content_key} | {f"features {n}": shard.content_key for n, shard in enumerate(features)}
-    return Recipe("train", VERSION, params.model_recipe(model), inputs)
+    return Recipe("train", VERSION, params.recipe(), inputs)
 
 
-@stage(recipe, worker="device", task_run_name="train {model}")
+@stage(recipe, worker="device", task_run_name="train {cell}")
 def train(
     directory: Path,
     context: Context,
-    model: str,
+    cell: str,
     clips: Ref,
     features: Sequence[Ref],
-    params: TrainParams,
+    params: ModelParams,
     mlflow_run_id: str | None,
 ) -> Mapping[str, Any]:
     """Train the model, or go on from its last finished epoch, and log every epoch to its MLflow run."""
+    from pipeline_lib.chunk import check_trainable
     from pipeline_lib.tables import read_clips
     from pipeline_lib.train import train_model
 
@@ -42,8 +43,9 @@ def train(
         log_epoch(mlflow_run_id, record)
 
     partial = context.store.partial(
-        recipe(context=context, model=model, clips=clips, features=features, params=params, mlflow_run_id=mlflow_run_id)
+        recipe(context=context, cell=cell, clips=clips, features=features, params=params, mlflow_run_id=mlflow_run_id)
     )
     files = [shard.directory(context) / "features.h5" for shard in features]
     table = read_clips(clips.directory(context))
-    return train_model(model, table, files, directory, partial, params, on_epoch=on_epoch)
+    check_trainable(table)  # before hours of training, not after
+    return train_model(table, files, directory, partial, params, on_epoch=on_epoch)

@@ -16,10 +16,12 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
+from pipeline_lib.overview import pairs_overview, results_overview
 from pipeline_lib.report.charts import learning_curve
 
 TEMPLATES = Path(__file__).parent
 PAGE = "index.html"
+BEST = "best.yaml"
 MEDIA = "media"
 
 
@@ -34,8 +36,21 @@ class ModelReport:
     """The training's `history.json`: one mapping an epoch."""
     evaluation: Path
     """Folder with `confusion.png` and `per_class.csv`."""
-    heatmaps: Path
-    """Folder with `heatmaps.json` and the videos it names."""
+    heatmaps: Path | None
+    """Folder with `heatmaps.json` and the videos it names; None of a model without attention."""
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """A search for one model's hyper-parameters."""
+
+    model: str
+    counts: Mapping[str, Any]
+    """Of trials, and validation accuracy of the default and of the best."""
+    best: Mapping[str, Any]
+    """The best hyper-parameters found."""
+    importance: Mapping[str, float]
+    """What share of the difference between trials each hyper-parameter explains."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +59,7 @@ class RunReport:
 
     title: str
     summary: Mapping[str, Any]
-    """`dataset`, `stages` and `mlflow`, as `har run --summary` writes them."""
+    """`dataset`, `stages`, `results` and `mlflow`, as `har run --summary` writes them."""
     params: Mapping[str, Any]
     """All parameters, section by section, as JSON types."""
     quarantined: pd.DataFrame
@@ -52,10 +67,13 @@ class RunReport:
     models: Sequence[ModelReport]
     tools: Mapping[str, str]
     """Versions of the tools that shaped the run."""
+    sweeps: Sequence[SweepReport] = ()
+    best_params: Mapping[str, Any] | None = None
+    """All parameters with what the searches found."""
 
 
 def write_report(directory: Path, run: RunReport) -> dict[str, int]:
-    """Fill an existing folder with the page and the videos it plays.
+    """Fill an existing folder with the page and the videos it plays, and `best.yaml` if hyper-parameters were searched for.
 
     Everything but the videos is inside the page, posters included, so that it can be read wherever it is moved to.
 
@@ -74,12 +92,23 @@ def write_report(directory: Path, run: RunReport) -> dict[str, int]:
     page = environment.get_template("page.html.j2").render(
         run=run,
         models=models,
-        params_yaml=yaml.safe_dump(dict(run.params), sort_keys=False, allow_unicode=True),
+        drawn=[model for model in models if model["heatmaps"]],
+        results=results_overview(run.summary["results"]),
+        pairs=pairs_overview(run.summary["results"]),
+        sweeps=run.sweeps,
+        params_yaml=_to_yaml(run.params),
         quarantined=run.quarantined.to_dict("records"),
         total_seconds=sum(stage["seconds"] for stage in run.summary["stages"].values()),
     )
     (directory / PAGE).write_text(page, encoding="utf-8")
-    return {"videos": sum(len(model["clips"]) for model in models), "page_bytes": len(page.encode())}
+    if run.best_params:
+        (directory / BEST).write_text(_to_yaml(run.best_params), encoding="utf-8")
+    num_videos = sum(len(model["heatmaps"]["clips"]) for model in models if model["heatmaps"])
+    return {"videos": num_videos, "page_bytes": len(page.encode())}
+
+
+def _to_yaml(params: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(params), sort_keys=False, allow_unicode=True)
 
 
 def percent(fraction: float | None) -> str:
@@ -102,7 +131,6 @@ def duration(seconds: float) -> str:
 
 def _describe_model(model: ModelReport, directory: Path) -> dict[str, Any]:
     """Return what the template shows of a model; copies its heatmap videos."""
-    heatmaps = json.loads((model.heatmaps / "heatmaps.json").read_text(encoding="utf-8"))
     # A class may be called `nan` or `007`; only an empty cell is an unknown number.
     table = model.evaluation / "per_class.csv"
     per_class = pd.read_csv(table, dtype={"class": str}, keep_default_na=False, na_values=[""])
@@ -114,10 +142,13 @@ def _describe_model(model: ModelReport, directory: Path) -> dict[str, Any]:
         "training": _describe_training(model.history),
         "confusion": _data_url(model.evaluation / "confusion.png", "image/png"),
         "per_class": {"columns": list(per_class.columns), "rows": per_class.to_numpy().tolist()},
-        "rules": heatmaps["rules"],
-        "notes": heatmaps["notes"],
-        "clips": [_describe_clip(clip, model, directory) for clip in heatmaps["clips"]],
+        "heatmaps": _describe_heatmaps(model.name, model.heatmaps, directory) if model.heatmaps else None,
     }
+
+
+def _describe_heatmaps(model: str, folder: Path, directory: Path) -> dict[str, Any]:
+    heatmaps = json.loads((folder / "heatmaps.json").read_text(encoding="utf-8"))
+    return heatmaps | {"clips": [_describe_clip(clip, model, folder, directory) for clip in heatmaps["clips"]]}
 
 
 def _draw_curves(model: ModelReport) -> list[Markup]:
@@ -138,17 +169,17 @@ def _describe_training(history: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _describe_clip(clip: Mapping[str, Any], model: ModelReport, directory: Path) -> dict[str, Any]:
+def _describe_clip(clip: Mapping[str, Any], model: str, heatmaps: Path, directory: Path) -> dict[str, Any]:
     """Copy a clip's video into the report and return what the gallery shows of it."""
-    media = directory / MEDIA / model.name
+    media = directory / MEDIA / model
     media.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(model.heatmaps / clip["mp4"], media / clip["mp4"])
+    shutil.copyfile(heatmaps / clip["mp4"], media / clip["mp4"])
     frames = zip(clip["frame_predicted"], clip["frame_confidence"], strict=True)
     bars = [{"right": label == clip["class_name"], "label": label, "confidence": sure} for label, sure in frames]
     return {
         **clip,
-        "url": f"{MEDIA}/{model.name}/{clip['mp4']}",
-        "poster": _data_url(model.heatmaps / clip["poster"], "image/jpeg"),
+        "url": f"{MEDIA}/{model}/{clip['mp4']}",
+        "poster": _data_url(heatmaps / clip["poster"], "image/jpeg"),
         "frames": bars,
         "num_right": sum(bar["right"] for bar in bars),
     }

@@ -50,7 +50,15 @@ TINY: dict[str, Any] = {
     "subsample": {"shard_videos": 4},
     "chunk": {"frames": 20},
     "features": {"backbone": "vgg_small", "weights": "random", "image_size": 32, "grid": 2},
-    "train": {"epochs": 2, "learning_rate": 0.003, "alstm_units": 8, "conv_alstm_units": 4},
+    "train": {
+        "models": ["alstm", "conv_alstm", "mean_pool"],
+        "epochs": 2,
+        "learning_rate": 0.003,
+        "alstm_units": 8,
+        "conv_alstm_units": 4,
+        "head_channels": 4,
+    },
+    "evaluate": {"resamples": 500, "permutations": 3},
     "heatmaps": {"side": 64, "successes": 1, "failures": 1, "gif_side": 32},
     "tracking": {"system_metrics": False},
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_the_parent_tells_parameters_stages_and_data(client, parent):
 
 
 def test_each_model_is_a_child_with_the_same_names_of_metrics_and_parameters(parent, children):
-    assert set(children) == {"alstm", "conv_alstm"}
+    assert set(children) == {"alstm", "conv_alstm", "mean_pool"}
     for child in children.values():
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert child.info.status == "FINISHED"
@@ -64,7 +65,35 @@ def test_each_model_is_a_child_with_the_same_names_of_metrics_and_parameters(par
     assert {"train/loss", "val/loss", "val/clip_accuracy", "test/clip_accuracy"} <= alstm.metrics.keys()
     assert alstm.params.keys() == conv_alstm.params.keys()
     different = {key for key in alstm.params if alstm.params[key] != conv_alstm.params[key]}
-    assert different == {"train.model", "train.units", "train.attention_penalty"}
+    of_one_alone = {"train.scorer", "train.attention_penalty", "train.head_channels"}
+    assert different == {"train.model", "train.units"} | of_one_alone
+    assert alstm.params["chunk.split"] == "1"
+    assert (alstm.tags["split"], alstm.tags["seed"]) == ("1", "0")
+
+
+def test_results_are_complete_in_the_parent_and_in_the_report(finished, client, parent):
+    names = {"results/results.json", "results/results.csv"}
+    assert names <= artifacts(client, parent, "results")
+    assert {"controls/split 1/controls.json"} <= artifacts(client, parent, "controls/split 1")
+    metrics = parent.data.metrics
+    wanted = {"alstm/video_accuracy", "mean_pool/macro_f1", "logistic_regression/video_accuracy"}
+    assert {*wanted, "controls/permuted_labels", "controls/metadata"} <= metrics.keys()
+    results = finished[1]["results"]
+    models = ["alstm", "conv_alstm", "mean_pool", "logistic_regression"]
+    assert [row["model"] for row in results["models"]] == models
+    assert len(results["pairs"]) == 6
+    for model in models[:3]:
+        low, high = finished[1]["models"][model]["intervals"]["video_accuracy"]
+        assert low <= finished[1]["models"][model]["video_accuracy"] <= high
+    page = Path(finished[1]["report"]).read_text(encoding="utf-8")
+    assert all(
+        text in page for text in ("logistic regression", "labels permuted in sources", "file metadata alone", "after Holm")
+    )
+
+
+def test_a_test_part_metric_is_its_interval_too(children):
+    metrics = children["alstm"].data.metrics
+    assert metrics["test/video_accuracy_low"] <= metrics["test/video_accuracy"] <= metrics["test/video_accuracy_high"]
 
 
 def test_every_epoch_is_a_step_also_of_a_model_answered_from_artifacts(finished, client, children):
@@ -86,8 +115,9 @@ def test_scores_pictures_and_heatmaps_are_logged(finished, client, children):
         assert child.data.metrics["test/clip_accuracy"] == pytest.approx(row["clip_accuracy"])
         assert {"evaluation/confusion.png", "evaluation/predictions.parquet"} <= artifacts(client, child, "evaluation")
         heatmaps = artifacts(client, child, "heatmaps")
-        assert any(path.endswith(".mp4") for path in heatmaps)
-        assert any(path.endswith(".gif") for path in heatmaps)
+        attends = model != "mean_pool"
+        assert any(path.endswith(".mp4") for path in heatmaps) == attends
+        assert any(path.endswith(".gif") for path in heatmaps) == attends
 
 
 def test_the_logged_model_gives_the_same_logits_in_a_fresh_process(finished, children, tmp_path):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from flows import terminal
-from flows.run import StageResult
+from flows.execution import StageResult
 from tasks.stage import Ref
 
 
@@ -21,13 +21,21 @@ def test_cache_states():
     assert [result.seconds for result in results] == [4.0, 2.0, 0.0]
 
 
-def test_the_summary_shows_models_beside_chance(capsys):
-    scores = {"frame_accuracy": 0.5, "clip_accuracy": 0.625, "video_accuracy": 0.75, "chance": 0.25, "majority_class": 0.3}
-    pointing = {"pointing": {"accuracy": 0.9, "chance": 0.1, "num_frames": 3}}
-    summary = {"models": {"alstm": scores | pointing}, "report": None, "mlflow": {"tracking_uri": "sqlite:///x"}}
-    terminal.say_summary(summary)
+def test_the_summary_shows_models_and_what_needs_none(capsys):
+    mean = {"video_accuracy": 0.75, "chance": 0.25, "majority_class": 0.3, "majority_class_video": 0.3, "num_videos": 8}
+    row = {"num_cells": 1, "mean": mean, "standard_deviation": {}, "intervals": {"video_accuracy": [0.5, 1.0]}}
+    pair = {"first": "alstm", "second": "lrcn", "difference": 0.1, "p_holm": 0.5}
+    results = {"models": [row | {"model": "alstm"}, row | {"model": "lrcn"}], "controls": {}, "pairs": [pair]}
+    terminal.say_summary(
+        {"models": {"alstm": {}}, "results": results, "report": None, "mlflow": {"tracking_uri": "sqlite:///x"}}
+    )
     out = capsys.readouterr().out
-    assert all(text in out for text in ("alstm", "62.5 %", "90.0 %", "chance", "25.0 %", "10.0 %", "commonest", "30.0 %"))
+    assert all(text in out for text in ("alstm", "75.0 [50, 100]", "commonest class", "chance", "25.0", "+10.0 [0.5]"))
+
+
+def test_a_run_that_ended_before_training_prints_no_table(capsys):
+    terminal.say_summary({"models": {}, "results": {}, "report": None, "mlflow": {"tracking_uri": "sqlite:///x"}})
+    assert capsys.readouterr().out.startswith("MLflow")
 
 
 def test_a_download_shows_its_rate():

@@ -1,0 +1,59 @@
+"""What a run trains and tests: each model on each split with each seed, and what a sweep found beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline_lib.params import ModelName, ModelParams, Params, TrainParams
+
+Overrides = Mapping[ModelName, Mapping[str, Any]]
+"""The best hyper-parameters that a sweep found, by model."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model, trained with one seed on one split."""
+
+    name: str
+    """The model's name in results: `alstm`, or `alstm_tuned` with a sweep's best hyper-parameters."""
+    split: int
+    seed: int
+    params: ModelParams
+    label: str
+    """The name, and split and seed where the run has several."""
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What tells it from the run's other cells."""
+        return self.name, self.split, self.seed
+
+
+def plan_cells(params: Params, found: Overrides) -> list[Cell]:
+    """Return the run's cells; the first one of each name is the one that is drawn and shown."""
+    return [
+        Cell(name, split, seed, train.of(model, seed), _label(name, split, seed, params))
+        for model, name, train in _variants(params.train, found)
+        for split in params.chunk.splits
+        for seed in params.train.all_seeds
+    ]
+
+
+def _variants(train: TrainParams, found: Overrides) -> Iterator[tuple[ModelName, str, TrainParams]]:
+    for model in train.models:
+        yield model, model, train
+        if model in found:
+            yield model, f"{model}_tuned", with_overrides(train, {model: found[model]})
+
+
+def with_overrides(train: TrainParams, found: Overrides) -> TrainParams:
+    """Return the parameters with a sweep's findings over them."""
+    overrides = {**train.overrides, **{model: {**train.overrides.get(model, {}), **values} for model, values in found.items()}}
+    return train.model_copy(update={"overrides": overrides})
+
+
+def _label(name: str, split: int, seed: int, params: Params) -> str:
+    of_split = f" split {split}" if len(params.chunk.splits) > 1 else ""
+    of_seed = f" seed {seed}" if len(params.train.all_seeds) > 1 else ""
+    return f"{name}{of_split}{of_seed}"
