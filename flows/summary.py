@@ -123,6 +123,7 @@ def _describe_model(run: Run, index: int, cell: Cell) -> ModelReport:
     drawn = dict(zip(run.drawn, run.results["heatmaps"].refs, strict=True)) if run.drawn else {}
     return ModelReport(
         name=cell.name,
+        label=cell.label,
         metrics=_read_json(evaluated / "metrics.json"),
         history=_read_json(trained / "history.json"),
         evaluation=evaluated,

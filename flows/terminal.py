@@ -105,9 +105,11 @@ def _megabytes(done_bytes: float, total_bytes: float | None, bytes_per_second: f
 def say_summary(summary: Mapping[str, Any]) -> None:
     """Print the results as tables, and where to look on."""
     if summary.get("results"):
-        console.print(_table(results_overview(summary["results"])))
+        _say_table(results_overview(summary["results"]))
         if summary["results"]["pairs"]:
-            console.print(_table(pairs_overview(summary["results"])))
+            _say_table(pairs_overview(summary["results"]))
+    if leaked := summary["dataset"].get("cut", {}).get("leaked"):
+        say(f"leak        {leaked} test videos share their source with a training video, as in the tutorial's code")
     if summary.get("report"):
         say(f"report      {summary['report']}")
     if summary.get("best_params"):
@@ -115,8 +117,8 @@ def say_summary(summary: Mapping[str, Any]) -> None:
     say(f"MLflow      {summary['mlflow']['tracking_uri']}  (har up shows it in a browser)")
 
 
-def _table(overview: Overview) -> Table:
-    table = Table(title=escape(overview.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+def _say_table(overview: Overview) -> None:
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for heading in overview.headings:
         table.add_column(heading, justify="right")
@@ -124,4 +126,5 @@ def _table(overview: Overview) -> Table:
         table.add_row(*map(escape, row))
     for row in overview.references:
         table.add_row(*map(escape, row), style="dim")
-    return table
+    say(f"\n{overview.title}")
+    console.print(table)

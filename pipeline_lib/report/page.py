@@ -30,6 +30,8 @@ class ModelReport:
     """One model of the run."""
 
     name: str
+    label: str
+    """The name, and in a run of several splits or seeds which of them this is."""
     metrics: Mapping[str, Any]
     """The evaluation's `metrics.json`."""
     history: Sequence[Mapping[str, Any]]
@@ -49,8 +51,8 @@ class SweepReport:
     """Of trials, and validation accuracy of the default and of the best."""
     best: Mapping[str, Any]
     """The best hyper-parameters found."""
-    importance: Mapping[str, float]
-    """What share of the difference between trials each hyper-parameter explains."""
+    importance: Mapping[str, Any]
+    """The search's `importance.json`: each hyper-parameter's share of the differences between trials, or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def _describe_model(model: ModelReport, directory: Path) -> dict[str, Any]:
     per_class = pd.read_csv(table, dtype={"class": str}, keep_default_na=False, na_values=[""])
     return {
         "name": model.name,
+        "label": model.label,
         "metrics": model.metrics,
         "pointing": model.metrics.get("pointing"),
         "curves": _draw_curves(model),

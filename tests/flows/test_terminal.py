@@ -27,15 +27,23 @@ def test_the_summary_shows_models_and_what_needs_none(capsys):
     pair = {"first": "alstm", "second": "lrcn", "difference": 0.1, "p_holm": 0.5}
     results = {"models": [row | {"model": "alstm"}, row | {"model": "lrcn"}], "controls": {}, "pairs": [pair]}
     terminal.say_summary(
-        {"models": {"alstm": {}}, "results": results, "report": None, "mlflow": {"tracking_uri": "sqlite:///x"}}
+        {"dataset": {}, "models": {"alstm": {}}, "results": results, "report": None, "mlflow": {"tracking_uri": "sqlite:///x"}}
     )
     out = capsys.readouterr().out
     assert all(text in out for text in ("alstm", "75.0 [50, 100]", "commonest class", "chance", "25.0", "+10.0 [0.5]"))
 
 
 def test_a_run_that_ended_before_training_prints_no_table(capsys):
-    terminal.say_summary({"models": {}, "results": {}, "report": None, "mlflow": {"tracking_uri": "sqlite:///x"}})
-    assert capsys.readouterr().out.startswith("MLflow")
+    terminal.say_summary(
+        {
+            "dataset": {"cut": {"leaked": 184}},
+            "models": {},
+            "results": {},
+            "report": None,
+            "mlflow": {"tracking_uri": "sqlite:///x"},
+        }
+    )
+    assert capsys.readouterr().out.startswith("leak        184 test videos")
 
 
 def test_a_download_shows_its_rate():

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pipeline_lib.params import Params
-from pipeline_lib.report import ModelReport, RunReport, write_report
+from pipeline_lib.report import ModelReport, RunReport, SweepReport, write_report
 from pipeline_lib.report.page import duration, percent
 
 EVIL = '"><script>alert(1)</script> & é'
@@ -88,15 +88,31 @@ def model(directory: Path, name: str, clips: list[dict[str, Any]], *, num_epochs
     metrics = {
         "frame_accuracy": 0.8,
         "clip_accuracy": 0.9125,
-        "video_accuracy": 1.0,
+        "video_accuracy": 0.9375,
         "chance": 0.25,
-        "majority_class": 0.4,
+        "majority_class": 0.3,
+        "majority_class_video": 0.4,
         "num_clips": 80,
         "num_videos": 40,
     }
     fixed = {"train_frame_accuracy": 0.5, "val_frame_accuracy": 0.4}
     epochs = [{"epoch": epoch, "train_loss": 1 / epoch, "val_loss": 1.5 / epoch} | fixed for epoch in range(1, num_epochs + 1)]
-    return ModelReport(name, metrics, epochs, evaluation, heatmaps)
+    return ModelReport(name, name, metrics, epochs, evaluation, heatmaps)
+
+
+def results_of(models: list[ModelReport]) -> dict[str, Any]:
+    rows = [
+        {
+            "model": one.name,
+            "num_cells": 1,
+            "mean": one.metrics,
+            "standard_deviation": {},
+            "intervals": {"video_accuracy": [0.8, 1]},
+        }
+        for one in models
+    ]
+    pair = {"first": "alstm", "second": "conv_alstm", "difference": 0.025, "p_holm": 0.031}
+    return {"models": rows, "controls": {}, "pairs": [pair]}
 
 
 @pytest.fixture
@@ -104,16 +120,18 @@ def run(tmp_path: Path) -> RunReport:
     pointing = {"pointing": {"accuracy": 0.765, "chance": 0.11, "num_frames": 500}}
     plain = model(tmp_path, "alstm", [clip(1, "success", "run")])
     pointed = model(tmp_path, "conv_alstm", [clip(1, "success", "run"), clip(2, "failure", EVIL)])
+    models = [plain, dataclasses.replace(pointed, metrics={**pointed.metrics, **pointing})]
     return RunReport(
         title="A run & its maps",
         summary={
             "dataset": {"classes": 4, "videos": 99, "clips": {"train": 120, "val": 21, "test": 80}, "quarantined": 1},
             "stages": {"fetch": {"cache": "hit", "seconds": 0.4}, "train": {"cache": "miss", "seconds": 125.0}},
+            "results": results_of(models),
             "mlflow": {"tracking_uri": "sqlite:///x", "parent_run_id": "abc123"},
         },
         params=Params.model_validate({"fetch": {"kind": "synthetic"}}).model_dump(mode="json"),
         quarantined=pd.DataFrame([{"video": f"run/{EVIL}", "reason": "moov atom is missing", "stderr": "[mov] <b>bad</b>"}]),
-        models=[plain, dataclasses.replace(pointed, metrics={**pointed.metrics, **pointing})],
+        models=models,
         tools={"torch": "2.15.0"},
     )
 
@@ -128,8 +146,64 @@ def write(run: RunReport, directory: Path) -> Page:
 
 def test_numbers_stand_beside_chance_and_majority(run: RunReport, tmp_path: Path) -> None:
     text = write(run, tmp_path / "report").text.replace("\u202f", " ")
-    for expected in ("91.2 %", "chance 25.0 %", "always the commonest class 40.0 %", "76.5 %", "chance 11.0 %"):
+    for expected in ("93.8 %", "chance 25.0 %", "always the commonest class 40.0 %", "76.5 %", "chance 11.0 %"):
         assert expected in text
+
+
+def test_results_have_their_intervals_and_comparisons(run: RunReport, tmp_path: Path) -> None:
+    text = write(run, tmp_path / "report").text
+    for expected in (
+        "40 videos, in percent [95 % interval]",
+        "93.8 [80, 100]",
+        "commonest class",
+        "+2.5 [0.031]",
+        "after Holm",
+    ):
+        assert expected in text
+
+
+def test_a_model_without_attention_has_results_and_no_gallery(run: RunReport, tmp_path: Path) -> None:
+    models = [dataclasses.replace(run.models[0], heatmaps=None), *run.models[1:]]
+    page = write(dataclasses.replace(run, models=models), tmp_path / "report")
+    assert [video["src"] for video in page.all("video")] == [
+        "media/conv_alstm/01_success.mp4",
+        "media/conv_alstm/02_failure.mp4",
+    ]
+    assert len([svg for svg in page.all("svg") if svg.get("class") == "chart"]) == 4
+
+
+def test_several_splits_say_which_one_is_shown(run: RunReport, tmp_path: Path) -> None:
+    models = [dataclasses.replace(one, label=f"{one.name} split 2") for one in run.models]
+    params = {**run.params, "chunk": {**run.params["chunk"], "split": [2, 3]}}
+    text = write(dataclasses.replace(run, models=models, params=params), tmp_path / "report").text
+    assert "conv alstm split 2" in text
+    assert "split 2, 3" in text
+
+
+def test_test_videos_of_trained_sources_are_counted(run: RunReport, tmp_path: Path) -> None:
+    assert "also trained on" not in write(run, tmp_path / "none").text
+    dataset = {**run.summary["dataset"], "cut": {"leaked": 184}}
+    leaking = dataclasses.replace(run, summary={**run.summary, "dataset": dataset})
+    assert "also trained on 184" in " ".join(write(leaking, tmp_path / "report").text.split())
+
+
+def test_a_search_shows_what_mattered_and_leaves_a_parameter_file(run: RunReport, tmp_path: Path) -> None:
+    counts = {"trials": 30, "pruned": 11, "failed": 0, "default_val_clip_accuracy": 0.5, "best_val_clip_accuracy": 0.75}
+    best = {"dropout": 0.1234, "units": 64, "scorer": "local"}
+    sweep = SweepReport("alstm", counts, best, {"importance": {"dropout": 0.8, "units": 0.2}, "trials": 30, "note": None})
+    page = write(dataclasses.replace(run, sweeps=[sweep], best_params={"train": {"dropout": 0.1234}}), tmp_path / "report")
+    text = page.text.replace("\u202f", " ")
+    for expected in (
+        "Search: alstm",
+        "11 of them cut",
+        "50.0 % of the validation clips",
+        "75.0 % with the best",
+        "80.0 %",
+        "0.123",
+    ):
+        assert expected in text
+    assert {"href": "best.yaml"} in page.all("a")
+    assert (tmp_path / "report/best.yaml").read_text() == "train:\n  dropout: 0.1234\n"
 
 
 def test_classes_are_listed_as_they_are_called(run: RunReport, tmp_path: Path) -> None:
