@@ -107,7 +107,7 @@ class ChunkParams(Section):
     """Share of each class's videos tested, by source group, when there are no split files."""
     seed: int = 0
 
-    @field_validator("split", mode="plain")
+    @field_validator("split", mode="before")
     @classmethod
     def _one_split_or_several(cls, value: Any) -> Any:
         several = isinstance(value, list | tuple)
