@@ -28,6 +28,9 @@ TrainEpoch = Callable[[int, torch.Generator], dict[str, float]]
 Validate = Callable[[], dict[str, float]]
 OnEpoch = Callable[[dict[str, Any]], None]
 
+DEVICE_SETTINGS = ("capturable", "fused")
+"""What an optimizer is told of the device, which may be another one when a killed fit goes on."""
+
 STATE_KEYS = {"progress", "model", "optimizer", "generator", "cpu_rng", "cuda_rng"}
 
 
@@ -133,7 +136,10 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, gen
         logger.warning("%s: damaged, or of another model; training starts over", path)
         return None
     model.load_state_dict(state["model"])
+    of_this_device = [{key: group[key] for key in DEVICE_SETTINGS if key in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
+    for group, settings in zip(optimizer.param_groups, of_this_device, strict=True):
+        group.update(settings)
     generator.set_state(state["generator"])
     torch.set_rng_state(state["cpu_rng"])
     if torch.cuda.is_available() and len(state["cuda_rng"]) == torch.cuda.device_count():

@@ -168,3 +168,14 @@ def test_settings_are_put_back():
         torch.rand(3)
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_fit_begun_on_a_gpu_goes_on_without_one(tmp_path, unbroken):
+    state_path = tmp_path / "state.pt"
+    run(state_path, epochs=2)
+    state = torch.load(state_path, weights_only=True)
+    state["optimizer"]["param_groups"][0]["capturable"] = True  # as the trainer has it on a GPU; refused on a CPU
+    torch.save(state, state_path)
+    weights, progress = run(state_path)
+    assert progress.epoch == 6
+    assert all(torch.equal(weights[name], weight) for name, weight in unbroken[0].items())
