@@ -21,12 +21,14 @@ from pipeline_lib.features import FeatureReader, extract_features
 from pipeline_lib.models.batches import ClipSource
 from pipeline_lib.models.registry import build_model
 from pipeline_lib.models.reproducibility import reproducible
-from pipeline_lib.params import Params, TrainParams, load_params
+from pipeline_lib.params import ModelName, ModelParams, Params, load_params
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer, count_correct
 
 DEMO = Path(__file__).parents[1] / "params" / "demo.yaml"
-PLAIN_MODELS: dict[str, Callable[..., nn.Module]] = {"alstm": PlainALSTM, "conv_alstm": PlainConvALSTM}
+PLAIN_MODELS: dict[ModelName, Callable[..., nn.Module]] = {"alstm": PlainALSTM, "conv_alstm": PlainConvALSTM}
+AS_THE_ARTICLE = {"scorer": "pooled", "head_channels": None, "normalise": False}
+"""What the plain models compute."""
 EPOCHS = 5
 CPU = torch.device("cpu")
 
@@ -40,8 +42,8 @@ def compare_training(shards: Shards, directory: Path) -> Iterator[Comparison]:
     classes = sorted(clips["class_name"].unique())
     with FeatureReader([directory / "features.h5"]) as reader:
         source = ClipSource(reader, clips, classes, CPU, in_memory=True)
-        for model in demo.train.models:
-            yield _compare_model(model, source, len(classes), demo.train)
+        for model in PLAIN_MODELS:
+            yield _compare_model(source, len(classes), demo.train.model_copy(update=AS_THE_ARTICLE).of(model))
 
 
 def _whole_batches(shard: Path, demo: Params) -> pd.DataFrame:
@@ -50,14 +52,13 @@ def _whole_batches(shard: Path, demo: Params) -> pd.DataFrame:
     return clips.head(len(clips) - len(clips) % demo.train.batch_size)
 
 
-def _compare_model(model: str, source: ClipSource, num_classes: int, params: TrainParams) -> Comparison:
+def _compare_model(source: ClipSource, num_classes: int, params: ModelParams) -> Comparison:
     whole = next(source.batches(len(source)))
     _, frames, grid, _, channels = whole.features_BTKKD.shape
-    units = params.units(model)
     sizes = {"channels": channels, "grid": grid, "num_classes": num_classes}
-    plain = PLAIN_MODELS[model](**sizes, units=units, dropout=params.dropout)
+    plain = PLAIN_MODELS[params.model](**sizes, units=params.units, dropout=params.dropout)
     optimizer = torch.optim.Adam(plain.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
-    trainer = Trainer(model, build_model(model, **sizes, params=params), CPU, params, source, source)
+    trainer = Trainer(build_model(params, **sizes), CPU, params, source, source)
 
     def usual(epochs: int = EPOCHS) -> None:
         for _ in range(epochs):
@@ -71,9 +72,9 @@ def _compare_model(model: str, source: ClipSource, num_classes: int, params: Tra
 
     usual(1)
     ours(1)
-    size = f"{grid}x{grid}x{channels}, T {frames}, B {params.batch_size}, {units} units"
+    size = f"{grid}x{grid}x{channels}, T {frames}, B {params.batch_size}, {params.units} units"
     steps = EPOCHS * len(source) // params.batch_size
-    return compare(f"{model} training step, {size}", "steps/s", steps, usual=usual, ours=ours)
+    return compare(f"{params.model} training step, {size}", "steps/s", steps, usual=usual, ours=ours)
 
 
 def _train_as_usual(
@@ -95,5 +96,5 @@ def _train_as_usual(
         loss.backward()
         optimizer.step()
         total_loss += loss.item()
-        total_correct += count_correct(logits_BTC.detach(), labels_B, valid_frames_B)[0]
+        total_correct += int(count_correct(logits_BTC.detach(), labels_B, valid_frames_B)[0])
     return total_loss, total_correct

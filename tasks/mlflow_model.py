@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,9 +30,7 @@ def log_model(run_id: str, checkpoint: Path) -> str:
         TensorSpec(np.dtype("float32"), (-1, -1, model.grid, model.grid, model.channels), "features"),
         TensorSpec(np.dtype("int64"), (-1,), "valid_frames"),
     ]
-    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        # The signature says all that an input example would, and an example would be a JSON file of megabytes.
-        warnings.filterwarnings("ignore", "(?s).*input example", UserWarning)
+    with mlflow.start_run(run_id=run_id):
         info = mlflow.pyfunc.log_model(
             name=model.model,
             python_model=str(SERVED_MODEL),

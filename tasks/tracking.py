@@ -28,6 +28,15 @@ logger = logging.getLogger(__name__)
 SERVER_SECONDS = 15.0
 ENVIRONMENT_VARIABLE = "MLFLOW_TRACKING_URI"
 WORKSPACE_TAG = "har.workspace"
+NOT_FOR_USERS = (
+    "(?s).*input example",  # the signature says all that an example would, and that would be a JSON file of megabytes
+    "(?s).*integer column",  # which might have missing values elsewhere; a clip table has none
+    "For backward compatibility, 'str'",  # MLflow's own use of pandas
+)
+"""What MLflow warns of that is as it should be. Ignored for the whole process, and from before there are threads: Prefect's
+leave `catch_warnings` at any moment, and filters set after they entered are gone then."""
+for message in NOT_FOR_USERS:
+    warnings.filterwarnings("ignore", message)
 EPOCH_METRICS = {
     "train_loss": "train/loss",
     "train_frame_accuracy": "train/frame_accuracy",
@@ -197,9 +206,7 @@ def log_files(run_id: str, files: Iterable[Path], name: str) -> None:
 
 def log_rows(run_id: str, table: pd.DataFrame, name: str) -> None:
     """Log a table that MLflow's page shows as one."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "For backward compatibility, 'str'")  # MLflow's own use of pandas
-        _client().log_table(run_id, {str(name): values for name, values in table.to_dict("list").items()}, name)
+    _client().log_table(run_id, {str(name): values for name, values in table.to_dict("list").items()}, name)
 
 
 def log_dataset(run_ids: Iterable[str], clips: pd.DataFrame, name: str, digest: str) -> None:
@@ -208,9 +215,7 @@ def log_dataset(run_ids: Iterable[str], clips: pd.DataFrame, name: str, digest: 
     from mlflow.entities import DatasetInput, InputTag
 
     for part, rows in clips.groupby("part"):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "(?s).*integer column", UserWarning)
-            dataset = from_pandas(rows, name=f"{name}-{part}", digest=digest[:16])._to_mlflow_entity()
+        dataset = from_pandas(rows, name=f"{name}-{part}", digest=digest[:16])._to_mlflow_entity()
         tag = InputTag("mlflow.data.context", str(part))
         for run_id in run_ids:
             _client().log_inputs(run_id, [DatasetInput(dataset, [tag])])

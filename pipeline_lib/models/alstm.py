@@ -40,6 +40,7 @@ class ALSTM(nn.Module):
         dropout: float,
         layers: int = 1,
         scorer: Scorer | None = "pooled",
+        uniform_start: bool = False,
         carry_state: bool = True,
     ) -> None:
         """Build with random weights; at the article's sizes (512, 7, 51, 512) there are 2,925,924 parameters."""
@@ -48,11 +49,17 @@ class ALSTM(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.initial_h = nn.ModuleList(glorot_linear(channels, units) for _ in range(layers))
         self.initial_c = nn.ModuleList(glorot_linear(channels, units) for _ in range(layers))
-        self.attention = (
-            Attention(scorer, channels=channels, num_cells=grid * grid, width=units // 2, units=units, dropout=dropout)
-            if scorer
-            else None
-        )
+        self.attention: Attention | None = None
+        if scorer:
+            self.attention = Attention(
+                scorer,
+                channels=channels,
+                num_cells=grid * grid,
+                width=units // 2,
+                units=units,
+                dropout=dropout,
+                uniform_start=uniform_start,
+            )
         self.cells = LSTMStack(channels, units, layers)
         self.head = glorot_linear(units, num_classes)
 

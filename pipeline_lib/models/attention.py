@@ -27,14 +27,29 @@ Scorer = Literal["pooled", "local"]
 class Attention(nn.Module):
     """Soft attention over the cells of a frame."""
 
-    def __init__(self, scorer: Scorer, *, channels: int, num_cells: int, width: int, units: int | None, dropout: float) -> None:
-        """Build with random weights; `units` is the width of the state that takes part, None if there is none."""
+    def __init__(
+        self,
+        scorer: Scorer,
+        *,
+        channels: int,
+        num_cells: int,
+        width: int,
+        units: int | None,
+        dropout: float,
+        uniform_start: bool,
+    ) -> None:
+        """Build with random weights; `units` is the width of the state that takes part, None if there is none.
+
+        With `uniform_start` the last layer's weights are zero instead: all cells count alike until training finds better.
+        """
         super().__init__()
         self.scorer = scorer
         self.dropout = nn.Dropout(dropout)
         self.features = glorot_linear(channels, width)
         self.state = glorot_linear(units, width) if units else None
         self.score = glorot_linear(width, num_cells if scorer == "pooled" else 1)
+        if uniform_start:
+            nn.init.zeros_(self.score.weight)
 
     def look_ahead(self, features_BTID: torch.Tensor) -> torch.Tensor:
         """Return the features' half of the scores: BTV if pooled, BTIV if local."""

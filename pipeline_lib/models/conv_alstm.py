@@ -38,13 +38,22 @@ class ConvALSTM(nn.Module):
         units: int,
         dropout: float,
         layers: int = 1,
+        uniform_start: bool = False,
         carry_state: bool = True,
         head_channels: int | None = None,
     ) -> None:
         """Build with random weights; at the article's sizes (512, 7, 51, 256) there are 7,916,084 parameters."""
         super().__init__()
         self.carry_state = carry_state
-        self.attention = Attention("local", channels=channels, num_cells=grid * grid, width=units, units=units, dropout=0.0)
+        self.attention = Attention(
+            "local",
+            channels=channels,
+            num_cells=grid * grid,
+            width=units,
+            units=units,
+            dropout=0.0,
+            uniform_start=uniform_start,
+        )
         self.cells = ConvLSTMStack(channels, units, layers)
         self.head = (
             FlatHead(units, grid, num_classes, dropout)

@@ -29,6 +29,7 @@ class FramePool(nn.Module):
         dropout: float,
         units: int | None = None,
         scorer: Scorer | None = None,
+        uniform_start: bool = False,
     ) -> None:
         """Build with random weights; without a scorer there is no attention, else it is as wide as ALSTM's of these units."""
         super().__init__()
@@ -37,7 +38,13 @@ class FramePool(nn.Module):
         if scorer:
             assert units is not None
             self.attention = Attention(
-                scorer, channels=channels, num_cells=grid * grid, width=units // 2, units=None, dropout=dropout
+                scorer,
+                channels=channels,
+                num_cells=grid * grid,
+                width=units // 2,
+                units=None,
+                dropout=dropout,
+                uniform_start=uniform_start,
             )
         self.head = glorot_linear(channels, num_classes)
 

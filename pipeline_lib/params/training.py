@@ -16,8 +16,8 @@ HAS_NOT: dict[ModelName, tuple[str, ...]] = {
     "alstm": ("head_channels",),
     "conv_alstm": ("scorer", "attention_penalty"),
     "attention_pool": ("layers", "carry_state", "head_channels", "attention_penalty"),
-    "lrcn": ("scorer", "head_channels", "attention_penalty"),
-    "mean_pool": ("units", "layers", "scorer", "carry_state", "head_channels", "attention_penalty"),
+    "lrcn": ("scorer", "uniform_start", "head_channels", "attention_penalty"),
+    "mean_pool": ("units", "layers", "scorer", "uniform_start", "carry_state", "head_channels", "attention_penalty"),
 }
 """Hyper-parameters that a model does not have; another value of one does not train it again."""
 
@@ -42,6 +42,9 @@ class HyperParams(Section):
     scorer: Literal["pooled", "local"] | None = "local"
     """What attention scores come from: each frame's mean features (the article's ALSTM), or each cell's own (Sharma's
     code; ConvALSTM always)."""
+    uniform_start: bool | None = True
+    """Whether attention begins with all cells alike, or at random (article). At random it pools the features of a collection
+    too small to correct it by chance."""
     carry_state: bool | None = True
     """Whether the recurrent state is carried from frame to frame (the article), or begins at zero in each (its code)."""
     head_channels: PositiveInt | None = 128
@@ -73,7 +76,8 @@ class TrainParams(HyperParams):
     models: Annotated[tuple[ModelName, ...], Field(strict=False, min_length=1)] = MODELS
     alstm_units: PositiveInt = 256
     """Width of ALSTM, and of the baselines that share its layers (article: 512)."""
-    conv_alstm_units: PositiveInt = 256
+    conv_alstm_units: PositiveInt = 64
+    """Width of ConvALSTM (article: 256)."""
     overrides: dict[ModelName, dict[str, Any]] = Field(default_factory=dict)
     """Hyper-parameters of one model that differ from those of all, `units` among them."""
     seed: int = 0

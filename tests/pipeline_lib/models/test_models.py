@@ -13,7 +13,14 @@ from pipeline_lib.params import TrainParams
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
-ARTICLE = {"scorer": "pooled", "head_channels": None, "normalise": False, "alstm_units": 512, "conv_alstm_units": 256}
+ARTICLE = {
+    "scorer": "pooled",
+    "uniform_start": False,
+    "head_channels": None,
+    "normalise": False,
+    "alstm_units": 512,
+    "conv_alstm_units": 256,
+}
 ARTICLE_PARAMETERS = {"alstm": 2_925_924, "conv_alstm": 7_916_084}
 RECURRENT = ("alstm", "conv_alstm", "lrcn")
 SOFT = ("alstm", "conv_alstm", "attention_pool")
@@ -26,7 +33,7 @@ def name(request):
 
 def small_model(name, *, channels=6, grid=4, num_classes=3, units=8, **options):
     torch.manual_seed(0)
-    options = {"normalise": False, **options}
+    options = {"normalise": False, "uniform_start": False, **options}
     params = TrainParams(alstm_units=units, conv_alstm_units=units, **options).of(name)
     return build_model(params, channels=channels, grid=grid, num_classes=num_classes)
 
@@ -76,6 +83,21 @@ def test_shapes_and_attention_sums_to_one(name):
     torch.testing.assert_close(attention.sum(dim=(2, 3)), torch.ones(2, 5))
     spread = (attention.amax(dim=(2, 3)) - attention.amin(dim=(2, 3))).min()
     assert (spread > 1e-4) == (name in SOFT)
+
+
+@pytest.mark.parametrize("model", SOFT)
+def test_attention_that_begins_uniform_is_uniform_until_it_learns(model):
+    network = small_model(model, uniform_start=True, dropout=0.0)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    features, valid_frames = some_features(2, 5, 4, 4, 6), torch.tensor([5, 5])
+    _, attention = network(features, valid_frames)
+    torch.testing.assert_close(attention, torch.full_like(attention, 1 / 16))
+    for _ in range(5):
+        optimizer.zero_grad()
+        network(features, valid_frames)[0][..., 0].sum().backward()
+        optimizer.step()
+    _, attention = network(features, valid_frames)
+    assert attention.amax() > 1 / 16 + 1e-3
 
 
 @pytest.mark.parametrize("layers", [1, 2])
