@@ -55,7 +55,7 @@ def _models(run: Run) -> dict[str, Any]:
             "mlflow_run_id": run.record.children[cell.key],
             "checkpoint": str(trained.directory(run.context) / "checkpoint.safetensors"),
         }
-        place = {"split": cell.split, "seed": cell.seed, "val_loss": trained.counts["best_val_loss"]}
+        place = {"split": cell.split, "seed": cell.seed, "val_calibrated_loss": trained.counts["best_val_calibrated_loss"]}
         by_name.setdefault(cell.name, []).append(place | row)
     means = {row["model"]: row for row in _results(run)["models"]}
     return {name: _model(cells, means[name]) for name, cells in by_name.items()}
@@ -65,7 +65,7 @@ def _model(cells: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, An
     """Return one model's row; run and checkpoint are those of the cell that did best on its validation part."""
     if len(cells) == 1:
         return cells[0]
-    best = min(cells, key=lambda cell: cell["val_loss"])
+    best = min(cells, key=lambda cell: cell["val_calibrated_loss"])
     kept = {name: best[name] for name in ("mlflow_run_id", "checkpoint")}
     return summary["mean"] | kept | {"standard_deviation": summary["standard_deviation"], "cells": cells}
 

@@ -41,6 +41,7 @@ EPOCH_METRICS = {
     "train_loss": "train/loss",
     "train_frame_accuracy": "train/frame_accuracy",
     "val_loss": "val/loss",
+    "val_calibrated_loss": "val/calibrated_loss",
     "val_frame_accuracy": "val/frame_accuracy",
     "val_clip_accuracy": "val/clip_accuracy",
 }

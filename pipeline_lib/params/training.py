@@ -36,7 +36,7 @@ class HyperParams(Section):
     """Weight of ALSTM's attention penalty, lambda (article: 0.5; ConvALSTM has none)."""
     weight_decay: NonNegativeFloat = 0.0
     patience: PositiveInt = 8
-    """Epochs without a better validation loss before training stops."""
+    """Epochs without a lower calibrated validation loss (`pipeline_lib.train.loss`) before training stops."""
     layers: PositiveInt | None = 1
     """Recurrent layers, one on the other."""
     scorer: Literal["pooled", "local"] | None = "local"

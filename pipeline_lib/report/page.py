@@ -165,9 +165,10 @@ def _describe_training(history: Sequence[Mapping[str, Any]]) -> str:
     """Say in words what the curves show."""
     if not history:
         return ""
-    best = min(history, key=lambda row: row["val_loss"])
+    best = min(history, key=lambda row: row["val_calibrated_loss"])
     return (
-        f"{len(history)} epochs; lowest validation loss {best['val_loss']:.3f} in epoch {best['epoch']}, "
+        f"{len(history)} epochs; weights kept of epoch {best['epoch']}, whose calibrated validation loss is lowest ("
+        f"{best['val_calibrated_loss']:.3f}), "
         f"with {percent(best['val_frame_accuracy'])} of the validation frames right"
     )
 

@@ -40,7 +40,7 @@ def _row(trial: Trial) -> dict[str, Any]:
         "state": trial.state,
         "default": trial.is_default,
         "val_clip_accuracy": trial.value,
-        "val_loss": kept["val_loss"] if kept else None,
+        "val_calibrated_loss": kept["val_calibrated_loss"] if kept else None,
         "kept_epoch": kept["epoch"] if kept else None,
         "epochs": len(trial.history),
         **{name: json.dumps(value) if value is None else value for name, value in trial.params.items()},

@@ -38,8 +38,8 @@ class Trial:
 
 
 def kept_epoch(history: Sequence[Row]) -> Row:
-    """Return the epoch with the lowest validation loss, the first of equals: the weights that training keeps."""
-    return min(history, key=lambda row: row["val_loss"])
+    """Return the epoch whose weights training keeps, the first of equals."""
+    return min(history, key=lambda row: row["val_calibrated_loss"])
 
 
 def score(history: Sequence[Row], val_clips: int) -> float:
@@ -48,7 +48,7 @@ def score(history: Sequence[Row], val_clips: int) -> float:
     A small val part has few possible accuracies, so ties are the rule; like this they are ordered for the sampler too.
     """
     kept = kept_epoch(history)
-    return float(kept["val_clip_accuracy"] + 1 / (1 + kept["val_loss"]) / (val_clips + 1))
+    return float(kept["val_clip_accuracy"] + 1 / (1 + kept["val_calibrated_loss"]) / (val_clips + 1))
 
 
 def best_of(trials: Iterable[Trial]) -> Trial:
@@ -60,4 +60,4 @@ def best_of(trials: Iterable[Trial]) -> Trial:
 
 def _rank(trial: Trial) -> tuple[float, float, int]:
     kept = kept_epoch(trial.history)
-    return -kept["val_clip_accuracy"], kept["val_loss"], trial.number
+    return -kept["val_clip_accuracy"], kept["val_calibrated_loss"], trial.number

@@ -17,7 +17,7 @@ from pipeline_lib.models.registry import model_kind
 from pipeline_lib.models.voting import tally
 from pipeline_lib.params import ModelParams
 from pipeline_lib.train.graph import GraphedStep
-from pipeline_lib.train.loss import coverage_penalty, frame_cross_entropy, valid_mask
+from pipeline_lib.train.loss import calibrated_cross_entropy, coverage_penalty, frame_cross_entropy, valid_mask
 
 
 class Trainer:
@@ -84,6 +84,7 @@ class Trainer:
         votes = tally(logits_NTC.softmax(dim=2).numpy(), valid_frames_N.numpy())
         return {
             "val_loss": loss,
+            "val_calibrated_loss": calibrated_cross_entropy(logits_NTC, labels_N, valid_frames_N),
             "val_frame_accuracy": int(correct) / int(num_frames),
             "val_clip_accuracy": float((votes.predicted == labels_N.numpy()).mean()),
         }

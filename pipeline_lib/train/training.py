@@ -36,9 +36,9 @@ def train_model(
 ) -> dict[str, Any]:
     """Train a model on the train part of `clips` and write `checkpoint.safetensors` and `history.json`.
 
-    Training stops early on the cross-entropy of the val part, and the weights that did best there are kept. `partial`
-    outlives a killed run: the next one with the same arguments continues there and ends with the same weights; with None,
-    nothing is kept of a training that does not end.
+    Training stops early on the calibrated cross-entropy of the val part, and the weights that did best there are kept.
+    `partial` outlives a killed run: the next one with the same arguments continues there and ends with the same weights; with
+    None, nothing is kept of a training that does not end.
 
     Raises:
         ValueError: a class without training clips, no validation clips, clips without features, a corrupt
@@ -85,6 +85,7 @@ def _fit(trainer: Trainer, partial: Path | None, on_epoch: Callable[[dict[str, A
         patience=trainer.params.patience,
         seed=trainer.params.seed,
         state_path=partial / "state.pt" if partial else None,
+        monitor="val_calibrated_loss",
         on_epoch=on_epoch,
     )
 
@@ -95,6 +96,6 @@ def _count(network: torch.nn.Module, progress: Progress) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
-        "best_val_loss": best["val_loss"],
+        "best_val_calibrated_loss": best["val_calibrated_loss"],
         "best_val_clip_accuracy": best["val_clip_accuracy"],
     }

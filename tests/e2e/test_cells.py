@@ -51,7 +51,7 @@ def test_results_are_mean_and_deviation_over_cells(several):
         accuracies = [cell["video_accuracy"] for cell in row["cells"]]
         assert row["video_accuracy"] == pytest.approx(mean(accuracies))
         assert row["standard_deviation"]["video_accuracy"] == pytest.approx(stdev(accuracies))
-        best = min(row["cells"], key=lambda cell: cell["val_loss"])
+        best = min(row["cells"], key=lambda cell: cell["val_calibrated_loss"])
         assert row["checkpoint"] == best["checkpoint"], name
         assert row["mlflow_run_id"] == best["mlflow_run_id"], name
     (pair,) = [pair for pair in summary["results"]["pairs"] if pair["second"] == "mean_pool"]

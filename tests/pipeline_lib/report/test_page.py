@@ -95,7 +95,7 @@ def model(directory: Path, name: str, clips: list[dict[str, Any]], *, num_epochs
         "num_clips": 80,
         "num_videos": 40,
     }
-    fixed = {"train_frame_accuracy": 0.5, "val_frame_accuracy": 0.4}
+    fixed = {"val_calibrated_loss": 1.2, "train_frame_accuracy": 0.5, "val_frame_accuracy": 0.4}
     epochs = [{"epoch": epoch, "train_loss": 1 / epoch, "val_loss": 1.5 / epoch} | fixed for epoch in range(1, num_epochs + 1)]
     return ModelReport(name, name, metrics, epochs, evaluation, heatmaps)
 

@@ -26,7 +26,7 @@ def search(open_study, objective, trials, workers=1):
     return told
 
 
-def wait_until(condition, seconds=20.0):
+def wait_until(condition, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -111,14 +111,14 @@ def test_the_default_is_never_pruned(open_study):
         others = [study.ask() for _ in range(12)]
         assert waiting.is_default
         assert all(compute(study, other).state for other in others)
-        hopeless = [{"epoch": epoch, "val_loss": 9.0, "val_clip_accuracy": 0.0} for epoch in range(1, 7)]
+        hopeless = [{"epoch": epoch, "val_calibrated_loss": 9.0, "val_clip_accuracy": 0.0} for epoch in range(1, 7)]
         assert all(study.report(waiting, row) for row in hopeless)
         assert study.finish(waiting).state == "complete"
 
 
 def test_a_trial_below_the_median_is_stopped_and_one_above_is_not(open_study):
     def row(epoch, accuracy):
-        return {"epoch": epoch, "val_loss": 1.0, "val_clip_accuracy": accuracy}
+        return {"epoch": epoch, "val_calibrated_loss": 1.0, "val_clip_accuracy": accuracy}
 
     with open_study() as study:
         for accuracy in (0.2, 0.4, 0.5, 0.6, 0.8):
@@ -147,7 +147,7 @@ def finish_with(study, accuracies):
     rng = random.Random(0)
     for accuracy in accuracies:
         running = study.ask()
-        study.report(running, {"epoch": 1, "val_loss": rng.random(), "val_clip_accuracy": accuracy})
+        study.report(running, {"epoch": 1, "val_calibrated_loss": rng.random(), "val_clip_accuracy": accuracy})
         running.is_pruned = False
         study.finish(running)
 

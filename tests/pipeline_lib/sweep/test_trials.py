@@ -7,7 +7,7 @@ from pipeline_lib.sweep.trials import Trial, best_of, kept_epoch, score
 
 
 def row(accuracy, loss, epoch=1):
-    return {"epoch": epoch, "val_loss": loss, "val_clip_accuracy": accuracy}
+    return {"epoch": epoch, "val_calibrated_loss": loss, "val_clip_accuracy": accuracy}
 
 
 def trial(number, accuracy, loss, state="complete"):

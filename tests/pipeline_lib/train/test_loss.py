@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_lib.train.loss import coverage_penalty, frame_cross_entropy
+from pipeline_lib.train.loss import calibrated_cross_entropy, coverage_penalty, frame_cross_entropy
 
 
 def test_cross_entropy_is_the_mean_over_all_valid_frames_of_the_batch():
@@ -15,6 +15,20 @@ def test_cross_entropy_is_the_mean_over_all_valid_frames_of_the_batch():
     assert frame_cross_entropy(logits, labels, valid_frames).item() == pytest.approx(wanted, abs=1e-6)
     logits[1, 1:] = 1e9
     assert frame_cross_entropy(logits, labels, valid_frames).item() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_calibrated_cross_entropy_does_not_see_how_sure_a_model_is():
+    logits = torch.randn(40, 4, 3, generator=torch.Generator().manual_seed(0))
+    labels, valid_frames = logits[:, 0].argmax(dim=1), torch.full((40,), 3)
+    wanted = min(frame_cross_entropy(t * logits, labels, valid_frames).item() for t in np.linspace(0, 4, 801))
+    for factor in (0.2, 1, 20):
+        assert calibrated_cross_entropy(factor * logits, labels, valid_frames) == pytest.approx(wanted, abs=1e-4), factor
+
+
+def test_logits_that_tell_the_wrong_class_are_worth_as_much_as_none():
+    wrong = 9.0 * torch.nn.functional.one_hot(torch.tensor([[1, 1], [0, 0]]), 2).float()
+    assert calibrated_cross_entropy(wrong, torch.tensor([0, 1]), torch.tensor([2, 2])) == pytest.approx(np.log(2), abs=0.01)
+    assert np.isnan(calibrated_cross_entropy(wrong * torch.nan, torch.tensor([0, 1]), torch.tensor([2, 2])))
 
 
 @pytest.mark.parametrize(("num_frames", "valid", "grid"), [(30, 30, 7), (30, 8, 7), (5, 3, 2)])

@@ -42,7 +42,7 @@ def test_learns_and_writes_a_checkpoint_that_knows_its_origin(tmp_path, feature_
     assert history == [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     assert counts["best_val_clip_accuracy"] > 0.6
-    assert counts["best_val_loss"] == min(row["val_loss"] for row in history)
+    assert counts["best_val_calibrated_loss"] == min(row["val_calibrated_loss"] for row in history)
     assert {"epochs": 40, "train_clips": 36, "val_clips": 12}.items() <= counts.items()
     network, metadata = load_checkpoint(directory / "checkpoint.safetensors")
     assert metadata.classes == ("brush_hair", "sit", "walk & wave")
@@ -57,7 +57,7 @@ def test_history_has_the_same_names_for_every_model(tmp_path, feature_store, mod
     (row,) = json.loads((directory / "history.json").read_text())
     assert list(row) == [
         *("epoch", "train_loss", "train_frame_accuracy", "train_attention_penalty"),
-        *("val_loss", "val_frame_accuracy", "val_clip_accuracy"),
+        *("val_loss", "val_calibrated_loss", "val_frame_accuracy", "val_clip_accuracy"),
     ]
 
 
