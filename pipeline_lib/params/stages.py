@@ -185,7 +185,8 @@ class SweepParams(Section):
     """Range of the penalty where there is one; a trial may also have none."""
     weight_decay: Range = (1e-6, 1e-1)
     """Likewise."""
-    units: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (64, 128, 256, 512)
+    units: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] | None = None
+    """Default: half as many as the model has, as many, and twice as many."""
     layers: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (1, 2)
     head_channels: Annotated[tuple[PositiveInt | None, ...], Field(strict=False, min_length=1)] = (None, 64, 128)
     workers: PositiveInt | None = operational(None)

@@ -127,12 +127,17 @@ def make_space(params: SweepParams, base: ModelParams) -> Space:
         Range("dropout", *params.dropout),
         _penalty("attention_penalty", *params.attention_penalty),
         _penalty("weight_decay", *params.weight_decay),
-        Choice("units", params.units),
+        Choice("units", params.units or _around(base.units)),
         Choice("layers", params.layers),
         Choice("scorer", params.scorer),
         Choice("head_channels", params.head_channels),
     )
     return Space(base, tuple(dimension for dimension in dimensions if dimension.name not in HAS_NOT[base.model]))
+
+
+def _around(units: int | None) -> tuple[int | None, ...]:
+    """Return half, once and twice as many units; of a model that has none, none."""
+    return tuple(dict.fromkeys((max(units // 2, 1), units, 2 * units))) if units else (units,)
 
 
 def _penalty(name: str, low: float, high: float) -> Range:

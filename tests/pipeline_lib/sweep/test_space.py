@@ -60,6 +60,13 @@ def test_values_stay_in_their_ranges():
     assert sum(params.weight_decay < 0.25 for params in drawn) == pytest.approx(30, abs=12)
 
 
+def test_units_are_searched_around_the_models_own():
+    train = TrainParams(alstm_units=96, overrides={"conv_alstm": {"units": 1}})
+    found = {name: {params.units for params in draw(make_space(SweepParams(), train.of(name)))} for name in MODELS}
+    shared = {48, 96, 192}
+    assert found == {"alstm": shared, "attention_pool": shared, "lrcn": shared, "conv_alstm": {1, 2}, "mean_pool": {None}}
+
+
 def test_a_fifth_of_a_penaltys_range_is_none():
     penalties = [params.attention_penalty for params in draw(make_space(SweepParams(), TrainParams().of("alstm")), 500)]
     assert penalties.count(0.0) == pytest.approx(100, abs=30)
@@ -79,7 +86,7 @@ def test_values_have_as_many_digits_as_a_parameter_file_shows():
 
 def test_a_default_outside_of_what_is_searched_is_itself_all_the_same():
     base = TrainParams(dropout=0.9, overrides={"alstm": {"units": 17, "learning_rate": 1.23456e-3}}).of("alstm")
-    space = make_space(SweepParams(), base)
+    space = make_space(SweepParams(units=(8, 16)), base)
     assert {"dropout", "units"}.isdisjoint(space.default_point)
     study = optuna.create_study()
     study.enqueue_trial(space.default_point)
