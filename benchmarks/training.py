@@ -56,13 +56,14 @@ def _compare_model(source: ClipSource, num_classes: int, params: ModelParams) ->
     whole = next(source.batches(len(source)))
     _, frames, grid, _, channels = whole.features_BTKKD.shape
     sizes = {"channels": channels, "grid": grid, "num_classes": num_classes}
+    features_NTKKD = whole.features_BTKKD.float()
     plain = PLAIN_MODELS[params.model](**sizes, units=params.units, dropout=params.dropout)
     optimizer = torch.optim.Adam(plain.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
     trainer = Trainer(build_model(params, **sizes), CPU, params, source, source)
 
     def usual(epochs: int = EPOCHS) -> None:
         for _ in range(epochs):
-            _train_as_usual(plain, optimizer, whole.features_BTKKD, whole.labels_B, whole.valid_frames_B, params.batch_size)
+            _train_as_usual(plain, optimizer, features_NTKKD, whole.labels_B, whole.valid_frames_B, params.batch_size)
 
     def ours(epochs: int = EPOCHS) -> None:
         generator = torch.Generator().manual_seed(params.seed)

@@ -147,7 +147,8 @@ class Run(Execution):
                 base=self.params.train.of(model),
                 mlflow_run_id=self.record.open_sweep(model),
             )
-        refs = self.gather_stage("sweep").refs
+        self.gather()
+        refs = self.results["sweep"].refs
         self.stop_after("sweep")
         self.found = {
             model: tasks.sweep.read_best(ref.directory(self.context)) for model, ref in zip(models, refs, strict=True)
