@@ -27,7 +27,7 @@ from pipeline_lib.train.trainer import Trainer, count_correct
 
 DEMO = Path(__file__).parents[1] / "params" / "demo.yaml"
 PLAIN_MODELS: dict[ModelName, Callable[..., nn.Module]] = {"alstm": PlainALSTM, "conv_alstm": PlainConvALSTM}
-AS_THE_ARTICLE = {"scorer": "pooled", "head_channels": None, "normalise": False}
+AS_THE_ARTICLE = {"scorer": "pooled", "rescale_glimpse": False, "head_channels": None, "normalise": False}
 """What the plain models compute."""
 EPOCHS = 5
 CPU = torch.device("cpu")

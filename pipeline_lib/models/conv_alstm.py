@@ -6,13 +6,15 @@
     h_t, c_t = ConvLSTM(x_t, h_t-1, c_t-1)          3x3 convolutions; h_0 = c_0 = 0
     y_t = W_y flatten(h_t)                          logits
 
-Biases are left out above. The only fully connected layer is the last, and the only dropout is on its input. Glimpses are
-of the scale of X / K^2, since the attention sums to 1 and nothing sums the cells up again: the article's choice. Variants:
+Biases are left out above. The only fully connected layer is the last, and the only dropout is on its input. Variants:
 
 - `layers`: ConvLSTMs one on the other; h of the last decides attention and label.
 - `carry_state: false`: what the tutorial's code computes, h_t, c_t = ConvLSTM(x_t, 0, 0), as in `pipeline_lib.models.alstm`.
-- `head_channels`: y_t = W_y mean_i(relu(W_6 * h_t)), W_6 a 3x3 convolution: the article's own suggestion, since flatten(h_t)
-  is long (12,544 at its sizes), and W_y then learns every class anew for every cell.
+- `rescale_glimpse`: x_t = K^2 a_t X_t, which is X_t while attention is uniform. Without, glimpses are of the scale of
+  X / K^2, since the attention sums to 1 and nothing sums the cells up again, and the convolutions begin almost blind.
+- `head_channels`: y_t = W_y sum_i a_ti relu(W_6 * h_t)_i, W_6 a 3x3 convolution, which the article suggests, since flatten(h_t)
+  is long (12,544 at its sizes), and W_y then learns every class anew for every cell. What is small in the frame would drown
+  in the mean over the cells; weighted by the attention, it is seen once the model looks at it.
 """
 
 # B batch, T frames of a clip, K grid side, I = K * K cells, D channels, U units, C classes
@@ -39,12 +41,14 @@ class ConvALSTM(nn.Module):
         dropout: float,
         layers: int = 1,
         uniform_start: bool = False,
+        rescale_glimpse: bool = False,
         carry_state: bool = True,
         head_channels: int | None = None,
     ) -> None:
         """Build with random weights; at the article's sizes (512, 7, 51, 256) there are 7,916,084 parameters."""
         super().__init__()
         self.carry_state = carry_state
+        self.glimpse_scale = grid * grid if rescale_glimpse else 1
         self.attention = Attention(
             "local",
             channels=channels,
@@ -75,29 +79,30 @@ class ConvALSTM(nn.Module):
         for features_BKKD, ahead_BIV in zip(features_TBKKD, ahead_TBIV, strict=True):
             attention_BI = self.attention(ahead_BIV, h_BUKK.permute(0, 2, 3, 1).flatten(1, 2))
             attention_BKK = attention_BI.view(features_BKKD.shape[:-1])
-            glimpse_BKKD = attention_BKK.unsqueeze(3) * features_BKKD
+            glimpse_BKKD = (self.glimpse_scale * attention_BKK).unsqueeze(3) * features_BKKD
             states = self.cells(glimpse_BKKD.permute(0, 3, 1, 2), states if self.carry_state else zero_states, joint_weights)
             h_BUKK = states[-1][0]
             outputs.append(h_BUKK.permute(0, 2, 3, 1))
             maps.append(attention_BKK)
-        return self.head(torch.stack(outputs, dim=1)), torch.stack(maps, dim=1)
+        attention_BTKK = torch.stack(maps, dim=1)
+        return self.head(torch.stack(outputs, dim=1), attention_BTKK), attention_BTKK
 
 
 class FlatHead(nn.Module):
-    """A linear layer on all cells of the state."""
+    """A linear layer on all cells of the state; attention has had its say in them."""
 
     def __init__(self, units: int, grid: int, num_classes: int, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.classify = glorot_linear(grid * grid * units, num_classes)
 
-    def forward(self, h_BTKKU: torch.Tensor) -> torch.Tensor:
+    def forward(self, h_BTKKU: torch.Tensor, attention_BTKK: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """Return logits_BTC."""
         return self.classify(self.dropout(h_BTKKU.flatten(2)))
 
 
 class ConvolutionalHead(nn.Module):
-    """A 3x3 convolution, averaged over the cells, and a linear layer."""
+    """A 3x3 convolution, averaged over the cells under the frame's attention, and a linear layer."""
 
     def __init__(self, units: int, channels: int, num_classes: int, dropout: float) -> None:
         super().__init__()
@@ -105,8 +110,9 @@ class ConvolutionalHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classify = glorot_linear(channels, num_classes)
 
-    def forward(self, h_BTKKU: torch.Tensor) -> torch.Tensor:
+    def forward(self, h_BTKKU: torch.Tensor, attention_BTKK: torch.Tensor) -> torch.Tensor:
         """Return logits_BTC."""
-        images_NUKK = h_BTKKU.flatten(0, 1).permute(0, 3, 1, 2)
-        pooled_NE = torch.relu(self.convolution(images_NUKK)).mean(dim=(2, 3))  # N = B * T, E head channels
+        images_NUKK = h_BTKKU.flatten(0, 1).permute(0, 3, 1, 2)  # N = B * T, E head channels
+        hidden_NEKK = torch.relu(self.convolution(images_NUKK))
+        pooled_NE = (hidden_NEKK * attention_BTKK.flatten(0, 1).unsqueeze(1)).sum(dim=(2, 3))
         return self.classify(self.dropout(pooled_NE)).unflatten(0, h_BTKKU.shape[:2])

@@ -13,11 +13,20 @@ MODELS: tuple[ModelName, ...] = get_args(ModelName)
 """The article's two models, then the baselines that show whether attention and recurrence earn their keep."""
 
 HAS_NOT: dict[ModelName, tuple[str, ...]] = {
-    "alstm": ("head_channels",),
+    "alstm": ("rescale_glimpse", "head_channels"),
     "conv_alstm": ("scorer", "attention_penalty"),
-    "attention_pool": ("layers", "carry_state", "head_channels", "attention_penalty"),
-    "lrcn": ("scorer", "uniform_start", "head_channels", "attention_penalty"),
-    "mean_pool": ("units", "layers", "scorer", "uniform_start", "carry_state", "head_channels", "attention_penalty"),
+    "attention_pool": ("layers", "rescale_glimpse", "carry_state", "head_channels", "attention_penalty"),
+    "lrcn": ("scorer", "uniform_start", "rescale_glimpse", "head_channels", "attention_penalty"),
+    "mean_pool": (
+        "units",
+        "layers",
+        "scorer",
+        "uniform_start",
+        "rescale_glimpse",
+        "carry_state",
+        "head_channels",
+        "attention_penalty",
+    ),
 }
 """Hyper-parameters that a model does not have; another value of one does not train it again."""
 
@@ -45,11 +54,14 @@ class HyperParams(Section):
     uniform_start: bool | None = True
     """Whether attention begins with all cells alike, or at random (article). At random it pools the features of a collection
     too small to correct it by chance."""
+    rescale_glimpse: bool | None = True
+    """Whether ConvALSTM's glimpses are as large as the features while attention is uniform, or smaller by the number of cells
+    (article)."""
     carry_state: bool | None = True
     """Whether the recurrent state is carried from frame to frame (the article), or begins at zero in each (its code)."""
     head_channels: PositiveInt | None = 128
-    """Channels of a 3x3 convolution, averaged over the cells, before ConvALSTM's last layer; null: that layer sees every
-    cell of the state (the article)."""
+    """Channels of a 3x3 convolution, averaged over the cells under the attention, before ConvALSTM's last layer; null: that
+    layer sees every cell of the state (the article)."""
     normalise: bool = True
     """Whether features are brought to one scale, whatever the backbone (article: no)."""
 

@@ -13,6 +13,8 @@ from pipeline_lib.params import TrainParams
 SIZES = [(8, 3, 4, 6), (16, 5, 7, 10), (32, 7, 11, 16)]
 SIZE_NAMES = ["small", "medium", "large"]
 
+ARTICLE_CONV_ALSTM = {"rescale_glimpse": False, "head_channels": None, "normalise": False}
+
 VARIANTS = {
     "alstm": ("alstm", {"scorer": "pooled"}),
     "alstm, local scorer": ("alstm", {"scorer": "local"}),
@@ -20,11 +22,12 @@ VARIANTS = {
     "alstm, local, 3 layers": ("alstm", {"scorer": "local", "layers": 3}),
     "alstm, 2 layers, not carried": ("alstm", {"scorer": "pooled", "layers": 2, "carry_state": False}),
     "alstm, normalised": ("alstm", {"scorer": "local", "normalise": True}),
-    "conv_alstm": ("conv_alstm", {}),
-    "conv_alstm, state not carried": ("conv_alstm", {"carry_state": False}),
-    "conv_alstm, 2 layers": ("conv_alstm", {"layers": 2}),
-    "conv_alstm, convolutional head": ("conv_alstm", {"head_channels": 5}),
-    "conv_alstm, normalised": ("conv_alstm", {"normalise": True, "head_channels": 5}),
+    "conv_alstm": ("conv_alstm", ARTICLE_CONV_ALSTM),
+    "conv_alstm, state not carried": ("conv_alstm", ARTICLE_CONV_ALSTM | {"carry_state": False}),
+    "conv_alstm, 2 layers": ("conv_alstm", ARTICLE_CONV_ALSTM | {"layers": 2}),
+    "conv_alstm, glimpses rescaled": ("conv_alstm", ARTICLE_CONV_ALSTM | {"rescale_glimpse": True}),
+    "conv_alstm, convolutional head": ("conv_alstm", ARTICLE_CONV_ALSTM | {"head_channels": 5}),
+    "conv_alstm, default": ("conv_alstm", {}),
     "attention_pool, local": ("attention_pool", {"scorer": "local"}),
     "attention_pool, pooled": ("attention_pool", {"scorer": "pooled"}),
     "lrcn": ("lrcn", {}),
@@ -117,9 +120,9 @@ def convolve_same(kernel, image):
     return out
 
 
-def convolutional_head(p, h):
+def convolutional_head(p, h, a):
     hidden = convolve_same(p["head.convolution.weight"], h) + p["head.convolution.bias"][:, None, None]
-    return linear(p, "head.classify", np.maximum(hidden, 0).mean(axis=(1, 2)))
+    return linear(p, "head.classify", weighted_sum(a, np.maximum(hidden, 0).transpose(1, 2, 0)))
 
 
 def reference_conv_alstm(p, X, valid, options):
@@ -137,14 +140,14 @@ def reference_conv_alstm(p, X, valid, options):
                 from_state = linear(p, "attention.state", h[-1][:, row, column])
                 scores[row, column] = linear(p, "attention.score", np.tanh(from_features + from_state))[0]
         a = softmax(scores)
-        x = (X[t] * a[:, :, None]).transpose(2, 0, 1)
+        x = (X[t] * a[:, :, None]).transpose(2, 0, 1) * (K**2 if options["rescale_glimpse"] else 1)
         for layer in range(layers):
             before_h, before_c = (h[layer], c[layer]) if carry else (0 * h[layer], 0 * c[layer])
             z = convolve_same(p[f"cells.{layer}.input.weight"], x) + p[f"cells.{layer}.input.bias"][:, None, None]
             h[layer], c[layer] = lstm_gates(z + convolve_same(p[f"cells.{layer}.recurrent.weight"], before_h), before_c)
             x = h[layer]
         flat = h[-1].transpose(1, 2, 0).reshape(-1)
-        logits.append(convolutional_head(p, h[-1]) if options["head_channels"] else linear(p, "head.classify", flat))
+        logits.append(convolutional_head(p, h[-1], a) if options["head_channels"] else linear(p, "head.classify", flat))
         maps.append(a)
     return np.array(logits), np.array(maps)
 
