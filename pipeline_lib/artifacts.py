@@ -7,6 +7,7 @@ when whole, so that a reader never meets half of one.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -246,6 +247,7 @@ class Store:
         return len(drafts)
 
 
+@functools.cache
 def tool_versions() -> dict[str, str]:
     """Return the versions of the installed tools that shape artifacts."""
     versions = {}

@@ -1,45 +1,48 @@
-"""Decodes several videos ahead of their use, so that the network need not wait for ffmpeg."""
+"""Decodes several videos ahead of their use, so that the network need not wait for them."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import Empty, Full, Queue
+from queue import Empty as NothingThere
+from queue import Full, Queue
 
 import numpy as np
 
+from pipeline_lib.video.decoders import Shape, empty_array, read_arrays
 from pipeline_lib.video.ffmpeg import VideoError
-from pipeline_lib.video.reading import read_frames
 
-LOOKAHEAD_FRAMES = 32
-"""Most decoded frames that wait per open video; bounds memory whatever a video's length."""
+LOOKAHEAD = 4
+"""Most arrays of decoded frames that wait per open video; bounds memory whatever a video's length."""
 
 POLL_SECONDS = 0.2
 
+Empty = Callable[[Shape], np.ndarray]
+
 
 class _VideoQueue:
-    """The frames of one video, passed from the thread that decodes it to the one that uses them."""
+    """The frames of one video, passed from the thread that reads them to the one that uses them."""
 
-    def __init__(self, path: Path, stopped: threading.Event) -> None:
-        self.path = path
+    def __init__(self, path: Path, empty: Empty, stopped: threading.Event) -> None:
+        self.path, self.empty = path, empty
         self.stopped = stopped
-        self.queue: Queue[np.ndarray | Exception | None] = Queue(LOOKAHEAD_FRAMES)
+        self.queue: Queue[np.ndarray | Exception | None] = Queue(LOOKAHEAD)
 
     def fill(self) -> None:
         """Decode the video into the queue; `None` or an error ends it."""
-        frames = read_frames(self.path)
+        arrays = read_arrays(self.path, empty=self.empty)
         try:
-            for frame in frames:
-                if not self._put(frame):
+            for frames_NHWC in arrays:
+                if not self._put(frames_NHWC):
                     return
             self._put(None)
         except Exception as error:  # raised again in the thread that uses the frames
             self._put(error)
         finally:
-            frames.close()  # type: ignore[attr-defined]
+            arrays.close()  # type: ignore[attr-defined]
 
     def _put(self, item: np.ndarray | Exception | None) -> bool:
         while not self.stopped.is_set():
@@ -50,7 +53,7 @@ class _VideoQueue:
                 continue
         return False
 
-    def frames(self) -> Iterator[np.ndarray]:
+    def arrays(self) -> Iterator[np.ndarray]:
         while (item := self._get()) is not None:
             if isinstance(item, Exception):
                 raise item
@@ -60,15 +63,17 @@ class _VideoQueue:
         while not self.stopped.is_set():
             try:
                 return self.queue.get(timeout=POLL_SECONDS)
-            except Empty:
+            except NothingThere:
                 continue
         return None
 
 
-def read_ahead(videos: Iterable[tuple[str, Path]], *, threads: int = 2) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
-    """Yield each video's name and frames (uint8 RGB, H x W x 3), in order, decoding `threads` videos at once.
+def read_ahead(
+    videos: Iterable[tuple[str, Path]], *, threads: int = 2, empty: Empty = empty_array
+) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
+    """Yield each video's name and frames in arrays of several (uint8 RGB, N x H x W x 3, made by `empty`), in order.
 
-    The frames of one video must be used before the next video is asked for.
+    `threads` videos are decoded at once. The frames of one must be used before the next video is asked for.
 
     Raises:
         ValueError: a video cannot be decoded; raised while its frames are read.
@@ -80,7 +85,7 @@ def read_ahead(videos: Iterable[tuple[str, Path]], *, threads: int = 2) -> Itera
 
         def open_next() -> None:
             for name, path in waiting:
-                opened.append((name, _VideoQueue(path, stopped)))
+                opened.append((name, _VideoQueue(path, empty, stopped)))
                 pool.submit(opened[-1][1].fill)
                 return
 
@@ -89,15 +94,15 @@ def read_ahead(videos: Iterable[tuple[str, Path]], *, threads: int = 2) -> Itera
                 open_next()
             while opened:
                 name, video = opened[0]
-                yield name, _named_frames(name, video)
+                yield name, _named_arrays(name, video)
                 opened.popleft()
                 open_next()
         finally:
             stopped.set()
 
 
-def _named_frames(name: str, video: _VideoQueue) -> Iterator[np.ndarray]:
+def _named_arrays(name: str, video: _VideoQueue) -> Iterator[np.ndarray]:
     try:
-        yield from video.frames()
+        yield from video.arrays()
     except VideoError as error:
         raise ValueError(f"{name}: no longer decodes ({error.reason}); run with `--refresh subsample`") from None

@@ -5,9 +5,11 @@ Shape suffixes: N frames, H W pixels, C colour channels (3), K grid side, D feat
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,48 @@ import torch
 from torch import Tensor
 
 from pipeline_lib.models.backbones import Backbone
+from pipeline_lib.models.fusing import fuse
 
 logger = logging.getLogger(__name__)
+
+_launching = threading.Lock()
+"""Held while a batch's work is handed to the device, so that shards under way together do not tear each other's apart."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Features of a batch, on their way from the device."""
+
+    features_NKKD: Tensor
+    is_finite: Tensor
+    backbone: str
+    began: float | torch.cuda.Event
+    ended: float | torch.cuda.Event
+    arrays: Sequence[np.ndarray]
+    """The frames: the device may still read them."""
+
+    @property
+    def seconds(self) -> float:
+        """How long the device worked on them; waits until it has done so."""
+        if isinstance(self.began, torch.cuda.Event):
+            self.ended.synchronize()
+            return self.began.elapsed_time(self.ended) / 1000
+        return self.ended - self.began
+
+    def wait(self) -> np.ndarray:
+        """Return features_NKKD (float16) once they are there.
+
+        Raises:
+            ValueError: they are not finite in fp16.
+        """
+        if isinstance(self.ended, torch.cuda.Event):
+            self.ended.synchronize()
+        if not self.is_finite:
+            raise ValueError(
+                f"features.weights: {self.backbone} gives features beyond fp16; if `features.precision: bf16` does too, "
+                "these weights do not fit"
+            )
+        return self.features_NKKD.numpy()
 
 
 class FrameEncoder:
@@ -26,44 +68,65 @@ class FrameEncoder:
         self, backbone: Backbone, *, image_size: int, batch_frames: int, device: torch.device, precision: torch.dtype
     ) -> None:
         self.backbone = backbone.to(device).to(memory_format=torch.channels_last)
+        self.network = fuse(self.backbone, precision) if device.type == "cuda" else self.backbone
         self.image_size = image_size
         self.batch_frames = batch_frames
         self.device = device
         self.precision = precision
+        self.preprocessing = self._describe()
+        """What is done to a frame before the network and to its map after, as JSON types."""
+        self._uploads = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def encode(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        """Return features_NKKD (float16) of frames (uint8 RGB, H x W x 3) that may differ in size.
+    def encode(self, arrays: Sequence[np.ndarray]) -> list[Encoded]:
+        """Begin to turn arrays of frames (uint8 RGB, N x H x W x 3) into features: of all frames, in one part or several.
 
         Raises:
-            ValueError: the network's output is not finite in fp16.
             torch.OutOfMemoryError: a single frame does not fit the GPU.
         """
-        if len(frames) > self.batch_frames:
-            half = len(frames) // 2
-            return np.concatenate([self.encode(frames[:half]), self.encode(frames[half:])])
+        num_frames = sum(map(len, arrays))
+        if num_frames > self.batch_frames:
+            return self._encode_halves(arrays, num_frames // 2)
         try:
-            return self._encode_batch(frames)
+            return [self._encode_batch(arrays)]
         except torch.OutOfMemoryError:
-            if len(frames) == 1:
+            if num_frames == 1:
                 raise
-        self.batch_frames = (len(frames) + 1) // 2
+        self.batch_frames = (num_frames + 1) // 2
         logger.warning("GPU memory: batches halved to %d frames", self.batch_frames)
         torch.cuda.empty_cache()
-        return self.encode(frames)
+        return self._encode_halves(arrays, num_frames // 2)
+
+    def _encode_halves(self, arrays: Sequence[np.ndarray], size: int) -> list[Encoded]:
+        encoded: list[Encoded] = []
+        for half in batches(arrays, size):
+            encoded += self.encode(half)
+        return encoded
 
     @torch.inference_mode()
-    def _encode_batch(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        pixels_NCHW = resize(frames, self.image_size, self.device)
-        frames_NCHW = normalise(pixels_NCHW, self.backbone)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            features_NKKD = self.backbone(frames_NCHW)
-        features_NKKD = features_NKKD.to(torch.float16, memory_format=torch.contiguous_format)
-        if not features_NKKD.isfinite().all():
-            raise ValueError(f"features.weights: {self.backbone.name} gives features beyond fp16")
-        return features_NKKD.cpu().numpy()
+    def _encode_batch(self, arrays: Sequence[np.ndarray]) -> Encoded:
+        with _launching:
+            began = _now(self.device)
+            pixels_NCHW = resize(self._upload(arrays), self.image_size)
+            frames_NCHW = normalise(pixels_NCHW, self.backbone)
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                features_NKKD = self.network(frames_NCHW)
+            features_NKKD = features_NKKD.to(torch.float16, memory_format=torch.contiguous_format)
+            on_host = [_to_host(tensor) for tensor in (features_NKKD, features_NKKD.isfinite().all())]
+            return Encoded(*on_host, self.backbone.name, began, _now(self.device), arrays)
 
-    def preprocessing(self) -> dict[str, Any]:
-        """Say what is done to a frame before the network and to its map after, as JSON types."""
+    def _upload(self, arrays: Sequence[np.ndarray]) -> list[Tensor]:
+        """Return the frames on the device; a GPU copies them while it still computes the last batch."""
+        if self._uploads is None:
+            return [torch.from_numpy(frames_NHWC) for frames_NHWC in arrays]
+        with torch.cuda.stream(self._uploads):
+            pixels = [torch.from_numpy(frames_NHWC).to(self.device, non_blocking=True) for frames_NHWC in arrays]
+        computing = torch.cuda.current_stream()
+        computing.wait_stream(self._uploads)
+        for pixels_NHWC in pixels:
+            pixels_NHWC.record_stream(computing)
+        return pixels
+
+    def _describe(self) -> dict[str, Any]:
         channels, height, width = self.backbone.map_shape(self.image_size)
         return {
             "colour": "RGB",
@@ -77,13 +140,48 @@ class FrameEncoder:
         }
 
 
-def resize(frames: Sequence[np.ndarray], image_size: int, device: torch.device) -> Tensor:
-    """Resize frames (uint8, H x W x 3) to squares on the device: uint8, NCHW in channels-last memory."""
-    resized = []
-    for _, same_size in itertools.groupby(frames, key=np.shape):
-        pixels_NHWC = torch.from_numpy(np.stack(list(same_size))).to(device, non_blocking=True)
-        resized.append(_resize_batch(pixels_NHWC.permute(0, 3, 1, 2), image_size))
+def batches(arrays: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    """Yield the arrays (N x ...) in lists of `size` elements in all, cut where need be; the last list is what is left over."""
+    batch: list[np.ndarray] = []
+    missing = size
+    for array in arrays:
+        rest = array
+        while len(rest) >= missing:
+            yield [*batch, rest[:missing]]
+            batch, rest, missing = [], rest[missing:], size
+        if len(rest):
+            batch.append(rest)
+            missing -= len(rest)
+    if batch:
+        yield batch
+
+
+def pinned_array(shape: tuple[int, ...]) -> np.ndarray:
+    """Return a uint8 array of any content in memory that a GPU reads while the processor goes on; PyTorch uses it again."""
+    pixels: np.ndarray = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+    return pixels
+
+
+def resize(pixels: Sequence[Tensor], image_size: int) -> Tensor:
+    """Resize frames (uint8, each tensor N x H x W x 3) to squares: all in one, uint8 NCHW, channels last in memory."""
+    resized = [_resize_batch(pixels_NHWC.permute(0, 3, 1, 2), image_size) for pixels_NHWC in pixels]
     return torch.cat(resized).contiguous(memory_format=torch.channels_last)
+
+
+def _now(device: torch.device) -> float | torch.cuda.Event:
+    """Return the moment at which the device gets here."""
+    if device.type == "cpu":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """Begin to copy a tensor to the host."""
+    if tensor.device.type == "cpu":
+        return tensor
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 def _resize_batch(pixels_NCHW: Tensor, image_size: int) -> Tensor:

@@ -6,28 +6,43 @@ Shape suffixes: N frames, K grid side, D feature channels.
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
+import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from pipeline_lib.artifacts import tool_versions
 from pipeline_lib.chunk import cut_clips
 from pipeline_lib.features.decoding import read_ahead
-from pipeline_lib.features.encoding import FrameEncoder
+from pipeline_lib.features.encoding import Encoded, FrameEncoder, batches, pinned_array
 from pipeline_lib.features.hdf5 import FeatureWriter
-from pipeline_lib.models.backbones import Backbone, build_backbone
+from pipeline_lib.models.backbones import build_backbone
 from pipeline_lib.models.devices import PRECISIONS, choose_device, choose_precision
 from pipeline_lib.params import ChunkParams, FeaturesParams
+from pipeline_lib.subsample import subsampled_path
+from pipeline_lib.video.decoders import empty_array
 
 logger = logging.getLogger(__name__)
 
 FEATURES = "features.h5"
+
+SHARDS_AT_ONCE_ON_GPU = 6
+"""While some shards are begun, or written down to the disk, the GPU works on others."""
+
+_on_device = threading.BoundedSemaphore(2)
+"""Shards that the device works on: one, and the next, so that it finds work when the first ends."""
+
+UNDER_WAY = 2
+"""Batches on the device, or waiting to be written, while the next is put together."""
 
 
 def extract_features(
@@ -58,36 +73,86 @@ def extract_features(
         ValueError: a video does not decode to the frames that `videos.parquet` tells; backbone, weights or device that
             cannot be had.
     """
-    started = time.monotonic()
     videos = pd.read_parquet(subsample_shard / "videos.parquet")
     videos = videos[videos["reason"].isna()]
     clips = cut_clips(videos, chunk)
     encoder = _make_encoder(params, weights)
     frame_shape = (params.grid, params.grid, encoder.backbone.channels)
-    num_frames = 0
-    with FeatureWriter(directory / FEATURES, clips, frame_shape=frame_shape, frames=chunk.frames) as writer:
+    busy = Busy()
+    with _on_device, FeatureWriter(directory / FEATURES, clips, frame_shape=frame_shape, frames=chunk.frames) as writer:
+        started = time.monotonic()
         writer.describe(_provenance(encoder, fps))
-        for batch in _batches(_frames_of_clips(subsample_shard, videos, clips), params.batch_frames):
-            writer.append(encoder.encode(batch))
-            num_frames += len(batch)
+        arrays = _frames_of_clips(subsample_shard, videos, clips, encoder.device)
+        for num_frames in _encode_and_write(arrays, encoder, writer, busy):
             if on_frames:
-                on_frames(len(batch))
+                on_frames(num_frames)
     seconds = time.monotonic() - started
-    logger.info("%s: %d clips, %d frames, %.0f frames/s", directory.name, len(clips), num_frames, num_frames / seconds)
+    num_frames = int(clips["valid_frames"].sum())
+    rate = num_frames / seconds
+    logger.info(
+        "%s: %d clips, %d frames, %.0f frames/s; %s", directory.name, len(clips), num_frames, rate, busy.shares(seconds)
+    )
     return {"clips": len(clips), "frames": num_frames}
 
 
-def _frames_of_clips(shard: Path, videos: pd.DataFrame, clips: pd.DataFrame) -> Iterator[np.ndarray]:
-    """Yield the frames of all clips, in the order of the clips, and count the frames of every video on the way."""
+@dataclass
+class Busy:
+    """Seconds that the parts of an extraction, which overlap, were at work."""
+
+    network: float = 0.0
+    writing: float = 0.0
+    waiting_for_frames: float = 0.0
+
+    def shares(self, seconds: float) -> str:
+        """Return each part's share of the whole time, in words."""
+        return ", ".join(f"{name.replace('_', ' ')} {value / seconds:.0%}" for name, value in vars(self).items())
+
+
+def _encode_and_write(arrays: Iterable[np.ndarray], encoder: FrameEncoder, writer: FeatureWriter, busy: Busy) -> Iterator[int]:
+    """Yield the number of frames of each part that has been written; the next are under way meanwhile."""
+
+    def write(encoded: Encoded) -> int:
+        features_NKKD = encoded.wait()
+        busy.network += encoded.seconds
+        began = time.perf_counter()
+        writer.append(features_NKKD)
+        busy.writing += time.perf_counter() - began
+        return len(features_NKKD)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
+        under_way: deque[Future[int]] = deque()
+        waiting = batches(arrays, encoder.batch_frames)
+        try:
+            while True:
+                began = time.perf_counter()
+                batch = next(waiting, None)
+                busy.waiting_for_frames += time.perf_counter() - began
+                if batch is None:
+                    break
+                under_way += [pool.submit(write, encoded) for encoded in encoder.encode(batch)]
+                while len(under_way) > UNDER_WAY:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _frames_of_clips(shard: Path, videos: pd.DataFrame, clips: pd.DataFrame, device: torch.device) -> Iterator[np.ndarray]:
+    """Yield the frames of all clips in arrays, in the order of the clips, and count the frames of every video on the way."""
     expected_frames = videos.set_index("video")["num_frames"]
     frames_in_clips = _frames_in_clips(clips)
-    paths = ((video, shard / "videos" / f"{video}.mp4") for video in frames_in_clips)
-    for video, frames in read_ahead(paths):
+    paths = ((video, subsampled_path(shard, video)) for video in frames_in_clips)
+    # A GPU is hard to keep busy; on a CPU the network needs the cores.
+    on_gpu = device.type == "cuda"
+    threads, empty = (max(2, (os.cpu_count() or 1) - 2), pinned_array) if on_gpu else (2, empty_array)
+    for video, arrays in read_ahead(paths, threads=threads, empty=empty):
         num_decoded = 0
-        for frame in frames:
-            if num_decoded < frames_in_clips[video]:
-                yield frame
-            num_decoded += 1
+        for frames_NHWC in arrays:
+            wanted = frames_in_clips[video] - num_decoded
+            if wanted > 0:
+                yield frames_NHWC[:wanted]
+            num_decoded += len(frames_NHWC)
         if num_decoded != expected_frames[video]:
             raise ValueError(
                 f"{video}: decodes to {num_decoded} frames, videos.parquet tells {expected_frames[video]}; "
@@ -105,19 +170,13 @@ def _frames_in_clips(clips: pd.DataFrame) -> dict[str, int]:
     return covered
 
 
-def _batches(frames: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    iterator = iter(frames)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
-
-
 def _provenance(encoder: FrameEncoder, fps: float) -> dict[str, object]:
     backbone = encoder.backbone
     return {
         "backbone": backbone.name,
         "weights": backbone.weights_description,
         "weights_sha256": backbone.weights_sha256,
-        "preprocessing": encoder.preprocessing(),
+        "preprocessing": encoder.preprocessing,
         "precision": next(name for name, dtype in PRECISIONS.items() if dtype == encoder.precision),
         "fps": fps,
         "tool_versions": tool_versions(),
@@ -125,24 +184,24 @@ def _provenance(encoder: FrameEncoder, fps: float) -> dict[str, object]:
 
 
 def _make_encoder(params: FeaturesParams, weights: Path | None) -> FrameEncoder:
-    device = choose_device(params.device)
+    """Return what turns frames into features, built once for all shards of a run."""
     path = weights or (None if params.weights in ("imagenet", "random") else Path(params.weights))
     version = path.stat().st_mtime_ns if path and path.is_file() else 0
     with _building:
-        backbone = _shared_backbone(params.backbone, params.weights, params.grid, params.seed, path, version)
-        return FrameEncoder(
-            backbone,
-            image_size=params.image_size,
-            batch_frames=params.batch_frames,
-            device=device,
-            precision=choose_precision(params.precision, device),
-        )
+        return _shared_encoder(params, path, version)
 
 
 _building = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)
-def _shared_backbone(name: str, weights: str, grid: int, seed: int, path: Path | None, version: int) -> Backbone:
-    """Build the backbone once for all shards of a run; `version` tells a changed weight file."""
-    return build_backbone(name, weights, grid=grid, seed=seed, weights_file=path)
+def _shared_encoder(params: FeaturesParams, path: Path | None, version: int) -> FrameEncoder:
+    """Build the backbone and put it on the device; `version` tells a changed weight file."""
+    device = choose_device(params.device)
+    return FrameEncoder(
+        build_backbone(params.backbone, params.weights, grid=params.grid, seed=params.seed, weights_file=path),
+        image_size=params.image_size,
+        batch_frames=params.batch_frames,
+        device=device,
+        precision=choose_precision(params.precision, device, training=False),
+    )

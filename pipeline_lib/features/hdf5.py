@@ -74,7 +74,7 @@ class FeatureWriter:
 
     def _write_clip(self) -> None:
         self.clip_TKKD[self.num_filled :] = self.clip_TKKD[self.num_filled - 1]
-        self.dataset[self.num_written] = self.clip_TKKD
+        self.dataset.id.write_direct_chunk((self.num_written, 0, 0, 0, 0), self.clip_TKKD)  # a clip is a chunk
         self.num_written += 1
         self.num_filled = 0
 
@@ -121,6 +121,12 @@ class FeatureReader:
         """(N, T, K, K, D) over all files."""
         files = self._opened()
         return (len(self._rows), *files[0]["features"].shape[1:])
+
+    @property
+    def clips(self) -> list[str]:
+        """The ids of all clips, file by file."""
+        self._opened()
+        return list(self._rows)
 
     @property
     def provenance(self) -> dict[str, Any]:

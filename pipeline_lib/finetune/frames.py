@@ -98,21 +98,26 @@ def _decode(wanted: Mapping[str, Sequence[int]], video_path: Callable[[str], Pat
     frames_NCHW = frames_NCHW.contiguous(memory_format=torch.channels_last)
     start = 0
     for batch in _batches(_chosen_frames(wanted, video_path)):
-        frames_NCHW[start : start + len(batch)] = resize(batch, image_size, torch.device("cpu"))
+        frames_NCHW[start : start + len(batch)] = resize(_stacks(batch), image_size)
         start += len(batch)
     assert start == len(frames_NCHW), "every wanted frame was decoded"
     return frames_NCHW
 
 
 def _chosen_frames(wanted: Mapping[str, Sequence[int]], video_path: Callable[[str], Path]) -> Iterator[np.ndarray]:
-    for video, frames in read_ahead((video, video_path(video)) for video in wanted):
+    for video, arrays in read_ahead((video, video_path(video)) for video in wanted):
         missing = set(wanted[video])
-        for number, frame in enumerate(frames):
+        for number, frame in enumerate(itertools.chain.from_iterable(arrays)):
             if number in missing:
                 missing.discard(number)
                 yield frame
         if missing:
             raise ValueError(f"{video}: ends before frame {max(missing)} of its clips; run with `--refresh subsample`")
+
+
+def _stacks(frames: Iterable[np.ndarray]) -> list[Tensor]:
+    """Return frames that follow one another and are of one size as one tensor."""
+    return [torch.from_numpy(np.stack(list(same_size))) for _, same_size in itertools.groupby(frames, key=np.shape)]
 
 
 def _batches(frames: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:

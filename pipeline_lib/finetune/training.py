@@ -59,7 +59,7 @@ class FrameTrainer:
         self.backbone = backbone
         self.stores = stores
         self.device = choose_device(features.device)
-        self.precision = choose_precision(features.precision, self.device)
+        self.precision = choose_precision(features.precision, self.device, training=True)
         self.is_pretrained = features.weights != "random"
         self.model = FrameClassifier(backbone, tuned, num_classes)
         self.model.to(self.device).to(memory_format=torch.channels_last)

@@ -6,6 +6,7 @@ K grid side, D feature channels.
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections import OrderedDict
 from pathlib import Path
@@ -123,10 +124,9 @@ class Backbone(nn.Module):
         """
         if self.fixed_size not in (None, image_size):
             raise ValueError(f"features.image_size = {image_size}: {self.name} takes {self.fixed_size} only")
-        weights = {name: tensor.to("meta") for name, tensor in self.extractor.state_dict().items()}
-        frame_NCHW = torch.empty(2, 3, image_size, image_size, device="meta")
+        weightless = copy.deepcopy(self.extractor).to("meta")
         try:
-            map_NDHW = torch.func.functional_call(self.extractor, weights, (frame_NCHW,))
+            map_NDHW = weightless(torch.empty(2, 3, image_size, image_size, device="meta"))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"features.image_size = {image_size} is too small for {self.name} ({reason})") from None

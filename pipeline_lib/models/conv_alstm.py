@@ -96,7 +96,7 @@ class FlatHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classify = glorot_linear(grid * grid * units, num_classes)
 
-    def forward(self, h_BTKKU: torch.Tensor, attention_BTKK: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+    def forward(self, h_BTKKU: torch.Tensor, attention_BTKK: torch.Tensor) -> torch.Tensor:
         """Return logits_BTC."""
         return self.classify(self.dropout(h_BTKKU.flatten(2)))
 

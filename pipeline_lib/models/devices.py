@@ -13,8 +13,8 @@ from pipeline_lib.params import Device
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["auto", "bf16", "fp32"]
-PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+Precision = Literal["auto", "fp16", "bf16", "fp32"]
+PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def choose_device(name: Device, *, key: str = "features.device") -> torch.device:
@@ -31,8 +31,16 @@ def choose_device(name: Device, *, key: str = "features.device") -> torch.device
     return device
 
 
-def choose_precision(name: Precision, device: torch.device) -> torch.dtype:
-    """Return the type a network computes in; `auto` is bf16 where the device has instructions for it, else fp32."""
+def choose_precision(name: Precision, device: torch.device, *, training: bool) -> torch.dtype:
+    """Return the type a network computes in.
+
+    `auto` is bf16 where the device has instructions for it, else fp32; but fp16 on a GPU outside training, where it is as
+    fast and eight times as exact, and no gradient can underflow. For training, fp16 means `auto`.
+    """
+    if name == "fp16" and training:
+        name = "auto"
+    if name == "auto" and device.type == "cuda" and not training:
+        return torch.float16
     if name == "auto":
         return torch.bfloat16 if computes_bf16(device) else torch.float32
     return PRECISIONS[name]

@@ -162,8 +162,8 @@ class FeaturesParams(Section):
     """`imagenet` (torchvision's default weights), `random` (seeded), or the path of a local state dict."""
     image_size: PositiveInt = 224
     grid: PositiveInt = 7
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """`auto`: bf16 where the device computes in it, else fp32."""
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
+    """`auto`: fp16 on a GPU, bf16 on a CPU that computes in it, else fp32. Finetuning takes bf16 for fp16."""
     seed: int = 0
     """Seed of `weights: random`."""
     device: Device = operational("auto")

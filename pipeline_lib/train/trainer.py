@@ -30,7 +30,7 @@ class Trainer:
         self.network, self.params = network, params
         self.train, self.val = train, val
         self.optimizer = make_optimizer(network, params)
-        dtype = choose_precision("auto", device) if model_kind(params.model).gains_from_bf16 else torch.float32
+        dtype = choose_precision("auto", device, training=True) if model_kind(params.model).gains_from_bf16 else torch.float32
         # A graph keeps the casts it was captured with; autocast's own cache of cast weights would outlive them.
         self.autocast = torch.autocast(device.type, dtype, enabled=dtype is torch.bfloat16, cache_enabled=device.type == "cpu")
         self.step: Callable[[Batch], torch.Tensor] = self._step

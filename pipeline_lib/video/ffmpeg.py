@@ -53,14 +53,19 @@ def open_video(path: Path, **options: Any) -> Any:
     Raises:
         VideoError: the file is missing, unreadable or empty.
     """
+    check_file(path)
+    # A playlist in disguise must not make ffmpeg open addresses.
+    return ffmpeg.input(str(path.absolute()), protocol_whitelist="file", **options)
+
+
+def check_file(path: Path) -> None:
+    """Raise VideoError if the file is missing, unreadable or empty."""
     try:
         size_bytes = path.stat().st_size
     except OSError as error:
         raise VideoError(f"cannot be opened: {error.strerror}") from None
     if size_bytes == 0:
         raise VideoError("the file is empty (0 bytes)")
-    # A playlist in disguise must not make ffmpeg open addresses.
-    return ffmpeg.input(str(path.absolute()), protocol_whitelist="file", **options)
 
 
 def command(stream: Any) -> list[str]:

@@ -1,0 +1,156 @@
+"""What one GPU does: features of a whole collection from files to files, and training steps. `python -m benchmarks.gpu`.
+
+Shape suffixes: N frames, C colour channels (3), H W pixels, D feature channels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+import torch
+from torchvision.models import VGG16_Weights, vgg16
+
+from benchmarks.extraction import FPS
+from benchmarks.measuring import spread
+from pipeline_lib.features import FeatureReader, extract_features
+from pipeline_lib.features.extraction import SHARDS_AT_ONCE_ON_GPU
+from pipeline_lib.params import ChunkParams, FeaturesParams
+from pipeline_lib.subsample import subsampled_path
+
+PARAMS = FeaturesParams(backbone="vgg16", weights="random", image_size=224, device="cuda", batch_frames=256)
+SHARD_VIDEOS = 200
+USUAL_VIDEOS = 60
+"""Videos that the usual way sees; it is too slow for all."""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("videos", type=Path, help="folder of videos at 15 fps, as the subsample stage leaves them")
+    parser.add_argument("--frames", type=int, default=100_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with tempfile.TemporaryDirectory() as folder:
+        measure_extraction(Path(folder), options.videos, options.frames, options.repeats)
+    print(f"{torch.cuda.get_device_name()}, {os.cpu_count()} cores; torch {torch.__version__}, PyAV {av.__version__}")
+
+
+def measure_extraction(folder: Path, videos: Path, num_frames: int, repeats: int) -> None:
+    """Compare from 15 fps files to closed feature files; ours with its start-up, the usual way without."""
+    shards = make_shards(folder, videos, num_frames)
+    sizes = [int(pd.read_parquet(shard / "videos.parquet")["num_frames"].sum()) for shard in shards]
+    print(f"{sum(sizes)} frames in {len(shards)} shards")
+    rates = []
+    for repeat in range(repeats):
+        started = time.perf_counter()
+        extract(folder, shards)
+        seconds = time.perf_counter() - started
+        rates.append(sum(sizes) / seconds)
+        print(f"ours, repeat {repeat}: {seconds:.1f} s, {rates[-1]:.0f} frames/s", flush=True)
+    usual = [extract_as_usual(folder, shards[0]) for _ in range(min(repeats, 2))]
+    print(f"usual way: {spread([rate for rate, _ in usual])} frames/s; ours: {spread(rates)} frames/s")
+    print(f"largest relative error of a frame against fp32: {largest_error(folder, shards[0]):.2%}")
+
+
+def make_shards(folder: Path, videos: Path, num_frames: int) -> list[Path]:
+    """Spread copies of the videos over shards, until there are so many frames."""
+    lengths = {path: _count_frames(path) for path in sorted(videos.glob("*.mp4"))}
+    copies = itertools.cycle(lengths.items())
+    shards, total = [], 0
+    while total < num_frames:
+        shard = folder / f"shard{len(shards)}"
+        rows = []
+        for number in range(SHARD_VIDEOS):
+            path, length = next(copies)
+            video = f"{path.stem}_{number}"
+            subsampled_path(shard, video).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, subsampled_path(shard, video))
+            rows.append({"video": video, "class_name": "any", "num_frames": length, "reason": None})
+            total += length
+        pd.DataFrame(rows).to_parquet(shard / "videos.parquet")
+        shards.append(shard)
+    return shards
+
+
+def _count_frames(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def extract(folder: Path, shards: list[Path]) -> None:
+    """Extract all shards as the flow does, several under way at once."""
+
+    def one(shard: Path) -> None:
+        directory = folder / "features" / shard.name
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        extract_features(shard, directory, PARAMS, ChunkParams(), fps=FPS)
+        _to_disk(directory / "features.h5")
+
+    with ThreadPoolExecutor(SHARDS_AT_ONCE_ON_GPU) as pool:
+        list(pool.map(one, shards))
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def extract_as_usual(folder: Path, shard: Path) -> tuple[float, int]:
+    """One video at a time, torchvision's network and transforms in fp32; return frames/s and the number of frames."""
+    network = _usual_network()
+    transforms = VGG16_Weights.IMAGENET1K_V1.transforms()
+    num_frames = 0
+    started = time.perf_counter()
+    for video in pd.read_parquet(shard / "videos.parquet")["video"][:USUAL_VIDEOS]:
+        frames = list(_read(subsampled_path(shard, video)))
+        frames_NCHW = torch.stack([transforms(torch.from_numpy(frame).permute(2, 0, 1)) for frame in frames])
+        with torch.inference_mode():
+            features = [network(batch_NCHW.cuda()).cpu() for batch_NCHW in frames_NCHW.split(64)]
+        np.save(folder / "usual.npy", torch.cat(features).numpy())
+        num_frames += len(frames)
+    return num_frames / (time.perf_counter() - started), num_frames
+
+
+def _usual_network() -> torch.nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(PARAMS.seed)
+        return vgg16(weights=None).features.eval().cuda()
+
+
+def _read(path: Path) -> Iterator[np.ndarray]:
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
+
+
+def largest_error(folder: Path, shard: Path) -> float:
+    """Return the largest relative error of a frame's features against the same pipeline in fp32 without TF32."""
+    exact = folder / "exact"
+    exact.mkdir()
+    torch.backends.cudnn.allow_tf32 = False
+    extract_features(shard, exact, PARAMS.model_copy(update={"precision": "fp32"}), ChunkParams(), fps=FPS)
+    torch.backends.cudnn.allow_tf32 = True
+    with (
+        FeatureReader([exact / "features.h5"]) as theirs,
+        FeatureReader([folder / "features" / shard.name / "features.h5"]) as ours,
+    ):
+        theirs_ND, ours_ND = (reader.load(reader.clips[:50]).float().flatten(0, 1).flatten(1) for reader in (theirs, ours))
+    return float(((theirs_ND - ours_ND).norm(dim=1) / theirs_ND.norm(dim=1)).max())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""A Triton kernel for 2 x 2 max pooling; imported only where Triton is, on Linux with a GPU."""
+
+# N frames, D channels, H W cells of a map
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 2048
+
+
+@triton.jit
+def _kernel(maps, pooled, num_pooled, half_width, channels: tl.constexpr, block: tl.constexpr):  # noqa: ANN001, ANN202
+    index = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    inside = index < num_pooled
+    channel, cell = index % channels, index // channels
+    row, column = cell // half_width, cell % half_width  # rows of all frames, one after the other
+    width = 2 * half_width
+    corner = maps + (2 * row * width + 2 * column) * channels + channel
+    above = _larger(tl.load(corner, mask=inside), tl.load(corner + channels, mask=inside))
+    corner += width * channels
+    below = _larger(tl.load(corner, mask=inside), tl.load(corner + channels, mask=inside))
+    tl.store(pooled + index, _larger(above, below), mask=inside)
+
+
+@triton.jit
+def _larger(one, other):  # noqa: ANN001, ANN202
+    return tl.maximum(one, other, propagate_nan=tl.PropagateNan.ALL)  # what is not finite must be seen at the end
+
+
+def halve(maps_NDHW: Tensor) -> Tensor:
+    """Return the maximum of each 2 x 2 cells; height and width are even, the memory is channels last, here and there."""
+    num_frames, channels, height, width = maps_NDHW.shape
+    shape = (num_frames, channels, height // 2, width // 2)
+    pooled_NDHW = torch.empty(shape, dtype=maps_NDHW.dtype, device=maps_NDHW.device, memory_format=torch.channels_last)
+    blocks = triton.cdiv(pooled_NDHW.numel(), BLOCK)
+    _kernel[(blocks,)](maps_NDHW, pooled_NDHW, pooled_NDHW.numel(), width // 2, channels, BLOCK, num_warps=8)
+    return pooled_NDHW

@@ -1,0 +1,87 @@
+"""A process that decodes videos for another: paths come in on stdin, frames go out on stdout.
+
+Started as a file (see `pipeline_lib.video.decoders`) it imports PyAV and NumPy alone, and is ready in a fifth of a second.
+An answer is any number of `FRAMES`, then `END` or `ERROR`; each begins with a header. The process ends when its stdin does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+HEADER = struct.Struct("<4I")
+"""Kind of message; then of `FRAMES` their number, height and width, of `ERROR` the bytes of its text."""
+
+FRAMES, END, ERROR = range(3)
+
+CHUNK_BYTES = 8 << 20
+"""Most bytes of frames in one message, unless a single one is larger."""
+
+
+def main() -> None:
+    """Answer requests, each a path as JSON on a line, until there are no more."""
+    with suppress(BrokenPipeError):
+        for line in sys.stdin:
+            _answer(json.loads(line))
+
+
+def _answer(path: str) -> None:
+    try:
+        for frames in _decode(path):
+            height, width, _ = frames[0].shape
+            _send(HEADER.pack(FRAMES, len(frames), height, width), *frames)
+    except av.FFmpegError as error:
+        text = (error.strerror or str(error)).encode()
+        _send(HEADER.pack(ERROR, len(text), 0, 0), text)
+    else:
+        _send(HEADER.pack(END, 0, 0, 0))
+
+
+def _decode(path: str) -> Iterator[list[np.ndarray]]:
+    """Yield frames (uint8 RGB, H x W x 3) of one size in lists of up to `CHUNK_BYTES`."""
+    waiting: list[np.ndarray] = []
+    reformatter = VideoReformatter()
+    with av.open(path, options={"protocol_whitelist": "file"}) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # there is a process a core
+        for frame in container.decode(stream):
+            pixels = _to_array(reformatter.reformat(frame, format="rgb24", threads=1))
+            if waiting and (pixels.shape != waiting[0].shape or (len(waiting) + 1) * pixels.nbytes > CHUNK_BYTES):
+                yield waiting
+                waiting = []
+            waiting.append(pixels)
+    if waiting:
+        yield waiting
+
+
+def _to_array(frame: av.VideoFrame) -> np.ndarray:
+    """Return an RGB frame's pixels, without the bytes that fill up its lines."""
+    plane = frame.planes[0]
+    lines = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
+    return np.ascontiguousarray(lines[:, : 3 * frame.width]).reshape(frame.height, frame.width, 3)
+
+
+def _send(*parts: bytes | np.ndarray) -> None:
+    _write_all([memoryview(part).cast("B") for part in parts])
+
+
+def _write_all(parts: Sequence[memoryview]) -> None:
+    parts = list(parts)
+    while parts:
+        written = os.writev(sys.stdout.fileno(), parts)
+        while parts and written >= len(parts[0]):
+            written -= len(parts.pop(0))
+        if parts:
+            parts[0] = parts[0][written:]
+
+
+if __name__ == "__main__":
+    main()
