@@ -82,8 +82,9 @@ class ConvALSTM(nn.Module):
         outputs, maps = [], []
         for seen_BKKD in seen_TBKKD.unbind(0):
             attention_BI = attend(h_BKKU.flatten(1, 2))
-            weights_BKK1 = (self.glimpse_scale * attention_BI).view(*seen_BKKD.shape[:3], 1)
-            h_BKKU = step(weights_BKK1.to(seen_BKKD.dtype) * seen_BKKD)
+            weights_BI = attention_BI if self.glimpse_scale == 1 else self.glimpse_scale * attention_BI
+            weights_BKK1 = weights_BI.to(seen_BKKD.dtype).view(*seen_BKKD.shape[:3], 1)
+            h_BKKU = step(weights_BKK1 * seen_BKKD)
             outputs.append(h_BKKU)
             maps.append(attention_BI)
         attention_BTKK = torch.stack(maps, dim=1).view(features_BTKKD.shape[:-1])
@@ -98,7 +99,7 @@ class FlatHead(nn.Module):
         self.dropout = Dropout(dropout)
         self.classify = glorot_linear(grid * grid * units, num_classes)
 
-    def forward(self, h_BTKKU: torch.Tensor, attention_BTKK: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+    def forward(self, h_BTKKU: torch.Tensor, attention_BTKK: torch.Tensor) -> torch.Tensor:
         """Return logits_BTC."""
         return self.classify(self.dropout(h_BTKKU.flatten(2)))
 

@@ -36,4 +36,4 @@ class Dropout(nn.Dropout):
         """Return factors of that shape, each 0 or 1 / (1 - p)."""
         if like.is_cuda:
             return functional.dropout(like.new_ones(shape), self.p)
-        return (torch.rand(shape) >= self.p).to(like.dtype).div_(1 - self.p)
+        return (torch.rand(shape, device=like.device) >= self.p).to(like.dtype).div_(1 - self.p)

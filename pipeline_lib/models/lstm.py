@@ -19,7 +19,7 @@ from torch.nn.grad import conv2d_weight
 from pipeline_lib.models.deferred import Deferred, gradient_of_linear
 
 fused_lstm_cell: Callable[..., tuple[torch.Tensor, ...]] = torch.ops.aten._thnn_fused_lstm_cell.default
-"""cuDNN aside, PyTorch's own: gates and nonlinearities in one kernel, and their gradients in one; on a GPU only."""
+"""What `nn.LSTMCell` is made of on a GPU, and nowhere else: all of `advance` in one kernel, and its gradients in one."""
 
 State = tuple[torch.Tensor, torch.Tensor]
 """Hidden state h and cell state c, BU or BKKU."""
@@ -117,11 +117,8 @@ def advance(gates: torch.Tensor, biases: torch.Tensor, c: torch.Tensor) -> State
         with torch.autocast("cuda", enabled=False):  # it would have the state in a lower precision too
             h_NU, c_NU, _ = fused_lstm_cell(*rows)
         return h_NU.view_as(c), c_NU.view_as(c)
-    gates = gates.to(c.dtype) + biases
-    units = c.shape[-1]
-    i_f, g, o = gates.split((2 * units, units, units), dim=-1)
-    i, f = torch.sigmoid(i_f).chunk(2, dim=-1)
-    c = torch.addcmul(f * c, i, torch.tanh(g))
+    i, f, g, o = (gates.to(c.dtype) + biases).chunk(4, dim=-1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
