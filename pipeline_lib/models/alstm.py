@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from pipeline_lib.models.attention import Attention, Scorer, glimpse, uniform
+from pipeline_lib.models.dropout import Dropout
 from pipeline_lib.models.lstm import LSTMStack, glorot_linear
 
 
@@ -46,7 +47,7 @@ class ALSTM(nn.Module):
         """Build with random weights; at the article's sizes (512, 7, 51, 512) there are 2,925,924 parameters."""
         super().__init__()
         self.carry_state = carry_state
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.initial_h = nn.ModuleList(glorot_linear(channels, units) for _ in range(layers))
         self.initial_c = nn.ModuleList(glorot_linear(channels, units) for _ in range(layers))
         self.attention: Attention | None = None
@@ -75,32 +76,20 @@ class ALSTM(nn.Module):
             (torch.tanh(to_h(self.dropout(mean_BD))), torch.tanh(to_c(self.dropout(mean_BD))))
             for to_h, to_c in zip(self.initial_h, self.initial_c, strict=True)
         ]
-        if self.attention is None:
-            outputs_BTU = torch.stack([self._step(pooled_BD, states) for pooled_BD in pooled_BTD.unbind(1)], dim=1)
-            attention_BTKK = uniform(features_BTKKD)
-        else:
-            outputs_BTU, attention_BTI = self._attend(self.attention, features_BTID, states)
-            attention_BTKK = attention_BTI.view(features_BTKKD.shape[:-1])
-        return self.head(self.dropout(outputs_BTU)), attention_BTKK
-
-    def _attend(
-        self, attention: Attention, features_BTID: torch.Tensor, states: list[tuple[torch.Tensor, torch.Tensor]]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        outputs, maps = [], []
         h_BU = states[-1][0]
-        for features_BID, ahead in zip(features_BTID.unbind(1), attention.look_ahead(features_BTID).unbind(1), strict=True):
-            attention_BI = attention(ahead, h_BU)
-            h_BU = self._step(glimpse(attention_BI, features_BID), states)
+        step = self.cells.start(features_BTID.shape[1], states, carry_state=self.carry_state)
+        if self.attention is None:
+            outputs_BTU = torch.stack([step(pooled_BD) for pooled_BD in pooled_BTD.unbind(1)], dim=1)
+            return self.head(self.dropout(outputs_BTU)), uniform(features_BTKKD)
+        ahead = self.attention.look_ahead(features_BTID, pooled_BTD).transpose(0, 1)
+        attend = self.attention.start(ahead, state_has_cells=False)
+        outputs, maps = [], []
+        for features_BID in features_BTID.unbind(1):
+            attention_BI = attend(h_BU)
+            h_BU = step(glimpse(attention_BI, features_BID))
             outputs.append(h_BU)
             maps.append(attention_BI)
-        return torch.stack(outputs, dim=1), torch.stack(maps, dim=1)
-
-    def _step(self, x_BD: torch.Tensor, states: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        """Return h_BU of the last layer, and leave the next state in `states` if it is carried."""
-        after = self.cells(x_BD, states if self.carry_state else self.cells.zero_states(x_BD))
-        if self.carry_state:
-            states[:] = after
-        return after[-1][0]
+        return self.head(self.dropout(torch.stack(outputs, dim=1))), torch.stack(maps, dim=1).view(features_BTKKD.shape[:-1])
 
 
 def mean_of_valid(pooled_BTD: torch.Tensor, valid_frames_B: torch.Tensor) -> torch.Tensor:

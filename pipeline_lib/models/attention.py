@@ -14,14 +14,18 @@ would give a single one away, and drawing fewer random numbers halves the time o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import nn
 
+from pipeline_lib.models.deferred import Deferred, gradient_of_linear
+from pipeline_lib.models.dropout import Dropout
 from pipeline_lib.models.lstm import glorot_linear
 
 Scorer = Literal["pooled", "local"]
+Step = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Attention(nn.Module):
@@ -44,36 +48,76 @@ class Attention(nn.Module):
         """
         super().__init__()
         self.scorer = scorer
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.features = glorot_linear(channels, width)
         self.state = glorot_linear(units, width) if units else None
         self.score = glorot_linear(width, num_cells if scorer == "pooled" else 1)
         if uniform_start:
             nn.init.zeros_(self.score.weight)
 
-    def look_ahead(self, features_BTID: torch.Tensor) -> torch.Tensor:
-        """Return the features' half of the scores: BTV if pooled, BTIV if local."""
-        seen = features_BTID.mean(dim=2) if self.scorer == "pooled" else features_BTID
-        return self.features(self._drop(seen))
+    def look_ahead(self, features_BTID: torch.Tensor, pooled_BTD: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the features' half of the scores: BTV if pooled, BTIV if local; `pooled_BTD` is the mean over cells."""
+        if self.scorer == "local":
+            return self.features(self._drop(features_BTID))
+        return self.features(self._drop(features_BTID.mean(dim=2) if pooled_BTD is None else pooled_BTD))
 
-    def forward(self, ahead: torch.Tensor, state: torch.Tensor | None = None) -> torch.Tensor:
-        """Return attention over the cells, the last axis, from one frame's or all frames' `look_ahead`.
-
-        `state` is h before the frame: BU for the frame as a whole, BIU for a state that has cells itself.
-        """
-        if self.state is not None:
-            assert state is not None
-            from_state = self.state(self._drop(state) if state.ndim == ahead.ndim else self.dropout(state))
-            ahead = ahead + (from_state.unsqueeze(-2) if from_state.ndim < ahead.ndim else from_state)
+    def forward(self, ahead: torch.Tensor) -> torch.Tensor:
+        """Return attention over the cells, the last axis, from all frames' `look_ahead` and no state."""
         scores = self.score(self._drop(torch.tanh(ahead)))
         return torch.softmax(scores if self.scorer == "pooled" else scores.squeeze(-1), dim=-1)
 
+    def start(self, ahead: torch.Tensor, *, state_has_cells: bool) -> Step:
+        """Return a function to be called with the state before every frame in turn, which returns the frame's attention_BI.
+
+        `ahead` is `look_ahead`, frames first. The state is h_BU for the frame as a whole, or h_BIU if it has cells itself.
+        """
+        assert self.state is not None
+        from_state = Deferred(self.state.weight, ahead + self.state.bias.to(ahead.dtype), gradient_of_linear)
+        one_cell = (1,) if state_has_cells else ()
+        drop_state = self.dropout.steps(ahead, (*ahead.shape[:2], *one_cell, self.state.in_features))
+        score = self._start_pooled(ahead) if self.scorer == "pooled" else self._start_local(ahead)
+        same_for_all_cells = self.scorer == "local" and not state_has_cells
+
+        def attend(state: torch.Tensor) -> torch.Tensor:
+            state = drop_state(state)
+            product = state @ from_state.weight.t()
+            hidden = torch.tanh(from_state.offset(state) + (product.unsqueeze(1) if same_for_all_cells else product))
+            return torch.softmax(score(hidden), dim=-1)
+
+        return attend
+
+    def _start_pooled(self, ahead_TBV: torch.Tensor) -> Step:
+        """Return the last layer for every frame's hidden_BV in turn."""
+        biases_TBI = self.score.bias.to(ahead_TBV.dtype).expand(*ahead_TBV.shape[:2], -1)
+        layer = Deferred(self.score.weight, biases_TBI, gradient_of_linear)
+        drop = self.dropout.steps(ahead_TBV, ahead_TBV.shape)
+
+        def score(hidden_BV: torch.Tensor) -> torch.Tensor:
+            hidden_BV = drop(hidden_BV)
+            return torch.addmm(layer.offset(hidden_BV), hidden_BV, layer.weight.t())
+
+        return score
+
+    def _start_local(self, ahead_TBIV: torch.Tensor) -> Step:
+        """Return the last layer for every frame's hidden_BIV in turn; a channel dropped in all cells is a weight dropped."""
+        num_frames, batch, num_cells, width = ahead_TBIV.shape
+        weights_TBV1 = self.score.weight.t().expand(num_frames, batch, width, 1)
+        if self.dropout.drops:
+            weights_TBV1 = weights_TBV1 * self.dropout.factors(weights_TBV1, weights_TBV1.shape)
+        biases_TBI1 = self.score.bias.to(ahead_TBIV.dtype).expand(num_frames, batch, num_cells, 1)
+        layer = Deferred(weights_TBV1, biases_TBI1, lambda hidden, dscores, _: hidden.mT @ dscores)
+        weights = iter(layer.weight.unbind(0))
+
+        def score(hidden_BIV: torch.Tensor) -> torch.Tensor:
+            return torch.baddbmm(layer.offset(hidden_BIV), hidden_BIV, next(weights)).squeeze(-1)
+
+        return score
+
     def _drop(self, inputs: torch.Tensor) -> torch.Tensor:
         """Apply dropout, to whole channels where the last axis but one is of cells."""
-        if self.scorer == "pooled" or not self.training or not self.dropout.p:
+        if self.scorer == "pooled" or not self.dropout.drops:
             return self.dropout(inputs)
-        one_cell = inputs.new_ones((*inputs.shape[:-2], 1, inputs.shape[-1]))
-        return inputs * self.dropout(one_cell)
+        return inputs * self.dropout.factors(inputs, (*inputs.shape[:-2], 1, inputs.shape[-1]))
 
 
 def glimpse(attention_BI: torch.Tensor, features_BID: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,9 @@ import torch
 from torch import nn
 
 from pipeline_lib.models.attention import Attention
-from pipeline_lib.models.lstm import ConvLSTMStack, glorot_conv, glorot_linear
+from pipeline_lib.models.deferred import compute_dtype
+from pipeline_lib.models.dropout import Dropout
+from pipeline_lib.models.lstm import ConvLSTMCell, LSTMStack, glorot_conv, glorot_linear
 
 
 class ConvALSTM(nn.Module):
@@ -58,7 +60,8 @@ class ConvALSTM(nn.Module):
             dropout=0.0,
             uniform_start=uniform_start,
         )
-        self.cells = ConvLSTMStack(channels, units, layers)
+        self.units = units
+        self.cells = LSTMStack(channels, units, layers, ConvLSTMCell)
         self.head = (
             FlatHead(units, grid, num_classes, dropout)
             if head_channels is None
@@ -71,20 +74,20 @@ class ConvALSTM(nn.Module):
         Frames past `valid_frames_B` have outputs too, to be left out by the caller; they do not touch the valid ones.
         """
         features_TBKKD = features_BTKKD.transpose(0, 1).contiguous()  # frames then are channels-last images
-        ahead_TBIV = self.attention.look_ahead(features_TBKKD.flatten(2, 3))
-        states = zero_states = self.cells.zero_states(features_TBKKD[0])
-        joint_weights = self.cells.joint_weights()
+        attend = self.attention.start(self.attention.look_ahead(features_TBKKD.flatten(2, 3)), state_has_cells=True)
+        c_BKKU = features_TBKKD.new_zeros((*features_TBKKD.shape[1:4], self.units))
+        seen_TBKKD = features_TBKKD.to(compute_dtype(features_TBKKD))
+        h_BKKU = c_BKKU.to(seen_TBKKD.dtype)
+        step = self.cells.start(len(seen_TBKKD), [(h_BKKU, c_BKKU)] * len(self.cells), carry_state=self.carry_state)
         outputs, maps = [], []
-        h_BUKK = states[-1][0]
-        for features_BKKD, ahead_BIV in zip(features_TBKKD, ahead_TBIV, strict=True):
-            attention_BI = self.attention(ahead_BIV, h_BUKK.permute(0, 2, 3, 1).flatten(1, 2))
-            attention_BKK = attention_BI.view(features_BKKD.shape[:-1])
-            glimpse_BKKD = (self.glimpse_scale * attention_BKK).unsqueeze(3) * features_BKKD
-            states = self.cells(glimpse_BKKD.permute(0, 3, 1, 2), states if self.carry_state else zero_states, joint_weights)
-            h_BUKK = states[-1][0]
-            outputs.append(h_BUKK.permute(0, 2, 3, 1))
-            maps.append(attention_BKK)
-        attention_BTKK = torch.stack(maps, dim=1)
+        for seen_BKKD in seen_TBKKD.unbind(0):
+            attention_BI = attend(h_BKKU.flatten(1, 2))
+            weights_BI = attention_BI if self.glimpse_scale == 1 else self.glimpse_scale * attention_BI
+            weights_BKK1 = weights_BI.to(seen_BKKD.dtype).view(*seen_BKKD.shape[:3], 1)
+            h_BKKU = step(weights_BKK1 * seen_BKKD)
+            outputs.append(h_BKKU)
+            maps.append(attention_BI)
+        attention_BTKK = torch.stack(maps, dim=1).view(features_BTKKD.shape[:-1])
         return self.head(torch.stack(outputs, dim=1), attention_BTKK), attention_BTKK
 
 
@@ -93,7 +96,7 @@ class FlatHead(nn.Module):
 
     def __init__(self, units: int, grid: int, num_classes: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classify = glorot_linear(grid * grid * units, num_classes)
 
     def forward(self, h_BTKKU: torch.Tensor, attention_BTKK: torch.Tensor) -> torch.Tensor:
@@ -107,7 +110,7 @@ class ConvolutionalHead(nn.Module):
     def __init__(self, units: int, channels: int, num_classes: int, dropout: float) -> None:
         super().__init__()
         self.convolution = glorot_conv(units, channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classify = glorot_linear(channels, num_classes)
 
     def forward(self, h_BTKKU: torch.Tensor, attention_BTKK: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from pipeline_lib.models.attention import Attention, Scorer, uniform
+from pipeline_lib.models.dropout import Dropout
 from pipeline_lib.models.lstm import glorot_linear
 
 
@@ -33,7 +34,7 @@ class FramePool(nn.Module):
     ) -> None:
         """Build with random weights; without a scorer there is no attention, else it is as wide as ALSTM's of these units."""
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.attention: Attention | None = None
         if scorer:
             assert units is not None

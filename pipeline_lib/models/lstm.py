@@ -4,107 +4,120 @@ Gates are stacked along the channel axis in the order input, forget, candidate, 
 Keras' ConvLSTM2D of the tutorial's time used a piecewise linear `hard_sigmoid` instead, to save time, which is not followed.
 """
 
-# B batch, D input channels, U units, K grid side
+# T frames of a clip, B batch, D input channels, U units, K grid side
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.grad import conv2d_weight
+
+from pipeline_lib.models.deferred import Deferred, gradient_of_linear
+
+fused_lstm_cell: Callable[..., tuple[torch.Tensor, ...]] = torch.ops.aten._thnn_fused_lstm_cell.default
+"""What `nn.LSTMCell` is made of on a GPU, and nowhere else: all of `advance` in one kernel, and its gradients in one."""
 
 State = tuple[torch.Tensor, torch.Tensor]
-"""Hidden state h and cell state c."""
+"""Hidden state h and cell state c, BU or BKKU."""
 
 
 class LSTMCell(nn.Module):
-    """One step of an LSTM on vectors."""
+    """The weights of an LSTM on vectors."""
 
     def __init__(self, channels: int, units: int) -> None:
         super().__init__()
-        self.input = nn.Linear(channels, 4 * units)
-        self.recurrent = nn.Linear(units, 4 * units, bias=False)
+        self.input, self.recurrent = self.make_halves(channels, units)
         initialise_cell(self.input, self.recurrent)
 
-    def forward(self, x_BD: torch.Tensor, state: State) -> State:
-        """Return the next (h_BU, c_BU)."""
-        h_BU, c_BU = state
-        return advance(self.input(x_BD) + self.recurrent(h_BU), c_BU)
+    def make_halves(self, channels: int, units: int) -> tuple[nn.Linear | nn.Conv2d, nn.Linear | nn.Conv2d]:
+        """Return the input half, with the bias, and the recurrent half."""
+        return nn.Linear(channels, 4 * units), nn.Linear(units, 4 * units, bias=False)
+
+    def join(self, num_frames: int, c_BU: torch.Tensor) -> Deferred:
+        """Return both halves as one layer on the stacked (x, h) of every frame, so that a step is one product."""
+        assert self.input.bias is not None
+        biases = self.input.bias.expand(num_frames, *c_BU.shape[:-1], -1)
+        return Deferred(self.joint_weight(), biases, self.weight_gradient)
+
+    def joint_weight(self) -> torch.Tensor:
+        """Return both halves as one weight."""
+        return torch.cat((self.input.weight, self.recurrent.weight), dim=1)
+
+    def multiply(self, stacked_BD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return gates_B4U without their bias."""
+        return stacked_BD @ weight.t()
+
+    weight_gradient = staticmethod(gradient_of_linear)
+
+
+class ConvLSTMCell(LSTMCell):
+    """The weights of an LSTM on maps, channels last: 3x3 convolutions, same padding, no peepholes."""
+
+    def make_halves(self, channels: int, units: int) -> tuple[nn.Linear | nn.Conv2d, nn.Linear | nn.Conv2d]:
+        """Return the input half, with the bias, and the recurrent half."""
+        half = functools.partial(nn.Conv2d, out_channels=4 * units, kernel_size=3, padding=1)
+        return half(channels), half(units, bias=False)
+
+    def joint_weight(self) -> torch.Tensor:
+        """Return both halves as one kernel."""
+        return super().joint_weight().contiguous(memory_format=torch.channels_last)
+
+    def multiply(self, stacked_BKKD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return gates_BKK4U without their bias."""
+        return functional.conv2d(stacked_BKKD.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1)
+
+    @staticmethod
+    def weight_gradient(stacked_TBKKD: torch.Tensor, dgates_TBKK4U: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """Return the gradient of the joint weights, by one convolution over all frames of all clips."""
+        images, dimages = (maps.flatten(0, 1).permute(0, 3, 1, 2) for maps in (stacked_TBKKD, dgates_TBKK4U))
+        return conv2d_weight(images, shape, dimages, padding=1)
 
 
 class LSTMStack(nn.ModuleList):
-    """One step of several LSTMs on vectors, each on the h of the one below."""
+    """LSTMs, each on the h of the one below."""
 
-    def __init__(self, channels: int, units: int, layers: int) -> None:
-        super().__init__(LSTMCell(channels if layer == 0 else units, units) for layer in range(layers))
-        self.units = units
+    def __init__(self, channels: int, units: int, layers: int, cell: type[LSTMCell] = LSTMCell) -> None:
+        super().__init__(cell(channels if layer == 0 else units, units) for layer in range(layers))
 
-    def zero_states(self, x_BD: torch.Tensor) -> list[State]:
-        """Return (h_BU, c_BU) of zeros for each layer."""
-        zeros_BU = x_BD.new_zeros(len(x_BD), self.units)
-        return [(zeros_BU, zeros_BU)] * len(self)
+    def start(self, num_frames: int, states: Sequence[State], *, carry_state: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return a function to be called with every frame's x_BD in turn, which returns the last layer's h_BU.
 
-    def forward(self, x_BD: torch.Tensor, states: Sequence[State]) -> list[State]:
-        """Return the next (h_BU, c_BU) of each layer."""
-        after: list[State] = []
-        for cell, state in zip(self, states, strict=True):
-            after.append(cell(after[-1][0] if after else x_BD, state))
-        return after
+        It begins with the (h, c) in `states`, one of each layer; unless the state is carried, every frame with zeros.
+        """
+        if not carry_state:
+            states = [(torch.zeros_like(h), torch.zeros_like(c)) for h, c in states]
+        cells = [cell for cell in self if isinstance(cell, LSTMCell)]
+        layers = [(cell, cell.join(num_frames, c)) for cell, (_, c) in zip(cells, states, strict=True)]
+        states = list(states)
 
+        def step(x: torch.Tensor) -> torch.Tensor:
+            for layer, (cell, joint) in enumerate(layers):
+                h, c = states[layer]
+                stacked = torch.cat((x, h), dim=-1)
+                h, c = advance(cell.multiply(stacked, joint.weight), joint.offset(stacked), c)
+                x = h.to(x.dtype)
+                if carry_state:
+                    states[layer] = x, c
+            return x
 
-class ConvLSTMCell(nn.Module):
-    """One step of an LSTM on maps: 3x3 convolutions, same padding, no peepholes."""
-
-    def __init__(self, channels: int, units: int) -> None:
-        super().__init__()
-        self.units = units
-        self.input = nn.Conv2d(channels, 4 * units, kernel_size=3, padding=1)
-        self.recurrent = nn.Conv2d(units, 4 * units, kernel_size=3, padding=1, bias=False)
-        initialise_cell(self.input, self.recurrent)
-
-    def joint_weight(self) -> torch.Tensor:
-        """Return both halves as one kernel over the stacked (x, h), so that a step is one convolution."""
-        weight = torch.cat((self.input.weight, self.recurrent.weight), dim=1)
-        return weight.contiguous(memory_format=torch.channels_last)
-
-    def forward(self, x_BDKK: torch.Tensor, state: State, joint_weight: torch.Tensor) -> State:
-        """Return the next (h_BUKK, c_BUKK); `joint_weight` is made once for all steps."""
-        h_BUKK, c_BUKK = state
-        stacked = torch.cat((x_BDKK, h_BUKK), dim=1)
-        return advance(functional.conv2d(stacked, joint_weight, self.input.bias, padding=1), c_BUKK)
+        return step
 
 
-class ConvLSTMStack(nn.ModuleList):
-    """One step of several LSTMs on maps, each on the h of the one below."""
-
-    def __init__(self, channels: int, units: int, layers: int) -> None:
-        super().__init__(ConvLSTMCell(channels if layer == 0 else units, units) for layer in range(layers))
-        self.units = units
-
-    def joint_weights(self) -> list[torch.Tensor]:
-        """Return each layer's `joint_weight`."""
-        return [cell.joint_weight() for cell in self if isinstance(cell, ConvLSTMCell)]
-
-    def zero_states(self, x_BKKD: torch.Tensor) -> list[State]:
-        """Return (h_BUKK, c_BUKK) of zeros for each layer; `x_BKKD` is a frame, channels last."""
-        zeros_BUKK = x_BKKD.new_zeros((*x_BKKD.shape[:3], self.units)).permute(0, 3, 1, 2)
-        return [(zeros_BUKK, zeros_BUKK)] * len(self)
-
-    def forward(self, x_BDKK: torch.Tensor, states: Sequence[State], joint_weights: Sequence[torch.Tensor]) -> list[State]:
-        """Return the next (h_BUKK, c_BUKK) of each layer."""
-        after: list[State] = []
-        for cell, state, joint_weight in zip(self, states, joint_weights, strict=True):
-            after.append(cell(after[-1][0] if after else x_BDKK, state, joint_weight))
-        return after
-
-
-def advance(gates: torch.Tensor, c: torch.Tensor) -> State:
-    """Return the next (h, c) from the four gates before their nonlinearities, stacked along axis 1.
+def advance(gates: torch.Tensor, biases: torch.Tensor, c: torch.Tensor) -> State:
+    """Return the next (h, c) from the four gates before their nonlinearities, stacked along the last axis.
 
     The state keeps its own precision when autocast hands over gates in a lower one.
     """
-    i, f, g, o = gates.to(c.dtype).chunk(4, dim=1)
+    if gates.is_cuda:
+        rows = (tensor.to(c.dtype).flatten(0, -2) for tensor in (gates, biases, c))
+        with torch.autocast("cuda", enabled=False):  # it would have the state in a lower precision too
+            h_NU, c_NU, _ = fused_lstm_cell(*rows)
+        return h_NU.view_as(c), c_NU.view_as(c)
+    i, f, g, o = (gates.to(c.dtype) + biases).chunk(4, dim=-1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
 

@@ -64,7 +64,8 @@ class Trainer:
         loss = frame_cross_entropy(logits_BTC, batch.labels_B, valid_frames_B)
         penalty = coverage_penalty(attention_BTKK, valid_frames_B)
         self.optimizer.zero_grad()
-        (loss + (self.params.attention_penalty or 0.0) * penalty).backward()
+        objective = loss + self.params.attention_penalty * penalty if self.params.attention_penalty else loss
+        objective.backward()
         self.optimizer.step()
         correct, num_frames = count_correct(logits_BTC.detach(), batch.labels_B, valid_frames_B)
         num_clips = (valid_frames_B > 0).sum()

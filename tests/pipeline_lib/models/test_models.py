@@ -77,7 +77,7 @@ def test_baselines_are_alstm_with_something_taken_away():
 
 
 def test_shapes_and_attention_sums_to_one(name):
-    logits, attention = small_model(name)(some_features(2, 5, 4, 4, 6), torch.tensor([5, 2]))
+    logits, attention = small_model(name, dropout=0.0)(some_features(2, 5, 4, 4, 6), torch.tensor([5, 2]))
     assert logits.shape == (2, 5, 3)
     assert attention.shape == (2, 5, 4, 4)
     assert (attention > 0).all()
