@@ -25,7 +25,7 @@ from torchvision.models import VGG16_Weights, vgg16
 from benchmarks.extraction import FPS
 from benchmarks.measuring import spread
 from pipeline_lib.features import FeatureReader, extract_features
-from pipeline_lib.features.extraction import SHARDS_AT_ONCE_ON_GPU
+from pipeline_lib.features.extraction import shards_at_once
 from pipeline_lib.params import ChunkParams, FeaturesParams
 from pipeline_lib.subsample import subsampled_path
 
@@ -69,7 +69,8 @@ def make_shards(folder: Path, videos: Path, num_frames: int) -> list[Path]:
     """Spread copies of the videos over shards, until there are so many frames."""
     lengths = {path: _count_frames(path) for path in sorted(videos.glob("*.mp4"))}
     copies = itertools.cycle(lengths.items())
-    shards, total = [], 0
+    shards: list[Path] = []
+    total = 0
     while total < num_frames:
         shard = folder / f"shard{len(shards)}"
         rows = []
@@ -100,7 +101,7 @@ def extract(folder: Path, shards: list[Path]) -> None:
         extract_features(shard, directory, PARAMS, ChunkParams(), fps=FPS)
         _to_disk(directory / "features.h5")
 
-    with ThreadPoolExecutor(SHARDS_AT_ONCE_ON_GPU) as pool:
+    with ThreadPoolExecutor(shards_at_once()) as pool:
         list(pool.map(one, shards))
 
 

@@ -33,7 +33,7 @@ def recipe(
     return Recipe("features", VERSION, backbone_recipe(context, params) | chunk.cut_recipe() | {"fps": fps}, inputs)
 
 
-@stage(recipe, worker="device", task_run_name="features {name}")
+@stage(recipe, worker="extractor", task_run_name="features {name}")
 def features(
     directory: Path,
     context: Context,

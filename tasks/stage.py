@@ -26,11 +26,11 @@ from pipeline_lib.artifacts import Artifact, Recipe, Store
 
 Result = TypeVar("Result")
 
-Worker = Literal["device", "decoder"]
-"""`device`: the one thread that computes, so that stages take turns. `decoder`: one thread a core, so that mapped shards do
-not start ffmpeg all at once. Prefect's own threads only wait: for what a task needs, and for a worker."""
+Worker = Literal["device", "extractor", "decoder"]
+"""`device`: the one thread that computes, so that stages take turns. `extractor`: one likewise, but several where a GPU
+computes the features of a shard in no time. `decoder`: one thread a core, so that mapped shards do not start ffmpeg all
+at once. Prefect's own threads only wait: for what a task needs, and for a worker."""
 
-_WORKERS: dict[Worker, int] = {"device": 1, "decoder": os.cpu_count() or 1}
 _pools: dict[Worker, ThreadPoolExecutor] = {}
 _pools_lock = threading.Lock()
 
@@ -149,9 +149,17 @@ def _make(recipe: Recipe, build: Callable[..., Mapping[str, Any]], inputs: dict[
 def _run_on(worker: Worker, work: Callable[[], Result]) -> Result:
     with _pools_lock:
         if worker not in _pools:
-            _pools[worker] = ThreadPoolExecutor(max_workers=_WORKERS[worker], thread_name_prefix=worker)
+            _pools[worker] = ThreadPoolExecutor(max_workers=_threads(worker), thread_name_prefix=worker)
         future = _pools[worker].submit(contextvars.copy_context().run, work)
     return future.result()
+
+
+def _threads(worker: Worker) -> int:
+    if worker == "extractor":
+        from pipeline_lib.features.extraction import shards_at_once
+
+        return shards_at_once()
+    return 1 if worker == "device" else os.cpu_count() or 1
 
 
 def cancel_waiting_work() -> None:

@@ -25,6 +25,28 @@ _launching = threading.Lock()
 """Held while a batch's work is handed to the device, so that shards under way together do not tear each other's apart."""
 
 
+class Moment:
+    """When a device gets to a point in the work handed to it, which on a CPU is at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._time = time.perf_counter()
+        self._event = torch.cuda.Event(enable_timing=True) if device.type == "cuda" else None
+        if self._event:
+            self._event.record()
+
+    def wait(self) -> None:
+        """Wait for it."""
+        if self._event:
+            self._event.synchronize()
+
+    def since(self, earlier: Moment) -> float:
+        """Return the seconds from an earlier moment, waiting for this one."""
+        self.wait()
+        if self._event and earlier._event:
+            return earlier._event.elapsed_time(self._event) / 1000
+        return self._time - earlier._time
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Features of a batch, on their way from the device."""
@@ -32,18 +54,15 @@ class Encoded:
     features_NKKD: Tensor
     is_finite: Tensor
     backbone: str
-    began: float | torch.cuda.Event
-    ended: float | torch.cuda.Event
+    began: Moment
+    ended: Moment
     arrays: Sequence[np.ndarray]
     """The frames: the device may still read them."""
 
     @property
     def seconds(self) -> float:
         """How long the device worked on them; waits until it has done so."""
-        if isinstance(self.began, torch.cuda.Event):
-            self.ended.synchronize()
-            return self.began.elapsed_time(self.ended) / 1000
-        return self.ended - self.began
+        return self.ended.since(self.began)
 
     def wait(self) -> np.ndarray:
         """Return features_NKKD (float16) once they are there.
@@ -51,8 +70,7 @@ class Encoded:
         Raises:
             ValueError: they are not finite in fp16.
         """
-        if isinstance(self.ended, torch.cuda.Event):
-            self.ended.synchronize()
+        self.ended.wait()
         if not self.is_finite:
             raise ValueError(
                 f"features.weights: {self.backbone} gives features beyond fp16; if `features.precision: bf16` does too, "
@@ -105,14 +123,14 @@ class FrameEncoder:
     @torch.inference_mode()
     def _encode_batch(self, arrays: Sequence[np.ndarray]) -> Encoded:
         with _launching:
-            began = _now(self.device)
+            began = Moment(self.device)
             pixels_NCHW = resize(self._upload(arrays), self.image_size)
             frames_NCHW = normalise(pixels_NCHW, self.backbone)
             with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                 features_NKKD = self.network(frames_NCHW)
             features_NKKD = features_NKKD.to(torch.float16, memory_format=torch.contiguous_format)
-            on_host = [_to_host(tensor) for tensor in (features_NKKD, features_NKKD.isfinite().all())]
-            return Encoded(*on_host, self.backbone.name, began, _now(self.device), arrays)
+            on_host, is_finite = _to_host(features_NKKD), _to_host(features_NKKD.isfinite().all())
+            return Encoded(on_host, is_finite, self.backbone.name, began, Moment(self.device), arrays)
 
     def _upload(self, arrays: Sequence[np.ndarray]) -> list[Tensor]:
         """Return the frames on the device; a GPU copies them while it still computes the last batch."""
@@ -166,15 +184,6 @@ def resize(pixels: Sequence[Tensor], image_size: int) -> Tensor:
     """Resize frames (uint8, each tensor N x H x W x 3) to squares: all in one, uint8 NCHW, channels last in memory."""
     resized = [_resize_batch(pixels_NHWC.permute(0, 3, 1, 2), image_size) for pixels_NHWC in pixels]
     return torch.cat(resized).contiguous(memory_format=torch.channels_last)
-
-
-def _now(device: torch.device) -> float | torch.cuda.Event:
-    """Return the moment at which the device gets here."""
-    if device.type == "cpu":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
 
 
 def _to_host(tensor: Tensor) -> Tensor:

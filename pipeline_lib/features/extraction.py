@@ -35,9 +35,6 @@ logger = logging.getLogger(__name__)
 
 FEATURES = "features.h5"
 
-SHARDS_AT_ONCE_ON_GPU = 6
-"""While some shards are begun, or written down to the disk, the GPU works on others."""
-
 _on_device = threading.BoundedSemaphore(2)
 """Shards that the device works on: one, and the next, so that it finds work when the first ends."""
 
@@ -93,6 +90,11 @@ def extract_features(
         "%s: %d clips, %d frames, %.0f frames/s; %s", directory.name, len(clips), num_frames, rate, busy.shares(seconds)
     )
     return {"clips": len(clips), "frames": num_frames}
+
+
+def shards_at_once() -> int:
+    """Return how many shards to have under way: while some are begun, or written down to the disk, a GPU works on others."""
+    return 6 if torch.cuda.is_available() else 1
 
 
 @dataclass

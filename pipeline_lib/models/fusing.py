@@ -22,16 +22,24 @@ logger = logging.getLogger(__name__)
 class ConvReLU(nn.Module):
     """A convolution and the ReLU after it, in the precision of its weights."""
 
+    weight: Tensor
+    bias: Tensor | None
+
     def __init__(self, convolution: nn.Conv2d, precision: torch.dtype) -> None:
         super().__init__()
-        self.settings = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
+        assert not isinstance(convolution.padding, str)
+        self.stride, self.padding, self.dilation = convolution.stride, convolution.padding, convolution.dilation
+        self.groups = convolution.groups
         weight = convolution.weight.detach().to(precision, memory_format=torch.channels_last)
         self.register_buffer("weight", weight)
         self.register_buffer("bias", None if convolution.bias is None else convolution.bias.detach().to(precision))
 
     def forward(self, maps_NDHW: Tensor) -> Tensor:
         """Return relu(W * maps + b)."""
-        return torch.cudnn_convolution_relu(maps_NDHW.to(self.weight.dtype), self.weight, self.bias, *self.settings)
+        maps_NDHW = maps_NDHW.to(self.weight.dtype)
+        return torch.cudnn_convolution_relu(
+            maps_NDHW, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
 
 
 class Halve(nn.Module):
@@ -73,13 +81,16 @@ def fuse(network: nn.Module, precision: torch.dtype) -> nn.Module:
 
 
 def _fuse_sequence(sequence: nn.Sequential, precision: torch.dtype) -> None:
-    names = list(sequence._modules)
-    for name, next_name in zip(names, [*names[1:], None], strict=True):
-        child, follower = sequence._modules[name], next_name and sequence._modules[next_name]
-        if type(child) is nn.Conv2d and child.padding_mode == "zeros" and isinstance(follower, nn.ReLU):
-            sequence._modules[name], sequence._modules[next_name] = ConvReLU(child, precision), nn.Identity()
+    for index, child in enumerate(sequence):
+        follower = sequence[index + 1] if index + 1 < len(sequence) else None
+        if type(child) is nn.Conv2d and _is_plain(child) and isinstance(follower, nn.ReLU):
+            sequence[index], sequence[index + 1] = ConvReLU(child, precision), nn.Identity()
         elif isinstance(child, nn.MaxPool2d) and _halves(child):
-            sequence._modules[name] = Halve()
+            sequence[index] = Halve()
+
+
+def _is_plain(convolution: nn.Conv2d) -> bool:
+    return convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
 
 
 def _halves(pool: nn.MaxPool2d) -> bool:

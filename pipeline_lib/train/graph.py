@@ -7,6 +7,7 @@ Thirty small steps in time are thousands of kernels, and starting them one by on
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -62,7 +63,7 @@ class GraphedStep:
                     self._step(self._batch)
             torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with _no_garbage_collection(), torch.cuda.graph(self._graph):
             self._result = self._step(self._batch)
 
     @contextmanager
@@ -85,3 +86,14 @@ class GraphedStep:
         for parameter, state in self._optimizer.state.items():
             for name, tensor in state.items():
                 yield (id(parameter), name), tensor
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep an earlier training's graph from being destroyed in the block, which would break a capture."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -7,10 +7,9 @@ An answer is any number of `FRAMES`, then `END` or `ERROR`; each begins with a h
 from __future__ import annotations
 
 import json
-import os
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 
 import av
@@ -37,9 +36,9 @@ def _answer(path: str) -> None:
     try:
         for frames in _decode(path):
             height, width, _ = frames[0].shape
-            _send(HEADER.pack(FRAMES, len(frames), height, width), *frames)
-    except av.FFmpegError as error:
-        text = (error.strerror or str(error)).encode()
+            _send(HEADER.pack(FRAMES, len(frames), height, width), *(pixels.data for pixels in frames))
+    except (av.FFmpegError, ValueError) as error:
+        text = (getattr(error, "strerror", None) or str(error)).encode()
         _send(HEADER.pack(ERROR, len(text), 0, 0), text)
     else:
         _send(HEADER.pack(END, 0, 0, 0))
@@ -50,6 +49,8 @@ def _decode(path: str) -> Iterator[list[np.ndarray]]:
     waiting: list[np.ndarray] = []
     reformatter = VideoReformatter()
     with av.open(path, options={"protocol_whitelist": "file"}) as container:
+        if not container.streams.video:
+            raise ValueError("no video stream")
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1  # there is a process a core
         for frame in container.decode(stream):
@@ -65,22 +66,15 @@ def _decode(path: str) -> Iterator[list[np.ndarray]]:
 def _to_array(frame: av.VideoFrame) -> np.ndarray:
     """Return an RGB frame's pixels, without the bytes that fill up its lines."""
     plane = frame.planes[0]
-    lines = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
+    lines = np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, plane.line_size)
     return np.ascontiguousarray(lines[:, : 3 * frame.width]).reshape(frame.height, frame.width, 3)
 
 
-def _send(*parts: bytes | np.ndarray) -> None:
-    _write_all([memoryview(part).cast("B") for part in parts])
-
-
-def _write_all(parts: Sequence[memoryview]) -> None:
-    parts = list(parts)
-    while parts:
-        written = os.writev(sys.stdout.fileno(), parts)
-        while parts and written >= len(parts[0]):
-            written -= len(parts.pop(0))
-        if parts:
-            parts[0] = parts[0][written:]
+def _send(header: bytes, *rest: bytes | memoryview) -> None:
+    sys.stdout.buffer.write(header)
+    for part in rest:
+        sys.stdout.buffer.write(part)
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

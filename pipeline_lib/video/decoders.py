@@ -41,7 +41,7 @@ class DecoderProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", decode_worker.__file__],
                 stdin=subprocess.PIPE,
-                stdout=theirs,
+                stdout=theirs.fileno(),
                 stderr=self._log,
                 bufsize=0,
                 start_new_session=True,
@@ -58,7 +58,7 @@ class DecoderProcess:
             RuntimeError: the process died.
         """
         self._requests.write(json.dumps(str(path.absolute())).encode() + b"\n")
-        while (header := HEADER.unpack(self._read(np.empty(HEADER.size, np.uint8))))[0] != END:
+        while (header := HEADER.unpack(self._read(np.empty(HEADER.size, np.uint8)).tobytes()))[0] != END:
             kind, count, height, width = header
             if kind == ERROR:
                 raise VideoError(self._read(np.empty(count, np.uint8)).tobytes().decode())
@@ -66,7 +66,7 @@ class DecoderProcess:
 
     def _read(self, wanted: np.ndarray) -> np.ndarray:
         """Fill an array with what the process sends."""
-        rest = memoryview(wanted).cast("B")
+        rest = wanted.reshape(-1).data
         while rest:
             try:
                 received = self._answers.recv_into(rest, flags=socket.MSG_WAITALL)

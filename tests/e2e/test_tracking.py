@@ -65,7 +65,7 @@ def test_each_model_is_a_child_with_the_same_names_of_metrics_and_parameters(par
     assert {"train/loss", "val/loss", "val/clip_accuracy", "test/clip_accuracy"} <= alstm.metrics.keys()
     assert alstm.params.keys() == conv_alstm.params.keys()
     different = {key for key in alstm.params if alstm.params[key] != conv_alstm.params[key]}
-    of_one_alone = {"train.scorer", "train.attention_penalty", "train.head_channels"}
+    of_one_alone = {"train.scorer", "train.attention_penalty", "train.rescale_glimpse", "train.head_channels"}
     assert different == {"train.model", "train.units"} | of_one_alone
     assert alstm.params["chunk.split"] == "1"
     assert (alstm.tags["split"], alstm.tags["seed"]) == ("1", "0")

@@ -47,7 +47,7 @@ def test_each_frames_features_are_those_of_the_frame_alone(shard: Path, features
     assert features_NTKKD.shape == (3, 8, 2, 2, 128)
     for number, frame in enumerate(frames):
         with torch.inference_mode():
-            expected_NKKD = backbone(normalise(resize([frame], 32, torch.device("cpu")), backbone))
+            expected_NKKD = backbone(normalise(resize([torch.from_numpy(frame[None].copy())], 32), backbone))
         torch.testing.assert_close(features_NTKKD[number // 8, number % 8], expected_NKKD[0], rtol=1e-2, atol=1e-3)
     assert not torch.equal(features_NTKKD[0, 0], features_NTKKD[0, 1])
 

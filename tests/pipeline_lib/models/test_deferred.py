@@ -123,7 +123,7 @@ def test_the_fused_cell_of_a_gpu_computes_the_same(shape):
     tensors = [torch.randn(*shape, channels, dtype=torch.float64) for channels in (8, 8, 2)]
     results = []
     for device in ("cpu", "cuda"):
-        ours = [tensor.to(device).requires_grad_() for tensor in tensors]
+        ours = [tensor.to(device).detach().requires_grad_() for tensor in tensors]
         h, c = lstm.advance(*ours)
         (h.square() + 3 * c).sum().backward()
         results.append([tensor.cpu() for tensor in (h.detach(), c.detach(), *(tensor.grad for tensor in ours))])

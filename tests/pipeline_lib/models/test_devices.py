@@ -51,10 +51,19 @@ def test_precision_follows_the_processor(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], precision: torch.dtype, words: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert choose_precision("auto", CPU) == precision
+    assert choose_precision("auto", CPU, training=False) == choose_precision("auto", CPU, training=True) == precision
     assert words in describe_device(CPU)
 
 
 def test_precision_asked_for_is_kept() -> None:
-    assert choose_precision("bf16", CPU) == torch.bfloat16
-    assert choose_precision("fp32", CPU) == torch.float32
+    assert choose_precision("fp16", CPU, training=False) == torch.float16
+    assert choose_precision("bf16", CPU, training=True) == torch.bfloat16
+    assert choose_precision("fp32", CPU, training=True) == torch.float32
+
+
+def test_training_is_not_in_fp16_and_a_gpu_outside_training_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    assert choose_precision("auto", gpu, training=False) == torch.float16
+    for name in ("auto", "fp16"):
+        assert choose_precision(name, gpu, training=True) == torch.bfloat16
