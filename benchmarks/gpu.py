@@ -10,6 +10,7 @@ import itertools
 import logging
 import os
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,14 +24,22 @@ import torch
 from torchvision.models import VGG16_Weights, vgg16
 
 from benchmarks.extraction import FPS
-from benchmarks.measuring import spread
+from benchmarks.measuring import Comparison, compare, spread
+from benchmarks.training import PLAIN_MODELS
 from pipeline_lib.features import FeatureReader, extract_features
 from pipeline_lib.features.extraction import shards_at_once
-from pipeline_lib.params import ChunkParams, FeaturesParams
+from pipeline_lib.models.batches import Batch
+from pipeline_lib.models.registry import build_model
+from pipeline_lib.models.reproducibility import reproducible
+from pipeline_lib.params import ChunkParams, FeaturesParams, TrainParams, load_params
 from pipeline_lib.subsample import subsampled_path
+from pipeline_lib.train.loss import frame_cross_entropy
+from pipeline_lib.train.trainer import Trainer, tensor_cores
 
 PARAMS = FeaturesParams(backbone="vgg16", weights="random", image_size=224, device="cuda", batch_frames=256)
-SHARD_VIDEOS = 200
+ARTICLE = Path(__file__).parents[1] / "params" / "hmdb51.yaml"
+SHARD_VIDEOS = 128
+STEPS = 50
 USUAL_VIDEOS = 60
 """Videos that the usual way sees; it is too slow for all."""
 
@@ -43,9 +52,56 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for comparison in compare_steps():
+        print(f"{comparison.subject}: usual way {spread(comparison.usual)}, ours {spread(comparison.ours)} {comparison.unit}")
+        print(
+            f"  {spread(comparison.ratios())} times faster; ours {1000 / statistics.median(comparison.ours):.2f} ms a step",
+            flush=True,
+        )
     with tempfile.TemporaryDirectory() as folder:
         measure_extraction(Path(folder), options.videos, options.frames, options.repeats)
     print(f"{torch.cuda.get_device_name()}, {os.cpu_count()} cores; torch {torch.__version__}, PyAV {av.__version__}")
+
+
+def compare_steps() -> Iterator[Comparison]:
+    """Compare training steps at the article's sizes; the usual way calls its kernels one by one."""
+    article = load_params(ARTICLE).train
+    device = torch.device("cuda")
+    generator = torch.Generator().manual_seed(0)
+    sparse = torch.rand(16, 30, 7, 7, 512, generator=generator) * (torch.rand(16, 30, 7, 7, 512, generator=generator) > 0.73)
+    batch = Batch(sparse.half().to(device), torch.full((16,), 30, device=device), torch.arange(16, device=device))
+    for model, plain in PLAIN_MODELS.items():
+        for words, params in (("article's", article.of(model)), ("default", TrainParams().of(model))):
+            with reproducible(0, deterministic=True):
+                sizes = {"channels": 512, "grid": 7, "num_classes": 51}
+                trainer = Trainer(build_model(params, **sizes).to(device), device, params, train=None, val=None)  # type: ignore[arg-type] # steps alone
+                usual = plain(**sizes, units=params.units, dropout=params.dropout).to(device)
+                yield _compare_step(f"{model}, {words} variant, training step, B 16, T 30", trainer, usual, batch)
+
+
+def _compare_step(subject: str, trainer: Trainer, plain: torch.nn.Module, batch: Batch) -> Comparison:
+    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-4)
+
+    def usual(steps: int = STEPS) -> None:
+        for _ in range(steps):
+            loss = frame_cross_entropy(
+                plain(batch.features_BTKKD.float(), batch.valid_frames_B), batch.labels_B, batch.valid_frames_B
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        torch.cuda.synchronize()
+
+    def ours(steps: int = STEPS) -> None:
+        with tensor_cores(batch.features_BTKKD.device):
+            for _ in range(steps):
+                trainer.step(batch)
+        torch.cuda.synchronize()
+
+    trainer.network.train()
+    usual(5)
+    ours(5)
+    return compare(subject, "steps/s", STEPS, usual=usual, ours=ours)
 
 
 def measure_extraction(folder: Path, videos: Path, num_frames: int, repeats: int) -> None:

@@ -23,7 +23,7 @@ class PlainALSTM(nn.Module):
     def forward(self, features_BTKKD: torch.Tensor, valid_frames_B: torch.Tensor) -> torch.Tensor:
         """Return logits_BTC."""
         features_BTID = features_BTKKD.flatten(2, 3)
-        mask_BT = torch.arange(features_BTID.shape[1]) < valid_frames_B[:, None]
+        mask_BT = torch.arange(features_BTID.shape[1], device=features_BTID.device) < valid_frames_B[:, None]
         mean_BD = (features_BTID.mean(dim=2) * mask_BT[:, :, None]).sum(dim=1) / valid_frames_B[:, None]
         h_BU = torch.tanh(self.initial_h(self.dropout(mean_BD)))
         c_BU = torch.tanh(self.initial_c(self.dropout(mean_BD)))
@@ -55,7 +55,7 @@ class PlainConvALSTM(nn.Module):
         """Return logits_BTC."""
         features_BTDKK = features_BTKKD.permute(0, 1, 4, 2, 3)
         batch, frames, _, grid, _ = features_BTDKK.shape
-        h_BUKK = c_BUKK = torch.zeros(batch, self.units, grid, grid)
+        h_BUKK = c_BUKK = features_BTDKK.new_zeros(batch, self.units, grid, grid)
         logits = []
         for frame in range(frames):
             features_BDKK = features_BTDKK[:, frame]

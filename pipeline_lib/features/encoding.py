@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,6 @@ from pipeline_lib.models.backbones import Backbone
 from pipeline_lib.models.fusing import fuse
 
 logger = logging.getLogger(__name__)
-
-_launching = threading.Lock()
-"""Held while a batch's work is handed to the device, so that shards under way together do not tear each other's apart."""
 
 
 class Moment:
@@ -93,6 +91,7 @@ class FrameEncoder:
         self.precision = precision
         self.preprocessing = self._describe()
         """What is done to a frame before the network and to its map after, as JSON types."""
+        self._launching = threading.Lock()  # so that shards under way together do not tear each other's batches apart
         self._uploads = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def encode(self, arrays: Sequence[np.ndarray]) -> list[Encoded]:
@@ -122,7 +121,7 @@ class FrameEncoder:
 
     @torch.inference_mode()
     def _encode_batch(self, arrays: Sequence[np.ndarray]) -> Encoded:
-        with _launching:
+        with self._launching, self._chosen():
             began = Moment(self.device)
             pixels_NCHW = resize(self._upload(arrays), self.image_size)
             frames_NCHW = normalise(pixels_NCHW, self.backbone)
@@ -131,6 +130,10 @@ class FrameEncoder:
             features_NKKD = features_NKKD.to(torch.float16, memory_format=torch.contiguous_format)
             on_host, is_finite = _to_host(features_NKKD), _to_host(features_NKKD.isfinite().all())
             return Encoded(on_host, is_finite, self.backbone.name, began, Moment(self.device), arrays)
+
+    def _chosen(self) -> AbstractContextManager[Any]:
+        """Make the device the one that CUDA's calls are about."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def _upload(self, arrays: Sequence[np.ndarray]) -> list[Tensor]:
         """Return the frames on the device; a GPU copies them while it still computes the last batch."""

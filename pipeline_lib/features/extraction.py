@@ -13,8 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
 
 import numpy as np
 import pandas as pd
@@ -35,8 +37,10 @@ logger = logging.getLogger(__name__)
 
 FEATURES = "features.h5"
 
-_on_device = threading.BoundedSemaphore(2)
-"""Shards that the device works on: one, and the next, so that it finds work when the first ends."""
+SHARDS_ON_GPU = 2
+"""Shards that a GPU works on at once: one, and the next, so that it finds work when the first ends."""
+
+MOST_GPUS = 16
 
 UNDER_WAY = 2
 """Batches on the device, or waiting to be written, while the next is put together."""
@@ -73,16 +77,18 @@ def extract_features(
     videos = pd.read_parquet(subsample_shard / "videos.parquet")
     videos = videos[videos["reason"].isna()]
     clips = cut_clips(videos, chunk)
-    encoder = _make_encoder(params, weights)
-    frame_shape = (params.grid, params.grid, encoder.backbone.channels)
+    path = weights or (None if params.weights in ("imagenet", "random") else Path(params.weights))
     busy = Busy()
-    with _on_device, FeatureWriter(directory / FEATURES, clips, frame_shape=frame_shape, frames=chunk.frames) as writer:
+    with _turn_on(choose_device(params.device)) as device:
+        encoder = _make_encoder(params, path, device)
         started = time.monotonic()
-        writer.describe(_provenance(encoder, fps))
-        arrays = _frames_of_clips(subsample_shard, videos, clips, encoder.device)
-        for num_frames in _encode_and_write(arrays, encoder, writer, busy):
-            if on_frames:
-                on_frames(num_frames)
+        frame_shape = (params.grid, params.grid, encoder.backbone.channels)
+        with FeatureWriter(directory / FEATURES, clips, frame_shape=frame_shape, frames=chunk.frames) as writer:
+            writer.describe(_provenance(encoder, fps))
+            arrays = _frames_of_clips(subsample_shard, videos, clips, device)
+            for num_frames in _encode_and_write(arrays, encoder, writer, busy):
+                if on_frames:
+                    on_frames(num_frames)
     seconds = time.monotonic() - started
     num_frames = int(clips["valid_frames"].sum())
     rate = num_frames / seconds
@@ -93,8 +99,31 @@ def extract_features(
 
 
 def shards_at_once() -> int:
-    """Return how many shards to have under way: while some are begun, or written down to the disk, a GPU works on others."""
-    return 6 if torch.cuda.is_available() else 1
+    """Return how many shards to have under way: while some are begun, or written down to the disk, the GPUs work on others."""
+    num_gpus = torch.cuda.device_count()
+    return num_gpus * SHARDS_ON_GPU + 4 if num_gpus else 1
+
+
+@functools.cache
+def _turns() -> Queue[int]:
+    """Return the GPUs by number, each as often as it has room for a shard."""
+    turns: Queue[int] = Queue()
+    for turn in range(SHARDS_ON_GPU * torch.cuda.device_count()):
+        turns.put(turn % torch.cuda.device_count())
+    return turns
+
+
+@contextmanager
+def _turn_on(device: torch.device) -> Iterator[torch.device]:
+    """Wait for a GPU with room for a shard, if it is to be a GPU; shards spread over all there are."""
+    if device.type != "cuda":
+        yield device
+        return
+    number = _turns().get()
+    try:
+        yield torch.device("cuda", number)
+    finally:
+        _turns().put(number)
 
 
 @dataclass
@@ -185,21 +214,19 @@ def _provenance(encoder: FrameEncoder, fps: float) -> dict[str, object]:
     }
 
 
-def _make_encoder(params: FeaturesParams, weights: Path | None) -> FrameEncoder:
+def _make_encoder(params: FeaturesParams, path: Path | None, device: torch.device) -> FrameEncoder:
     """Return what turns frames into features, built once for all shards of a run."""
-    path = weights or (None if params.weights in ("imagenet", "random") else Path(params.weights))
     version = path.stat().st_mtime_ns if path and path.is_file() else 0
     with _building:
-        return _shared_encoder(params, path, version)
+        return _shared_encoder(params, path, version, device)
 
 
 _building = threading.Lock()
 
 
-@functools.lru_cache(maxsize=1)
-def _shared_encoder(params: FeaturesParams, path: Path | None, version: int) -> FrameEncoder:
+@functools.lru_cache(maxsize=MOST_GPUS)
+def _shared_encoder(params: FeaturesParams, path: Path | None, version: int, device: torch.device) -> FrameEncoder:
     """Build the backbone and put it on the device; `version` tells a changed weight file."""
-    device = choose_device(params.device)
     return FrameEncoder(
         build_backbone(params.backbone, params.weights, grid=params.grid, seed=params.seed, weights_file=path),
         image_size=params.image_size,

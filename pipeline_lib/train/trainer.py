@@ -47,7 +47,7 @@ class Trainer:
         self.network.train()
         order_N = torch.randperm(len(self.train), generator=generator)
         sums = torch.zeros(4, dtype=torch.float64)
-        with _tensor_cores(self.device):
+        with tensor_cores(self.device):
             for batch in self.train.batches(self.params.batch_size, order_N):
                 sums = sums.to(batch.labels_B.device, non_blocking=True) + self.step(batch)
         loss, correct, num_frames, penalty = sums.tolist()
@@ -101,7 +101,7 @@ class Trainer:
 
 
 @contextmanager
-def _tensor_cores(device: torch.device) -> Iterator[None]:
+def tensor_cores(device: torch.device) -> Iterator[None]:
     """Let a GPU round the factors of float32 products to 10 bits (TF32): half the time, where products of few rows bind."""
     before = torch.get_float32_matmul_precision()
     if device.type == "cuda":

@@ -1,0 +1,88 @@
+"""How fast videos become frames, by the ways there are: `python -m benchmarks.decoding FOLDER`, a folder of MP4 files."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import av
+from av.video.reformatter import VideoReformatter
+
+from pipeline_lib.video.decoders import read_arrays
+from pipeline_lib.video.reading import read_frames
+
+Way = Callable[[Path], int]
+"""Decodes a video to RGB in memory and returns the number of its frames."""
+
+
+def main() -> None:
+    """Decode all videos of a folder in every way, with every core, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--copies", type=int, default=1, help="how often each video is decoded")
+    options = parser.parse_args()
+    paths = sorted(options.folder.rglob("*.mp4")) * options.copies
+    cores = os.cpu_count() or 1
+    spawn = get_context("spawn")
+    ways: list[tuple[str, Way, Executor]] = [
+        ("a process of ffmpeg's program for each video", by_program, ThreadPoolExecutor(cores)),
+        ("PyAV in threads of one process", by_pyav, ThreadPoolExecutor(cores)),
+        ("PyAV in processes that keep their frames", by_pyav, ProcessPoolExecutor(cores, spawn)),
+        ("PyAV in processes that hand over their frames (ours)", by_decoders, ThreadPoolExecutor(cores)),
+    ]
+    if importlib.util.find_spec("cv2"):
+        ways.append(("OpenCV in threads of one process", by_opencv, ThreadPoolExecutor(cores)))
+        ways.append(("OpenCV in processes that keep their frames", by_opencv, ProcessPoolExecutor(cores, spawn)))
+    print(f"{len(paths)} videos, {cores} cores\n\n| way | frames/s |\n| --- | --- |")
+    for name, way, executor in ways:
+        with executor:
+            _decode_all(executor, way, paths[: 2 * cores])  # starts the processes
+            started = time.perf_counter()
+            num_frames = _decode_all(executor, way, paths)
+            print(f"| {name} | {num_frames / (time.perf_counter() - started):,.0f} |", flush=True)
+
+
+def _decode_all(executor: Executor, way: Way, paths: Sequence[Path]) -> int:
+    return sum(executor.map(way, paths, chunksize=4))
+
+
+def by_program(path: Path) -> int:
+    """Start ffmpeg, read its pipe."""
+    return sum(1 for _ in read_frames(path))
+
+
+def by_pyav(path: Path) -> int:
+    """Decode in this process."""
+    reformatter, num_frames = VideoReformatter(), 0
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        for frame in container.decode(video=0):
+            reformatter.reformat(frame, format="rgb24", threads=1)
+            num_frames += 1
+    return num_frames
+
+
+def by_decoders(path: Path) -> int:
+    """Decode in a process that is kept."""
+    return sum(map(len, read_arrays(path)))
+
+
+def by_opencv(path: Path) -> int:
+    """Decode in this process, by OpenCV's copy of FFmpeg."""
+    cv2 = importlib.import_module("cv2")
+    video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    num_frames = 0
+    while video.read()[0]:
+        num_frames += 1
+    return num_frames
+
+
+if __name__ == "__main__":
+    main()
