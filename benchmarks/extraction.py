@@ -56,7 +56,7 @@ def _usual_way() -> Callable[[Path, Path], None]:
     @torch.inference_mode()
     def encode(frames: list[np.ndarray]) -> np.ndarray:
         frames_NCHW = torch.stack([transforms(torch.from_numpy(frame).permute(2, 0, 1)) for frame in frames])
-        features: list[Tensor] = [network(batch_NCHW) for batch_NCHW in frames_NCHW.split(PARAMS.batch_frames)]
+        features: list[Tensor] = [network(batch_NCHW) for batch_NCHW in frames_NCHW.split(64)]
         features_NDHW: np.ndarray = torch.cat(features).numpy()
         return features_NDHW
 

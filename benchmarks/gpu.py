@@ -36,7 +36,7 @@ from pipeline_lib.subsample import subsampled_path
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer, tensor_cores
 
-PARAMS = FeaturesParams(backbone="vgg16", weights="random", image_size=224, device="cuda", batch_frames=256)
+PARAMS = FeaturesParams(backbone="vgg16", weights="random", image_size=224, device="cuda")
 ARTICLE = Path(__file__).parents[1] / "params" / "hmdb51.yaml"
 SHARD_VIDEOS = 128
 STEPS = 50

@@ -230,7 +230,7 @@ def _shared_encoder(params: FeaturesParams, path: Path | None, version: int, dev
     return FrameEncoder(
         build_backbone(params.backbone, params.weights, grid=params.grid, seed=params.seed, weights_file=path),
         image_size=params.image_size,
-        batch_frames=params.batch_frames,
+        batch_frames=params.batch_frames or (256 if device.type == "cuda" else 64),
         device=device,
         precision=choose_precision(params.precision, device, training=False),
     )

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import pandas as pd
@@ -19,6 +21,10 @@ logger = logging.getLogger(__name__)
 MEMORY_SHARE = 0.5
 """Share of the free memory, the device's or the machine's, that features may fill; the rest is for the model, its gradients
 and the neighbours."""
+
+
+READ_AHEAD = 2
+"""Batches that are read from disk before they are asked for."""
 
 
 class Batch(NamedTuple):
@@ -62,17 +68,28 @@ class ClipSource:
     def batches(self, batch_size: int, order_N: torch.Tensor | None = None) -> Iterator[Batch]:
         """Yield every clip once, in the given order; the last batch is what is left over."""
         order_N = torch.arange(len(self)) if order_N is None else order_N
-        for chosen_B in torch.split(order_N, batch_size):
+        chosen = torch.split(order_N, batch_size)
+        for chosen_B, features_BTKKD in zip(chosen, self._features(chosen), strict=True):
             yield Batch(
-                self._load(chosen_B).to(self._device),
+                features_BTKKD.to(self._device),
                 self.valid_frames_N[chosen_B].to(self._device),
                 self.labels_N[chosen_B].to(self._device),
             )
 
-    def _load(self, chosen_B: torch.Tensor) -> torch.Tensor:
+    def _features(self, chosen: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Yield features_BTKKD of the chosen clips; those on disk are read while the batches before are in use."""
         if self._features_NTKKD is not None:
-            return self._features_NTKKD[chosen_B.to(self._features_NTKKD.device)]
-        return self._reader.load([self._clips[index] for index in chosen_B.tolist()])
+            for chosen_B in chosen:
+                yield self._features_NTKKD[chosen_B.to(self._features_NTKKD.device)]
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+            under_way: deque[Future[torch.Tensor]] = deque()
+            for chosen_B in chosen:
+                under_way.append(pool.submit(self._reader.load, [self._clips[index] for index in chosen_B.tolist()]))
+                if len(under_way) > READ_AHEAD:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
 
 
 def fits_in_memory(reader: FeatureReader, num_clips: int) -> bool:

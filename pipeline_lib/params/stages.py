@@ -167,7 +167,8 @@ class FeaturesParams(Section):
     seed: int = 0
     """Seed of `weights: random`."""
     device: Device = operational("auto")
-    batch_frames: PositiveInt = operational(64)
+    batch_frames: PositiveInt | None = operational(None)
+    """Frames in a batch; default: 256 on a GPU, where a batch that does not fit is halved, and 64 on a CPU."""
 
 
 class SweepParams(Section):
