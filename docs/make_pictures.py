@@ -10,7 +10,7 @@ from PIL import Image
 
 SIDE = 240
 COLUMNS = 5
-MODEL = "conv_alstm"
+MODEL = "alstm"
 TARGET = Path(__file__).parent / "images" / "heatmaps.jpg"
 
 
