@@ -1,4 +1,4 @@
-"""Processes that decode videos, kept for the next one: starting ffmpeg for every short video costs as much as decoding it.
+"""Processes that decode videos, kept for the next one: starting ffmpeg for every short video costs more than decoding it.
 
 One process a video at a time, in-process FFmpeg (PyAV) inside; what was measured against what: docs/performance.md.
 """
