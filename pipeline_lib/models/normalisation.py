@@ -10,11 +10,13 @@ that hardly ever fire are not blown up. Standardising channel by channel did wor
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from pipeline_lib.models.batches import Batch
+if TYPE_CHECKING:  # a model is loaded where HDF5 and torchvision need not be
+    from pipeline_lib.models.batches import Batch
 
 SCALE = 5.0
 """The root mean square that features are brought to: about what ImageNet networks' last maps have (SqueezeNet 1.1: 6.4 to 6.8

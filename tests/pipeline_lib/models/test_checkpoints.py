@@ -1,6 +1,8 @@
 """Checkpoints: what goes in comes out, and what is not one says so."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -73,3 +75,11 @@ def test_what_is_no_checkpoint_is_one_clear_line(tmp_path, bad):
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_loading_a_model_takes_no_more_than_mlflow_is_told_that_it_takes() -> None:
+    """A served model's environment has torch, safetensors, pydantic, PyYAML; and torchvision alone is seconds of a rerun."""
+    others = ("torchvision", "h5py", "pandas", "scipy", "sklearn", "psutil", "av", "ffmpeg", "prefect")
+    code = f"import sys, pipeline_lib.models.checkpoints; print([name for name in {others} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
