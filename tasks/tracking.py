@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +77,7 @@ def init_tracking(params: TrackingParams, workspace: Path) -> tuple[str, str]:
     if uri.startswith("http"):
         _refuse_silence(uri)
     try:
+        _make_database(uri)
         _set_uri(uri)
         experiment = mlflow.get_experiment_by_name(params.experiment)
         if experiment:
@@ -84,6 +87,21 @@ def init_tracking(params: TrackingParams, workspace: Path) -> tuple[str, str]:
         return uri, mlflow.create_experiment(params.experiment, artifact_location=location)
     except (MlflowException, OSError) as error:
         raise ValueError(f"tracking.uri: MLflow at {uri} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def _make_database(uri: str) -> None:
+    """Make a SQLite database whole or not at all: of one that a killed run left half made MLflow can make nothing any more."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".draft-") as folder:
+        draft = Path(folder) / path.name
+        MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
+        with suppress(FileExistsError):  # another process was faster
+            os.link(draft, path)
 
 
 def _refuse_silence(uri: str) -> None:

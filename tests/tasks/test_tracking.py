@@ -1,0 +1,38 @@
+"""MLflow's database: whole or not there at all, whenever a run is killed."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from pipeline_lib.params import TrackingParams
+from tasks import tracking
+
+
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(tracking.ENVIRONMENT_VARIABLE, raising=False)
+
+
+def test_a_run_killed_while_the_database_is_made_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(tracking.os, "link", die)
+        with pytest.raises(KeyboardInterrupt):
+            tracking.init_tracking(TrackingParams(), tmp_path)
+    assert list((tmp_path / "mlflow").iterdir()) == []
+    uri, experiment_id = tracking.init_tracking(TrackingParams(), tmp_path)
+    assert tracking.init_tracking(TrackingParams(), tmp_path) == (uri, experiment_id)
+    assert [path.name for path in (tmp_path / "mlflow").iterdir()] == ["mlflow.db"]
+
+
+def test_a_database_that_is_there_is_kept(tmp_path: Path) -> None:
+    tracking.init_tracking(TrackingParams(experiment="first"), tmp_path)
+    tracking.init_tracking(TrackingParams(experiment="second"), tmp_path)
+    with sqlite3.connect(tmp_path / "mlflow" / "mlflow.db") as database:
+        names = {name for (name,) in database.execute("select name from experiments")}
+    assert {"first", "second"} <= names
