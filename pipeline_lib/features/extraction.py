@@ -41,6 +41,7 @@ SHARDS_ON_GPU = 2
 """Shards that a GPU works on at once: one, and the next, so that it finds work when the first ends."""
 
 MOST_GPUS = 16
+"""Encoders that are kept, one a GPU."""
 
 UNDER_WAY = 2
 """Batches on the device, or waiting to be written, while the next is put together."""

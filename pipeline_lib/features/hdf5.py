@@ -1,6 +1,6 @@
 """Feature files: one HDF5 file a shard, one clip a chunk, everything needed to understand it inside.
 
-Uncompressed: on ReLU features lzf and gzip save half the space and read six to eight times slower.
+Uncompressed: on ReLU features lzf and gzip save more than half the space and read fifteen times slower (docs/performance.md).
 Shape suffixes: N clips (or frames, where said), T frames of a clip, K grid side, D feature channels.
 """
 
