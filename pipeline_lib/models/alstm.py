@@ -23,9 +23,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from pipeline_lib.models import alstm_loop
 from pipeline_lib.models.attention import Attention, Scorer, glimpse, uniform
 from pipeline_lib.models.dropout import Dropout
-from pipeline_lib.models.lstm import LSTMStack, glorot_linear
+from pipeline_lib.models.lstm import LSTMCell, LSTMStack, glorot_linear
 
 
 class ALSTM(nn.Module):
@@ -82,6 +83,10 @@ class ALSTM(nn.Module):
             outputs_BTU = torch.stack([step(pooled_BD) for pooled_BD in pooled_BTD.unbind(1)], dim=1)
             return self.head(self.dropout(outputs_BTU)), uniform(features_BTKKD)
         ahead = self.attention.look_ahead(features_BTID, pooled_BTD).transpose(0, 1)
+        if self._can_fuse(features_BTID):
+            outputs_TBU, attention_TBI = self._fused_loop(self.attention, ahead, features_BTID, *states[0])
+            attention_BTKK = attention_TBI.transpose(0, 1).reshape(features_BTKKD.shape[:-1])
+            return self.head(self.dropout(outputs_TBU.transpose(0, 1))), attention_BTKK
         attend = self.attention.start(ahead, state_has_cells=False)
         outputs, maps = [], []
         for features_BID in features_BTID.unbind(1):
@@ -90,6 +95,38 @@ class ALSTM(nn.Module):
             outputs.append(h_BU)
             maps.append(attention_BI)
         return self.head(self.dropout(torch.stack(outputs, dim=1))), torch.stack(maps, dim=1).view(features_BTKKD.shape[:-1])
+
+    def _can_fuse(self, features_BTID: torch.Tensor) -> bool:
+        """Whether the loop over the frames is the one that `pipeline_lib.models.alstm_loop` knows, on a GPU that has it."""
+        if not features_BTID.is_cuda or features_BTID.requires_grad or torch.is_autocast_enabled("cuda"):
+            return False
+        return self.carry_state and len(self.cells) == 1 and features_BTID.dtype == torch.float32 and alstm_loop.is_usable()
+
+    def _fused_loop(
+        self, attention: Attention, ahead: torch.Tensor, features_BTID: torch.Tensor, h_BU: torch.Tensor, c_BU: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return outputs_TBU and attention_TBI, as the loop in `forward` would."""
+        cell, state = self.cells[0], attention.state
+        assert isinstance(cell, LSTMCell)
+        assert state is not None
+        frames, batch, width = len(ahead), len(h_BU), state.out_features
+        return alstm_loop.run_loop(
+            alstm_loop.Inputs(
+                features_BTID=features_BTID,
+                ahead=ahead.contiguous() + state.bias,
+                state_VU=state.weight,
+                score=attention.score.weight
+                if attention.scorer == "pooled"
+                else attention.score.weight * attention.dropout.draw(ahead, (frames, batch, width)),
+                score_bias=attention.score.bias,
+                joint_GS=cell.joint_weight(),
+                bias_G=cell.input.bias,
+                h_BU=h_BU,
+                c_BU=c_BU,
+                state_factors_TBU=attention.dropout.draw(ahead, (frames + 1, *h_BU.shape)),
+                hidden_factors_TBV=attention.dropout.draw(ahead, (frames, batch, width)) if attention.scorer == "pooled" else None,
+            )
+        )
 
 
 def mean_of_valid(pooled_BTD: torch.Tensor, valid_frames_B: torch.Tensor) -> torch.Tensor:

@@ -32,6 +32,10 @@ class Dropout(nn.Dropout):
         """Whether anything is dropped."""
         return self.training and self.p > 0
 
+    def draw(self, like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return `factors`, or ones where nothing is dropped."""
+        return self.factors(like, shape) if self.drops else like.new_ones(shape)
+
     def factors(self, like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         """Return factors of that shape, each 0 or 1 / (1 - p)."""
         if like.is_cuda:

@@ -1,0 +1,66 @@
+"""The fused loop of ALSTM against the plain one: on a GPU, and everywhere in Triton's interpreter."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from pipeline_lib.models import alstm_loop
+from pipeline_lib.models.alstm import ALSTM
+
+SIZES = {"channels": 130, "grid": 3, "num_classes": 5, "units": 20}
+"""None a multiple of what a kernel takes at once."""
+
+
+def results(model: ALSTM, features: torch.Tensor, valid: torch.Tensor, *, fused: bool) -> dict[str, torch.Tensor]:
+    """Return outputs and gradients, of one way or the other, from the same random numbers."""
+    model.zero_grad()
+    torch.manual_seed(1)
+    model._can_fuse = lambda features: fused  # type: ignore[method-assign]
+    logits, attention = model(features, valid)
+    cells = torch.arange(attention[0, 0].numel(), device=features.device).view_as(attention[0, 0])
+    (logits.square().sum() + (attention * cells).square().sum()).backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return {"logits": logits.detach(), "attention": attention.detach()} | gradients
+
+
+def check(scorer: str, device: str, *, tolerance: float) -> None:
+    torch.manual_seed(0)
+    model = ALSTM(**SIZES, dropout=0.0, scorer=scorer).to(device)  # type: ignore[arg-type]
+    features, valid = torch.rand(3, 4, 3, 3, 130, device=device), torch.tensor([4, 3, 2], device=device)
+    plain, fused = (results(model, features, valid, fused=fused) for fused in (False, True))
+    assert plain.keys() == fused.keys()
+    for name, expected in plain.items():
+        if name == "attention.score.bias" and scorer == "local":
+            continue  # softmax takes it out: its gradient is rounding
+        scale = float(expected.abs().max())
+        assert float((fused[name] - expected).abs().max()) < tolerance * scale, name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("scorer", ["pooled", "local"])
+def test_on_a_gpu(scorer: str) -> None:
+    assert alstm_loop.is_usable()
+    check(scorer, "cuda", tolerance=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("scorer", ["pooled", "local"])
+def test_dropout_drops_as_much_as_in_the_plain_loop(scorer: str) -> None:
+    model = ALSTM(**SIZES, dropout=0.5, scorer=scorer).cuda()  # type: ignore[arg-type]
+    features, valid = torch.rand(256, 4, 3, 3, 130, device="cuda"), torch.full((256,), 4, device="cuda")
+    plain, fused = (results(model, features, valid, fused=fused)["attention"] for fused in (False, True))
+    assert float((plain.mean(dim=(0, 1)) - fused.mean(dim=(0, 1))).abs().max()) < 0.01
+    assert float((plain.std(dim=0) - fused.std(dim=0)).abs().max()) < 0.2 * float(plain.std(dim=0).max())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the tests above run the kernels themselves")
+def test_interpreted() -> None:
+    """In a process of its own: Triton asks once, when it is imported, whether to interpret."""
+    pytest.importorskip("triton")
+    code = "from tests.pipeline_lib.models.test_alstm_loop import check; [check(s, 'cpu', tolerance=1e-5) for s in ('pooled', 'local')]"
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
