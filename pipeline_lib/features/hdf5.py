@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +27,9 @@ logger = logging.getLogger(__name__)
 AXES = "clip,frame,row,column,channel"
 SAME_IN_ALL = ("backbone", "weights", "weights_sha256", "preprocessing", "fps")
 """Attributes that must agree between files read together."""
+
+READERS = 8
+"""Threads that read clips: one alone does not get what a disk or the page cache gives."""
 
 STRINGS = ("clip", "video", "class_name")
 NUMBERS = ("first_frame", "valid_frames")
@@ -90,15 +95,16 @@ class FeatureWriter:
 
 
 class FeatureReader:
-    """Reads clips by id from several files; opens them when first asked; a context manager; can be sent to workers."""
+    """Reads clips by id from several files; opens them when first asked; a context manager; can be sent to workers.
+
+    HDF5 tells where in its file a clip lies, and threads read it from there: HDF5 itself reads one clip at a time.
+    """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         if not paths:
             raise ValueError("no feature files to read; run the features stage first")
         self.paths = list(paths)
-        self._stack: ExitStack | None = None
-        self._files: list[h5py.File] = []
-        self._rows: dict[str, tuple[int, int]] = {}
+        self.close()
 
     def __enter__(self) -> FeatureReader:
         return self
@@ -108,25 +114,31 @@ class FeatureReader:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open handles behind: HDF5 files must be opened anew in each process."""
-        return {"paths": self.paths, "_stack": None, "_files": [], "_rows": {}}
+        return {"paths": self.paths}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start closed."""
+        self.__init__(state["paths"])  # type: ignore[misc]
 
     def close(self) -> None:
         """Close all files; they open again when needed."""
-        if self._stack is not None:
-            self._stack.close()
-        self._stack, self._files, self._rows = None, [], {}
+        if stack := getattr(self, "_stack", None):
+            stack.close()
+        self._stack: ExitStack | None = None
+        self._files: list[h5py.File] = []
+        self._places: dict[str, tuple[int, int]] = {}
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
         """(N, T, K, K, D) over all files."""
         files = self._opened()
-        return (len(self._rows), *files[0]["features"].shape[1:])
+        return (len(self._places), *files[0]["features"].shape[1:])
 
     @property
     def clips(self) -> list[str]:
         """The ids of all clips, file by file."""
         self._opened()
-        return list(self._rows)
+        return list(self._places)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -137,45 +149,52 @@ class FeatureReader:
         provenance["precision"] = ", ".join(sorted({_plain(file.attrs["precision"]) for file in files}))
         return provenance
 
-    def load(self, clips: Sequence[str]) -> Tensor:
+    def load(self, clips: Sequence[str], *, pinned: bool = False) -> Tensor:
         """Return features_NTKKD (float16, on the CPU) of these clips, in this order.
+
+        `pinned` memory can be copied to a GPU while others compute.
 
         Raises:
             ValueError: a clip is in none of the files, or a file is damaged.
         """
-        files = self._opened()
-        unknown = [clip for clip in clips if clip not in self._rows]
+        self._opened()
+        unknown = [clip for clip in clips if clip not in self._places]
         if unknown:
             raise ValueError(
                 f"{len(unknown)} clips have no features ({unknown[0]}, ...): "
                 "features and clips are from different runs; run with `--refresh features`"
             )
-        features_NTKKD = np.empty((len(clips), *self.shape[1:]), np.float16)
-        places = sorted((self._rows[clip], index) for index, clip in enumerate(clips))
-        for (file_index, row), index in places:
-            try:
-                files[file_index]["features"].read_direct(features_NTKKD, np.s_[row], np.s_[index])
-            except OSError as error:
-                raise _damaged(self.paths[file_index], error) from None
-        return torch.from_numpy(features_NTKKD)
+        features_NTKKD = torch.empty((len(clips), *self.shape[1:]), dtype=torch.float16, pin_memory=pinned)
+        for _ in self._pool.map(self._read, map(self._places.__getitem__, clips), features_NTKKD.numpy()):
+            pass  # raises what a thread raised
+        return features_NTKKD
+
+    def _read(self, place: tuple[int, int], clip_TKKD: np.ndarray) -> None:
+        """Fill an array with the clip at an offset of a file."""
+        file_index, offset = place
+        if os.preadv(self._descriptors[file_index], [clip_TKKD.data], offset) < clip_TKKD.nbytes:
+            raise _damaged(self.paths[file_index], OSError("it ends within a clip"))
 
     def _opened(self) -> list[h5py.File]:
         if self._stack is None:
             with ExitStack() as stack:
                 self._files = [stack.enter_context(_open(path)) for path in self.paths]
-                self._rows = self._index()
+                self._places = self._index()
                 self._check_alike()
+                self._descriptors = [stack.enter_context(path.open("rb")).fileno() for path in self.paths]
+                self._pool = stack.enter_context(ThreadPoolExecutor(READERS, thread_name_prefix="features"))
                 self._stack = stack.pop_all()
         return self._files
 
     def _index(self) -> dict[str, tuple[int, int]]:
-        rows: dict[str, tuple[int, int]] = {}
-        for file_index, file in enumerate(self._files):
-            for row, clip in enumerate(file["clip"].asstr()[:]):
-                if clip in rows:
-                    raise ValueError(f"{self.paths[file_index]}: clip {clip} is also in {self.paths[rows[clip][0]]}")
-                rows[clip] = (file_index, row)
-        return rows
+        """Return each clip's file, and where in it its features are, in bytes."""
+        places: dict[str, tuple[int, int]] = {}
+        for file_index, (path, file) in enumerate(zip(self.paths, self._files, strict=True)):
+            for clip, offset in zip(file["clip"].asstr()[:], _offsets(path, file["features"]), strict=True):
+                if clip in places:
+                    raise ValueError(f"{path}: clip {clip} is also in {self.paths[places[clip][0]]}")
+                places[clip] = (file_index, offset)
+        return places
 
     def _check_alike(self) -> None:
         first, first_path = self._files[0], self.paths[0]
@@ -205,6 +224,25 @@ def _open(path: Path) -> h5py.File:
         reason = f"it lacks {', '.join(missing)}" if missing else f"its axes are {axes}, not {AXES}"
         raise ValueError(f"{path} is not a feature file of this pipeline: {reason}; run with `--refresh features`")
     return file
+
+
+def _offsets(path: Path, features: h5py.Dataset) -> list[int]:
+    """Return where in the file each clip begins, in bytes.
+
+    Raises:
+        ValueError: clips are missing, or not stored as `FeatureWriter` stores them.
+    """
+    offsets: dict[int, int] = {}
+    clip_bytes = features.dtype.itemsize * int(np.prod(features.shape[1:]))
+
+    def note(chunk: Any) -> None:
+        if chunk.size == clip_bytes:
+            offsets[chunk.chunk_offset[0]] = chunk.byte_offset
+
+    features.id.chunk_iter(note)
+    if features.dtype != np.float16 or features.compression or len(offsets) < len(features):
+        raise ValueError(f"{path}: clips are missing or compressed; run with `--refresh features`")
+    return [offsets[row] for row in range(len(features))]
 
 
 def _damaged(path: Path, error: OSError) -> ValueError:

@@ -106,27 +106,26 @@ class ALSTM(nn.Module):
         self, attention: Attention, ahead: torch.Tensor, features_BTID: torch.Tensor, h_BU: torch.Tensor, c_BU: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return outputs_TBU and attention_TBI, as the loop in `forward` would."""
-        cell, state = self.cells[0], attention.state
+        cell, state, draw = self.cells[0], attention.state, attention.dropout.draw
         assert isinstance(cell, LSTMCell)
+        assert cell.input.bias is not None
         assert state is not None
-        frames, batch, width = len(ahead), len(h_BU), state.out_features
-        return alstm_loop.run_loop(
-            alstm_loop.Inputs(
-                features_BTID=features_BTID,
-                ahead=ahead.contiguous() + state.bias,
-                state_VU=state.weight,
-                score=attention.score.weight
-                if attention.scorer == "pooled"
-                else attention.score.weight * attention.dropout.draw(ahead, (frames, batch, width)),
-                score_bias=attention.score.bias,
-                joint_GS=cell.joint_weight(),
-                bias_G=cell.input.bias,
-                h_BU=h_BU,
-                c_BU=c_BU,
-                state_factors_TBU=attention.dropout.draw(ahead, (frames + 1, *h_BU.shape)),
-                hidden_factors_TBV=attention.dropout.draw(ahead, (frames, batch, width)) if attention.scorer == "pooled" else None,
-            )
+        hidden_factors_TBV = draw(ahead, (*ahead.shape[:2], state.out_features))
+        pooled = attention.scorer == "pooled"
+        inputs = alstm_loop.Inputs(
+            features_BTID=features_BTID,
+            ahead=ahead.contiguous() + state.bias,
+            state_VU=state.weight,
+            score=attention.score.weight if pooled else attention.score.weight * hidden_factors_TBV,
+            score_bias=attention.score.bias,
+            joint_GS=cell.joint_weight(),
+            bias_G=cell.input.bias,
+            h_BU=h_BU,
+            c_BU=c_BU,
+            state_factors_TBU=draw(ahead, (len(ahead) + 1, *h_BU.shape)),
+            hidden_factors_TBV=hidden_factors_TBV if pooled else None,
         )
+        return alstm_loop.run_loop(inputs)
 
 
 def mean_of_valid(pooled_BTD: torch.Tensor, valid_frames_B: torch.Tensor) -> torch.Tensor:

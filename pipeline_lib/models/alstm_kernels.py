@@ -12,16 +12,16 @@ import triton.language as tl
 
 
 @triton.jit
-def _tanh(x):  # noqa: ANN001, ANN202
+def _tanh(x):
     return 2 * tl.sigmoid(2 * x) - 1
 
 
 @triton.jit
-def score_frame(  # noqa: ANN201
-    ahead_BV, product_BV, factors_BV, weights_IV, bias_I, scores_BI, num_cells, width,  # noqa: ANN001
-    block_I: tl.constexpr, block_V: tl.constexpr,  # noqa: ANN001
+def score_frame(
+    ahead_BV, product_BV, factors_BV, weights_IV, bias_I, scores_BI, num_cells, width,
+    block_I: tl.constexpr, block_V: tl.constexpr,
 ):  # fmt: skip
-    """scores = sum_V tanh(ahead + product) * factors * weights + bias: a score a cell from the whole frame."""
+    """Compute scores = sum_V tanh(ahead + product) * factors * weights + bias: a score a cell from the whole frame."""
     clip = tl.program_id(0)
     cell = tl.program_id(1) * block_I + tl.arange(0, block_I)
     inside_I = cell < num_cells
@@ -39,9 +39,9 @@ def score_frame(  # noqa: ANN201
 
 
 @triton.jit
-def score_frame_back(  # noqa: ANN201
-    dscores_BI, ahead_BV, product_BV, factors_BV, weights_IV, dahead_BV, num_cells, width,  # noqa: ANN001
-    block_I: tl.constexpr, block_V: tl.constexpr,  # noqa: ANN001
+def score_frame_back(
+    dscores_BI, ahead_BV, product_BV, factors_BV, weights_IV, dahead_BV, num_cells, width,
+    block_I: tl.constexpr, block_V: tl.constexpr,
 ):  # fmt: skip
     """Gradient of what `score_frame` takes the tanh of."""
     clip = tl.program_id(0)
@@ -58,10 +58,10 @@ def score_frame_back(  # noqa: ANN201
 
 
 @triton.jit
-def score_cells(  # noqa: ANN201
-    ahead_BIV, product_BV, weights_BV, bias_1, scores_BI, num_cells, width, block_I: tl.constexpr, block_V: tl.constexpr  # noqa: ANN001
+def score_cells(
+    ahead_BIV, product_BV, weights_BV, bias_1, scores_BI, num_cells, width, block_I: tl.constexpr, block_V: tl.constexpr
 ):
-    """scores = sum_V tanh(ahead + product) * weights + bias: each cell from its own features."""
+    """Compute scores = sum_V tanh(ahead + product) * weights + bias: each cell from its own features."""
     clip = tl.program_id(0)
     cell = tl.program_id(1) * block_I + tl.arange(0, block_I)
     scores = tl.zeros((block_I,), tl.float32)
@@ -77,9 +77,9 @@ def score_cells(  # noqa: ANN201
 
 
 @triton.jit
-def score_cells_back(  # noqa: ANN201
-    dscores_BI, ahead_BIV, product_BV, weights_BV, dahead_BIV, dproduct_BV, dweights_BV,  # noqa: ANN001
-    num_cells, width, block_I: tl.constexpr, block_V: tl.constexpr,  # noqa: ANN001
+def score_cells_back(
+    dscores_BI, ahead_BIV, product_BV, weights_BV, dahead_BIV, dproduct_BV, dweights_BV,
+    num_cells, width, block_I: tl.constexpr, block_V: tl.constexpr,
 ):  # fmt: skip
     """Gradients of `score_cells`."""
     clip = tl.program_id(0)
@@ -99,11 +99,11 @@ def score_cells_back(  # noqa: ANN201
 
 
 @triton.jit
-def look(  # noqa: ANN201
-    scores_BI, cells_BID, attention_BI, stacked_BS, clip_stride, num_cells, channels, stacked_stride,  # noqa: ANN001
-    block_I: tl.constexpr, block_D: tl.constexpr,  # noqa: ANN001
+def look(
+    scores_BI, cells_BID, attention_BI, stacked_BS, clip_stride, num_cells, channels, stacked_stride,
+    block_I: tl.constexpr, block_D: tl.constexpr,
 ):  # fmt: skip
-    """attention = softmax(scores); the first D of stacked = sum_I attention * cells."""
+    """Compute attention = softmax(scores); the first D of stacked = sum_I attention * cells."""
     clip = tl.program_id(0)
     cell = tl.arange(0, block_I)
     d = tl.program_id(1) * block_D + tl.arange(0, block_D)
@@ -118,9 +118,9 @@ def look(  # noqa: ANN201
 
 
 @triton.jit
-def look_back(  # noqa: ANN201
-    dstacked_BS, dattention_BI, attention_BI, cells_BID, dscores_BI, clip_stride, num_cells, channels, stacked_stride,  # noqa: ANN001
-    block_I: tl.constexpr, block_D: tl.constexpr,  # noqa: ANN001
+def look_back(
+    dstacked_BS, dattention_BI, attention_BI, cells_BID, dscores_BI, clip_stride, num_cells, channels, stacked_stride,
+    block_I: tl.constexpr, block_D: tl.constexpr,
 ):  # fmt: skip
     """Gradient of `look`'s scores; the cells have none."""
     clip = tl.program_id(0)
@@ -139,9 +139,9 @@ def look_back(  # noqa: ANN201
 
 
 @triton.jit
-def remember(  # noqa: ANN201
-    gates_B4U, bias_4U, c_BU, factors_BU, activations_B4U, next_c_BU, h_BU, stacked_h_BS, kept_BU,  # noqa: ANN001
-    units, stacked_stride, block: tl.constexpr,  # noqa: ANN001
+def remember(
+    gates_B4U, bias_4U, c_BU, factors_BU, activations_B4U, next_c_BU, h_BU, stacked_h_BS, kept_BU,
+    units, stacked_stride, block: tl.constexpr,
 ):  # fmt: skip
     """The LSTM's next state; h also goes where the next step takes it from, and with `factors` into kept."""
     clip = tl.program_id(0)
@@ -166,9 +166,9 @@ def remember(  # noqa: ANN201
 
 
 @triton.jit
-def remember_back(  # noqa: ANN201
-    dh_BU, dstacked_h_BS, dkept_BU, factors_BU, dc_BU, activations_B4U, c_BU, next_c_BU, dgates_B4U,  # noqa: ANN001
-    units, stacked_stride, block: tl.constexpr,  # noqa: ANN001
+def remember_back(
+    dh_BU, dstacked_h_BS, dkept_BU, factors_BU, dc_BU, activations_B4U, c_BU, next_c_BU, dgates_B4U,
+    units, stacked_stride, block: tl.constexpr,
 ):  # fmt: skip
     """Gradient of `remember`'s gates, and that of c in place."""
     clip = tl.program_id(0)

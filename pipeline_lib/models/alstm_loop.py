@@ -96,7 +96,7 @@ class Steps:
         attention_BI = self.attention_TBI[frame]
         kernels.look[(self.batch, -(-self.channels // CHANNELS))](
             self._score(frame), inputs.features_BTID[:, frame], attention_BI, self.stacked_TBS[frame],
-            *self._cell_sizes(), block_I=self._block_I, block_D=CHANNELS, num_warps=1,
+            *self._cell_sizes(), block_I=self._block_cells, block_D=CHANNELS, num_warps=1,
         )  # fmt: skip
         gates_BG = self.stacked_TBS[frame] @ inputs.joint_GS.t()
         kernels.remember[self._grid(self.units)](
@@ -138,7 +138,7 @@ class Steps:
             torch.mm(dgates_TBG[frame], inputs.joint_GS, out=dstacked_BS)
             kernels.look_back[(self.batch,)](
                 dstacked_BS, dattention_TBI[frame], self.attention_TBI[frame], inputs.features_BTID[:, frame],
-                dscores_TBI[frame], *self._cell_sizes(), block_I=self._block_I, block_D=256, num_warps=16,
+                dscores_TBI[frame], *self._cell_sizes(), block_I=self._block_cells, block_D=256, num_warps=16,
             )  # fmt: skip
             self._score_back(frame, dscores_TBI[frame], dahead[frame], dproduct_TBV[frame], dscore)
             torch.mm(dproduct_TBV[frame], self.state_UV.t(), out=dkept_BU)
@@ -164,7 +164,7 @@ class Steps:
         """Fill the gradients of a frame's features' half and products, and if local of its weights."""
         kernels, inputs = _kernels(), self.inputs
         grid = self.batch, -(-self.width // WIDTHS)
-        sizes = {"num_cells": self.num_cells, "width": self.width, "block_I": self._block_I, "block_V": WIDTHS}
+        sizes = {"num_cells": self.num_cells, "width": self.width, "block_I": self._block_cells, "block_V": WIDTHS}
         ahead, product_BV = inputs.ahead[frame], self.product_TBV[frame]
         if inputs.hidden_factors_TBV is not None:
             factors_BV = inputs.hidden_factors_TBV[frame]
@@ -176,7 +176,7 @@ class Steps:
             )
 
     @property
-    def _block_I(self) -> int:
+    def _block_cells(self) -> int:
         """The next power of two, as Triton asks for."""
         return 1 << (self.num_cells - 1).bit_length()
 

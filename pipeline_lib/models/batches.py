@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,6 +57,8 @@ class ClipSource:
         self._reader = reader
         self._clips = clips["clip"].tolist()
         self._device = device
+        self.seconds_waited = 0.0
+        """For features that were still to be read from disk."""
         self._features_NTKKD = reader.load(self._clips) if in_memory else None
         if self._features_NTKKD is not None and fits_on(device, self._features_NTKKD.nbytes):
             self._features_NTKKD = self._features_NTKKD.to(device)
@@ -71,7 +74,7 @@ class ClipSource:
         chosen = torch.split(order_N, batch_size)
         for chosen_B, features_BTKKD in zip(chosen, self._features(chosen), strict=True):
             yield Batch(
-                features_BTKKD.to(self._device),
+                features_BTKKD.to(self._device, non_blocking=True),
                 self.valid_frames_N[chosen_B].to(self._device),
                 self.labels_N[chosen_B].to(self._device),
             )
@@ -82,14 +85,22 @@ class ClipSource:
             for chosen_B in chosen:
                 yield self._features_NTKKD[chosen_B.to(self._features_NTKKD.device)]
             return
-        with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+        pinned = self._device.type == "cuda"
+        with ThreadPoolExecutor(READ_AHEAD, thread_name_prefix="read") as pool:
             under_way: deque[Future[torch.Tensor]] = deque()
             for chosen_B in chosen:
-                under_way.append(pool.submit(self._reader.load, [self._clips[index] for index in chosen_B.tolist()]))
+                clips = [self._clips[index] for index in chosen_B.tolist()]
+                under_way.append(pool.submit(self._reader.load, clips, pinned=pinned))
                 if len(under_way) > READ_AHEAD:
-                    yield under_way.popleft().result()
+                    yield self._wait_for(under_way.popleft())
             while under_way:
-                yield under_way.popleft().result()
+                yield self._wait_for(under_way.popleft())
+
+    def _wait_for(self, features: Future[torch.Tensor]) -> torch.Tensor:
+        began = time.perf_counter()
+        features_BTKKD = features.result()
+        self.seconds_waited += time.perf_counter() - began
+        return features_BTKKD
 
 
 def fits_in_memory(reader: FeatureReader, num_clips: int) -> bool:

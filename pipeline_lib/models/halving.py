@@ -13,7 +13,7 @@ BLOCK = 2048
 
 
 @triton.jit
-def _kernel(maps, pooled, num_pooled, half_width, channels: tl.constexpr, block: tl.constexpr):  # noqa: ANN001, ANN202
+def _kernel(maps, pooled, num_pooled, half_width, channels: tl.constexpr, block: tl.constexpr):
     index = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = index < num_pooled
     channel, cell = index % channels, index // channels
@@ -27,7 +27,7 @@ def _kernel(maps, pooled, num_pooled, half_width, channels: tl.constexpr, block:
 
 
 @triton.jit
-def _larger(one, other):  # noqa: ANN001, ANN202
+def _larger(one, other):
     return tl.maximum(one, other, propagate_nan=tl.PropagateNan.ALL)  # what is not finite must be seen at the end
 
 

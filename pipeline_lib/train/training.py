@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from pipeline_lib.models.normalisation import Normalised
 from pipeline_lib.models.reproducibility import reproducible
 from pipeline_lib.params import ModelParams
 from pipeline_lib.train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.json"
@@ -56,7 +60,11 @@ def train_model(
         network = metadata.build().to(device)
         if isinstance(network, Normalised):
             network.measure(sources[0].batches(params.batch_size))
+        began = time.perf_counter()
         progress = _fit(Trainer(network, device, params, *sources), partial, on_epoch)
+        if not in_memory:
+            waited = sum(source.seconds_waited for source in sources) / (time.perf_counter() - began)
+            logger.info("%s: %.0f %% of the training's time it waited for features from disk", params.model, 100 * waited)
     save_checkpoint(directory / CHECKPOINT, network, metadata)
     # Durations differ between runs that are otherwise equal; the manifest tells how long training took.
     history = [{key: value for key, value in row.items() if key != "seconds"} for row in progress.history]

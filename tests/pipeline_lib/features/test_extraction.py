@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -52,6 +53,11 @@ def test_each_frames_features_are_those_of_the_frame_alone(shard: Path, features
     assert not torch.equal(features_NTKKD[0, 0], features_NTKKD[0, 1])
 
 
+def provenance_of(path: Path) -> dict[str, Any]:
+    with FeatureReader([path]) as reader:
+        return reader.provenance
+
+
 def test_frames_past_the_valid_ones_repeat_the_last(features: Path) -> None:
     with FeatureReader([features]) as reader:
         clip_TKKD = reader.load(["wave/#b.avi#00000"])[0]
@@ -65,7 +71,7 @@ def test_the_file_explains_itself(features: Path) -> None:
         assert file["features"].dtype == np.float16
         assert file["clip"].asstr()[0] in ("wave/a (1).avi#00000", "run/c.avi#00000", "wave/#b.avi#00000")
         assert sorted(file["valid_frames"][:].tolist()) == [1, 4, 4, 8, 8, 8]
-    provenance = FeatureReader([features]).provenance
+    provenance = provenance_of(features)
     assert provenance["axes"] == "clip,frame,row,column,channel"
     assert provenance["backbone"] == "vgg_small"
     assert provenance["weights"] == "random: seed 0"
@@ -101,8 +107,8 @@ def test_weights_of_the_finetune_stage_replace_the_others(shard: Path, features:
     tuned = build_backbone("vgg_small", "random", grid=2, seed=4)
     torch.save(tuned.extractor.state_dict(), tmp_path / "tuned.pt")
     extract_features(shard, tmp_path, PARAMS, CHUNK, fps=15.0, weights=tmp_path / "tuned.pt")
-    assert FeatureReader([tmp_path / "features.h5"]).provenance["weights_sha256"] == tuned.weights_sha256
-    assert FeatureReader([features]).provenance["weights_sha256"] != tuned.weights_sha256
+    assert provenance_of(tmp_path / "features.h5")["weights_sha256"] == tuned.weights_sha256
+    assert provenance_of(features)["weights_sha256"] != tuned.weights_sha256
 
 
 def test_video_that_lost_a_frame_is_named_and_no_file_stays(shard: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -114,6 +115,28 @@ def test_damaged_file_is_one_line_naming_it_and_the_mend(paths: list[Path], dama
     assert "\n" not in str(caught.value)
 
 
+def test_file_cut_off_after_it_was_opened_is_told(paths: list[Path]) -> None:
+    with FeatureReader(paths) as reader:
+        assert reader.shape[0] == 5
+        os.truncate(paths[1], 100)
+        with pytest.raises(ValueError, match=r"b\.h5: damaged \(it ends within a clip\).*--refresh features"):
+            reader.load(["w/4#00000"])
+
+
+@pytest.mark.parametrize("how", ["compressed", "missing"])
+def test_clips_that_are_not_stored_plainly_are_refused(paths: list[Path], how: str) -> None:
+    with h5py.File(paths[0], "r+") as file:
+        shape = file["features"].shape
+        del file["features"]
+        compression = "gzip" if how == "compressed" else None
+        features = file.create_dataset("features", shape, np.float16, chunks=(1, *shape[1:]), compression=compression)
+        if how == "compressed":
+            features[:] = 1
+        file["features"].attrs["axes"] = file.attrs["axes"]
+    with pytest.raises(ValueError, match=r"a\.h5: clips are missing or compressed; run with `--refresh features`"):
+        _ = FeatureReader(paths).shape
+
+
 def test_other_hdf5_files_and_other_axes_are_refused(paths: list[Path], tmp_path: Path) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = 1
@@ -136,7 +159,8 @@ def test_files_that_differ_are_refused(paths: list[Path], tmp_path: Path, change
 
 def test_precision_may_differ_and_is_told(paths: list[Path], tmp_path: Path) -> None:
     other = write(tmp_path / "other.h5", ["w/6"], precision="fp32")
-    assert FeatureReader([*paths, other]).provenance["precision"] == "bf16, fp32"
+    with FeatureReader([*paths, other]) as reader:
+        assert reader.provenance["precision"] == "bf16, fp32"
 
 
 def test_clip_in_two_files_is_refused(paths: list[Path], tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_dropout_drops_as_much_as_in_the_plain_loop(scorer: str) -> None:
 def test_interpreted() -> None:
     """In a process of its own: Triton asks once, when it is imported, whether to interpret."""
     pytest.importorskip("triton")
-    code = "from tests.pipeline_lib.models.test_alstm_loop import check; [check(s, 'cpu', tolerance=1e-5) for s in ('pooled', 'local')]"
+    code = f"from {__name__} import check; [check(scorer, 'cpu', tolerance=1e-5) for scorer in ('pooled', 'local')]"
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -22,7 +22,8 @@ class FakeReader:
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
 
-    def load(self, clips: Sequence[str]) -> torch.Tensor:
+    def load(self, clips: Sequence[str], *, pinned: bool = False) -> torch.Tensor:
+        assert not pinned, "a GPU's memory, asked for on a CPU"
         self.asked.append(list(clips))
         if "c99" in clips:
             raise ValueError("c99 has no features")
@@ -51,6 +52,18 @@ def test_only_so_many_batches_are_read_ahead_and_leaving_early_stops_it() -> Non
     batches.close()  # type: ignore[attr-defined]
     assert len(reader.asked) <= 1 + READ_AHEAD
     assert threading.active_count() == before
+
+
+def test_waiting_for_the_disk_is_counted() -> None:
+    class SlowReader(FakeReader):
+        def load(self, clips: Sequence[str], *, pinned: bool = False) -> torch.Tensor:
+            time.sleep(0.05)
+            return super().load(clips, pinned=pinned)
+
+    here, there = (make_source(SlowReader(), in_memory=in_memory) for in_memory in (True, False))
+    assert len(list(here.batches(4))) == len(list(there.batches(4))) == 3
+    assert here.seconds_waited == 0
+    assert there.seconds_waited > 0.05
 
 
 def test_what_cannot_be_read_is_raised_where_the_batch_is_used() -> None:
