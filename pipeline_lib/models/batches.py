@@ -7,8 +7,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import NamedTuple
 
 import pandas as pd
@@ -72,14 +73,15 @@ class ClipSource:
         """Yield every clip once, in the given order; the last batch is what is left over."""
         order_N = torch.arange(len(self)) if order_N is None else order_N
         chosen = torch.split(order_N, batch_size)
-        for chosen_B, features_BTKKD in zip(chosen, self._features(chosen), strict=True):
-            yield Batch(
-                features_BTKKD.to(self._device, non_blocking=True),
-                self.valid_frames_N[chosen_B].to(self._device),
-                self.labels_N[chosen_B].to(self._device),
-            )
+        with closing(self._features(chosen)) as features:
+            for chosen_B, features_BTKKD in zip(chosen, features, strict=True):
+                yield Batch(
+                    features_BTKKD.to(self._device, non_blocking=True),
+                    self.valid_frames_N[chosen_B].to(self._device),
+                    self.labels_N[chosen_B].to(self._device),
+                )
 
-    def _features(self, chosen: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    def _features(self, chosen: Sequence[torch.Tensor]) -> Generator[torch.Tensor, None, None]:
         """Yield features_BTKKD of the chosen clips; those on disk are read while the batches before are in use."""
         if self._features_NTKKD is not None:
             for chosen_B in chosen:
