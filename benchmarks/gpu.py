@@ -28,7 +28,7 @@ from benchmarks.measuring import Comparison, compare, spread
 from benchmarks.training import PLAIN_MODELS
 from pipeline_lib.features import FeatureReader, extract_features
 from pipeline_lib.features.extraction import shards_at_once
-from pipeline_lib.models.batches import Batch
+from pipeline_lib.models.batches import Batch, ClipSource
 from pipeline_lib.models.registry import build_model
 from pipeline_lib.models.reproducibility import reproducible
 from pipeline_lib.params import ChunkParams, FeaturesParams, TrainParams, load_params
@@ -59,7 +59,8 @@ def main() -> None:
             flush=True,
         )
     with tempfile.TemporaryDirectory() as folder:
-        measure_extraction(Path(folder), options.videos, options.frames, options.repeats)
+        shards = measure_extraction(Path(folder), options.videos, options.frames, options.repeats)
+        measure_streaming([Path(folder) / "features" / shard.name / "features.h5" for shard in shards])
     print(f"{torch.cuda.get_device_name()}, {os.cpu_count()} cores; torch {torch.__version__}, PyAV {av.__version__}")
 
 
@@ -104,8 +105,8 @@ def _compare_step(subject: str, trainer: Trainer, plain: torch.nn.Module, batch:
     return compare(subject, "steps/s", STEPS, usual=usual, ours=ours)
 
 
-def measure_extraction(folder: Path, videos: Path, num_frames: int, repeats: int) -> None:
-    """Compare from 15 fps files to closed feature files; ours with its start-up, the usual way without."""
+def measure_extraction(folder: Path, videos: Path, num_frames: int, repeats: int) -> list[Path]:
+    """Compare from 15 fps files to closed feature files; ours with its start-up, the usual way without; return the shards."""
     shards = make_shards(folder, videos, num_frames)
     sizes = [int(pd.read_parquet(shard / "videos.parquet")["num_frames"].sum()) for shard in shards]
     print(f"{sum(sizes)} frames in {len(shards)} shards")
@@ -119,6 +120,31 @@ def measure_extraction(folder: Path, videos: Path, num_frames: int, repeats: int
     usual = [extract_as_usual(folder, shards[0]) for _ in range(min(repeats, 2))]
     print(f"usual way: {spread([rate for rate, _ in usual])} frames/s; ours: {spread(rates)} frames/s")
     print(f"largest relative error of a frame against fp32: {largest_error(folder, shards[0]):.2%}")
+    return shards
+
+
+def measure_streaming(feature_files: list[Path]) -> None:
+    """Time an epoch of training with features on the GPU, and with features from disk."""
+    article, device = load_params(ARTICLE).train, torch.device("cuda")
+    with FeatureReader(feature_files) as reader:
+        num_clips, _, grid, _, channels = reader.shape
+        clips = pd.DataFrame({"clip": reader.clips, "class_name": "any", "valid_frames": 30})
+        for model, in_memory in itertools.product(PLAIN_MODELS, (True, False)):
+            params = article.of(model)
+            with reproducible(0, deterministic=True):
+                source = ClipSource(reader, clips, ["any"], device, in_memory=in_memory)
+                network = build_model(params, channels=channels, grid=grid, num_classes=51).to(device)
+                trainer = Trainer(network, device, params, source, source)
+                generator = torch.Generator().manual_seed(0)
+                trainer.train_epoch(1, generator)  # captures the step
+                waited, started = source.seconds_waited, time.perf_counter()
+                trainer.train_epoch(2, generator)
+                seconds = time.perf_counter() - started
+            print(
+                f"{model}, epoch of {num_clips} clips {'on the GPU' if in_memory else 'from disk'}: {seconds:.2f} s, "
+                f"waiting for features {(source.seconds_waited - waited) / seconds:.0%}",
+                flush=True,
+            )
 
 
 def make_shards(folder: Path, videos: Path, num_frames: int) -> list[Path]:
@@ -132,7 +158,7 @@ def make_shards(folder: Path, videos: Path, num_frames: int) -> list[Path]:
         rows = []
         for number in range(SHARD_VIDEOS):
             path, length = next(copies)
-            video = f"{path.stem}_{number}"
+            video = f"{path.stem}_{len(shards)}_{number}"
             subsampled_path(shard, video).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, subsampled_path(shard, video))
             rows.append({"video": video, "class_name": "any", "num_frames": length, "reason": None})
