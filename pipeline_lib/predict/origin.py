@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from pipeline_lib.artifacts import MANIFEST, Artifact, Store, file_sha256
 from pipeline_lib.models.backbones import build_backbone
-from pipeline_lib.models.checkpoints import load_checkpoint
+from pipeline_lib.models.checkpoints import read_metadata
 from pipeline_lib.predict.parts import BACKBONE, CHECKPOINT, Parts, Preparation
 
 
@@ -21,7 +21,7 @@ def find_training(store: Store, checkpoint: Path) -> Artifact:
     Raises:
         ValueError: the file is missing, no checkpoint, or of another workspace.
     """
-    load_checkpoint(checkpoint)
+    read_metadata(checkpoint)
     sha256 = file_sha256(checkpoint)
     for trained in _artifacts(store, "train"):
         if any(file.sha256 == sha256 for file in trained.manifest.files):
@@ -39,7 +39,7 @@ def parts_of_training(store: Store, trained: Artifact, name: str | None = None) 
         ValueError: what the model was made from is no longer there.
     """
     checkpoint = trained.path(CHECKPOINT)
-    _, metadata = load_checkpoint(checkpoint)
+    metadata = read_metadata(checkpoint)
     features = _find(store, "features", trained.manifest.inputs["features 0"], checkpoint)
     shard = _find(store, "subsample", features.manifest.inputs["shard"], checkpoint)
     cut, rate = features.manifest.params, shard.manifest.params
@@ -70,7 +70,7 @@ def _find(store: Store, stage: str, content_key: str, checkpoint: Path) -> Artif
 
 def _kept_backbone(store: Store, params: dict[str, Any], sha256: str, checkpoint: Path) -> Path:
     """Return the weights that the features were made with, checked by their digest."""
-    kept = store.workspace / "backbones" / f"{sha256}.safetensors"
+    kept = store.workspace / "backbones" / sha256 / BACKBONE
     if kept.is_file():
         return kept
     weights = params["weights"]
@@ -82,7 +82,7 @@ def _kept_backbone(store: Store, params: dict[str, Any], sha256: str, checkpoint
             f"{checkpoint}: trained on a {backbone.name} of other weights than `features.weights: {params['weights']}` gives "
             "now; run the pipeline again"
         )
-    kept.parent.mkdir(exist_ok=True)
+    kept.parent.mkdir(parents=True, exist_ok=True)
     draft = kept.with_name(f".{kept.name}.{os.getpid()}")
     save_file({key: value.contiguous() for key, value in backbone.extractor.state_dict().items()}, draft)
     draft.replace(kept)

@@ -6,9 +6,8 @@ Shape suffixes: B windows at once, T frames (of a video, or of a window), K grid
 from __future__ import annotations
 
 import math
-import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -144,6 +143,10 @@ class Predictor:
         """Rate that videos are brought to."""
         return self._preparation.fps
 
+    def classes(self, model: str) -> tuple[str, ...]:
+        """What a model tells apart, in the order of its probabilities."""
+        return self._models[model][1].classes
+
     def attends(self, model: str) -> bool:
         """Whether a model's attention means anything."""
         return self._models[model][1].attends
@@ -213,16 +216,14 @@ class Predictor:
         _refuse_longer(info.num_frames / self.fps, limit)
         return info
 
-    def _features(self, video: Path) -> Iterator[np.ndarray]:
+    def _features(self, video: Path) -> Generator[np.ndarray, None, None]:
         """Yield features_NKKD of the frames as feature files hold them: fp16, computed in the precision of the training's."""
         for batch in batches(read_arrays(video), self._encoder.batch_frames):
             for encoded in self._encoder.encode(batch):
                 yield encoded.wait()
 
     @torch.inference_mode()
-    def _infer(
-        self, windows: list[Window], probability: Mapping[str, FrameMeans], attention: Mapping[str, FrameMeans]
-    ) -> None:
+    def _infer(self, windows: list[Window], probability: Mapping[str, FrameMeans], attention: Mapping[str, FrameMeans]) -> None:
         features_BTKKD = torch.from_numpy(np.stack([window.frames_T for window in windows])).to(self.device).float()
         valid_B = torch.tensor([window.valid_frames for window in windows], device=self.device)
         for name, (network, _) in self._models.items():
@@ -237,7 +238,9 @@ class Predictor:
         found = {"weights_sha256": self._encoder.backbone.weights_sha256, "preprocessing": self._encoder.preprocessing}
         for key, value in found.items():
             if metadata.features[key] != value:
-                raise ValueError(f"{name}: trained on features whose {key} is {metadata.features[key]}, the backbone's is {value}")
+                raise ValueError(
+                    f"{name}: trained on features whose {key} is {metadata.features[key]}, the backbone's is {value}"
+                )
         if preparation.model_copy(update={"name": first.name}) != first:
             raise ValueError(f"{name}: trained on clips cut in another way than those of {first.name}; load it alone")
 

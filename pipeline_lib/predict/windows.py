@@ -80,6 +80,7 @@ class FrameMeans:
 
     def mean(self) -> np.ndarray:
         """Return the mean of each frame, float32."""
-        assert self._sum is not None and self._count.all(), "a frame that no window has seen"
+        assert self._sum is not None, "no window was added"
+        assert self._count.all(), "a frame that no window has seen"
         self._sum /= self._count.reshape(-1, *[1] * (self._sum.ndim - 1))
         return self._sum.astype(np.float32)
