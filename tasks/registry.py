@@ -34,6 +34,7 @@ REQUIREMENTS = (
 )  # fmt: skip
 """What `pipeline_lib.predict` imports; named here, or MLflow would ask pip, which needs a network."""
 
+SHOWN = ("model", "split", "seed", "val_accuracy")
 DIGEST, VERSION = "digest", "registered_version"
 """Tags: what tells that two versions are the same model; and, of a run, the version that is or has its best model."""
 
@@ -45,7 +46,7 @@ class Candidate:
     run_id: str
     parts: Parts
     tags: Mapping[str, str]
-    """model, split, seed and validation, shown with the version."""
+    """What is `SHOWN` of its version."""
 
 
 def log_parts(parent_run_id: str, candidates: Iterable[Candidate]) -> None:

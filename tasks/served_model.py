@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from pipeline_lib.predict import Predictor
+from pipeline_lib.predict.predictor import Predictor
 from pipeline_lib.predict.results import describe
 from pipeline_lib.video.ffmpeg import VideoError
 

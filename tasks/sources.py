@@ -17,7 +17,7 @@ from tasks.registry import CHAMPION, MODEL, PREDICTOR
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from pipeline_lib.predict import Predictor
+    from pipeline_lib.predict.predictor import Predictor
 
 DEFAULT = f"models:/{MODEL}@{CHAMPION}"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -48,7 +48,7 @@ def open_predictor(source: str, workspace: Path, *, siblings: bool = False) -> O
     Raises:
         ValueError: the source does not exist, or is none; one line with what is accepted.
     """
-    from pipeline_lib.predict import Predictor
+    from pipeline_lib.predict.predictor import Predictor
 
     with tempfile.TemporaryDirectory(prefix="har-") as scratch:
         found = _Finder(workspace.absolute(), Path(scratch)).find(source)
@@ -148,9 +148,8 @@ def candidate_of_run(run: Run, scratch: Path) -> registry.Candidate:
     Raises:
         ValueError: the run trained none.
     """
-    tags = {name: run.data.tags[name] for name in ("model", "split", "seed")}
-    tags |= {"val_accuracy": run.data.tags["val_accuracy"]} if "val_accuracy" in run.data.tags else {}
-    return registry.Candidate(run.info.run_id, download_parts(run, scratch), tags)
+    parts = download_parts(run, scratch)
+    return registry.Candidate(run.info.run_id, parts, {name: run.data.tags[name] for name in registry.SHOWN})
 
 
 def download_parts(run: Run, scratch: Path) -> Parts:

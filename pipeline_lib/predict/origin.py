@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from pipeline_lib.artifacts import MANIFEST, Artifact, Store, file_sha256
-from pipeline_lib.models.backbones import build_backbone
 from pipeline_lib.models.checkpoints import read_metadata
 from pipeline_lib.predict.parts import BACKBONE, CHECKPOINT, Parts, Preparation
 
@@ -73,6 +70,10 @@ def _kept_backbone(store: Store, params: dict[str, Any], sha256: str, checkpoint
     kept = store.workspace / "backbones" / sha256 / BACKBONE
     if kept.is_file():
         return kept
+    from safetensors.torch import save_file
+
+    from pipeline_lib.models.backbones import build_backbone  # loads torchvision, for seconds
+
     weights = params["weights"]
     if weights.startswith("sha256 "):
         weights = _weights_file(store, weights.removeprefix("sha256 "), checkpoint)

@@ -35,8 +35,8 @@ WINDOWS_AT_ONCE = 16
 """Windows a model sees together; with VGG16's features 75 MB."""
 
 TOP = 5
-LONGEST_SECONDS = 6 * 3600.0
-"""Longest time ffmpeg may take over a video of any length."""
+SHORTEST_SECONDS, LONGEST_SECONDS = 300.0, 6 * 3600.0
+"""Bounds of the time that ffmpeg may take over a video: as long as the longest video that is allowed."""
 
 OnProgress = Callable[[int, int], None]
 """Called with the frames done and the frames there are."""
@@ -209,9 +209,8 @@ class Predictor:
     def _subsample(self, video: Path, destination: Path, max_seconds: float | None) -> SubsampledVideo:
         limit = math.inf if max_seconds is None else max_seconds
         _refuse_longer(probe(video).seconds, limit)
-        params = SubsampleParams(
-            fps=self._preparation.fps, crf=self._preparation.crf, timeout_seconds=min(LONGEST_SECONDS, limit)
-        )
+        timeout_seconds = min(LONGEST_SECONDS, max(SHORTEST_SECONDS, limit))
+        params = SubsampleParams(fps=self._preparation.fps, crf=self._preparation.crf, timeout_seconds=timeout_seconds)
         info = subsample_video(video, destination, params)
         _refuse_longer(info.num_frames / self.fps, limit)
         return info

@@ -33,7 +33,7 @@ class AskedVideo:
     def stem(self) -> str:
         """Its file name without suffix, of characters that every file system takes."""
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.name).path) if self.is_remote else self.name
-        return re.sub(r"[^\w.-]+", "_", Path(path).stem)[:80] or "video"
+        return re.sub(r"[^\w.-]+", "_", Path(path).stem).strip("_")[:80] or "video"
 
     def fetch(self, folder: Path, progress: Progress | None = None) -> Path:
         """Return the file, downloaded into `folder` if it is remote.
@@ -78,5 +78,5 @@ def _expand(argument: str) -> Iterator[str]:
 
 
 def _is_video(file: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in file.relative_to(root).parts)
     return file.suffix.lower() in VIDEO_SUFFIXES and not hidden and file.is_file()
