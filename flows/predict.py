@@ -12,7 +12,7 @@ from typing import Any
 
 from rich import box
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from flows.terminal import console, say
@@ -49,10 +49,10 @@ def predict(
         say(f"            {opened.model} has no attention, so there are no heatmap videos")
         heatmaps = False
     header = {"model": opened.title, "source": source, "overlap": overlap}
-    with ResultFiles(folder, header, opened.predictor.classes(opened.model)) as files, _show_progress(len(videos)) as step:
+    with ResultFiles(folder, header, opened.predictor.classes(opened.model)) as files, _show_progress() as step:
         job = _Job(opened, folder, overlap, heatmaps, step)
-        for video in videos:
-            job.run(video, files)
+        for number, video in enumerate(videos, 1):
+            job.run(video, files, f"{number} of {len(videos)}")
     _say_rows(files.rows)
     say(f"results     {folder}")
     return int(any(row["error"] for row in files.rows))
@@ -70,24 +70,24 @@ class _Job:
     taken: set[str] = field(default_factory=set)
     """Names of heatmap videos."""
 
-    def run(self, video: AskedVideo, files: ResultFiles) -> None:
-        """Predict one video and add its row, or the reason why there is none."""
+    def run(self, video: AskedVideo, files: ResultFiles, place: str) -> None:
+        """Predict one video and add its row, or the reason why there is none; `place` is shown beside the bar."""
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".work-") as scratch:
             try:
-                self._predict(video, files, Path(scratch))
+                self._predict(video, files, place, Path(scratch))
             except VideoError as error:
                 files.add({"video": video.name, "error": error.reason})
 
-    def _predict(self, video: AskedVideo, files: ResultFiles, scratch: Path) -> None:
-        path = video.fetch(scratch, lambda done, total: self.step(f"download {video.stem}", done, total))
-        self.step(f"decode {video.stem}", 0, None)
+    def _predict(self, video: AskedVideo, files: ResultFiles, place: str, scratch: Path) -> None:
+        path = video.fetch(scratch, lambda done, total: self.step(f"{place}: download {video.stem}", done, total))
+        self.step(f"{place}: decode {video.stem}", 0, None)
         subsampled = scratch / "subsampled.mp4"
         predictor, model = self.opened.predictor, self.opened.model
         prediction = predictor.predict(
             path,
             overlap=self.overlap,
             subsampled=subsampled,
-            on_progress=lambda done, total: self.step(f"predict {video.stem}", done, total),
+            on_progress=lambda done, total: self.step(f"{place}: predict {video.stem}", done, total),
         )
         row: dict[str, Any] = {"video": video.name, **describe(prediction, model), "heatmap": None, "error": None}
         if self.heatmaps:
@@ -98,7 +98,7 @@ class _Job:
                 prediction,
                 model,
                 self.folder / row["heatmap"],
-                on_frame=lambda done: self.step(f"draw {video.stem}", done, num_frames),
+                on_frame=lambda done: self.step(f"{place}: draw {video.stem}", done, num_frames),
             )
         files.add(row, prediction.models[model], prediction.fps)
 
@@ -131,12 +131,21 @@ def _unused(folder: Path) -> Path:
 
 
 @contextmanager
-def _show_progress(num_videos: int) -> Iterator[Step]:
-    """Show a bar for the videos and one for what is under way; only on a terminal."""
+def _show_progress() -> Iterator[Step]:
+    """Show a bar for what is under way; only on a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task(f"{num_videos} videos", total=None)
-        yield lambda text, done, total: bars.update(bar, description=escape(text), completed=done, total=total)
+        shown: dict[str, TaskID] = {}
+
+        def step(text: str, done: float, total: float | None) -> None:
+            if text not in shown:
+                for bar in shown.values():
+                    bars.remove_task(bar)
+                shown.clear()
+                shown[text] = bars.add_task(escape(text), total=total)
+            bars.update(shown[text], completed=done, total=total)
+
+        yield step
 
 
 def _say_rows(rows: Sequence[dict[str, Any]]) -> None:

@@ -209,27 +209,23 @@ def _run_of_model(uri: str) -> str | None:
 
 
 def _siblings(found: _Found, scratch: Path) -> Iterator[Parts]:
-    """Yield the other models of the run's parent that see the same features of the same clips."""
+    """Yield the other models of the run's parent, of the same split and seed, that see the same features."""
     from mlflow import MlflowClient
-
-    from pipeline_lib.models.checkpoints import read_metadata
 
     if found.run_id is None:
         return
-    run, client = get_run(found.run_id), MlflowClient()
-    tags = run.data.tags
-    place = {name: tags[name] for name in ("mlflow.parentRunId", "split", "seed") if name in tags} | {"stage": "train"}
+    run = get_run(found.run_id)
+    place = {name: run.data.tags[name] for name in ("mlflow.parentRunId", "split", "seed")} | {"stage": "train"}
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in place.items())
-    features = read_metadata(found.parts.checkpoint).features
-    for other in client.search_runs([run.info.experiment_id], query, order_by=["attributes.start_time"]):
-        if other.info.run_id == found.run_id:
-            continue
+    for other in MlflowClient().search_runs([run.info.experiment_id], query, order_by=["attributes.start_time"]):
         with suppress(ValueError):  # a model that is not whole is not offered
-            parts = download_parts(other, scratch)
-            same = {"name": found.parts.preparation.name}
-            if (
-                parts.preparation.name != found.parts.preparation.name
-                and parts.preparation.model_copy(update=same) == found.parts.preparation
-                and read_metadata(parts.checkpoint).features["weights_sha256"] == features["weights_sha256"]
-            ):
+            if other.info.run_id != found.run_id and _sees_the_same(parts := download_parts(other, scratch), found.parts):
                 yield parts
+
+
+def _sees_the_same(one: Parts, other: Parts) -> bool:
+    from pipeline_lib.models.checkpoints import read_metadata
+
+    features = [read_metadata(parts.checkpoint).features for parts in (one, other)]
+    preparations = [parts.preparation.model_dump(exclude={"name"}) for parts in (one, other)]
+    return preparations[0] == preparations[1] and features[0]["weights_sha256"] == features[1]["weights_sha256"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flows.predict import predict
+from flows.predict import _Job, predict
 from tests.models import CLASSES, make_parts, write_video
 
 
@@ -81,14 +81,14 @@ def test_an_overlap_that_is_no_share_is_refused_before_anything_is_loaded(tmp_pa
 
 def test_what_was_done_before_a_stop_is_written(models, tmp_path, monkeypatch):
     videos = [str(write_video(tmp_path / f"{number}.mp4", 9)) for number in range(2)]
-    real = __import__("flows.predict").predict._Job.run
+    real = _Job.run
 
-    def stop_at_the_second(self, video, files):
+    def stop_at_the_second(self, video, files, place):
         if video.name == videos[1]:
             raise KeyboardInterrupt
-        real(self, video, files)
+        real(self, video, files, place)
 
-    monkeypatch.setattr("flows.predict._Job.run", stop_at_the_second)
+    monkeypatch.setattr(_Job, "run", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(videos, models["mean_pool"], tmp_path, output=tmp_path / "results")
     (row,) = json.loads((tmp_path / "results" / "predictions.json").read_text(encoding="utf-8"))["videos"]

@@ -4,7 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from pipeline_lib.heatmaps.panel import Panel
 from pipeline_lib.predict.heatmap import LONGER_SIDE, draw_heatmap, fitting_size
 from pipeline_lib.predict.predictor import Prediction
 from pipeline_lib.video.reading import count_frames, probe, read_frames
@@ -38,6 +40,15 @@ def test_a_model_without_attention_draws_nothing(predictor, video, tmp_path):
     with pytest.raises(ValueError, match="mean_pool has no attention to draw"):
         draw_heatmap(tmp_path / "subsampled.mp4", prediction, "mean_pool", tmp_path / "drawn.mp4")
     assert not (tmp_path / "drawn.mp4").exists()
+
+
+def test_a_strip_without_a_true_label_has_one_line_and_no_mark():
+    heights = []
+    for true in ("wave", None):
+        frame = Image.new("RGB", (200, 200), (200, 0, 0))
+        Panel(200).draw(frame, true, "wave", 0.5)
+        heights.append(int((np.asarray(frame)[:, 199] != (200, 0, 0)).any(axis=1).sum()))
+    assert heights[1] == pytest.approx(heights[0] / 2, abs=2)
 
 
 @pytest.mark.parametrize(
