@@ -168,7 +168,7 @@ class Predictor:
             subsampled: where the video is written at the models' rate (an MP4 with the very frames that are seen);
                 default: into a temporary file.
             max_seconds: refuse longer videos.
-            on_progress: called after each step.
+            on_progress: called as frames pass through the backbone, which takes most of the time.
 
         Raises:
             VideoError: the video cannot be decoded, or is too long.
@@ -189,22 +189,15 @@ class Predictor:
         probability = {name: FrameMeans(num_frames) for name in self._models}
         attention = {name: FrameMeans(num_frames) for name in self._models if self.attends(name)}
         starts = window_starts(num_frames, frames, overlap)
-        with closing(self._features(subsampled)) as features:
+        with closing(self._features(subsampled, num_frames, on_progress)) as features:
             windows = cut_windows(features, starts, num_frames=num_frames, frames=frames)
             while batch := list(islice(windows, WINDOWS_AT_ONCE)):
                 self._infer(batch, probability, attention)
-                if on_progress:
-                    on_progress(batch[-1].first_frame + batch[-1].valid_frames, num_frames)
-        return Prediction(
-            self.fps,
-            info,
-            {
-                name: ModelPrediction(
-                    metadata.classes, probability[name].mean(), attention[name].mean() if name in attention else None
-                )
-                for name, (_, metadata) in self._models.items()
-            },
-        )
+        maps = {name: means.mean() for name, means in attention.items()}
+        models = {
+            name: ModelPrediction(self.classes(name), means.mean(), maps.get(name)) for name, means in probability.items()
+        }
+        return Prediction(self.fps, info, models)
 
     def _subsample(self, video: Path, destination: Path, max_seconds: float | None) -> SubsampledVideo:
         limit = math.inf if max_seconds is None else max_seconds
@@ -215,11 +208,16 @@ class Predictor:
         _refuse_longer(info.num_frames / self.fps, limit)
         return info
 
-    def _features(self, video: Path) -> Generator[np.ndarray, None, None]:
+    def _features(self, video: Path, num_frames: int, on_progress: OnProgress | None) -> Generator[np.ndarray, None, None]:
         """Yield features_NKKD of the frames as feature files hold them: fp16, computed in the precision of the training's."""
+        done = 0
         for batch in batches(read_arrays(video), self._encoder.batch_frames):
             for encoded in self._encoder.encode(batch):
-                yield encoded.wait()
+                features_NKKD = encoded.wait()
+                done += len(features_NKKD)
+                if on_progress:
+                    on_progress(done, num_frames)
+                yield features_NKKD
 
     @torch.inference_mode()
     def _infer(self, windows: list[Window], probability: Mapping[str, FrameMeans], attention: Mapping[str, FrameMeans]) -> None:
