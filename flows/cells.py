@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any
 
 from pipeline_lib.params import ModelName, ModelParams, Params, TrainParams
@@ -57,3 +58,25 @@ def _label(name: str, split: int, seed: int, params: Params) -> str:
     of_split = f" split {split}" if len(params.chunk.splits) > 1 else ""
     of_seed = f" seed {seed}" if len(params.train.all_seeds) > 1 else ""
     return f"{name}{of_split}{of_seed}"
+
+
+def best_cell(cells: Sequence[Cell], counts: Sequence[Mapping[str, Any]]) -> int:
+    """Return the index of the best cell of the best model by validation accuracy.
+
+    At equal accuracy a model that shows where it looked is better, then one of smaller calibrated validation loss.
+
+    Args:
+        cells: all cells of a run.
+        counts: what training each of them counted. Models are compared by their means over splits and seeds.
+    """
+
+    def score(indices: list[int]) -> tuple[float, bool, float]:
+        accuracy = mean(float(counts[index]["best_val_clip_accuracy"]) for index in indices)
+        loss = mean(float(counts[index]["best_val_calibrated_loss"]) for index in indices)
+        return accuracy, cells[indices[0]].params.attends, -loss
+
+    by_name: dict[str, list[int]] = {}
+    for index, cell in enumerate(cells):
+        by_name.setdefault(cell.name, []).append(index)
+    best: list[int] = max(by_name.values(), key=score)
+    return max(best, key=lambda index: score([index]))

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 STAGES = ("fetch", "subsample", "chunk", "finetune", "features", "sweep", "train", "evaluate", "heatmaps", "report")
 DEFAULT_WORKSPACE = "workspace"
+DEFAULT_MODEL = "models:/har@champion"
 STOP_SECONDS = 10.0
 STOPPED = 130
 """Exit code of a command stopped by the user, as shells have it."""
@@ -58,6 +59,18 @@ def _parser() -> argparse.ArgumentParser:
                      help="make a stage again though nothing changed; may be repeated")  # fmt: skip
     run.add_argument("--summary", type=Path, metavar="FILE.json", help="write counts, cache hits, accuracies and ids here")
     run.set_defaults(command=_run)
+    predict = commands.add_parser("predict", help="what happens in videos of one's own, and where the model looked")
+    predict.add_argument("videos", nargs="+", metavar="VIDEO", help="file, folder of videos, or address (http, https, file)")
+    predict.add_argument("--model", default=DEFAULT_MODEL, metavar="SOURCE",
+                         help="registered model, checkpoint or run id; default: %(default)s, else the newest")  # fmt: skip
+    predict.add_argument("--overlap", type=float, default=0.0, metavar="FRACTION",
+                         help="share of a clip that the next one repeats; default: %(default)s, as in evaluation")  # fmt: skip
+    predict.add_argument("--output", type=Path, metavar="FOLDER", help="new folder for the results; default: in the workspace")
+    predict.add_argument("--no-heatmaps", action="store_false", dest="heatmaps", help="do not draw where the model looked")
+    predict.set_defaults(command=_predict)
+    promote = commands.add_parser("promote", help="make a registered model the champion, which `har predict` uses")
+    promote.add_argument("which", nargs="?", metavar="VERSION|RUN_ID", help="default: the newest version")
+    promote.set_defaults(command=_promote)
     up = commands.add_parser("up", help="start the Prefect server, the MLflow server and the deployments")
     up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="default: %(default)s")
     up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="default: %(default)s")
@@ -65,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("down", help="stop what `har up` started").set_defaults(command=_down)
     doctor = commands.add_parser("doctor", help="what is installed, reachable, left half-done, and how to mend it")
     doctor.set_defaults(command=_doctor)
-    for command in (up, doctor, commands.choices["down"]):
+    for command in (predict, promote, up, doctor, commands.choices["down"]):
         command.add_argument("--workspace", type=Path, default=DEFAULT_WORKSPACE, help="default: %(default)s")
     return parser
 
@@ -109,6 +122,25 @@ def _use_prefect(workspace: Path) -> None:
     address = os.environ.get("PREFECT_API_URL") or prefect_address(workspace) or start_temporary_prefect(workspace)
     home = {"PREFECT_HOME": os.environ["PREFECT_HOME"]} if "PREFECT_HOME" in os.environ else {}
     os.environ.update(service_environment(workspace, address) | home)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from flows.predict import predict
+
+    return predict(
+        options.videos,
+        source=options.model,
+        workspace=options.workspace.absolute(),
+        output=options.output,
+        overlap=options.overlap,
+        heatmaps=options.heatmaps,
+    )
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from flows.promote import promote
+
+    return promote(options.which, options.workspace.absolute())
 
 
 def _up(options: argparse.Namespace) -> int:

@@ -17,10 +17,10 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
 from flows import terminal
-from flows.cells import Cell
+from flows.cells import Cell, best_cell
 from flows.services import mlflow_address
 from pipeline_lib.params import Params
-from tasks import mlflow_model, progress, tracking
+from tasks import progress, registry, tracking
 from tasks.stage import Context, Ref
 
 if TYPE_CHECKING:
@@ -115,9 +115,32 @@ class Record:
                     tracking.log_epoch(run_id, record)
             tracking.log_folder(run_id, folder, "checkpoint")
             tracking.set_tags(run_id, {"artifact_key": ref.key, "cache.train": "miss" if ref.made else "hit"})
-            tracking.set_tags(run_id, {"model_uri": mlflow_model.log_model(run_id, folder / "checkpoint.safetensors")})
         for split, clips in zip(run.params.chunk.splits, run.results["chunk"].refs, strict=True):
             self._log_dataset([self.children[cell.key] for cell in run.cells if cell.split == split], clips)
+        self._register_best(run, result)
+
+    def _register_best(self, run: Run, result: StageResult) -> None:
+        """Log what every model needs to predict, and register the best; a run does not fail for want of it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            candidates = [self._candidate(cell, ref) for cell, ref in zip(run.cells, result.refs, strict=True)]
+            registry.log_parts(self.parent_run_id, candidates)
+            found = registry.register(candidates[best_cell(run.cells, [ref.counts for ref in result.refs])])
+            tracking.set_tags(self.parent_run_id, {registry.VERSION: str(found.version)})
+            terminal.say(f"registered {registry.describe(found)}: har predict VIDEO uses it")
+        except (ValueError, MlflowException) as error:
+            logger.warning("no model is registered: %s", error)
+
+    def _candidate(self, cell: Cell, ref: Ref) -> registry.Candidate:
+        from pipeline_lib.predict.origin import parts_of_training
+
+        trained = self.context.store.load("train", ref.key)
+        assert trained, "train artifacts of this run are there"
+        tags = {"model": cell.name, "split": str(cell.split), "seed": str(cell.seed)}
+        tags |= {"val_accuracy": f"{ref.counts['best_val_clip_accuracy']:.6f}"}
+        tracking.set_tags(self.children[cell.key], tags)
+        return registry.Candidate(self.children[cell.key], parts_of_training(self.context.store, trained, cell.label), tags)
 
     def _log_evaluate(self, run: Run, result: StageResult) -> None:
         for cell, ref in zip(run.cells, result.refs, strict=False):

@@ -21,6 +21,7 @@ import psutil
 
 from flows.deployments import deployment_names
 from pipeline_lib.params import TrackingParams
+from tasks.tracking import QUIET
 
 HOST = "127.0.0.1"
 PREFECT_PORT = 4200
@@ -151,10 +152,8 @@ def service_environment(workspace: Path, api_url: str) -> dict[str, str]:
         "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline_lib,tasks,flows",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "PYTHONUNBUFFERED": "1",
+        **QUIET,
     }
 
 

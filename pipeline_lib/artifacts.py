@@ -146,6 +146,12 @@ class DigestCache:
             self._connection.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", (name, stamp, sha256))
         return sha256
 
+    def paths(self, sha256: str) -> list[Path]:
+        """Return the files that had this SHA-256 when they were last read."""
+        with self._lock:
+            rows = self._connection.execute("SELECT path FROM digests WHERE sha256 = ?", (sha256,)).fetchall()
+        return [Path(path) for (path,) in rows]
+
     def close(self) -> None:
         """Close the cache file."""
         self._connection.close()

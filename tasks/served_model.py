@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
-import torch
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from pipeline_lib.models.checkpoints import load_checkpoint
+from pipeline_lib.predict.predictor import Predictor
+from pipeline_lib.predict.results import describe
+from pipeline_lib.video.ffmpeg import VideoError
+
+MAX_BYTES = 200_000_000
+MAX_SECONDS = 600.0
 
 
 class ServedModel(PythonModel):
-    """features (N,T,K,K,D) and valid_frames (N) in; logits (N,T,C) and attention (N,T,K,K) out."""
+    """Videos (the bytes of their files) in; label, confidence, top five, and every frame's probabilities and attention out."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the checkpoint that was logged with the model."""
-        self._model, self.metadata = load_checkpoint(Path(context.artifacts["checkpoint"]))
-        self._model.eval()
+        """Load the parts that were logged with the model."""
+        self._predictor = Predictor.load(Path(context.artifacts["predictor"]))
 
     def predict(
-        self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
-    ) -> dict[str, np.ndarray]:
-        """Return the logits and attention of every frame.
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return one dictionary a row of the column `video`.
 
-        `model_input` is a dictionary of arrays. MLflow reads its type hint as a schema and knows no such type; an array's is
-        the one that it takes for "see the signature".
+        Raises:
+            MlflowException: a row is no video that can be decoded, or too large or long; a server answers with status 400.
         """
-        features = torch.from_numpy(np.ascontiguousarray(model_input["features"]))
-        valid_frames = torch.from_numpy(np.ascontiguousarray(model_input["valid_frames"]))
-        with torch.inference_mode():
-            logits, attention = self._model(features, valid_frames)
-        return {"logits": logits.numpy(), "attention": attention.numpy()}
+        return [self._predict(number, content) for number, content in enumerate(model_input["video"])]
+
+    def _predict(self, number: int, content: bytes) -> dict[str, Any]:
+        if len(content) > MAX_BYTES:
+            raise _refusal(number, f"{len(content):,} bytes, more than the {MAX_BYTES:,} allowed here")
+        (model,) = self._predictor.models
+        with tempfile.NamedTemporaryFile(prefix="har-") as file:
+            file.write(content)
+            file.flush()
+            try:
+                prediction = self._predictor.predict(Path(file.name), max_seconds=MAX_SECONDS)
+            except VideoError as error:
+                raise _refusal(number, error.reason) from None
+        result = prediction.models[model]
+        attention = {} if result.attention_TKK is None else {"attention": result.attention_TKK.tolist()}
+        frames = {"classes": list(result.classes), "probabilities": result.probability_TC.tolist()}
+        return describe(prediction, model) | frames | attention
+
+
+def _refusal(number: int, reason: str) -> MlflowException:
+    return MlflowException(f"video {number}: {reason}", error_code=INVALID_PARAMETER_VALUE)
 
 
 mlflow.models.set_model(ServedModel())

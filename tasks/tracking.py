@@ -39,6 +39,12 @@ NOT_FOR_USERS = (
 leave `catch_warnings` at any moment, and filters set after they entered are gone then."""
 for message in NOT_FOR_USERS:
     warnings.filterwarnings("ignore", message)
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""Environment in which MLflow keeps to itself."""
 EPOCH_METRICS = {
     "train_loss": "train/loss",
     "train_frame_accuracy": "train/frame_accuracy",
@@ -87,6 +93,30 @@ def init_tracking(params: TrackingParams, workspace: Path) -> tuple[str, str]:
         return uri, mlflow.create_experiment(params.experiment, artifact_location=location)
     except (MlflowException, OSError) as error:
         raise ValueError(f"tracking.uri: MLflow at {uri} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def open_tracking(workspace: Path) -> str:
+    """Point MLflow at the store that runs of this workspace wrote to, for a command that only reads it; return its address.
+
+    Raises:
+        ValueError: there is none yet, or its server does not answer.
+    """
+    uri = tracking_uri(TrackingParams(), workspace)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise ValueError(f"{workspace}: no run in this workspace yet; `har run` makes one, or name another with --workspace")
+    if uri.startswith("http"):
+        _refuse_silence(uri)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    _set_uri(uri)
+    return uri
+
+
+def current_uri() -> str:
+    """Return the address of the store that MLflow is pointed at."""
+    import mlflow
+
+    return str(mlflow.get_tracking_uri())
 
 
 def _make_database(uri: str) -> None:

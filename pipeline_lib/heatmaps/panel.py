@@ -30,20 +30,21 @@ class Panel:
         self._margin = max(3, round(side * 0.02))
         self._strip = lru_cache(maxsize=256)(self._lay_out)
 
-    def draw(self, frame: Image.Image, true: str, predicted: str, confidence: float) -> None:
-        """Draw the strip over the top of an RGB frame, in place; `confidence` is 0 to 1."""
+    def draw(self, frame: Image.Image, true: str | None, predicted: str, confidence: float) -> None:
+        """Draw the strip over the top of an RGB frame, in place; `confidence` is 0 to 1, `true` None if it is not known."""
         strip = self._strip(true, predicted, f"{confidence:.2f}")
         frame.paste(strip, (0, 0), strip)
 
-    def _lay_out(self, true: str, predicted: str, confidence: str) -> Image.Image:
-        """Two lines: the true label, and the predicted one with its mark, its colour and its confidence."""
-        is_right = predicted == true
-        mark, colour = (RIGHT_MARK, RIGHT) if is_right else (WRONG_MARK, WRONG)
+    def _lay_out(self, true: str | None, predicted: str, confidence: str) -> Image.Image:
+        """Two lines: the true label, and the predicted one with its mark, its colour and its confidence; or one without."""
+        rows = [(f"{predicted} ({confidence})", TEXT)]
+        if true is not None:
+            mark, colour = (RIGHT_MARK, RIGHT) if predicted == true else (WRONG_MARK, WRONG)
+            rows = [(f"label: {true}", TEXT), (f"{mark} {predicted} ({confidence})", colour)]
         line_height = round(self._size * 1.4)
-        strip = Image.new("RGBA", (self._width, 2 * line_height + self._margin), BACKGROUND)
+        strip = Image.new("RGBA", (self._width, len(rows) * line_height + self._margin), BACKGROUND)
         draw = ImageDraw.Draw(strip)
         room = self._width - 2 * self._margin
-        rows = ((f"label: {true}", TEXT), (f"{mark} {predicted} ({confidence})", colour))
         for row, (text, fill) in enumerate(rows):
             middle = self._margin // 2 + (row + 0.5) * line_height
             draw.text((self._margin, middle), text, fill=fill, font=self._fitting_font(text, room), anchor="lm")

@@ -62,17 +62,37 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, Metadata]:
         ValueError: the file is missing, damaged, not a checkpoint of this project, or does not fit its own description.
     """
     weights, text = _read(path)
-    if text is None:
-        raise ValueError(f"{path}: safetensors, but not a checkpoint of this project (no `{METADATA_KEY}` metadata)")
+    metadata = _parse(path, text)
     try:
-        metadata = Metadata.model_validate_json(text)
         with torch.random.fork_rng(devices=[]):
             model = metadata.build()
         model.load_state_dict(weights)
-    except (ValidationError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: checkpoint of another version of this project, train again: {reason}") from None
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise _other_version(path, error) from None
     return model.eval(), metadata
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Return what a checkpoint says of itself.
+
+    Raises:
+        ValueError: the file is missing, damaged, or not a checkpoint of this project.
+    """
+    return _parse(path, _read(path)[1])
+
+
+def _parse(path: Path, text: str | None) -> Metadata:
+    if text is None:
+        raise ValueError(f"{path}: safetensors, but not a checkpoint of this project (no `{METADATA_KEY}` metadata)")
+    try:
+        return Metadata.model_validate_json(text)
+    except ValidationError as error:
+        raise _other_version(path, error) from None
+
+
+def _other_version(path: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())
+    return ValueError(f"{path}: checkpoint of another version of this project, train again: {reason}")
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:

@@ -39,6 +39,7 @@ _VIDEO_STREAM = re.compile(
     r"Stream #0:\d+\S*: Video: (?!.*\(attached pic\))(?P<codec>\w+).*?, (?P<width>\d+)x(?P<height>\d+)\b(?P<rest>.*)"
 )
 _RATE = re.compile(r"(?P<rate>[\d.]+)(?P<thousand>k?) fps")
+_DURATION = re.compile(r"Duration: (?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>[\d.]+)")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class VideoInfo:
     """Stored width in pixels, before rotation and before correction to square pixels."""
     height: int
     has_audio: bool
+    seconds: float = float("nan")
+    """Duration; nan if the file does not tell."""
 
 
 def probe(path: Path) -> VideoInfo:
@@ -80,13 +83,19 @@ def _parse_info(text: str) -> VideoInfo:
     if not stream:
         raise VideoError("no video stream", text)
     rate = _RATE.search(stream["rest"])
+    duration = _DURATION.search(text)
     return VideoInfo(
         codec=stream["codec"],
         fps=float(rate["rate"]) * (1000 if rate["thousand"] else 1) if rate else float("nan"),
         width=int(stream["width"]),
         height=int(stream["height"]),
         has_audio=bool(re.search(r"Stream #0:\d+\S*: Audio:", text)),
+        seconds=_seconds(duration) if duration else float("nan"),
     )
+
+
+def _seconds(duration: re.Match[str]) -> float:
+    return 3600 * int(duration["hours"]) + 60 * int(duration["minutes"]) + float(duration["seconds"])
 
 
 def count_frames(path: Path, *, timeout_seconds: float = 300.0) -> int:

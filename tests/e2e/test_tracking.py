@@ -3,24 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-
-from pipeline_lib.features import FeatureReader
-from pipeline_lib.models.checkpoints import load_checkpoint
-
-PREDICT = """
-import sys, mlflow, numpy as np
-uri, model_uri, inputs, outputs = sys.argv[1:]
-mlflow.set_tracking_uri(uri)
-arrays = np.load(inputs)
-result = mlflow.pyfunc.load_model(model_uri).predict({name: arrays[name] for name in ("features", "valid_frames")})
-np.savez(outputs, **result)
-"""
 
 
 @pytest.fixture
@@ -120,28 +105,15 @@ def test_scores_pictures_and_heatmaps_are_logged(finished, client, children):
         assert any(path.endswith(".gif") for path in heatmaps) == attends
 
 
-def test_the_logged_model_gives_the_same_logits_in_a_fresh_process(finished, children, tmp_path):
-    pipeline, summary = finished
-    files = sorted((pipeline.workspace / "artifacts" / "features").glob("*/features.h5"))
-    import pandas as pd
-
-    clips = pd.read_parquet(next((pipeline.workspace / "artifacts" / "chunk").glob("*/clips.parquet")))
-    with FeatureReader(files) as reader:
-        features_BTKKD = reader.load(clips["clip"].tolist()[:5]).float()
-    valid_frames_B = clips["valid_frames"].to_numpy()[:5].astype(np.int64)
-    np.savez(tmp_path / "inputs.npz", features=features_BTKKD.numpy(), valid_frames=valid_frames_B)
-    for model, child in children.items():
-        command = [sys.executable, "-W", "ignore", "-c", PREDICT, summary["mlflow"]["tracking_uri"]]
-        command += [child.data.tags["model_uri"], tmp_path / "inputs.npz", tmp_path / "outputs.npz"]
-        subprocess.run(command, check=True, cwd=tmp_path, timeout=300)
-        import torch
-
-        network, _ = load_checkpoint(pipeline.workspace / summary["models"][model]["checkpoint"])
-        with torch.inference_mode():
-            logits_BTC, attention_BTKK = network(features_BTKKD, torch.from_numpy(valid_frames_B))
-        outputs = np.load(tmp_path / "outputs.npz")
-        np.testing.assert_allclose(outputs["logits"], logits_BTC.numpy(), atol=1e-6)
-        np.testing.assert_allclose(outputs["attention"], attention_BTKK.numpy(), atol=1e-6)
+def test_the_best_model_is_registered_once_and_the_runs_point_at_it(finished, client, parent):
+    (version,) = client.search_model_versions("name = 'har'")
+    counts = {model: client.get_run(row["mlflow_run_id"]).data for model, row in finished[1]["models"].items()}
+    best = max(float(data.tags["val_accuracy"]) for data in counts.values())
+    assert float(version.tags["val_accuracy"]) == best
+    assert parent.data.tags["registered_version"] == str(version.version)
+    again = finished[0].run()
+    assert client.get_run(again["mlflow"]["parent_run_id"]).data.tags["registered_version"] == str(version.version)
+    assert len(client.search_model_versions("name = 'har'")) == 1
 
 
 def test_runs_of_two_workspaces_in_one_process_keep_to_their_own_store(finished, pipeline):

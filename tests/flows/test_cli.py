@@ -25,14 +25,14 @@ def test_help_loads_nothing_heavy():
     code = LOADED.format(names=HEAVY)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
-    assert all(command in result.stdout for command in ("run", "up", "down", "doctor"))
+    assert all(command in result.stdout for command in ("run", "predict", "promote", "up", "down", "doctor"))
 
 
 def test_the_command_knows_every_stage():
     assert cli.STAGES == STAGES
 
 
-@pytest.mark.parametrize("arguments", [[], ["rum"], ["run", "--until"], ["run", "--refresh", "all"]])
+@pytest.mark.parametrize("arguments", [[], ["rum"], ["predict"], ["run", "--until"], ["run", "--refresh", "all"]])
 def test_a_wrong_call_says_how_to_call(arguments, capsys):
     with pytest.raises(SystemExit) as exit_info:
         cli.main(arguments)

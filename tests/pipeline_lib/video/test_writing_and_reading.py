@@ -64,6 +64,7 @@ def test_the_video_plays_in_browsers_while_it_loads(video: Path):
 def test_probe_tells_what_the_file_declares(video: Path):
     info = probe(video)
     assert (info.codec, info.fps, info.width, info.height, info.has_audio) == ("h264", 30.0, WIDTH, HEIGHT, False)
+    assert info.seconds == pytest.approx(count_frames(video) / 30, abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,163 @@
+"""`har predict`: videos in; a table, JSON, CSV and heatmap videos out."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from flows.terminal import console, say
+from pipeline_lib.predict.heatmap import draw_heatmap
+from pipeline_lib.predict.results import ResultFiles, describe
+from pipeline_lib.predict.videos import AskedVideo, find_videos
+from pipeline_lib.video.ffmpeg import VideoError
+from tasks.sources import Opened, open_predictor
+
+Step = Callable[[str, float, float | None], None]
+"""Called with what is under way, and how much of it is done of how much in all, if that is known."""
+
+
+def predict(
+    arguments: Sequence[str], *, source: str, workspace: Path, output: Path | None, overlap: float, heatmaps: bool
+) -> int:
+    """Predict every video, and say and write what came of it.
+
+    Returns:
+        0, or 1 if a video could not be had or decoded; the others are done all the same.
+
+    Raises:
+        ValueError: a video or model that is not there, an output folder that holds something, an overlap that is no share.
+    """
+    if not 0 <= overlap < 1:
+        raise ValueError(f"--overlap {overlap:g}: must be 0 or more, and less than 1")
+    videos = find_videos(arguments)
+    opened = open_predictor(source, workspace)
+    folder = _new_folder(output, workspace)
+    say(f"model       {opened.title}")
+    if opened.note:
+        say(f"            {opened.note}")
+    if heatmaps and not opened.predictor.attends(opened.model):
+        say(f"            {opened.model} has no attention, so there are no heatmap videos")
+        heatmaps = False
+    header = {"model": opened.title, "source": source, "overlap": overlap}
+    with ResultFiles(folder, header, opened.predictor.classes(opened.model)) as files, _show_progress() as step:
+        job = _Job(opened, folder, overlap, heatmaps, step)
+        for number, video in enumerate(videos, 1):
+            job.run(video, files, f"{number} of {len(videos)}")
+    _say_rows(files.rows)
+    say(f"results     {folder}")
+    return int(any(row["error"] for row in files.rows))
+
+
+@dataclass
+class _Job:
+    """Predicts one video after the other."""
+
+    opened: Opened
+    folder: Path
+    overlap: float
+    heatmaps: bool
+    step: Step
+    taken: set[str] = field(default_factory=set)
+    """Names of heatmap videos."""
+
+    def run(self, video: AskedVideo, files: ResultFiles, place: str) -> None:
+        """Predict one video and add its row, or the reason why there is none; `place` is shown beside the bar."""
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".work-") as scratch:
+            try:
+                self._predict(video, files, place, Path(scratch))
+            except VideoError as error:
+                files.add({"video": video.name, "error": error.reason})
+
+    def _predict(self, video: AskedVideo, files: ResultFiles, place: str, scratch: Path) -> None:
+        path = video.fetch(scratch, lambda done, total: self.step(f"{place}: download {video.stem}", done, total))
+        self.step(f"{place}: decode {video.stem}", 0, None)
+        subsampled = scratch / "subsampled.mp4"
+        predictor, model = self.opened.predictor, self.opened.model
+        prediction = predictor.predict(
+            path,
+            overlap=self.overlap,
+            subsampled=subsampled,
+            on_progress=lambda done, total: self.step(f"{place}: predict {video.stem}", done, total),
+        )
+        row: dict[str, Any] = {"video": video.name, **describe(prediction, model), "heatmap": None, "error": None}
+        if self.heatmaps:
+            row["heatmap"] = self._free_name(video.stem)
+            num_frames = prediction.video.num_frames
+            draw_heatmap(
+                subsampled,
+                prediction,
+                model,
+                self.folder / row["heatmap"],
+                on_frame=lambda done: self.step(f"{place}: draw {video.stem}", done, num_frames),
+            )
+        files.add(row, prediction.models[model], prediction.fps)
+
+    def _free_name(self, stem: str) -> str:
+        names = (f"{stem}{f'-{number}' if number > 1 else ''}.mp4" for number in range(1, len(self.taken) + 2))
+        name = next(name for name in names if name.lower() not in self.taken)
+        self.taken.add(name.lower())
+        return name
+
+
+def _new_folder(output: Path | None, workspace: Path) -> Path:
+    """Return a new or empty folder; nothing that is there already is overwritten."""
+    folder = output or _unused(workspace / "predictions" / time.strftime("%Y-%m-%d_%H%M%S"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ValueError(f"--output {folder}: holds something already; name a new folder")
+    except OSError as error:
+        raise ValueError(f"--output {folder}: cannot be made a folder ({error.strerror}); name another") from None
+    return folder
+
+
+def _unused(folder: Path) -> Path:
+    number = 2
+    candidate = folder
+    while candidate.exists():
+        candidate = folder.with_name(f"{folder.name}-{number}")
+        number += 1
+    return candidate
+
+
+@contextmanager
+def _show_progress() -> Iterator[Step]:
+    """Show a bar for what is under way; only on a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        shown: dict[str, TaskID] = {}
+
+        def step(text: str, done: float, total: float | None) -> None:
+            if text not in shown:
+                for bar in shown.values():
+                    bars.remove_task(bar)
+                shown.clear()
+                shown[text] = bars.add_task(escape(text), total=total)
+            bars.update(shown[text], completed=done, total=total)
+
+        yield step
+
+
+def _say_rows(rows: Sequence[dict[str, Any]]) -> None:
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("video", "label", "confidence", "next best", "seconds"):
+        table.add_column(heading, justify="right" if heading in ("confidence", "seconds") else "left", overflow="fold")
+    for row in rows:
+        name = escape(row["video"].rpartition("/")[2])
+        if row["error"]:
+            table.add_row(name, f"[red]{escape(row['error'])}[/red]")
+            continue
+        others = [entry for entry in row["top5"] if entry["label"] != row["label"]]
+        following = f"{others[0]['label']} ({others[0]['probability']:.2f})" if others else ""
+        table.add_row(name, escape(row["label"]), f"{row['confidence']:.2f}", escape(following), f"{row['seconds']:.1f}")
+    console.print(table)

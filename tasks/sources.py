@@ -1,0 +1,231 @@
+"""Where a model comes from: the registry, an MLflow run, a checkpoint, a folder. Each becomes the parts that predict."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline_lib.predict.parts import BACKBONE, CHECKPOINT, PREPARATION, Parts, read_preparation
+from tasks import registry, tracking
+from tasks.registry import CHAMPION, MODEL, PREDICTOR
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from pipeline_lib.predict.predictor import Predictor
+
+DEFAULT = f"models:/{MODEL}@{CHAMPION}"
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+ACCEPTED = "a registered model (models:/...), an MLflow run id, or the path of a checkpoint"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source, ready to predict."""
+
+    predictor: Predictor
+    model: str
+    """Which of the predictor's models the source is."""
+    title: str
+    """The source in words."""
+    note: str | None
+    """What the user should know about it."""
+
+
+def open_predictor(source: str, workspace: Path, *, siblings: bool = False) -> Opened:
+    """Load a model; its files are read once, and what had to be copied is removed.
+
+    Args:
+        source: see `ACCEPTED`; `DEFAULT` means the newest version where no champion has been promoted yet.
+        workspace: whose checkpoints and MLflow store are meant; MLFLOW_TRACKING_URI names another store.
+        siblings: whether the other models of its run (same split and seed) are loaded too, over the same features.
+
+    Raises:
+        ValueError: the source does not exist, or is none; one line with what is accepted.
+    """
+    from pipeline_lib.predict.predictor import Predictor
+
+    with tempfile.TemporaryDirectory(prefix="har-") as scratch:
+        found = _Finder(workspace.absolute(), Path(scratch)).find(source)
+        parts = [found.parts, *(_siblings(found, Path(scratch)) if siblings else ())]
+        return Opened(Predictor(parts), found.parts.preparation.name, found.title, found.note)
+
+
+@dataclass(frozen=True)
+class _Found:
+    parts: Parts
+    title: str
+    run_id: str | None = None
+    """The child run that trained it."""
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class _Finder:
+    workspace: Path
+    scratch: Path
+
+    def find(self, source: str) -> _Found:
+        path = Path(source).expanduser()
+        if (path / PREPARATION).is_file():
+            return _Found(Parts.of_folder(path), source)
+        if path.is_file():
+            return _Found(self._of_checkpoint(path), source)
+        if source.startswith("models:/"):
+            tracking.open_tracking(self.workspace)
+            return self._of_registry(source)
+        if RUN_ID.fullmatch(source):
+            tracking.open_tracking(self.workspace)
+            return self._of_run(source)
+        raise ValueError(f"{source}: no such model; give {ACCEPTED}")
+
+    def _of_checkpoint(self, path: Path) -> Parts:
+        from pipeline_lib.artifacts import Store
+        from pipeline_lib.predict.origin import find_training, parts_of_training
+
+        if not self.workspace.is_dir():
+            raise ValueError(f"{self.workspace}: no such workspace; name the one that {path} was trained in with --workspace")
+        store = Store(self.workspace)
+        try:
+            return parts_of_training(store, find_training(store, path))
+        finally:
+            store.close()
+
+    def _of_registry(self, source: str) -> _Found:
+        if source != DEFAULT:
+            return _Found(download_model(source, self.scratch), source, _run_of_model(source))
+        found, note = registry.champion(), None
+        if found is None:
+            found = registry.newest()
+            note = f"no champion yet, this is the newest version; `har promote {found.version}` makes it the champion"
+        parts = download_model(f"models:/{MODEL}/{found.version}", self.scratch)
+        return _Found(parts, f"{MODEL} {registry.describe(found)}", found.run_id, note)
+
+    def _of_run(self, run_id: str) -> _Found:
+        run = get_run(run_id)
+        if "mlflow.parentRunId" in run.data.tags:
+            return _Found(download_parts(run, self.scratch), f"run {run.info.run_name}", run_id)
+        found = registry.find_version(version_of_run(run))
+        parts = download_model(f"models:/{MODEL}/{found.version}", self.scratch)
+        return _Found(parts, f"{MODEL} {registry.describe(found)}", found.run_id)
+
+
+def get_run(run_id: str) -> Run:
+    """Return an MLflow run.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return MlflowClient().get_run(run_id)
+    except MlflowException:
+        raise ValueError(f"{run_id}: no such MLflow run in {tracking.current_uri()}; give {ACCEPTED}") from None
+
+
+def version_of_run(run: Run) -> str:
+    """Return the version of `har` that a parent run registered, or found registered.
+
+    Raises:
+        ValueError: none.
+    """
+    number = run.data.tags.get(registry.VERSION)
+    if number is None:
+        raise ValueError(f"run {run.info.run_id} ({run.info.run_name}) registered no model: it ended before training")
+    return number
+
+
+def candidate_of_run(run: Run, scratch: Path) -> registry.Candidate:
+    """Return a child run's model, put together in `scratch`, ready to be registered.
+
+    Raises:
+        ValueError: the run trained none.
+    """
+    parts = download_parts(run, scratch)
+    return registry.Candidate(run.info.run_id, parts, {name: run.data.tags[name] for name in registry.SHOWN})
+
+
+def download_parts(run: Run, scratch: Path) -> Parts:
+    """Put together a child run's model: its checkpoint, and its parent's backbone.
+
+    Raises:
+        ValueError: the run trained no model, or its files are gone.
+    """
+    from pipeline_lib.models.checkpoints import read_metadata
+
+    run_id, folder = run.info.run_id, Path(tempfile.mkdtemp(dir=scratch))
+    preparation = read_preparation(_download(run_id, PREPARATION, folder))
+    checkpoint = _download(run_id, f"checkpoint/{CHECKPOINT}", folder)
+    sha256 = read_metadata(checkpoint).features["weights_sha256"]
+    parent = run.data.tags["mlflow.parentRunId"]
+    backbone = _download(parent, f"{registry.backbone_folder(sha256)}/{BACKBONE}", folder)
+    return Parts(preparation, checkpoint, backbone)
+
+
+def _download(run_id: str, name: str, folder: Path) -> Path:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(MlflowClient().download_artifacts(run_id, name, str(folder)))
+    except (MlflowException, OSError):
+        raise ValueError(f"run {run_id}: it trained no model that predicts (no {name} among its artifacts)") from None
+
+
+def download_model(uri: str, scratch: Path) -> Parts:
+    """Fetch a registered or logged model.
+
+    Raises:
+        ValueError: it does not exist, or is not one of this project's.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    try:
+        model = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    except (MlflowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{uri}: not to be had from {tracking.current_uri()}: {reason}") from None
+    if not (model / "artifacts" / PREDICTOR / PREPARATION).is_file():
+        raise ValueError(f"{uri}: not a model that this project registered")
+    return Parts.of_folder(model / "artifacts" / PREDICTOR)
+
+
+def _run_of_model(uri: str) -> str | None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import get_model_info
+
+    with suppress(MlflowException, OSError):
+        return get_model_info(uri).run_id
+    return None
+
+
+def _siblings(found: _Found, scratch: Path) -> Iterator[Parts]:
+    """Yield the other models of the run's parent, of the same split and seed, that see the same features."""
+    from mlflow import MlflowClient
+
+    if found.run_id is None:
+        return
+    run = get_run(found.run_id)
+    place = {name: run.data.tags[name] for name in ("mlflow.parentRunId", "split", "seed")} | {"stage": "train"}
+    query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in place.items())
+    for other in MlflowClient().search_runs([run.info.experiment_id], query, order_by=["attributes.start_time"]):
+        with suppress(ValueError):  # a model that is not whole is not offered
+            if other.info.run_id != found.run_id and _sees_the_same(parts := download_parts(other, scratch), found.parts):
+                yield parts
+
+
+def _sees_the_same(one: Parts, other: Parts) -> bool:
+    from pipeline_lib.models.checkpoints import read_metadata
+
+    features = [read_metadata(parts.checkpoint).features for parts in (one, other)]
+    preparations = [parts.preparation.model_dump(exclude={"name"}) for parts in (one, other)]
+    return preparations[0] == preparations[1] and features[0]["weights_sha256"] == features[1]["weights_sha256"]

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from flows.cells import best_cell, plan_cells
+from pipeline_lib.params import Params
+
+
+def cells(models: list[str], **train: object):
+    return plan_cells(Params.model_validate({"fetch": {"kind": "synthetic"}, "train": {"models": models, **train}}), {})
+
+
+def counts(*pairs: tuple[float, float]) -> list[dict[str, float]]:
+    return [{"best_val_clip_accuracy": accuracy, "best_val_calibrated_loss": loss} for accuracy, loss in pairs]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "best"),
+    [
+        (((0.8, 0.5), (0.9, 0.6), (0.7, 0.1)), "conv_alstm"),  # by accuracy
+        (((0.9, 0.5), (0.9, 0.6), (0.9, 0.1)), "alstm"),  # at equal accuracy by attention, then by loss
+        (((0.9, 0.5), (0.9, 0.4), (0.8, 0.1)), "conv_alstm"),
+        (((0.8, 0.5), (0.8, 0.4), (0.9, 0.9)), "mean_pool"),
+    ],
+)
+def test_the_best_of_one_split_and_seed(pairs, best):
+    planned = cells(["alstm", "conv_alstm", "mean_pool"])
+    assert planned[best_cell(planned, counts(*pairs))].name == best
+
+
+def test_models_are_compared_by_their_means_and_the_best_of_the_best_is_taken():
+    planned = cells(["alstm", "conv_alstm"], seeds=[0, 1])
+    assert [cell.label for cell in planned] == ["alstm seed 0", "alstm seed 1", "conv_alstm seed 0", "conv_alstm seed 1"]
+    lucky_once = counts((1.0, 0.1), (0.5, 0.9), (0.8, 0.3), (0.9, 0.3))
+    assert planned[best_cell(planned, lucky_once)].label == "conv_alstm seed 1"

@@ -1,0 +1,95 @@
+"""What `har predict` writes, refuses and returns, with a model from a folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.predict import _Job, predict
+from tests.models import CLASSES, make_parts, write_video
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("alstm", "mean_pool")}
+    for name, folder in folders.items():
+        (folder / "model").mkdir()
+        make_parts(folder / "parts", name).save(folder / "model")
+    return {name: str(folder / "model") for name, folder in folders.items()}
+
+
+def run(arguments: list[str], model: str, folder: Path, **options: Any) -> int:
+    defaults = {"output": None, "overlap": 0.0, "heatmaps": True}
+    return predict(arguments, source=model, workspace=folder / "workspace", **(defaults | options))
+
+
+def test_a_folder_of_videos_becomes_a_table_json_csv_and_heatmaps(models, tmp_path, capsys):
+    for name in ("videos/a/x.mp4", "videos/b/x.mp4"):
+        write_video(tmp_path / name, 9)
+    (tmp_path / "videos" / "broken.avi").write_text("no video")
+    assert run([str(tmp_path / "videos")], models["alstm"], tmp_path) == 1
+    out = capsys.readouterr().out
+    (folder,) = (tmp_path / "workspace" / "predictions").iterdir()
+    assert f"results     {folder}" in out
+    assert "not a video that ffmpeg can read" in out
+    assert {path.name for path in folder.iterdir()} == {
+        "predictions.json", "predictions.csv", "frames.csv", "x.mp4", "x-2.mp4",
+    }  # fmt: skip
+    rows = json.loads((folder / "predictions.json").read_text(encoding="utf-8"))["videos"]
+    assert [Path(row["video"]).name for row in rows] == ["x.mp4", "x.mp4", "broken.avi"]
+    assert rows[0]["label"] in CLASSES
+    assert len(rows[0]["frame_confidence"]) == rows[0]["frames"] == 5
+    with (folder / "predictions.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [row["error"] for row in table] == ["", "", "not a video that ffmpeg can read"]
+    assert table[0]["label"] == rows[0]["label"]
+    with (folder / "frames.csv").open(encoding="utf-8") as file:
+        frames = list(csv.DictReader(file))
+    assert len(frames) == 10
+    assert sum(float(frames[0][name]) for name in CLASSES) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_model_without_attention_says_so_once_and_draws_nothing(models, tmp_path, capsys):
+    videos = [str(write_video(tmp_path / f"{number}.mp4", 9)) for number in range(2)]
+    assert run(videos, models["mean_pool"], tmp_path, output=tmp_path / "results") == 0
+    assert capsys.readouterr().out.count("mean_pool has no attention, so there are no heatmap videos") == 1
+    assert not list((tmp_path / "results").glob("*.mp4"))
+
+
+def test_nothing_is_overwritten(models, tmp_path):
+    video = str(write_video(tmp_path / "a.mp4", 9))
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "mine.txt").write_text("mine")
+    for output in (tmp_path / "results", tmp_path / "results" / "mine.txt"):
+        with pytest.raises(ValueError, match="--output"):
+            run([video], models["alstm"], tmp_path, output=output)
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["mine.txt"]
+    for _ in range(2):
+        run([video], models["mean_pool"], tmp_path)
+    assert len(list((tmp_path / "workspace" / "predictions").iterdir())) == 2
+
+
+@pytest.mark.parametrize("overlap", [1.0, -0.5])
+def test_an_overlap_that_is_no_share_is_refused_before_anything_is_loaded(tmp_path, overlap):
+    with pytest.raises(ValueError, match="--overlap"):
+        run(["none.mp4"], "nonsense", tmp_path, overlap=overlap)
+
+
+def test_what_was_done_before_a_stop_is_written(models, tmp_path, monkeypatch):
+    videos = [str(write_video(tmp_path / f"{number}.mp4", 9)) for number in range(2)]
+    real = _Job.run
+
+    def stop_at_the_second(self, video, files, place):
+        if video.name == videos[1]:
+            raise KeyboardInterrupt
+        real(self, video, files, place)
+
+    monkeypatch.setattr(_Job, "run", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(videos, models["mean_pool"], tmp_path, output=tmp_path / "results")
+    (row,) = json.loads((tmp_path / "results" / "predictions.json").read_text(encoding="utf-8"))["videos"]
+    assert row["video"] == videos[0]

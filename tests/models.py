@@ -1,0 +1,68 @@
+"""Small models that are whole enough to predict raw video, made without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from pipeline_lib.models.backbones import build_backbone
+from pipeline_lib.models.checkpoints import Metadata, save_checkpoint
+from pipeline_lib.params import TrainParams
+from pipeline_lib.predict.parts import Parts, Preparation
+from pipeline_lib.video.writing import VideoWriter
+
+CLASSES = ("jump", "sit", "wave")
+FRAMES, GRID, IMAGE_SIZE, FPS = 6, 2, 32, 15.0
+SMALL = TrainParams(alstm_units=8, conv_alstm_units=4, head_channels=4)
+
+
+def make_parts(folder: Path, name: str = "alstm", *, seed: int = 0, frames: int = FRAMES, precision: str = "fp32") -> Parts:
+    """Write a model of random weights, `name` its kind, over a random backbone that `seed` decides."""
+    folder.mkdir(parents=True, exist_ok=True)
+    backbone = build_backbone("vgg_small", "random", grid=GRID, seed=seed)
+    metadata = Metadata(
+        classes=CLASSES,
+        channels=backbone.channels,
+        grid=GRID,
+        params=SMALL.of(name).recipe(),
+        features={
+            "backbone": "vgg_small",
+            "weights_sha256": backbone.weights_sha256,
+            "precision": precision,
+            "preprocessing": {
+                "colour": "RGB",
+                "image_size": IMAGE_SIZE,
+                "resize": "bilinear, antialiased, aspect ratio not kept, rounded to uint8",
+                "mean": list(backbone.preprocessing.mean),
+                "std": list(backbone.preprocessing.std),
+                "map": [2, 2, backbone.channels],
+                "grid": GRID,
+                "pooling": "none",
+            },
+        },
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        network = metadata.build()
+        for weight in network.parameters():
+            torch.nn.init.normal_(weight, std=0.3)  # as they begin, all frames would look alike
+    save_checkpoint(folder / "checkpoint.safetensors", network, metadata)
+    save_file(backbone.extractor.state_dict(), folder / "backbone.safetensors")
+    preparation = Preparation(name=name, fps=FPS, crf=16, frames=frames)
+    return Parts(preparation, folder / "checkpoint.safetensors", folder / "backbone.safetensors")
+
+
+def write_video(path: Path, num_frames: int, *, fps: float = 30, width: int = 64, height: int = 48) -> Path:
+    """Write a bright square wandering over noise."""
+    generator = np.random.default_rng(num_frames)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(path, width=width, height=height, fps=fps) as writer:
+        for number in range(num_frames):
+            frame = generator.integers(60, 120, (height, width, 3), dtype=np.uint8)
+            left = int((width - 16) * (0.5 + 0.5 * np.sin(number / 9)))
+            frame[8:24, left : left + 14] = (240, 200, 5 * number % 255)
+            writer.write(frame)
+    return path
