@@ -127,8 +127,8 @@ def write_maps(directory: Path, scored: ScoredMaps, params: EvaluateParams) -> N
 
 
 def mean_of_totals(totals: pd.DataFrame) -> float:
-    """Return the mean over all frames of all videos, to nine decimals: what should be 0 is not left at -2e-17."""
-    return round(float(totals["total"].sum() / totals["frames"].sum()), 9) + 0.0
+    """Return the mean over all frames of all videos."""
+    return _rounded(totals["total"].sum() / totals["frames"].sum())
 
 
 def less(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
@@ -141,7 +141,13 @@ def less(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 def interval_of_mean(totals: pd.DataFrame, params: EvaluateParams) -> list[float]:
     """Return the 95 % bootstrap interval, over videos, of `mean_of_totals`."""
     total_V1, frames_V1 = (totals[[name]].to_numpy(dtype=np.float64) for name in ("total", "frames"))
-    return ratio_intervals(total_V1, frames_V1, resamples=params.resamples, seed=params.seed)[0]
+    [ends] = ratio_intervals(total_V1, frames_V1, resamples=params.resamples, seed=params.seed)
+    return [_rounded(end) for end in ends]
+
+
+def _rounded(value: float) -> float:
+    """Return a value to nine decimals: what should be 0 is neither left at -2e-17 nor at -0."""
+    return round(float(value), 9) + 0.0
 
 
 def _describe(measure: Measure, totals: pd.DataFrame, params: EvaluateParams) -> dict[str, Any]:
