@@ -31,13 +31,16 @@ class Panel:
         self._strip = lru_cache(maxsize=256)(self._lay_out)
 
     def draw(self, frame: Image.Image, true: str | None, predicted: str, confidence: float) -> None:
-        """Draw the strip over the top of an RGB frame, in place; `true` is None where nobody knows, `confidence` is 0 to 1."""
+        """Draw the strip over the top of an RGB frame, in place; `confidence` is 0 to 1, `true` None if it is not known."""
         strip = self._strip(true, predicted, f"{confidence:.2f}")
         frame.paste(strip, (0, 0), strip)
 
     def _lay_out(self, true: str | None, predicted: str, confidence: str) -> Image.Image:
-        """Lay out the strip, a line of text below the other."""
-        rows = _rows(true, f"{predicted} ({confidence})", is_right=predicted == true)
+        """Two lines: the true label, and the predicted one with its mark, its colour and its confidence; or one without."""
+        rows = [(f"{predicted} ({confidence})", TEXT)]
+        if true is not None:
+            mark, colour = (RIGHT_MARK, RIGHT) if predicted == true else (WRONG_MARK, WRONG)
+            rows = [(f"label: {true}", TEXT), (f"{mark} {predicted} ({confidence})", colour)]
         line_height = round(self._size * 1.4)
         strip = Image.new("RGBA", (self._width, len(rows) * line_height + self._margin), BACKGROUND)
         draw = ImageDraw.Draw(strip)
@@ -52,11 +55,3 @@ class Panel:
         font = ImageFont.truetype(FONT, self._size)
         width = font.getlength(text)
         return font if width <= room else ImageFont.truetype(FONT, max(4, self._size * room / width))
-
-
-def _rows(true: str | None, prediction: str, *, is_right: bool) -> list[tuple[str, tuple[int, ...]]]:
-    """Return text and colour of each line: the true label and the prediction with its mark, or the prediction alone."""
-    if true is None:
-        return [(prediction, TEXT)]
-    mark, colour = (RIGHT_MARK, RIGHT) if is_right else (WRONG_MARK, WRONG)
-    return [(f"label: {true}", TEXT), (f"{mark} {prediction}", colour)]
