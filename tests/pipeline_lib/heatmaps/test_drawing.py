@@ -49,6 +49,24 @@ def test_an_unknown_colour_map_is_named() -> None:
         Overlay("magenta-ish", 0.5, 80)
 
 
+def test_on_the_scale_of_shares_opacity_rises_evenly_from_nothing() -> None:
+    frame = Image.new("RGB", (SIDE, SIDE), GREY)
+    Overlay("gray", 0.5, None).draw(frame, ramp())
+    # This colour map's brightness is the level: at 255 half of it shows, in proportion less below.
+    levels = ramp()[0].astype(float)
+    expected = 90 + (levels - 90) * 0.5 * levels / 255
+    assert np.abs(np.asarray(frame)[0].mean(axis=1) - expected).max() < 2
+
+
+@pytest.mark.parametrize("colormap", ["cividis", "viridis"])
+def test_colour_maps_for_the_colour_blind_rise_in_brightness(colormap: str) -> None:
+    frame = Image.new("RGB", (SIDE, SIDE))
+    Overlay(colormap, 1.0, 0).draw(frame, ramp())
+    luminance = np.asarray(frame.convert("L")).astype(int)[0, 30:]  # where the colour has come in
+    assert (np.diff(luminance) >= 0).all()
+    assert luminance[-1] - luminance[0] > 80
+
+
 def strip(true: str | None, predicted: str, background: int = 0, side: int = 400) -> np.ndarray:
     frame = Image.new("RGB", (side, side), (background,) * 3)
     Panel(side).draw(frame, true, predicted, 0.9)
