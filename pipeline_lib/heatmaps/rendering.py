@@ -148,7 +148,7 @@ class ClipRenderer:
     def render(self, clip: Mapping[str, Any], attention_TKK: np.ndarray, source: Path, base: Path) -> dict[str, Any]:
         """Write `<base>.mp4`, `.gif`, `.jpg`, `_plain.mp4` and `_still.jpg`; return the clip's entry for `heatmaps.json`."""
         files = {name: base.with_name(f"{base.name}{ending}") for name, ending in ENDINGS.items()}
-        frames = (Image.fromarray(frame_HW3) for frame_HW3 in _clip_frames(clip, source))
+        frames = (Image.fromarray(frame_HW3) for frame_HW3 in _clip_frames(clip, source, self._fps))
         first = next(frames)
         painter, plain_size = self._painter(first.size), plain_fitting(first.size)
         gif_frames = []
@@ -181,12 +181,13 @@ def _text(clip: Mapping[str, Any], frame: int) -> tuple[str, str, float]:
     return clip["class_name"], clip["frame_predicted"][frame], clip["frame_confidence"][frame]
 
 
-def _clip_frames(clip: Mapping[str, Any], source: Path) -> Iterator[np.ndarray]:
-    """Yield the clip's valid frames as they are stored; those before the clip are decoded but never scaled."""
+def _clip_frames(clip: Mapping[str, Any], source: Path, fps: float) -> Iterator[np.ndarray]:
+    """Yield the clip's valid frames as they are stored."""
     first_frame = int(clip["clip"].rpartition("#")[2])
     num_frames, num_read = int(clip["valid_frames"]), 0
-    with closing(read_frames(source)) as frames:  # type: ignore[type-var]  # it is a generator
-        for frame_HW3 in islice(frames, first_frame, first_frame + num_frames):
+    start_seconds = max(0.0, (first_frame - 0.5) / fps)
+    with closing(read_frames(source, start_seconds=start_seconds)) as frames:  # type: ignore[type-var]  # it is a generator
+        for frame_HW3 in islice(frames, num_frames):
             num_read += 1
             yield frame_HW3
     if num_read < num_frames:

@@ -199,3 +199,16 @@ def test_hmdb51_frames_are_counted_by_decoding(shared: Path, clip: str, declared
     path = shared / "data/hmdb51_clips" / clip
     assert int.from_bytes(path.read_bytes()[48:52], "little") == declared  # dwTotalFrames of the AVI header
     assert count_frames(path) == decoded
+
+
+@pytest.mark.parametrize("fps", [15, 29.97])
+def test_reading_may_start_at_any_frame(tmp_path: Path, fps: float):
+    # Long enough for several key frames; x264 sets one at least every 250 frames.
+    frames = [np.full((HEIGHT, WIDTH, 3), number % 200, np.uint8) for number in range(600)]
+    path = write(tmp_path / "long.mp4", frames, fps=fps)
+    whole = list(read_frames(path))
+    assert len(whole) == 600
+    for first in (1, 2, 249, 250, 251, 437, 599):
+        rest = list(read_frames(path, start_seconds=(first - 0.5) / fps))
+        assert len(rest) == 600 - first
+        np.testing.assert_array_equal(rest[:5], whole[first : first + 5])
