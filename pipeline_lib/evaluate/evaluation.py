@@ -17,7 +17,7 @@ from torch import nn
 from pipeline_lib.evaluate.confusion import draw_confusion
 from pipeline_lib.evaluate.maps import ScoredMaps, curve_totals, map_totals, write_maps
 from pipeline_lib.evaluate.masking import choose_clips, masked_curves
-from pipeline_lib.evaluate.pointing import find_actor
+from pipeline_lib.evaluate.pointing import Actor, find_actor
 from pipeline_lib.evaluate.predictions import clip_predictions, video_predictions
 from pipeline_lib.evaluate.scores import class_scores, confusion_counts, overall_scores
 from pipeline_lib.features.hdf5 import FeatureReader
@@ -59,8 +59,10 @@ def evaluate_model(
         _check_features(checkpoint, reader, metadata)
         source_of = partial(ClipSource, reader, classes=metadata.classes, device=device, in_memory=False)
         outputs = infer(network, source_of(test), params.batch_size)
-        has_maps = metadata.attends and metadata.grid > 1
-        maps = _score_maps(network, source_of, test, outputs, metadata, params, boxes, fps) if has_maps else None
+        maps = None
+        if metadata.attends and metadata.grid > 1:
+            actor = None if boxes is None else find_actor(test, outputs.attention_NTKK.shape[1], metadata.grid, boxes, fps=fps)
+            maps = _score_maps(network, source_of, test, outputs, metadata, actor, params.batch_size)
     predictions, videos = _write_predictions(directory, test, outputs, metadata.classes)
     train = clips[clips["part"] == "train"]
     metrics = overall_scores(predictions, videos, metadata.classes, train=train, params=params)
@@ -77,18 +79,14 @@ def _score_maps(
     test: pd.DataFrame,
     outputs: Outputs,
     metadata: Metadata,
-    params: EvaluateParams,
-    boxes: pd.DataFrame | None,
-    fps: float,
+    actor: Actor | None,
+    batch_size: int,
 ) -> ScoredMaps:
     """Measure the attention in `outputs`, and run the network again behind masks that follow it."""
     attention_NTI = outputs.attention_NTKK.flatten(2).double().numpy()
-    actor = None if boxes is None else find_actor(test, attention_NTI.shape[1], metadata.grid, boxes, fps=fps)
     row_M = choose_clips(test)
     masked = test.iloc[row_M]
-    curves = masked_curves(
-        network, source_of(masked), masked["clip"].tolist(), attention_NTI[row_M], batch_size=params.batch_size
-    )
+    curves = masked_curves(network, source_of(masked), masked["clip"].tolist(), attention_NTI[row_M], batch_size)
     totals = pd.concat([map_totals(test, attention_NTI, actor), curve_totals(masked, curves)], ignore_index=True)
     return ScoredMaps(test, metadata.classes, metadata.grid, totals, curves)
 

@@ -29,7 +29,7 @@ STEPS = 5
 """Steps of a curve. An odd number, so that every count of cells has its complement among the counts."""
 
 MOST_VIDEOS = 512
-"""Videos that are masked at most: a clip of each costs `4 * STEPS + 2` runs of the model."""
+"""Videos that are masked at most: a clip of each costs `5 * STEPS - 3` runs of the model."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ MEASURES = {
 
 def control_maps(grid: int) -> dict[str, np.ndarray]:
     """Return each control's map_KK, which sums to 1 as attention does."""
-    offset_K = _centres(grid) - 0.5
+    offset_K = _offsets(grid)
     gaussian_K = np.exp(-0.5 * (offset_K / CENTRE_SIGMA) ** 2)
     centre_KK = np.outer(gaussian_K, gaussian_K)
     return {UNIFORM: np.full((grid, grid), 1 / grid**2), CENTRE: centre_KK / centre_KK.sum()}
@@ -64,7 +64,7 @@ def centre_bias(attention_NTI: np.ndarray) -> np.ndarray:
     looked at from the centre is Tatler's measure. Likeness to the centre's Gaussian (SIM, CC) was not chosen: it calls a
     map that is sharper than the Gaussian, and in the very middle of it, little biased.
     """
-    offset_K = _centres(round(attention_NTI.shape[2] ** 0.5)) - 0.5
+    offset_K = _offsets(round(attention_NTI.shape[2] ** 0.5))
     distance_I = np.hypot(offset_K[:, None], offset_K).ravel()
     bias_NT: np.ndarray = 1 - attention_NTI @ distance_I / distance_I.mean()
     return bias_NT
@@ -80,7 +80,7 @@ def drift(attention_NTI: np.ndarray) -> np.ndarray:
     return moved_NT
 
 
-def _centres(grid: int) -> np.ndarray:
-    """Return where the cells' centres lie, as shares of the side."""
-    centre_K: np.ndarray = (np.arange(grid) + 0.5) / grid
-    return centre_K
+def _offsets(grid: int) -> np.ndarray:
+    """Return how far the cells' centres lie from the middle, as shares of the side; those of both sides to the same bit."""
+    offset_K: np.ndarray = (np.arange(grid) - (grid - 1) / 2) / grid
+    return offset_K
