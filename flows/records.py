@@ -146,7 +146,9 @@ class Record:
         for cell, ref in zip(run.cells, result.refs, strict=False):
             folder = ref.directory(self.context)
             metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-            tracking.log_metrics(self.children[cell.key], _test_metrics(metrics))
+            maps = folder / "maps.json"
+            attention = json.loads(maps.read_text(encoding="utf-8"))["measures"] if maps.is_file() else {}
+            tracking.log_metrics(self.children[cell.key], _test_metrics(metrics, attention))
             tracking.log_folder(self.children[cell.key], folder, "evaluation")
         for split, ref in zip(run.params.chunk.splits, result.refs[len(run.cells) :], strict=False):
             tracking.log_folder(self.parent_run_id, ref.directory(self.context), f"controls/split {split}")
@@ -201,21 +203,27 @@ class ProgressBars:
             self._artifacts[stage] = create_progress_artifact(float(percent), key=f"progress-{stage}", description=stage)
 
 
-def _test_metrics(metrics: dict[str, Any]) -> dict[str, float]:
-    """Return an evaluation's numbers as MLflow metrics; an interval becomes its two ends."""
-    ends = {
-        f"{name}_{end}": value for name, pair in metrics["intervals"].items() for end, value in zip(ENDS, pair, strict=True)
-    }
+def _test_metrics(metrics: dict[str, Any], attention: dict[str, Any]) -> dict[str, float]:
+    """Return an evaluation's numbers and its attention's measures as MLflow metrics; an interval becomes its two ends."""
+    attended = {f"attention_{name}": row for name, row in attention.items()}
+    metrics = metrics | {name: row["model"] for name, row in attended.items()}
+    intervals = metrics["intervals"] | {name: row["interval"] for name, row in attended.items()}
+    ends = {f"{name}_{end}": value for name, pair in intervals.items() for end, value in zip(ENDS, pair, strict=True)}
     flat = tracking.flatten({key: value for key, value in metrics.items() if key != "intervals"}) | ends
     return {f"test/{key.replace('.', '_')}": value for key, value in flat.items() if isinstance(value, int | float)}
 
 
 def _parent_metrics(results: dict[str, Any]) -> dict[str, float]:
-    """Return what the run as a whole found: each model's means and deviations, each control's mean."""
+    """Return what the run as a whole found: each model's means and deviations, each control's mean, each claim's difference."""
     metrics: dict[str, float] = {}
     for row in results["models"]:
         metrics |= {f"{row['model']}/{name}": value for name, value in row["mean"].items()}
         metrics |= {f"{row['model']}/{name}_sd": value for name, value in row["standard_deviation"].items()}
+    for claim in results["attention_claims"]:
+        name = f"attention_claims/{claim['measure']}"
+        metrics |= {name: claim["difference"]} | {
+            f"{name}_{end}": value for end, value in zip(ENDS, claim["interval"], strict=True)
+        }
     return metrics | {f"controls/{name}": row["mean"] for name, row in results["controls"].items()}
 
 

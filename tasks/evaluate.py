@@ -10,9 +10,9 @@ from pipeline_lib.artifacts import Recipe
 from pipeline_lib.params import EvaluateParams
 from tasks.stage import Context, Ref, stage
 
-VERSION = "evaluate-2"
+VERSION = "evaluate-3"
 CONTROLS_VERSION = "controls-1"
-RESULTS_VERSION = "results-1"
+RESULTS_VERSION = "results-2"
 
 CellKey = tuple[str, int, int]
 """A model's name in the run, its split and its seed."""
@@ -46,7 +46,7 @@ def evaluate(
     params: EvaluateParams,
     fps: float,
 ) -> Mapping[str, Any]:
-    """Write metrics, predictions, attention maps and the confusion matrix."""
+    """Write metrics, predictions, attention maps and what they are worth, and the confusion matrix."""
     import pandas as pd
 
     from pipeline_lib.evaluate import evaluate_model

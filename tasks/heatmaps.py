@@ -11,7 +11,7 @@ from pipeline_lib.params import HeatmapsParams
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
 
-VERSION = "heatmaps-1"
+VERSION = "heatmaps-2"
 
 
 def recipe(context: Context, cell: str, evaluated: Ref, shards: Sequence[Ref], params: HeatmapsParams, fps: float) -> Recipe:
@@ -24,7 +24,7 @@ def recipe(context: Context, cell: str, evaluated: Ref, shards: Sequence[Ref], p
 def heatmaps(
     directory: Path, context: Context, cell: str, evaluated: Ref, shards: Sequence[Ref], params: HeatmapsParams, fps: float
 ) -> Mapping[str, Any]:
-    """Render successes and failures as MP4 and GIF."""
+    """Render successes and failures as MP4 and GIF, and the same clips plain."""
     from pipeline_lib.heatmaps import render_heatmaps
     from pipeline_lib.tables import video_paths
 

@@ -46,6 +46,8 @@ class Cell:
     """What `evaluate_model` returned; a model may lack some."""
     videos: pd.DataFrame
     """Its videos.parquet; `video` and `correct` are enough."""
+    maps: pd.DataFrame | None = None
+    """Its maps.parquet; None without attention."""
 
 
 @dataclass(frozen=True)

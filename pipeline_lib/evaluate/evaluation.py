@@ -1,19 +1,23 @@
 """The evaluate stage: one checkpoint over every clip of the test part."""
 
-# N clips, T frames of a clip, K grid side, C classes
+# N clips, M clips that are masked, T frames of a clip, K grid side, I = K * K cells, C classes
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
 import pandas as pd
+from torch import nn
 
 from pipeline_lib.evaluate.confusion import draw_confusion
-from pipeline_lib.evaluate.pointing import score_pointing
+from pipeline_lib.evaluate.maps import ScoredMaps, curve_totals, map_totals, write_maps
+from pipeline_lib.evaluate.masking import choose_clips, masked_curves
+from pipeline_lib.evaluate.pointing import Actor, find_actor
 from pipeline_lib.evaluate.predictions import clip_predictions, video_predictions
 from pipeline_lib.evaluate.scores import class_scores, confusion_counts, overall_scores
 from pipeline_lib.features.hdf5 import FeatureReader
@@ -39,9 +43,9 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Score a checkpoint on the test part of `clips`, all of it, and return the metrics.
 
-    Writes metrics.json, predictions.parquet, videos.parquet, per_class.csv, confusion.png and attention.h5. `fps` is the
-    rate of the clips' frames; with `boxes` (video, time_seconds, x0, y0, x1, y1) attention, if the model has any, is checked
-    against them.
+    Writes metrics.json, predictions.parquet, videos.parquet, per_class.csv, confusion.png and attention.h5; for a model with
+    attention also maps.json and maps.parquet (`pipeline_lib.evaluate.maps`). `fps` is the rate of the clips' frames; with
+    `boxes` (video, time_seconds, x0, y0, x1, y1) attention is checked against them too.
 
     Raises:
         ValueError: no test clips, a damaged checkpoint or feature file, or features other than the model was trained on.
@@ -50,18 +54,41 @@ def evaluate_model(
     test = clips[clips["part"] == "test"].reset_index(drop=True)
     _check_classes(checkpoint, test, metadata)
     device = choose_device(params.device, key="evaluate.device")
+    network = network.to(device)
     with FeatureReader(feature_files) as reader:
         _check_features(checkpoint, reader, metadata)
-        source = ClipSource(reader, test, metadata.classes, device, in_memory=False)
-        outputs = infer(network.to(device), source, params.batch_size)
+        source_of = partial(ClipSource, reader, classes=metadata.classes, device=device, in_memory=False)
+        outputs = infer(network, source_of(test), params.batch_size)
+        maps = None
+        if metadata.attends and metadata.grid > 1:
+            actor = None if boxes is None else find_actor(test, outputs.attention_NTKK.shape[1], metadata.grid, boxes, fps=fps)
+            maps = _score_maps(network, source_of, test, outputs, metadata, actor, params.batch_size)
     predictions, videos = _write_predictions(directory, test, outputs, metadata.classes)
     train = clips[clips["part"] == "train"]
     metrics = overall_scores(predictions, videos, metadata.classes, train=train, params=params)
-    if boxes is not None and metadata.attends:
-        pointing = score_pointing(test, outputs.attention_NTKK.numpy(), boxes, fps=fps)
-        metrics |= {"pointing": pointing} if pointing else {}
+    if maps:
+        write_maps(directory, maps, params)
+        metrics |= maps.pointing()
     _write_scores(directory, predictions, videos, metadata, metrics)
     return metrics
+
+
+def _score_maps(
+    network: nn.Module,
+    source_of: Callable[[pd.DataFrame], ClipSource],
+    test: pd.DataFrame,
+    outputs: Outputs,
+    metadata: Metadata,
+    actor: Actor | None,
+    batch_size: int,
+) -> ScoredMaps:
+    """Measure the attention in `outputs`, and run the network again behind masks that follow it."""
+    attention_NTI = outputs.attention_NTKK.flatten(2).double().numpy()
+    row_M = choose_clips(test)
+    masked = test.iloc[row_M]
+    curves = masked_curves(network, source_of(masked), masked["clip"].tolist(), attention_NTI[row_M], batch_size)
+    totals = pd.concat([map_totals(test, attention_NTI, actor), curve_totals(masked, curves)], ignore_index=True)
+    return ScoredMaps(test, metadata.classes, metadata.grid, totals, curves)
 
 
 def _check_classes(checkpoint: Path, test: pd.DataFrame, metadata: Metadata) -> None:

@@ -1,11 +1,11 @@
-"""The pointing game (Zhang et al. 2016): does the strongest cell of the attention lie on the actor?"""
+"""Attention against the actor's box: the pointing game (Zhang et al. 2016), and the attention that lies in the box."""
 
-# N clips, T frames of a clip, K grid side, F frames with a box
+# N clips, T frames of a clip, K grid side, I = K * K cells in rows from the top left, F frames with a box
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -18,13 +18,24 @@ TOLERANCE_SECONDS = 1e-3
 """Rounding of times in the boxes file."""
 
 
-def score_pointing(test: pd.DataFrame, attention_NTKK: np.ndarray, boxes: pd.DataFrame, *, fps: float) -> dict[str, Any] | None:
-    """Return the share of frames whose strongest cell has its centre in the actor's box, and what chance would give.
+@dataclass(frozen=True)
+class Actor:
+    """Which cells the actor covers, in every frame that has a box."""
 
-    Every valid frame counts that has a box of its video within half a frame of its own time (one box a time). `chance` is
-    the mean share of cell centres in the box: the score of pointing anywhere. None if no frame has a box.
+    clip_F: np.ndarray
+    """Row of the frame's clip."""
+    time_F: np.ndarray
+    inside_FI: np.ndarray
+    """Whether the cell's centre is in the box."""
+    covered_FI: np.ndarray
+    """Share of the cell's area that is."""
+
+
+def find_actor(test: pd.DataFrame, num_frames: int, grid: int, boxes: pd.DataFrame, *, fps: float) -> Actor | None:
+    """Return where the actor is in each valid frame that has a box of its video within half a frame of its own time.
+
+    Boxes (one a time) have the columns video, time_seconds, x0, y0, x1, y1. None if no frame has one.
     """
-    num_frames, grid = attention_NTKK.shape[1:3]
     clip_F, time_F = np.nonzero(valid_mask(test["valid_frames"].to_numpy(), num_frames))
     frames = pd.DataFrame({"clip": clip_F, "time": time_F, "video": test["video"].to_numpy()[clip_F]})
     frames["time_seconds"] = (test["first_frame"].to_numpy()[clip_F] + time_F) / fps
@@ -32,13 +43,25 @@ def score_pointing(test: pd.DataFrame, attention_NTKK: np.ndarray, boxes: pd.Dat
     if matched.empty:
         logger.warning("no frame of the test part has a box of its video; attention is not checked against boxes")
         return None
-    strongest_F = attention_NTKK.reshape(*attention_NTKK.shape[:2], -1).argmax(axis=2)[matched["clip"], matched["time"]]
-    inside_FI = _cells_inside(matched, grid)
-    return {
-        "accuracy": float(inside_FI[np.arange(len(matched)), strongest_F].mean()),
-        "chance": float(inside_FI.mean()),
-        "num_frames": len(matched),
-    }
+    return Actor(
+        matched["clip"].to_numpy(),
+        matched["time"].to_numpy(),
+        inside_FI=_of_cells(*(_centres_inside(matched, *ends, grid) for ends in (("y0", "y1"), ("x0", "x1")))) > 0,
+        covered_FI=_of_cells(*(_covered(matched, *ends, grid) for ends in (("y0", "y1"), ("x0", "x1")))),
+    )
+
+
+def points_at_actor(attention_FI: np.ndarray, actor: Actor) -> np.ndarray:
+    """Return, for each frame, 1 if the strongest cell's centre is in the box, else 0; of equal ones their mean."""
+    strongest_FI = attention_FI == attention_FI.max(axis=1, keepdims=True)
+    share_F: np.ndarray = (strongest_FI & actor.inside_FI).sum(axis=1) / strongest_FI.sum(axis=1)
+    return share_F
+
+
+def mass_in_box(attention_FI: np.ndarray, actor: Actor) -> np.ndarray:
+    """Return the share of each frame's attention in the box; a cell that is covered in part counts in part."""
+    mass_F: np.ndarray = (attention_FI * actor.covered_FI).sum(axis=1)
+    return mass_F
 
 
 def _nearest_boxes(frames: pd.DataFrame, boxes: pd.DataFrame, *, tolerance_seconds: float) -> pd.DataFrame:
@@ -56,11 +79,22 @@ def _nearest_boxes(frames: pd.DataFrame, boxes: pd.DataFrame, *, tolerance_secon
     return matched.dropna(subset=["x0", "y0", "x1", "y1"])
 
 
-def _cells_inside(matched: pd.DataFrame, grid: int) -> np.ndarray:
-    """Return inside_FI: which cell centres, in rows from the top left, lie in each frame's box."""
-    centres_K = (np.arange(grid) + 0.5) / grid
-    left, top, right, bottom = (matched[name].to_numpy()[:, None] for name in ("x0", "y0", "x1", "y1"))
-    columns_FK = (left <= centres_K) & (centres_K <= right)
-    rows_FK = (top <= centres_K) & (centres_K <= bottom)
-    inside_FKK: np.ndarray = rows_FK[:, :, None] & columns_FK[:, None, :]
-    return inside_FKK.reshape(len(matched), -1)
+def _centres_inside(matched: pd.DataFrame, start: str, end: str, grid: int) -> np.ndarray:
+    """Return which rows (or columns) of cells have their centres between the box's two edges, (F, K)."""
+    centre_K = (np.arange(grid) + 0.5) / grid
+    start_F1, end_F1 = (matched[name].to_numpy()[:, None] for name in (start, end))
+    inside_FK: np.ndarray = (start_F1 <= centre_K) & (centre_K <= end_F1)
+    return inside_FK
+
+
+def _covered(matched: pd.DataFrame, start: str, end: str, grid: int) -> np.ndarray:
+    """Return the share of each row (or column) of cells between the box's two edges, (F, K)."""
+    edge_L = np.arange(grid + 1) / grid
+    start_F1, end_F1 = (matched[name].to_numpy()[:, None] for name in (start, end))
+    length_FK = np.minimum(end_F1, edge_L[1:]) - np.maximum(start_F1, edge_L[:-1])
+    return np.maximum(length_FK, 0) * grid
+
+
+def _of_cells(rows_FK: np.ndarray, columns_FK: np.ndarray) -> np.ndarray:
+    cells_FKK: np.ndarray = rows_FK[:, :, None] * columns_FK[:, None, :]
+    return cells_FKK.reshape(len(cells_FKK), -1)

@@ -11,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline_lib.evaluate.claims import attention_claims
 from pipeline_lib.evaluate.comparison import COLUMNS, Cell, Pair, Summary, compare, summarise
+from pipeline_lib.evaluate.maps import MAPS_TABLE
 from pipeline_lib.params import EvaluateParams
 
 LINEAR = "logistic_regression"
@@ -32,7 +34,15 @@ class Controls:
 def read_cell(directory: Path, model: str, split: int, seed: int) -> Cell:
     """Read what `evaluate_model` wrote."""
     metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
-    return Cell(model, split, seed, metrics, pd.read_parquet(directory / "videos.parquet"))
+    maps = directory / MAPS_TABLE
+    return Cell(
+        model,
+        split,
+        seed,
+        metrics,
+        videos=pd.read_parquet(directory / "videos.parquet"),
+        maps=pd.read_parquet(maps) if maps.is_file() else None,
+    )
 
 
 def read_controls(directory: Path, split: int) -> Controls:
@@ -48,7 +58,8 @@ def write_results(
     """Write results.json and results.csv, a row a model, and return the number of cells and of comparisons.
 
     results.json holds `models`, a `Summary` each, in the order in which they first appear among `cells` and the linear
-    reference last; `controls`, their video accuracy over splits; and `pairs`, a `Pair` each.
+    reference last; `controls`, their video accuracy over splits; `pairs`, a `Pair` each; and `attention_claims`, a `Claim`
+    each.
     """
     every_cell = [*cells, *(control.linear for control in controls)]
     summaries, pairs = summarise(every_cell), compare(every_cell, params)
@@ -56,6 +67,7 @@ def write_results(
         "models": [asdict(row) for row in summaries],
         "controls": _control_rows([control.scores for control in controls]),
         "pairs": [asdict(pair) for pair in pairs],
+        "attention_claims": [asdict(claim) for claim in attention_claims(cells, params)],
     }
     (directory / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     results_table(summaries, pairs).to_csv(directory / "results.csv", index=False, float_format="%.6g")

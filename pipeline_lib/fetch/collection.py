@@ -14,7 +14,7 @@ import pandas as pd
 from pipeline_lib.fetch import hmdb51
 from pipeline_lib.fetch.archives import DamagedArchiveError, Limits, remove_tree, unpack
 from pipeline_lib.fetch.download import Address, Patience, Progress, download
-from pipeline_lib.fetch.tables import copy_boxes, copy_sources
+from pipeline_lib.fetch.tables import check_boxed_videos, copy_boxes, copy_sources
 from pipeline_lib.params import Addresses, FetchParams
 
 logger = logging.getLogger(__name__)
@@ -125,6 +125,7 @@ def fetch_collection(
         _fetch_videos(params, directory, partial, progress)
     root = videos_root(params, directory)
     videos = list_videos(root)
+    check_boxed_videos(params.boxes, dict.fromkeys(video.video for video in videos))
     if params.kind == "hmdb51":
         hmdb51.check_complete([video.video for video in videos], directory / "splits")
     table = pd.DataFrame(

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 BOXES_HEADER = ["video", "time_seconds", "x0", "y0", "x1", "y1"]
 SOURCES_HEADER = ["video", "source"]
 
+SHOWN = 5
+"""Mistakes of one table that are told."""
+
 
 def copy_boxes(boxes: str | None, directory: Path) -> None:
-    """Copy the table of actors' boxes to `directory/boxes.csv`, if there is one."""
+    """Copy the table of actors' boxes to `directory/boxes.csv`, if there is one.
+
+    Raises:
+        ValueError: one line for each of the first mistakes in it, with its row (the header is the first).
+    """
     if boxes is None:
         return
     rows = _read_csv("fetch.boxes", boxes)
@@ -19,7 +30,45 @@ def copy_boxes(boxes: str | None, directory: Path) -> None:
     if header != BOXES_HEADER:
         accepted = ",".join(BOXES_HEADER)
         raise ValueError(f"fetch.boxes: {boxes}: its first line must be {accepted}, found {','.join(header)}")
+    mistakes = [f"row {number}: {words}" for number, row in enumerate(rows[1:], start=2) if (words := _box_mistake(row))]
+    if mistakes:
+        more = [f"... and {len(mistakes) - SHOWN} more like these"] if len(mistakes) > SHOWN else []
+        raise ValueError("\n".join(f"fetch.boxes: {boxes}: {line}" for line in [*mistakes[:SHOWN], *more]))
     _write_csv(directory / "boxes.csv", rows)
+
+
+def check_boxed_videos(boxes: str | None, videos: Collection[str]) -> None:
+    """Warn of boxes of videos that the collection does not hold.
+
+    Raises:
+        ValueError: it holds none of them: the names are written in another way.
+    """
+    if boxes is None:
+        return
+    boxed = dict.fromkeys(row[0] for row in _read_csv("fetch.boxes", boxes)[1:])
+    strangers = [video for video in boxed if video not in videos]
+    if strangers and len(strangers) == len(boxed):
+        raise ValueError(
+            f"fetch.boxes: {boxes}: none of its videos is in the collection; they are named as {next(iter(videos))} is, "
+            f"found {strangers[0]}"
+        )
+    if strangers:
+        logger.warning("fetch.boxes: %d of %d videos are not in the collection: %s", len(strangers), len(boxed), strangers[0])
+
+
+def _box_mistake(row: Sequence[str]) -> str | None:
+    """Return what is wrong with a row of the table of boxes, if anything."""
+    if len(row) != len(BOXES_HEADER) or "/" not in row[0]:
+        return f"must be class/video and five numbers, found {','.join(row)}"
+    try:
+        time_seconds, x0, y0, x1, y1 = (float(value) for value in row[1:])
+    except ValueError:
+        return f"{','.join(row[1:])} must be five numbers"
+    if not 0 <= time_seconds < math.inf:
+        return f"time_seconds = {row[1]}: must be 0 or more"
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        return f"x0,y0,x1,y1 = {','.join(row[2:])}: must be fractions of the frame (0 to 1), x0 below x1 and y0 below y1"
+    return None
 
 
 def copy_sources(sources: str | None, directory: Path) -> None:

@@ -1,4 +1,8 @@
-"""From a K x K attention map to the article's picture of it: upsampled, scaled, smoothed, cut at a percentile.
+"""From a K x K attention map to a picture of it: upsampled, scaled, smoothed.
+
+Two scales. The article's goes from each frame's least attention to its most, so that a frame always shows colours, whether the
+model looked at one thing or the map is noise. The other is the share: attention times K^2, 1 where a cell has what an even
+map would give it. It says how much the model looked; an even map shows nothing.
 
 Shape suffixes: T frames of a clip, K grid side, S side of the picture in pixels.
 """
@@ -12,6 +16,9 @@ from scipy.ndimage import gaussian_filter1d, zoom
 
 UNIFORM = 1e-6
 """Maps whose upsampled values differ by less than this count as uniform: scaling them would show rounding noise."""
+
+FULL_SHARE = 4.0
+"""Share at which a colour is full; it begins above 1."""
 
 
 class MapUpsampler:
@@ -42,6 +49,12 @@ class MapUpsampler:
             return np.zeros(upsampled_SS.shape, np.uint8)
         scaled_KK = ((map_KK - low) * (255 / (high - low)) + 0.5).astype(np.float32)
         return _spread(self._smooth_SK, scaled_KK).astype(np.uint8)
+
+    def share_levels(self, map_KK: np.ndarray) -> np.ndarray:
+        """Return the smoothed picture of one frame's shares as uint8 (S, S): 0 for 1 or less, 255 for `FULL_SHARE` or more."""
+        excess_KK = (map_KK * map_KK.size - 1).astype(np.float32)
+        level_SS = _spread(self._smooth_SK, excess_KK) * np.float32(255 / (FULL_SHARE - 1))
+        return np.clip(level_SS, 0, 255).astype(np.uint8)
 
 
 def _spread(weights_SK: np.ndarray, map_KK: np.ndarray) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 The article blends the whole colour map over the frame, which dims and tints the four fifths that the percentile had just
 set to zero. Here a pixel below the percentile keeps its own colour, and above it the colour comes in softly with the
-value: the scene stays visible, and no hard edge suggests a border that the K x K map does not know.
+value: the scene stays visible, and no hard edge suggests a border that the K x K map does not know. On the scale of shares
+there is no percentile: a pixel is coloured as far as its share is above an even one.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ FADE_LEVELS = 56
 class Overlay:
     """Draws pictures of attention over frames: one palette, one opacity, one percentile."""
 
-    def __init__(self, colormap: str, opacity: float, percentile: float) -> None:
-        """Look up the colour map.
+    def __init__(self, colormap: str, opacity: float, percentile: float | None) -> None:
+        """Look up the colour map, any of matplotlib's; of those `cividis` and `viridis` survive colour blindness.
+
+        With `percentile` None the colour comes in evenly from the lowest level to the highest.
 
         Raises:
             ValueError: matplotlib knows no such colour map.
@@ -36,13 +39,15 @@ class Overlay:
     def draw(self, frame: Image.Image, levels_SS: np.ndarray) -> None:
         """Draw levels (uint8, of the frame's size) over an RGB frame, in place."""
         levels = Image.fromarray(levels_SS)
-        threshold = percentile_level(levels.histogram(), self._percentile)
-        alpha = levels.point(self._alpha_table(threshold))
+        alpha = levels.point(self._alpha_table(levels))
         levels.putpalette(self._palette)
         frame.paste(levels.convert("RGB"), (0, 0), alpha)
 
-    def _alpha_table(self, threshold: int) -> list[int]:
-        """Return the opacity (0 to 255) of each level: nothing up to the threshold, then a smooth step upwards."""
+    def _alpha_table(self, levels: Image.Image) -> list[int]:
+        """Return the opacity (0 to 255) of each level: nothing up to the percentile, then a smooth step upwards."""
+        if self._percentile is None:
+            return [round(self._opacity * level) for level in range(256)]
+        threshold = percentile_level(levels.histogram(), self._percentile)
         rise = np.clip((np.arange(256) - threshold) / FADE_LEVELS, 0, 1)
         smooth_step = rise * rise * (3 - 2 * rise)
         return [int(alpha) for alpha in np.ceil(255 * self._opacity * smooth_step)]

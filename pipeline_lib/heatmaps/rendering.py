@@ -1,6 +1,6 @@
 """Heatmap videos: the chosen clips of one model, with its attention, its prediction and its confidence frame by frame.
 
-Shape suffixes: T frames of a clip, K grid side, H, W pixels.
+Shape suffixes: T frames of a clip, K grid side, H, W pixels, S longer side of a picture in pixels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice
+from functools import lru_cache, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,16 @@ logger = logging.getLogger(__name__)
 
 HEATMAPS = "heatmaps.json"
 POSTER_SIDE = 320
-CRF = 23
-"""The frames are enlarged and the colours soft: better quality costs twice the time and shows nothing more."""
+PLAIN_HEIGHT = 240
+PRESET, CRF = "superfast", 22
+"""As close to the frames as x264's `fast` at 23 (40.1 and 39.5 dB on the demo's clips, on surveillance footage 38.9 and 39.2),
+in 40 % of the time; the files are half as large again."""
+PLAIN_CRF = 30
+ENDINGS = {"mp4": ".mp4", "gif": ".gif", "poster": ".jpg", "plain": "_plain.mp4", "still": "_still.jpg"}
+"""What each file of a clip is called in `heatmaps.json`, and how its name ends."""
+
+Size = tuple[int, int]
+"""Width and height in pixels, as Pillow has them."""
 
 
 def render_heatmaps(
@@ -48,9 +57,10 @@ def render_heatmaps(
 ) -> dict[str, int]:
     """Draw the chosen clips of one model as MP4, GIF and poster, and list them in `heatmaps.json`.
 
-    `heatmaps.json` holds `rules` (outcome to text), `notes` (what there was nothing to show of) and `clips`: a list, with
-    the successes first, of {clip, video, class_name, predicted, confidence, correct, outcome, rule, frame_predicted,
-    frame_confidence, mp4, gif, poster}; the last three are file names.
+    `heatmaps.json` holds `grid`, `fps`, `rules` (outcome to text), `notes` (what there was nothing to show of) and `clips`: a
+    list, with the successes first, of {clip, video, class_name, predicted, confidence, correct, outcome, rule,
+    frame_predicted, frame_confidence, mp4, gif, poster, plain, still}. The last five are file names; `plain` is the clip
+    with nothing drawn on it, small, and `still` its middle frame, both the same whichever model chose the clip.
 
     Args:
         evaluation: folder with the model's `predictions.parquet` and `attention.h5`.
@@ -69,8 +79,8 @@ def render_heatmaps(
     """
     predictions = pd.read_parquet(evaluation / "predictions.parquet")
     clips = select_clips(predictions, params).to_dict("records")
-    attention_TKK_of = _load_attention(evaluation / "attention.h5", [clip["clip"] for clip in clips])
-    renderer = ClipRenderer(params, fps)
+    grid, attention_TKK_of = _load_attention(evaluation / "attention.h5", [clip["clip"] for clip in clips])
+    renderer = ClipRenderer(params, grid, fps)
 
     def render(number: int, clip: dict[str, Any]) -> dict[str, Any]:
         class_name = re.sub(r"[^\w.-]+", "_", clip["class_name"])
@@ -84,59 +94,100 @@ def render_heatmaps(
             if on_clip:
                 on_clip()
     notes = _explain_absence(predictions, params)
-    _write_json(directory / HEATMAPS, {"rules": RULES, "notes": notes, "clips": entries})
+    content = {"grid": grid, "fps": fps, "rules": RULES, "notes": notes, "clips": entries}
+    _write_json(directory / HEATMAPS, content)
     num_successes = sum(clip["outcome"] == "success" for clip in clips)
     return {"successes": num_successes, "failures": len(clips) - num_successes}
+
+
+class Painter:
+    """Draws attention and text over frames of one size; safe to use from several threads."""
+
+    def __init__(self, params: HeatmapsParams, grid: int, size: Size) -> None:
+        """Prepare for maps of `grid` x `grid` cells over frames of `size`."""
+        self.size = fitting(size, params.side) if params.aspect == "original" else (params.side, params.side)
+        self.small_size = fitting(self.size, params.gif_side)
+        longer = max(self.size)
+        upsampler = MapUpsampler(grid, longer, params.sigma * longer)
+        is_article = params.scale == "article"
+        self._levels = upsampler.levels if is_article else upsampler.share_levels
+        self._overlay = Overlay(params.colormap, params.opacity, params.percentile if is_article else None)
+        self._panel, self._small_panel = Panel(self.size[0]), Panel(self.small_size[0])
+
+    def draw(
+        self, frame: Image.Image, map_KK: np.ndarray, true: str | None, predicted: str, confidence: float
+    ) -> tuple[Image.Image, Image.Image]:
+        """Return the frame with its attention and text, and a small copy whose text is set anew: shrunk, none could read it."""
+        picture = frame.resize(self.size)
+        self._overlay.draw(picture, _fitted(self._levels(map_KK), self.size))
+        small = picture.resize(self.small_size, Image.Resampling.BOX, reducing_gap=1.0)
+        self._panel.draw(picture, true, predicted, confidence)
+        self._small_panel.draw(small, true, predicted, confidence)
+        return picture, small
+
+
+def fitting(size: Size, longer: float) -> Size:
+    """Return even width and height of the same aspect whose longer side is about `longer`."""
+    width, height = (max(2, round(pixels * longer / max(size) / 2) * 2) for pixels in size)
+    return width, height
+
+
+def _fitted(levels_SS: np.ndarray, size: Size) -> np.ndarray:
+    """Return the picture of a map squeezed to `size`: attention knows no aspect."""
+    return levels_SS if levels_SS.shape == size[::-1] else np.asarray(Image.fromarray(levels_SS).resize(size))
 
 
 class ClipRenderer:
     """Draws clips with one set of parameters; safe to use from several threads."""
 
-    def __init__(self, params: HeatmapsParams, fps: float) -> None:
-        """Prepare the colour map and the text."""
-        self._params = params
+    def __init__(self, params: HeatmapsParams, grid: int, fps: float) -> None:
+        """Take how to draw maps of `grid` x `grid` cells, and the frame rate of the clips."""
         self._fps = fps
-        self._overlay = Overlay(params.colormap, params.opacity, params.percentile)
-        self._panel = Panel(params.side)
-        self._gif_panel = Panel(params.gif_side)
+        self._painter = lru_cache(maxsize=8)(partial(Painter, params, grid))
 
     def render(self, clip: Mapping[str, Any], attention_TKK: np.ndarray, source: Path, base: Path) -> dict[str, Any]:
-        """Write `<base>.mp4`, `.gif` and `.jpg`; return the clip's entry for `heatmaps.json`."""
-        mp4, gif, poster = (base.with_name(f"{base.name}.{extension}") for extension in ("mp4", "gif", "jpg"))
-        side, num_frames = self._params.side, int(clip["valid_frames"])
+        """Write `<base>.mp4`, `.gif`, `.jpg`, `_plain.mp4` and `_still.jpg`; return the clip's entry for `heatmaps.json`."""
+        files = {name: base.with_name(f"{base.name}{ending}") for name, ending in ENDINGS.items()}
+        frames = (Image.fromarray(frame_HW3) for frame_HW3 in _clip_frames(clip, source, self._fps))
+        first = next(frames)
+        painter, plain_size = self._painter(first.size), plain_fitting(first.size)
         gif_frames = []
-        with VideoWriter(mp4, width=side, height=side, fps=self._fps, crf=CRF) as writer:
-            for number, (picture, small) in enumerate(self._draw_frames(clip, attention_TKK, source)):
+        with (
+            self._writer(files["mp4"], painter.size, CRF) as writer,
+            self._writer(files["plain"], plain_size, PLAIN_CRF) as plain_writer,
+        ):
+            for number, frame in enumerate(chain([first], frames)):
+                picture, small = painter.draw(frame, attention_TKK[number], *_text(clip, number))
+                plain = frame.resize(plain_size)
                 writer.write(np.asarray(picture))
+                plain_writer.write(np.asarray(plain))
                 gif_frames.append(np.asarray(small))
-                if number == num_frames // 2:
-                    picture.resize((POSTER_SIDE, POSTER_SIDE)).save(poster, quality=80)
-        write_gif(gif_frames, gif, fps=self._fps)
-        return _describe(clip) | {"mp4": mp4.name, "gif": gif.name, "poster": poster.name}
+                if number == int(clip["valid_frames"]) // 2:
+                    picture.resize(fitting(painter.size, POSTER_SIDE)).save(files["poster"], quality=80)
+                    plain.save(files["still"], quality=80)
+        write_gif(gif_frames, files["gif"], fps=self._fps)
+        return _describe(clip) | {name: path.name for name, path in files.items()}
 
-    def _draw_frames(
-        self, clip: Mapping[str, Any], attention_TKK: np.ndarray, source: Path
-    ) -> Iterator[tuple[Image.Image, Image.Image]]:
-        """Yield each valid frame with its attention and text, at full side and at the side of the GIF."""
-        params = self._params
-        upsampler = MapUpsampler(attention_TKK.shape[1], params.side, params.sigma * params.side)
-        for number, frame_HW3 in enumerate(_clip_frames(clip, source)):
-            picture = Image.fromarray(frame_HW3).resize((params.side, params.side))
-            self._overlay.draw(picture, upsampler.levels(attention_TKK[number]))
-            small = picture.resize((params.gif_side, params.gif_side), Image.Resampling.BOX)
-            text = (clip["class_name"], clip["frame_predicted"][number], clip["frame_confidence"][number])
-            self._panel.draw(picture, *text)
-            # The text is set anew for the small picture: shrunk, it could not be read.
-            self._gif_panel.draw(small, *text)
-            yield picture, small
+    def _writer(self, path: Path, size: Size, crf: int) -> VideoWriter:
+        return VideoWriter(path, width=size[0], height=size[1], fps=self._fps, crf=crf, preset=PRESET)
 
 
-def _clip_frames(clip: Mapping[str, Any], source: Path) -> Iterator[np.ndarray]:
-    """Yield the clip's valid frames as they are stored; those before the clip are decoded but never scaled."""
+def plain_fitting(size: Size) -> Size:
+    """Return even width and height of the same aspect, of at most `PLAIN_HEIGHT`."""
+    return fitting(size, max(size) * min(1.0, PLAIN_HEIGHT / size[1]))
+
+
+def _text(clip: Mapping[str, Any], frame: int) -> tuple[str, str, float]:
+    return clip["class_name"], clip["frame_predicted"][frame], clip["frame_confidence"][frame]
+
+
+def _clip_frames(clip: Mapping[str, Any], source: Path, fps: float) -> Iterator[np.ndarray]:
+    """Yield the clip's valid frames as they are stored."""
     first_frame = int(clip["clip"].rpartition("#")[2])
     num_frames, num_read = int(clip["valid_frames"]), 0
-    with closing(read_frames(source)) as frames:  # type: ignore[type-var]  # it is a generator
-        for frame_HW3 in islice(frames, first_frame, first_frame + num_frames):
+    start_seconds = max(0.0, (first_frame - 0.5) / fps)
+    with closing(read_frames(source, start_seconds=start_seconds)) as frames:  # type: ignore[type-var]  # it is a generator
+        for frame_HW3 in islice(frames, num_frames):
             num_read += 1
             yield frame_HW3
     if num_read < num_frames:
@@ -146,11 +197,11 @@ def _clip_frames(clip: Mapping[str, Any], source: Path) -> Iterator[np.ndarray]:
         )
 
 
-def _load_attention(path: Path, clips: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the maps (T, K, K) of the clips."""
+def _load_attention(path: Path, clips: Sequence[str]) -> tuple[int, dict[str, np.ndarray]]:
+    """Return K, and the maps (T, K, K) of the clips."""
     with h5py.File(path, "r") as file:
         row_of = {clip: row for row, clip in enumerate(file["clip"].asstr()[:])}
-        return {clip: file["attention"][row_of[clip]] for clip in clips}
+        return file["attention"].shape[2], {clip: file["attention"][row_of[clip]] for clip in clips}
 
 
 def _describe(clip: Mapping[str, Any]) -> dict[str, Any]:

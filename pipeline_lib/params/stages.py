@@ -220,14 +220,21 @@ class HeatmapsParams(Section):
     """How attention is drawn over the frames. The defaults are the article's."""
 
     side: Annotated[int, Field(gt=0, multiple_of=2)] = 800
+    """Pixels of the longer side."""
+    aspect: Literal["square", "original"] = "square"
+    """Whether frames are squared (article) or keep their video's shape."""
+    scale: Literal["article", "share"] = "article"
+    """What colours mean. `article`: from each frame's least attention to its most, above the percentile, which gives noise
+    colours as strong as focus; `share`: multiples of an even share, above 1 and full at 4 (`pipeline_lib.heatmaps.maps`)."""
     percentile: Annotated[float, Field(ge=0, lt=100)] = 80
     sigma: PositiveFloat = 0.06
     """Standard deviation of the Gaussian filter, as a fraction of `side` (the tutorial's code: 30 of 500 pixels)."""
     opacity: Fraction = 0.5
     colormap: str = "turbo"
+    """Any of matplotlib's; `cividis` and `viridis` survive colour blindness and printing in grey."""
     successes: Annotated[int, Field(ge=0)] = 4
     failures: Annotated[int, Field(ge=0)] = 4
-    gif_side: PositiveInt = 200
+    gif_side: Annotated[int, Field(gt=1)] = 200
 
 
 class ReportParams(Section):

@@ -111,14 +111,21 @@ def count_frames(path: Path, *, timeout_seconds: float = 300.0) -> int:
 
 
 def read_frames(
-    path: Path, *, width: int | None = None, height: int | None = None, timeout_seconds: float = 300.0
+    path: Path,
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    start_seconds: float = 0.0,
+    timeout_seconds: float = 300.0,
 ) -> Iterator[np.ndarray]:
-    """Yield every decoded frame as uint8 RGB (H, W, 3), rotated as the file says; only one is held in memory.
+    """Yield the decoded frames as uint8 RGB (H, W, 3), rotated as the file says; only one is held in memory.
 
     Args:
         path: the video.
         width: width in pixels to scale to, together with `height`; default: as stored.
         height: height in pixels to scale to.
+        start_seconds: frames before are left out; ffmpeg decodes from the last key frame before it, so that a late start costs
+            little. Half a frame before the first one wanted is exact.
         timeout_seconds: longest silence of ffmpeg.
 
     Raises:
@@ -126,7 +133,7 @@ def read_frames(
     """
     if (width is None) != (height is None):
         raise ValueError(f"give both width and height, or neither; got {width=}, {height=}")
-    video = open_video(path)[FIRST_VIDEO_STREAM]
+    video = open_video(path, **({"ss": start_seconds} if start_seconds > 0 else {}))[FIRST_VIDEO_STREAM]
     if width is not None:
         video = video.filter("scale", width, height, flags="bicubic+accurate_rnd+full_chroma_int+bitexact")
     # PPM pictures carry their size, which rotation and mid-stream changes make hard to know beforehand.

@@ -81,6 +81,22 @@ def test_a_test_part_metric_is_its_interval_too(children):
     assert metrics["test/video_accuracy_low"] <= metrics["test/video_accuracy"] <= metrics["test/video_accuracy_high"]
 
 
+def test_attention_is_measured_in_each_child_that_has_any_and_compared_in_the_parent(finished, children, parent):
+    for model in ("alstm", "conv_alstm"):
+        metrics = children[model].data.metrics
+        for name in ("entropy", "centre_bias", "drift", "deletion", "insertion"):
+            low, value, high = (metrics[f"test/attention_{name}{end}"] for end in ("_low", "", "_high"))
+            assert low <= value <= high, name
+        assert not any("pointing" in name for name in metrics)  # there are no boxes
+    assert not any("attention" in name for name in children["mean_pool"].data.metrics)
+    claims = {claim["measure"]: claim for claim in finished[1]["results"]["attention_claims"]}
+    assert list(claims) == ["deletion", "insertion"]
+    metrics = parent.data.metrics
+    for name, claim in claims.items():
+        logged = [metrics[f"attention_claims/{name}{end}"] for end in ("_low", "", "_high")]
+        assert logged == pytest.approx([claim["interval"][0], claim["difference"], claim["interval"][1]])
+
+
 def test_every_epoch_is_a_step_also_of_a_model_answered_from_artifacts(finished, client, children):
     pipeline, _ = finished
     again = pipeline.run()

@@ -108,16 +108,53 @@ def test_pointing_is_reported_beside_chance(evaluated):
     assert 0 <= pointing["accuracy"] <= 1
 
 
+def test_maps_are_measured_as_they_are_written(evaluated):
+    metrics, directory = evaluated
+    maps = json.loads((directory / "maps.json").read_text())
+    assert (maps["num_clips"], maps["num_masked"], maps["grid"]) == (18, 9, 4)
+    assert maps["measures"]["pointing"]["model"] == metrics["pointing"]["accuracy"]
+    with h5py.File(directory / "attention.h5") as file:
+        attention = file["attention"][:].astype(float)
+    valid = [
+        clip[:length]
+        for clip, length in zip(attention, pd.read_parquet(directory / "predictions.parquet")["valid_frames"], strict=True)
+    ]
+    entropy = -np.concatenate([(clip * np.log(clip)).sum(axis=(1, 2)) for clip in valid]) / np.log(16)
+    assert maps["measures"]["entropy"]["model"] == pytest.approx(entropy.mean(), abs=1e-6)
+
+
+def test_curves_begin_and_end_at_what_the_model_says(evaluated):
+    _, directory = evaluated
+    curves = json.loads((directory / "maps.json").read_text())["curves"]
+    for name in ("model", "uniform", "centre"):
+        deletion, insertion = curves["deletion"][name], curves["insertion"][name]
+        assert (deletion[0], deletion[-1]) == (insertion[-1], insertion[0])
+        # Nothing to see: whatever the model then prefers, over classes as frequent as each other it is chance.
+        assert insertion[0] == pytest.approx(1 / 3, abs=1e-3)
+        assert deletion[0] > insertion[0] + 0.1
+
+
 def test_batch_size_does_not_matter(checkpoint, feature_store, tmp_path, evaluated):
     (tmp_path / "one").mkdir()
     metrics = evaluate(checkpoint, feature_store, tmp_path / "one", PARAMS.model_copy(update={"batch_size": 64}))
     assert metrics == evaluated[0]
+    maps = [pd.read_parquet(folder / "maps.parquet") for folder in (tmp_path / "one", evaluated[1])]
+    pd.testing.assert_frame_equal(*maps, atol=1e-5)
 
 
 def test_equal_models_give_equal_files(checkpoint, feature_store, tmp_path, evaluated):
     (tmp_path / "again").mkdir()
     evaluate(checkpoint, feature_store, tmp_path / "again")
-    for name in ("metrics.json", "predictions.parquet", "videos.parquet", "per_class.csv", "confusion.png", "attention.h5"):
+    for name in (
+        "metrics.json",
+        "predictions.parquet",
+        "videos.parquet",
+        "per_class.csv",
+        "confusion.png",
+        "attention.h5",
+        "maps.json",
+        "maps.parquet",
+    ):
         assert (tmp_path / "again" / name).read_bytes() == (evaluated[1] / name).read_bytes(), name
 
 
@@ -147,7 +184,8 @@ def test_features_of_another_backbone_are_refused(checkpoint, feature_store, tmp
         evaluate(checkpoint, replace(feature_store, files=[other]), tmp_path)
 
 
-def test_a_model_without_attention_points_at_nothing(feature_store, tmp_path):
+def test_a_model_without_attention_has_no_maps(feature_store, tmp_path):
     params = TrainParams(epochs=1, device="cpu").of("mean_pool")
     train_model(feature_store.clips, feature_store.files, tmp_path, None, params)
     assert "pointing" not in evaluate(tmp_path / "checkpoint.safetensors", feature_store, tmp_path)
+    assert not list(tmp_path.glob("maps.*"))

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from pipeline_lib.evaluate.confusion import draw_confusion
-from pipeline_lib.evaluate.pointing import score_pointing
 from pipeline_lib.evaluate.scores import calibration_error, class_scores, confusion_counts, macro_f1, overall_scores
 from pipeline_lib.params import EvaluateParams
 
@@ -101,35 +100,6 @@ def test_per_class(tables):
     assert table.loc["sit", ["frame_accuracy", "video_accuracy"]].tolist() == [3 / 4, 1 / 2]
     assert table.loc["jump", ["clips", "videos"]].tolist() == [0, 0]
     assert table.loc["jump", ["precision", "recall", "f1", "frame_accuracy", "video_accuracy"]].isna().all()
-
-
-def attention_on(*cells, grid=2):
-    maps = np.full((1, len(cells), grid, grid), 0.1, dtype=np.float32)
-    for time, (row, column) in enumerate(cells):
-        maps[0, time, row, column] = 0.7
-    return maps
-
-
-def test_pointing_by_hand():
-    test = pd.DataFrame({"video": ["a"], "first_frame": [30], "valid_frames": [3]})
-    boxes = pd.DataFrame(
-        [("a", 2.0, 0.5, 0.0, 1.0, 0.5), ("a", 2.06, 0.0, 0.0, 1.0, 0.5), ("b", 2.1, 0, 0, 1, 1), ("a", 2.3, 0, 0, 1, 1)],
-        columns=["video", "time_seconds", "x0", "y0", "x1", "y1"],
-    )
-    # Frames at 2.0, 2.0667 and 2.1333 s; the last has no box near; the padded fourth does not count.
-    attention = attention_on((0, 1), (1, 0), (0, 0), (0, 0))
-    assert score_pointing(test, attention, boxes, fps=15.0) == {
-        "accuracy": 1 / 2,
-        "chance": (1 / 4 + 2 / 4) / 2,
-        "num_frames": 2,
-    }
-
-
-def test_pointing_without_boxes_of_the_test_videos_is_none_and_said_so(caplog):
-    test = pd.DataFrame({"video": ["a"], "first_frame": [0], "valid_frames": [1]})
-    boxes = pd.DataFrame([("b", 0.0, 0, 0, 1, 1)], columns=["video", "time_seconds", "x0", "y0", "x1", "y1"])
-    assert score_pointing(test, attention_on((0, 0)), boxes, fps=15.0) is None
-    assert "attention is not checked" in caplog.text
 
 
 @pytest.mark.parametrize("num_classes", [2, 7, 51])

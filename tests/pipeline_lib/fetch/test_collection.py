@@ -183,11 +183,22 @@ def test_splits_that_are_none_or_in_two_places_are_refused(source: Path, tmp_pat
         fetch(kind="folder", videos=str(source), splits=str(tmp_path / "none"))
 
 
+BOXES = "video,time_seconds,x0,y0,x1,y1\n"
+
+
 @pytest.mark.parametrize(
     ("key", "content", "words"),
     [
         ("boxes", "video,x0\n", r"first line must be video,time_seconds,x0,y0,x1,y1, found video,x0"),
         ("boxes", "", "first line must be"),
+        ("boxes", f"{BOXES}a.avi,0,0,0,1,1\n", "row 2: must be class/video and five numbers, found a.avi,0,0,0,1,1"),
+        ("boxes", f"{BOXES}walk/a.avi,0,0,0,1\n", "row 2: must be class/video and five numbers"),
+        ("boxes", f"{BOXES}walk/a.avi,0,0,0,1,1\nwalk/a.avi,0,0,0,one,1\n", "row 3: 0,0,0,one,1 must be five numbers"),
+        ("boxes", f"{BOXES}walk/a.avi,nan,0,0,1,1\n", "row 2: time_seconds = nan: must be 0 or more"),
+        ("boxes", f"{BOXES}walk/a.avi,0,10,20,90,80\n", r"row 2: x0,y0,x1,y1 = 10,20,90,80: must be fractions of the frame"),
+        ("boxes", f"{BOXES}walk/a.avi,0,0.5,0,0.5,1\n", "x0 below x1 and y0 below y1"),
+        ("boxes", f"{BOXES}walk/a.avi,0,nan,0,0.5,1\n", "must be fractions of the frame"),
+        ("boxes", f"{BOXES}stroll/a.avi,0,0,0,1,1\n", r"none of its videos is in the collection; .* found stroll/a\.avi"),
         ("sources", "walk/a.avi,one\nwalk/b.avi\n", r"every line must be class/video,source; found walk/b\.avi"),
         ("sources", None, "no such file: check the path"),
     ],
@@ -197,6 +208,23 @@ def test_bad_tables_are_named(source: Path, tmp_path: Path, fetch, key: str, con
         write(tmp_path, "table.csv", content=content)
     with pytest.raises(ValueError, match=rf"^fetch\.{key}: .*table\.csv: .*{words}"):
         fetch(kind="folder", videos=str(source), **{key: str(tmp_path / "table.csv")})
+
+
+def test_only_the_first_mistakes_of_a_long_table_are_told(source: Path, tmp_path: Path, fetch):
+    write(tmp_path, "table.csv", content=BOXES + "walk/b.MP4,0,0,0,2,2\n" * 2000)
+    with pytest.raises(ValueError, match="more like these") as error:
+        fetch(kind="folder", videos=str(source), boxes=str(tmp_path / "table.csv"))
+    lines = str(error.value).splitlines()
+    assert len(lines) == 6
+    assert all(line.startswith("fetch.boxes: ") for line in lines)
+    assert "row 6" in lines[4]
+    assert lines[5].endswith("... and 1995 more like these")
+
+
+def test_boxes_of_videos_elsewhere_are_a_warning(source: Path, tmp_path: Path, fetch, caplog: pytest.LogCaptureFixture):
+    write(tmp_path, "table.csv", content=f"{BOXES}walk/b.MP4,0,0,0,1,1\nwalk/z.avi,0,0,0,1,1\n")
+    fetch(kind="folder", videos=str(source), boxes=str(tmp_path / "table.csv"))
+    assert "fetch.boxes: 1 of 2 videos are not in the collection: walk/z.avi" in caplog.text
 
 
 def test_a_table_that_is_not_text_is_named(source: Path, tmp_path: Path, fetch):

@@ -49,7 +49,25 @@ def test_an_unknown_colour_map_is_named() -> None:
         Overlay("magenta-ish", 0.5, 80)
 
 
-def strip(true: str, predicted: str, background: int = 0, side: int = 400) -> np.ndarray:
+def test_on_the_scale_of_shares_opacity_rises_evenly_from_nothing() -> None:
+    frame = Image.new("RGB", (SIDE, SIDE), GREY)
+    Overlay("gray", 0.5, None).draw(frame, ramp())
+    # This colour map's brightness is the level: at 255 half of it shows, in proportion less below.
+    levels = ramp()[0].astype(float)
+    expected = 90 + (levels - 90) * 0.5 * levels / 255
+    assert np.abs(np.asarray(frame)[0].mean(axis=1) - expected).max() < 2
+
+
+@pytest.mark.parametrize("colormap", ["cividis", "viridis"])
+def test_colour_maps_for_the_colour_blind_rise_in_brightness(colormap: str) -> None:
+    frame = Image.new("RGB", (SIDE, SIDE))
+    Overlay(colormap, 1.0, 0).draw(frame, ramp())
+    luminance = np.asarray(frame.convert("L")).astype(int)[0, 30:]  # where the colour has come in
+    assert (np.diff(luminance) >= 0).all()
+    assert luminance[-1] - luminance[0] > 80
+
+
+def strip(true: str | None, predicted: str, background: int = 0, side: int = 400) -> np.ndarray:
     frame = Image.new("RGB", (side, side), (background,) * 3)
     Panel(side).draw(frame, true, predicted, 0.9)
     return np.asarray(frame).astype(int)
@@ -83,3 +101,12 @@ def test_the_strip_leaves_most_of_the_frame_alone() -> None:
     picture = strip("run", "run", 200)
     assert (picture[0] != 200).all()
     assert (picture[60:] == 200).all()
+
+
+def test_without_a_true_label_the_prediction_stands_alone_and_is_neither_right_nor_wrong() -> None:
+    alone, judged = strip(None, "run", 200), strip("run", "run", 200)
+    heights = [int((picture[:, 0] != 200).any(axis=1).sum()) for picture in (alone, judged)]
+    assert heights[0] < 0.6 * heights[1]
+    ink = alone[: heights[0]][alone[: heights[0]].sum(axis=2) > 600]
+    assert len(ink) > 50
+    assert np.ptp(ink, axis=1).max() <= 10

@@ -1,4 +1,4 @@
-"""The fast picture of an attention map against the article's steps done one by one with scipy."""
+"""The fast picture of an attention map against the article's steps done one by one with scipy, and the scale of shares."""
 
 from __future__ import annotations
 
@@ -71,3 +71,36 @@ def test_percentile_level_keeps_what_numpy_keeps(percentile: float) -> None:
     levels = np.random.default_rng(1).integers(0, 40, 997, dtype=np.uint8) * 6
     level = percentile_level(np.bincount(levels, minlength=256), percentile)
     assert np.array_equal(levels > level, levels > np.percentile(levels, percentile))
+
+
+def shares(map_KK: np.ndarray) -> np.ndarray:
+    return MapUpsampler(len(map_KK), SIDE, SIGMA).share_levels(map_KK)
+
+
+@pytest.mark.parametrize("grid", [3, 7])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_share_levels_are_the_smoothed_multiples_of_an_even_share(grid: int, seed: int) -> None:
+    map_KK = random_map(grid, seed)
+    upsampled = zoom(map_KK.astype(np.float64) * grid**2, SIDE / grid, order=3, mode="reflect", grid_mode=True)
+    plain = np.clip((gaussian_filter(upsampled, SIGMA) - 1) / 3 * 255, 0, 255)
+    # Levels are cut to whole ones, so that a share barely above 1 stays at 0.
+    assert np.abs(shares(map_KK) + 0.5 - plain)[plain > 0].max() <= 0.6
+    assert not shares(map_KK)[plain == 0].any()
+
+
+def test_an_even_map_has_no_share_to_show_and_noise_hardly_any() -> None:
+    assert not shares(np.full((7, 7), 1 / 49, np.float32)).any()
+    noise_KK = np.random.default_rng(0).uniform(0.9, 1.1, (7, 7)) / 49
+    assert shares(noise_KK).max() <= 8
+    # The article's scale cannot tell it from focus.
+    assert MapUpsampler(7, SIDE, SIGMA).levels(noise_KK).max() > 200
+
+
+def test_four_times_an_even_share_is_full_but_for_the_smoothing() -> None:
+    map_KK = np.full((7, 7), 1 / 49)
+    map_KK[:, 4:] = 0
+    map_KK[:, :2] = 4 / 49
+    levels = shares(map_KK)
+    assert levels[:, 0].min() >= 245
+    assert 20 < levels[SIDE // 2, SIDE * 5 // 14] < 200
+    assert not levels[:, -1].any()

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline_lib.heatmaps import render_heatmaps
+from pipeline_lib.heatmaps.rendering import Painter, plain_fitting
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.video.reading import probe, read_frames
 from pipeline_lib.video.writing import VideoWriter
@@ -99,6 +100,71 @@ def test_gif_and_poster_are_there_and_small(evaluation: Path, videos: Callable[[
             assert poster.size == (320, 320)
 
 
+def test_plain_and_still_are_the_clip_itself_in_its_own_shape(
+    evaluation: Path, videos: Callable[[str], Path], tmp_path: Path
+) -> None:
+    listed = render(evaluation, videos, tmp_path / "out")
+    assert (listed["grid"], listed["fps"]) == (7, FPS)
+    for clip in listed["clips"]:
+        info = probe(tmp_path / "out" / clip["plain"])
+        assert (info.codec, info.width, info.height, info.fps) == ("h264", 64, 48, FPS)
+        frames = [frame.astype(int) for frame in read_frames(tmp_path / "out" / clip["plain"])]
+        # Nothing is drawn: every frame is of one grey, that of the video from its frame 4 on.
+        assert [round(frame.mean() / 10) for frame in frames] == list(range(8, 16))
+        assert max(np.ptp(frame) for frame in frames) <= 4
+        with Image.open(tmp_path / "out" / clip["still"]) as still:
+            assert (still.format, still.size) == ("JPEG", (64, 48))
+            assert round(np.asarray(still).mean() / 10) == 12
+
+
+def test_two_models_that_chose_a_clip_write_equal_plain_files(
+    evaluation: Path, videos: Callable[[str], Path], tmp_path: Path
+) -> None:
+    first = render(evaluation, videos, tmp_path / "one")
+    with h5py.File(evaluation / "attention.h5", "a") as file:
+        file["attention"][...] = file["attention"][...][:, :, ::-1]
+    table = pd.read_parquet(evaluation / "predictions.parquet")
+    table.assign(confidence=table["confidence"] / 2).to_parquet(evaluation / "predictions.parquet")
+    second = render(evaluation, videos, tmp_path / "two", SMALL.model_copy(update={"side": 100, "scale": "share"}))
+    for one, two in zip(first["clips"], second["clips"], strict=True):
+        assert one["clip"] == two["clip"]
+        for name in ("plain", "still"):
+            assert (tmp_path / "one" / one[name]).read_bytes() == (tmp_path / "two" / two[name]).read_bytes()
+        assert (tmp_path / "one" / one["mp4"]).read_bytes() != (tmp_path / "two" / two["mp4"]).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("size", "drawn", "plain"),
+    [
+        ((64, 48), (160, 120), (64, 48)),
+        ((361, 641), (90, 160), (136, 240)),  # upright, and odd
+        ((1280, 720), (160, 90), (426, 240)),
+        ((1000, 10), (160, 2), (1000, 10)),
+    ],
+)
+def test_original_aspect_has_even_sides_the_longer_as_asked(
+    size: tuple[int, int], drawn: tuple[int, int], plain: tuple[int, int]
+) -> None:
+    painter = Painter(SMALL.model_copy(update={"aspect": "original"}), 7, size)
+    map_KK = np.zeros((7, 7), np.float32)
+    map_KK[6, 0] = 1
+    picture, small = painter.draw(Image.new("RGB", size, (90, 90, 90)), map_KK, "run", "run", 0.9)
+    assert picture.size == drawn
+    assert max(small.size) == 80
+    assert plain_fitting(size) == plain
+    if min(drawn) > 60:
+        lower_left, lower_right = picture.getpixel((4, drawn[1] - 4)), picture.getpixel((drawn[0] - 4, drawn[1] - 4))
+        assert np.ptp(lower_left) > 50
+        assert lower_right == (90, 90, 90)
+
+
+@pytest.mark.parametrize("scale", ["article", "share"])
+def test_even_attention_leaves_frames_alone_on_both_scales(scale: str) -> None:
+    painter = Painter(SMALL.model_copy(update={"scale": scale}), 7, (64, 48))
+    picture, _ = painter.draw(Image.new("RGB", (64, 48), (90, 90, 90)), np.full((7, 7), 1 / 49, np.float32), None, "run", 0.9)
+    assert (np.asarray(picture)[40:] == 90).all()
+
+
 def test_the_list_says_what_was_chosen_and_why(evaluation: Path, videos: Callable[[str], Path], tmp_path: Path) -> None:
     listed = render(evaluation, videos, tmp_path / "out")
     assert [(clip["video"], clip["outcome"]) for clip in listed["clips"]] == [
@@ -140,4 +206,4 @@ def test_a_video_shorter_than_its_clip_is_named(evaluation: Path, videos: Callab
     table.assign(valid_frames=20).to_parquet(evaluation / "predictions.parquet")
     with pytest.raises(ValueError, match=r"run/#1 \(a\) é.avi#00004: .* ends after 8 of the clip's 20 frames"):
         render(evaluation, videos, tmp_path / "out")
-    assert not list((tmp_path / "out").glob("01_*.mp4"))
+    assert not list((tmp_path / "out").glob("01_*"))

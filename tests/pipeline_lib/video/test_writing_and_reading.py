@@ -167,9 +167,19 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path):
 
 def test_a_gif_holds_every_frame_for_its_time(tmp_path: Path):
     path = tmp_path / "moving.gif"
-    write_gif(grey_frames(12), path, fps=10)
+    frames = [np.full((HEIGHT, WIDTH, 3), 20 * number, np.uint8) for number in range(12)]
+    write_gif(frames, path, fps=15)
     with Image.open(path) as gif:
-        assert (gif.n_frames, gif.size, gif.info["duration"], gif.info["loop"]) == (12, (WIDTH, HEIGHT), 100, 0)
+        assert (gif.n_frames, gif.size, gif.info["loop"]) == (12, (WIDTH, HEIGHT), 0)
+        durations_ms, shown = [], []
+        for number in range(12):
+            gif.seek(number)
+            durations_ms.append(gif.info["duration"])
+            shown.append(np.asarray(gif.convert("RGB")).mean())
+    # A fifteenth of a second is no number of hundredths: the sum is right.
+    assert set(durations_ms) == {60, 70}
+    assert sum(durations_ms) == 800
+    np.testing.assert_allclose(shown, 20 * np.arange(12), atol=2)
     with pytest.raises(ValueError, match="at least one frame"):
         write_gif([], path, fps=10)
 
@@ -190,3 +200,16 @@ def test_hmdb51_frames_are_counted_by_decoding(shared: Path, clip: str, declared
     path = shared / "data/hmdb51_clips" / clip
     assert int.from_bytes(path.read_bytes()[48:52], "little") == declared  # dwTotalFrames of the AVI header
     assert count_frames(path) == decoded
+
+
+@pytest.mark.parametrize("fps", [15, 29.97])
+def test_reading_may_start_at_any_frame(tmp_path: Path, fps: float):
+    # Long enough for several key frames; x264 sets one at least every 250 frames.
+    frames = [np.full((HEIGHT, WIDTH, 3), number % 200, np.uint8) for number in range(600)]
+    path = write(tmp_path / "long.mp4", frames, fps=fps)
+    whole = list(read_frames(path))
+    assert len(whole) == 600
+    for first in (1, 2, 249, 250, 251, 437, 599):
+        rest = list(read_frames(path, start_seconds=(first - 0.5) / fps))
+        assert len(rest) == 600 - first
+        np.testing.assert_array_equal(rest[:5], whole[first : first + 5])

@@ -1,0 +1,180 @@
+"""Whether a model's attention maps can be trusted: every measure, of the model and of the controls, over the test part.
+
+`maps.parquet` holds what each video adds up to, so that models can be compared video by video; `maps.json` what follows.
+"""
+
+# N clips, T frames of a clip, I = K * K cells, V videos, F points of a curve
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline_lib.evaluate.bootstrap import ratio_intervals
+from pipeline_lib.evaluate.masking import Curves
+from pipeline_lib.evaluate.measures import (
+    CONTROLS,
+    MEASURES,
+    MODEL,
+    UNIFORM,
+    Measure,
+    centre_bias,
+    control_maps,
+    drift,
+    entropy,
+)
+from pipeline_lib.evaluate.pointing import Actor, mass_in_box, points_at_actor
+from pipeline_lib.models.voting import valid_mask
+from pipeline_lib.params import EvaluateParams
+
+MAPS_JSON, MAPS_TABLE = "maps.json", "maps.parquet"
+
+
+@dataclass(frozen=True)
+class ScoredMaps:
+    """What is known of one model's maps."""
+
+    test: pd.DataFrame
+    """The clips of the test part."""
+    classes: Sequence[str]
+    grid: int
+    totals: pd.DataFrame
+    """Columns map, measure, video, class_name, `total` over the video's frames that count, and how many `frames` those are."""
+    curves: Curves
+
+    def pointing(self) -> dict[str, Any]:
+        """Return the pointing game's `accuracy`, its `chance` and its `num_frames` as a metric; nothing without boxes."""
+        rows = self.totals[self.totals["measure"] == "pointing"]
+        if rows.empty:
+            return {}
+        model, uniform = (rows[rows["map"] == name] for name in (MODEL, UNIFORM))
+        scores = {"accuracy": mean_of_totals(model), "chance": mean_of_totals(uniform)}
+        return {"pointing": scores | {"num_frames": int(model["frames"].sum())}}
+
+
+def map_totals(test: pd.DataFrame, attention_NTI: np.ndarray, actor: Actor | None) -> pd.DataFrame:
+    """Return what every video adds up to under the model's map and each control: see `ScoredMaps.totals`."""
+    controls = control_maps(round(attention_NTI.shape[2] ** 0.5))
+    static = {name: np.broadcast_to(map_KK.ravel(), attention_NTI.shape) for name, map_KK in controls.items()}
+    every_map = {MODEL: attention_NTI.astype(np.float64)} | static
+    return pd.concat(
+        [
+            _add_up(test, name, measure, value_NT, counts_NT)
+            for name, maps_NTI in every_map.items()
+            for measure, value_NT, counts_NT in _frame_values(test, maps_NTI, actor)
+        ],
+        ignore_index=True,
+    )
+
+
+def curve_totals(masked: pd.DataFrame, curves: Curves) -> pd.DataFrame:
+    """Return the like of `map_totals` for deletion and insertion: a clip counts as its video's one frame."""
+    ones_N1 = np.ones((len(masked), 1))
+    tables = [_add_up(masked, *key, area_N[:, None], ones_N1) for key, area_N in curves.areas().items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _frame_values(
+    test: pd.DataFrame, maps_NTI: np.ndarray, actor: Actor | None
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield each measure's name, its value_NT and whether each frame counts."""
+    valid_NT = valid_mask(test["valid_frames"].to_numpy(), maps_NTI.shape[1])
+    yield "entropy", entropy(maps_NTI), valid_NT
+    yield "centre_bias", centre_bias(maps_NTI), valid_NT
+    yield "drift", drift(maps_NTI), valid_NT & (np.arange(maps_NTI.shape[1]) > 0)
+    if actor is None:
+        return
+    has_box_NT = np.zeros(valid_NT.shape, dtype=bool)
+    has_box_NT[actor.clip_F, actor.time_F] = True
+    for name, score in (("pointing", points_at_actor), ("mass_in_box", mass_in_box)):
+        value_NT = np.zeros(valid_NT.shape)
+        value_NT[actor.clip_F, actor.time_F] = score(maps_NTI[actor.clip_F, actor.time_F], actor)
+        yield name, value_NT, has_box_NT
+
+
+def _add_up(clips: pd.DataFrame, name: str, measure: str, value_NT: np.ndarray, counts_NT: np.ndarray) -> pd.DataFrame:
+    table = clips[["video", "class_name"]].assign(total=(value_NT * counts_NT).sum(axis=1), frames=counts_NT.sum(axis=1))
+    table = table.groupby(["video", "class_name"], as_index=False)[["total", "frames"]].sum()
+    table = table[table["frames"] > 0].astype({"frames": "int64"})
+    return pd.DataFrame({"map": name, "measure": measure}, index=table.index).join(table)
+
+
+def write_maps(directory: Path, scored: ScoredMaps, params: EvaluateParams) -> None:
+    """Write maps.parquet and maps.json.
+
+    maps.json holds `num_clips`, `num_masked` (videos of the curves) and `grid`; `measures` by name, with the model's value and
+    its 95 % interval, the controls' values, and, where one direction is better, how far the model is from each control on
+    the same videos (`differences`, with intervals); `classes`, a row each; and `curves`, the true class's mean probability.
+    """
+    scored.totals.to_parquet(directory / MAPS_TABLE, index=False)
+    of_measure = {name: scored.totals[scored.totals["measure"] == name] for name in MEASURES}
+    known = {name: totals for name, totals in of_measure.items() if len(totals)}
+    content = {
+        "num_clips": len(scored.test),
+        "num_masked": len(scored.curves.probability_NF[MODEL, "deletion"]),
+        "grid": scored.grid,
+        "measures": {name: _describe(MEASURES[name], totals, params) for name, totals in known.items()},
+        "classes": _class_rows(scored, known),
+        "curves": {measure: _describe_curves(measure, scored) for measure in ("deletion", "insertion")},
+    }
+    (directory / MAPS_JSON).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def mean_of_totals(totals: pd.DataFrame) -> float:
+    """Return the mean over all frames of all videos."""
+    return _rounded(totals["total"].sum() / totals["frames"].sum())
+
+
+def less(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """Return the first totals less the second, of the videos that are in both: their frames are the same."""
+    first, second = first.set_index("video"), second.set_index("video")
+    both = first.index.intersection(second.index)
+    return first.loc[both].assign(total=first.loc[both, "total"] - second.loc[both, "total"]).reset_index()
+
+
+def interval_of_mean(totals: pd.DataFrame, params: EvaluateParams) -> list[float]:
+    """Return the 95 % bootstrap interval, over videos, of `mean_of_totals`."""
+    total_V1, frames_V1 = (totals[[name]].to_numpy(dtype=np.float64) for name in ("total", "frames"))
+    [ends] = ratio_intervals(total_V1, frames_V1, resamples=params.resamples, seed=params.seed)
+    return [_rounded(end) for end in ends]
+
+
+def _rounded(value: float) -> float:
+    """Return a value to nine decimals: what should be 0 is neither left at -2e-17 nor at -0."""
+    return round(float(value), 9) + 0.0
+
+
+def _describe(measure: Measure, totals: pd.DataFrame, params: EvaluateParams) -> dict[str, Any]:
+    by_map = {name: totals[totals["map"] == name] for name in (MODEL, *CONTROLS)}
+    row = asdict(measure) | {name: mean_of_totals(rows) for name, rows in by_map.items()}
+    row["interval"] = interval_of_mean(by_map[MODEL], params)
+    if measure.better:
+        apart = {name: less(by_map[MODEL], by_map[name]) for name in CONTROLS}
+        row["differences"] = {
+            name: {"difference": mean_of_totals(rows), "interval": interval_of_mean(rows, params)}
+            for name, rows in apart.items()
+        }
+    return row
+
+
+def _class_rows(scored: ScoredMaps, known: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
+    """Return the model's measures of each class; null where no video of the class has one."""
+    clips = scored.test["class_name"].value_counts()
+    rows = [{"class": name, "clips": int(clips.get(name, 0))} for name in scored.classes]
+    for measure, totals in known.items():
+        own = totals[totals["map"] == MODEL].groupby("class_name")[["total", "frames"]].sum()
+        value_of = (own["total"] / own["frames"]).to_dict()
+        for row in rows:
+            row[measure] = value_of.get(row["class"])
+    return rows
+
+
+def _describe_curves(measure: str, scored: ScoredMaps) -> dict[str, list[float]]:
+    means = {name: scored.curves.probability_NF[name, measure].mean(axis=0).tolist() for name in (MODEL, *CONTROLS)}
+    return {"fraction": scored.curves.fraction_F.tolist()} | means

@@ -1,0 +1,23 @@
+"""What a collection is known by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline_lib.params import FetchParams
+from tasks.fetch import recipe
+from tasks.stage import Context
+
+
+def key(context: Context, boxes: Path | None, videos: Path) -> str:
+    return recipe(context, FetchParams(kind="folder", videos=str(videos), boxes=str(boxes) if boxes else None)).key
+
+
+def test_boxes_count_by_their_content_and_not_by_their_place(tmp_path: Path) -> None:
+    context, videos = Context(workspace=tmp_path / "workspace"), tmp_path / "videos"
+    for path, text in (("videos/walk/a.avi", "film"), ("b.csv", "boxes"), ("moved/c.csv", "boxes"), ("d.csv", "other boxes")):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    boxed, moved, other = (key(context, tmp_path / name, videos) for name in ("b.csv", "moved/c.csv", "d.csv"))
+    assert boxed == moved
+    assert len({boxed, other, key(context, None, videos)}) == 3
