@@ -110,6 +110,7 @@ class ALSTM(nn.Module):
         assert isinstance(cell, LSTMCell)
         assert cell.input.bias is not None
         assert state is not None
+        state_factors_TBU = draw(ahead, (len(ahead), *h_BU.shape))
         hidden_factors_TBV = draw(ahead, (*ahead.shape[:2], state.out_features))
         pooled = attention.scorer == "pooled"
         inputs = alstm_loop.Inputs(
@@ -122,7 +123,7 @@ class ALSTM(nn.Module):
             bias_G=cell.input.bias,
             h_BU=h_BU,
             c_BU=c_BU,
-            state_factors_TBU=draw(ahead, (len(ahead) + 1, *h_BU.shape)),
+            state_factors_TBU=state_factors_TBU,
             hidden_factors_TBV=hidden_factors_TBV if pooled else None,
         )
         return alstm_loop.run_loop(inputs)

@@ -41,7 +41,7 @@ class Inputs(NamedTuple):
     h_BU: Tensor
     c_BU: Tensor
     state_factors_TBU: Tensor
-    """Dropout of the state on its way to the scorer, of T + 1 frames; the last one's are not used."""
+    """Dropout of the state on its way to the scorer."""
     hidden_factors_TBV: Tensor | None
     """Dropout before W_3, if pooled."""
 
@@ -100,7 +100,7 @@ class Steps:
         )  # fmt: skip
         gates_BG = self.stacked_TBS[frame] @ inputs.joint_GS.t()
         kernels.remember[self._grid(self.units)](
-            gates_BG, inputs.bias_G, self.c_TBU[frame], inputs.state_factors_TBU[after], self.activations_TBG[frame],
+            gates_BG, inputs.bias_G, self.c_TBU[frame], self._factors_after(frame), self.activations_TBG[frame],
             self.c_TBU[after], self.outputs_TBU[frame], self.stacked_TBS[after, :, self.channels :], self.kept_TBU[after],
             self.units, self.stacked, block=UNITS,
         )  # fmt: skip
@@ -131,7 +131,7 @@ class Steps:
         for frame in reversed(range(self.num_frames)):
             after = frame + 1
             kernels.remember_back[self._grid(self.units)](
-                dh_TBU[frame], dstacked_BS[:, self.channels :], dkept_BU, inputs.state_factors_TBU[after], dc_BU,
+                dh_TBU[frame], dstacked_BS[:, self.channels :], dkept_BU, self._factors_after(frame), dc_BU,
                 self.activations_TBG[frame], self.c_TBU[frame], self.c_TBU[after], dgates_TBG[frame],
                 self.units, self.stacked, block=UNITS,
             )  # fmt: skip
@@ -175,6 +175,10 @@ class Steps:
                 dscores_BI, ahead, product_BV, weights_BV, dahead, dproduct_BV, dscore[frame], **sizes
             )
 
+    def _factors_after(self, frame: int) -> Tensor:
+        """Return the dropout of the state that a frame leaves; after the last, where it goes nowhere, any."""
+        return self.inputs.state_factors_TBU[min(frame + 1, self.num_frames - 1)]
+
     @property
     def _block_cells(self) -> int:
         """The next power of two, as Triton asks for."""
@@ -198,7 +202,7 @@ def _kernels() -> Any:
 def is_usable() -> bool:
     """Whether this machine's GPU and Triton make the kernels; tried once."""
     sizes = {"features_BTID": (1, 1, 1, 1), "ahead": (1, 1, 1, 1), "state_VU": (1, 1), "score": (1, 1, 1), "score_bias": (1,)}
-    sizes |= {"joint_GS": (4, 2), "bias_G": (4,), "h_BU": (1, 1), "c_BU": (1, 1), "state_factors_TBU": (2, 1, 1)}
+    sizes |= {"joint_GS": (4, 2), "bias_G": (4,), "h_BU": (1, 1), "c_BU": (1, 1), "state_factors_TBU": (1, 1, 1)}
     try:
         run_loop(Inputs(**{name: torch.ones(size, device="cuda") for name, size in sizes.items()}, hidden_factors_TBV=None))
     except Exception as error:  # no Triton, no C compiler, a GPU that it does not know: of many types

@@ -14,6 +14,13 @@ SIZES = {"channels": 130, "grid": 3, "num_classes": 5, "units": 20}
 """None a multiple of what a kernel takes at once."""
 
 
+def every_third(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Dropout that is the same however many frames it is drawn for."""
+    axis = -2 if shape[-1] == 1 else -1  # a layer of one output is kept as a column
+    factors = 1.5 * (torch.arange(shape[axis], device=like.device) % 3 > 0).to(like.dtype)
+    return (factors.unsqueeze(1) if axis == -2 else factors).expand(shape).contiguous()
+
+
 def results(model: ALSTM, features: torch.Tensor, valid: torch.Tensor, *, fused: bool) -> dict[str, torch.Tensor]:
     """Return outputs and gradients, of one way or the other, from the same random numbers."""
     model.zero_grad()
@@ -28,15 +35,16 @@ def results(model: ALSTM, features: torch.Tensor, valid: torch.Tensor, *, fused:
 
 def check(scorer: str, device: str, *, tolerance: float) -> None:
     torch.manual_seed(0)
-    model = ALSTM(**SIZES, dropout=0.0, scorer=scorer).to(device)  # type: ignore[arg-type]
+    model = ALSTM(**SIZES, dropout=0.4, scorer=scorer).to(device)  # type: ignore[arg-type]
+    assert model.attention is not None
+    model.attention.dropout.factors = every_third  # type: ignore[method-assign]
     features, valid = torch.rand(3, 4, 3, 3, 130, device=device), torch.tensor([4, 3, 2], device=device)
     plain, fused = (results(model, features, valid, fused=fused) for fused in (False, True))
     assert plain.keys() == fused.keys()
     for name, expected in plain.items():
         if name == "attention.score.bias" and scorer == "local":
             continue  # softmax takes it out: its gradient is rounding
-        scale = float(expected.abs().max())
-        assert float((fused[name] - expected).abs().max()) < tolerance * scale, name
+        assert float((fused[name] - expected).abs().max()) < tolerance * float(expected.abs().max()), name
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -44,16 +52,6 @@ def check(scorer: str, device: str, *, tolerance: float) -> None:
 def test_on_a_gpu(scorer: str) -> None:
     assert alstm_loop.is_usable()
     check(scorer, "cuda", tolerance=1e-5)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("scorer", ["pooled", "local"])
-def test_dropout_drops_as_much_as_in_the_plain_loop(scorer: str) -> None:
-    model = ALSTM(**SIZES, dropout=0.5, scorer=scorer).cuda()  # type: ignore[arg-type]
-    features, valid = torch.rand(256, 4, 3, 3, 130, device="cuda"), torch.full((256,), 4, device="cuda")
-    plain, fused = (results(model, features, valid, fused=fused)["attention"] for fused in (False, True))
-    assert float((plain.mean(dim=(0, 1)) - fused.mean(dim=(0, 1))).abs().max()) < 0.01
-    assert float((plain.std(dim=0) - fused.std(dim=0)).abs().max()) < 0.2 * float(plain.std(dim=0).max())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the tests above run the kernels themselves")
