@@ -169,7 +169,7 @@ const HarPlayer = (() => {
 
   class Player {
     constructor(container, clip, style, view) {
-      Object.assign(this, { clip, view, painter: painter(style), frame: clip.frames >> 1, playing: false, loaded: false, following: false });
+      Object.assign(this, { clip, view, painter: painter(style), frame: clip.frames >> 1, playing: false, loaded: false });
       this.attention = new Map(clip.models.filter(model => model.attention).map(model => [model, decodeAttention(model)]));
       this.still = clip.still ? element("img", { src: clip.still, alt: "", onload: () => this.draw() }) : null;
       this.root = element("div", { className: "player" }, this.buildTiles(), this.buildBar());
@@ -266,6 +266,9 @@ const HarPlayer = (() => {
     }
 
     play() {
+      // What was never touched stands at its still, the middle.
+      if (!this.video.hasAttribute("src") && !this.touched) this.frame = 0;
+      this.touched = true;
       this.setPlaying(true);
       this.load();
       if (this.loaded) this.video.play().catch(() => this.setPlaying(false));
@@ -289,6 +292,7 @@ const HarPlayer = (() => {
 
     seek(frame) {
       const target = Math.min(this.clip.frames - 1, Math.max(0, frame));
+      this.touched = true;
       this.load();
       if (this.loaded) this.video.currentTime = (target + 0.5) / this.clip.fps;
       this.show(target);
