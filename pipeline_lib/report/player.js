@@ -104,8 +104,10 @@ const HarPlayer = (() => {
       return level;
     }
 
-    /* Nothing up to the threshold, then a smooth step upwards. */
-    opacities(threshold) {
+    /* The article's: nothing up to the threshold, then a smooth step upwards. The honest one's: evenly with the level. */
+    opacities(levels, view) {
+      if (view.scale === "honest") return Uint8Array.from({ length: LEVELS }, (_, level) => Math.round(this.style.opacity * level));
+      const threshold = this.threshold(levels);
       return Uint8Array.from({ length: LEVELS }, (_, level) => {
         const rise = Math.min(1, Math.max(0, (level - threshold) / this.style.fade_levels));
         return Math.ceil(255 * this.style.opacity * rise * rise * (3 - 2 * rise));
@@ -114,9 +116,8 @@ const HarPlayer = (() => {
 
     /* Return a canvas with the map's colours, transparent where they must not cover the frame. */
     paint(map, view) {
-      const honest = view.scale === "honest";
-      const levels = honest ? this.honestLevels(map) : this.articleLevels(map);
-      const alpha = this.opacities(honest ? 0 : this.threshold(levels));
+      const levels = view.scale === "honest" ? this.honestLevels(map) : this.articleLevels(map);
+      const alpha = this.opacities(levels, view);
       const palette = this.palettes[view.colormap], data = this.image.data;
       for (let i = 0; i < levels.length; i++) {
         const level = levels[i];
@@ -194,10 +195,10 @@ const HarPlayer = (() => {
 
     buildTile(model) {
       const canvas = element("canvas", { "aria-label": `Where ${model.name} looked`, role: "img", onclick: () => this.toggle() });
-      const now = element("span", { className: "player-now", "aria-hidden": "true" });
-      const picture = element("div", { className: "player-picture" }, canvas, now);
-      return { model, canvas, now, node: element("figure", { className: "player-tile" }, picture,
-        element("figcaption", {}, model.name)) };
+      const now = element("span", { className: "player-value", "aria-hidden": "true" });
+      const caption = element("figcaption", {}, element("span", {}, model.name), now);
+      const picture = element("div", { className: "player-picture" }, canvas);
+      return { model, canvas, now, node: element("figure", { className: "player-tile" }, picture, caption) };
     }
 
     buildBar() {
@@ -211,25 +212,27 @@ const HarPlayer = (() => {
       return element("div", { className: "player-bar" }, this.button, this.slider);
     }
 
+    /* One model over time: how sure (the area) of which class (the names on it), and where the player stands. */
     buildTrack(model) {
-      const { label } = this.clip, parts = segments(model.predicted);
-      const area = element("div", { className: "player-confidence" });
-      area.style.clipPath = confidenceOutline(model.confidence);
-      const names = element("div", { className: "player-segments" });
-      for (const { name, first, length } of parts) {
-        const kind = outcome(name, label);
-        for (const [parent, text] of [[area, ""], [names, MARKS[kind] + name]]) {
-          const part = element("span", { className: `player-${kind}`, title: `${name}, frames ${first + 1} to ${first + length}` }, text);
-          part.style.flexGrow = length;
-          parent.append(part);
-        }
-      }
-      const track = element("div", { className: "player-track" }, area, names, element("i", { className: "player-head" }));
-      const kind = outcome(model.verdict, label);
+      const kind = outcome(model.verdict, this.clip.label);
       const title = `${model.name} takes the clip for ${model.verdict} (${percent(model.verdict_confidence)})`;
-      const name = element("span", { className: "player-name", title }, element("b", { className: `player-${kind}` }, MARKS[kind]), model.name);
+      const mark = element("b", { className: `player-${kind}` }, MARKS[kind]);
+      const area = element("div", { className: "player-confidence" }, ...this.buildSegments(model, () => ""));
+      area.style.clipPath = confidenceOutline(model.confidence);
+      const names = element("div", { className: "player-segments" }, ...this.buildSegments(model, (name, of) => MARKS[of] + name));
+      const track = element("div", { className: "player-track" }, area, names, element("i", { className: "player-head" }));
       const now = element("span", { className: "player-value" });
-      return { model, now, node: element("div", { className: "player-row" }, name, track, now) };
+      const name = element("span", { className: "player-name", title }, mark, model.name);
+      return { model, track, now, node: element("div", { className: "player-row" }, name, track, now) };
+    }
+
+    buildSegments(model, text) {
+      return segments(model.predicted).map(({ name, first, length }) => {
+        const kind = outcome(name, this.clip.label), title = `${name}, frames ${first + 1} to ${first + length}`;
+        const node = element("span", { className: `player-${kind}`, title }, text(name, kind));
+        node.style.flexGrow = length;
+        return node;
+      });
     }
 
     /* The video can be drawn: go to where the player stands, and on from there if it plays. */
@@ -247,7 +250,8 @@ const HarPlayer = (() => {
       const { video } = this, drawn = (_, told) => {
         this.following = this.loaded;
         if (!this.loaded) return;
-        if (!video.seeking) this.show(told ? Math.round(told.mediaTime * this.clip.fps) : Math.floor(video.currentTime * this.clip.fps));
+        const { fps } = this.clip;
+        if (!video.seeking) this.show(told ? Math.round(told.mediaTime * fps) : Math.floor(video.currentTime * fps));
         next(drawn);
       };
       const next = video.requestVideoFrameCallback ? call => video.requestVideoFrameCallback(call) : requestAnimationFrame;
@@ -307,7 +311,7 @@ const HarPlayer = (() => {
     }
 
     drag(event) {
-      const { left, width } = this.tracks.find(track => !track.node.hidden).node.children[1].getBoundingClientRect();
+      const { left, width } = this.tracks.find(({ node }) => !node.hidden).track.getBoundingClientRect();
       const place = (event.clientX - left) / width;
       if (place < 0 || place > 1) return;
       this.pause();
@@ -354,6 +358,7 @@ const HarPlayer = (() => {
       this.view = view;
       this.root.classList.toggle("player-squared", view.squared);
       for (const { model, node } of [...this.tiles, ...this.tracks]) node.hidden = Boolean(view.model) && model.name !== view.model;
+      this.root.style.setProperty("--tiles", 1 + this.tiles.filter(tile => !tile.node.hidden).length);
       if (this.loaded) this.video.playbackRate = view.speed;
       this.setPlaying(this.playing);
       this.show(this.frame);
@@ -365,7 +370,7 @@ const HarPlayer = (() => {
     const bar = element("span", { className: "player-legend-bar" }), [low, high] = [element("span"), element("span")];
     const show = view => {
       const colours = bytes(style.colormaps[view.colormap]);
-      const stops = Array.from({ length: 17 }, (_, i) => Math.round(i * 255 / 16)).map(level => `rgb(${colours.slice(3 * level, 3 * level + 3).join(" ")})`);
+      const stops = Array.from({ length: 16 }, (_, i) => `rgb(${colours.slice(51 * i, 51 * i + 3).join(" ")})`);
       bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
       low.textContent = view.scale === "honest" ? "even share" : "least in frame";
       high.textContent = view.scale === "honest" ? `${style.honest_full}\u00d7 and more` : "most in frame";

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline_lib.heatmaps.maps import MapUpsampler, percentile_level
+from pipeline_lib.heatmaps.overlay import Overlay
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.report.player import ASSETS, HONEST_FULL, PLAYER_FILES, SIDE, ClipModel, describe_clip, player_style
 from pipeline_lib.video.writing import VideoWriter
@@ -94,12 +96,33 @@ def test_the_percentile_is_that_of_the_heatmap_videos(player_page: Callable[...,
         assert found == percentile_level(np.bincount(flat, minlength=256).tolist(), PARAMS.percentile)
 
 
+OVER_GREY = """frame => { const painter = new HarPlayer.Painter(style), canvas = document.createElement("canvas");
+    Object.assign(canvas, { width: painter.side, height: painter.side });
+    const context = canvas.getContext("2d"), map = player.attention.get(clip.models[0]).slice(frame * 49, (frame + 1) * 49);
+    context.fillStyle = "rgb(90 90 90)";
+    context.fillRect(0, 0, painter.side, painter.side);
+    context.drawImage(painter.paint(map, view), 0, 0);
+    return [...context.getImageData(0, 0, painter.side, painter.side).data]; }"""
+
+
+@pytest.mark.parametrize("frame", [0, 1, 5])
+def test_a_frame_gets_the_colours_of_the_heatmap_videos(player_page: Callable[..., Any], frame: int) -> None:
+    expected = Image.new("RGB", (SIDE, SIDE), (90, 90, 90))
+    levels_SS = MapUpsampler(K, SIDE, PARAMS.sigma * SIDE).levels(attention_maps()[frame])
+    Overlay(PARAMS.colormap, PARAMS.opacity, PARAMS.percentile).draw(expected, levels_SS)
+    found = np.array(player_page().evaluate(OVER_GREY, frame)).reshape(SIDE, SIDE, 4)[..., :3]
+    difference = np.abs(found - np.asarray(expected).astype(int))
+    assert difference.mean() < 0.5
+    assert np.quantile(difference, 0.999) <= 6
+    assert (found.std() > 5) == (frame > 0)
+
+
 def test_on_the_honest_scale_an_even_map_has_no_colour_and_a_sharp_one_all(player_page: Callable[..., Any]) -> None:
     found = levels_of(player_page(), "honestLevels")
     assert found[0].max() <= 1
     assert found[1].max() == 255
-    upsampler = MapUpsampler(K, SIDE, PARAMS.sigma * SIDE)
-    shares_SS = upsampler.smooth_SK @ attention_maps()[5] @ upsampler.smooth_SK.T * K * K
+    _, smooth_SK = MapUpsampler(K, SIDE, PARAMS.sigma * SIDE).weights
+    shares_SS = smooth_SK @ attention_maps()[5] @ smooth_SK.T * K * K
     expected = 255 * np.clip((shares_SS - 1) / (HONEST_FULL - 1), 0, 1)
     assert np.abs(found[5] - expected).max() <= 1.5
 
@@ -122,7 +145,7 @@ def test_each_frame_is_shown_with_its_own_prediction(player_page: Callable[..., 
         page.wait_for_function(f"grey => Math.abs(({GREY})() - grey) <= 4", arg=10 + 20 * frame)
         assert page.evaluate("player.frame") == frame
         expected = "golf" if frame < 4 else "wave" if frame < T - 1 else EVIL
-        assert expected in page.locator(".player-now").first.inner_text()
+        assert expected in page.locator(".player-tile .player-value").first.inner_text()
     assert page.title() == "player"
 
 
