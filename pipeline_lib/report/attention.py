@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 CONTROLS = {"uniform": "even", "centre": "centre"}
 """What an attention must do better than: everywhere alike, and a Gaussian in the middle."""
 
-CURVES = {
-    "deletion": "cells taken away, the highest first: a map that tells makes this fall at once",
-    "insertion": "cells put in, the highest first: a map that tells makes this rise at once",
-}
-
 
 @dataclass(frozen=True)
 class MapsReport:
@@ -74,7 +69,7 @@ def _curves(model: str, curves: Mapping[str, Mapping[str, Sequence[float]]]) -> 
             title=f"{model}: {name}",
             axis="cells, %",
             places=[round(100 * fraction) for fraction in curve["fraction"]],
-            unit=f"probability of the true class; {CURVES[name]}",
+            unit="probability of the true class",
             series=[
                 Series("its own map", curve["model"], 1),
                 Series("cells at random", curve["uniform"], 2, "dashed"),
