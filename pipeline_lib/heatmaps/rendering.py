@@ -112,18 +112,21 @@ class Painter:
         is_article = params.scale == "article"
         self._levels = upsampler.levels if is_article else upsampler.share_levels
         self._overlay = Overlay(params.colormap, params.opacity, params.percentile if is_article else None)
-        self._panel, self._small_panel = Panel(self.size[0]), Panel(self.small_size[0])
+        self._panels = {width: Panel(width) for width in (self.size[0], self.small_size[0])}
 
-    def draw(
-        self, frame: Image.Image, map_KK: np.ndarray, true: str | None, predicted: str, confidence: float
-    ) -> tuple[Image.Image, Image.Image]:
-        """Return the frame with its attention and text, and a small copy whose text is set anew: shrunk, none could read it."""
+    def colour(self, frame: Image.Image, map_KK: np.ndarray) -> Image.Image:
+        """Return the frame at the painter's size with its attention."""
         picture = frame.resize(self.size)
         self._overlay.draw(picture, _fitted(self._levels(map_KK), self.size))
-        small = picture.resize(self.small_size, Image.Resampling.BOX, reducing_gap=1.0)
-        self._panel.draw(picture, true, predicted, confidence)
-        self._small_panel.draw(small, true, predicted, confidence)
-        return picture, small
+        return picture
+
+    def shrink(self, picture: Image.Image) -> Image.Image:
+        """Return a small copy, to be labelled by itself: shrunk, nobody could read the text."""
+        return picture.resize(self.small_size, Image.Resampling.BOX, reducing_gap=1.0)
+
+    def label(self, picture: Image.Image, true: str | None, predicted: str, confidence: float) -> None:
+        """Write over a picture of either size, in place."""
+        self._panels[picture.width].draw(picture, true, predicted, confidence)
 
 
 def fitting(size: Size, longer: float) -> Size:
@@ -157,7 +160,10 @@ class ClipRenderer:
             self._writer(files["plain"], plain_size, PLAIN_CRF) as plain_writer,
         ):
             for number, frame in enumerate(chain([first], frames)):
-                picture, small = painter.draw(frame, attention_TKK[number], *_text(clip, number))
+                picture = painter.colour(frame, attention_TKK[number])
+                small = painter.shrink(picture)
+                painter.label(picture, *_text(clip, number))
+                painter.label(small, *_text(clip, number))
                 plain = frame.resize(plain_size)
                 writer.write(np.asarray(picture))
                 plain_writer.write(np.asarray(plain))

@@ -1,6 +1,6 @@
 """A video of any length with a model's attention, its prediction and its confidence drawn over it, frame by frame.
 
-Shape suffixes: H, W pixels, T frames, K grid side, S side of an attention picture in pixels.
+Shape suffixes: H, W pixels, T frames, K grid side.
 """
 
 from __future__ import annotations
@@ -12,10 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline_lib.heatmaps.maps import MapUpsampler
-from pipeline_lib.heatmaps.overlay import Overlay
-from pipeline_lib.heatmaps.panel import Panel
-from pipeline_lib.heatmaps.rendering import CRF
+from pipeline_lib.heatmaps.rendering import CRF, PRESET, Painter
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.predict.predictor import Prediction
 from pipeline_lib.video.reading import read_frames
@@ -48,29 +45,17 @@ def draw_heatmap(
     result = prediction.models[model]
     if result.attention_TKK is None:
         raise ValueError(f"{model} has no attention to draw")
-    params = HeatmapsParams()
-    width, height = fitting_size(prediction.video.width, prediction.video.height)
-    upsampler = MapUpsampler(result.attention_TKK.shape[1], LONGER_SIDE, params.sigma * LONGER_SIDE)
-    overlay, panel = Overlay(params.colormap, params.opacity, params.percentile), Panel(width)
+    size = prediction.video.width, prediction.video.height
+    painter = Painter(HeatmapsParams(side=LONGER_SIDE, aspect="original"), result.attention_TKK.shape[1], size)
+    width, height = painter.size
     rows = zip(result.attention_TKK, result.frame_labels, result.frame_confidence, strict=True)
     with (
         closing(read_frames(subsampled)) as frames,  # type: ignore[type-var]  # it is a generator
-        VideoWriter(destination, width=width, height=height, fps=prediction.fps, crf=CRF) as writer,
+        VideoWriter(destination, width=width, height=height, fps=prediction.fps, crf=CRF, preset=PRESET) as writer,
     ):
         for number, (frame_HW3, (map_KK, label, confidence)) in enumerate(zip(frames, rows, strict=True), 1):
-            picture = Image.fromarray(frame_HW3).resize((width, height))
-            overlay.draw(picture, _resize(upsampler.levels(map_KK), width, height))
-            panel.draw(picture, None, label, confidence)
+            picture = painter.colour(Image.fromarray(frame_HW3), map_KK)
+            painter.label(picture, None, label, confidence)
             writer.write(np.asarray(picture))
             if on_frame:
                 on_frame(number)
-
-
-def fitting_size(width: int, height: int) -> tuple[int, int]:
-    """Return the even width and height of the same aspect whose longer side is `LONGER_SIDE`."""
-    scale = LONGER_SIDE / max(width, height)
-    return (max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2))
-
-
-def _resize(levels_SS: np.ndarray, width: int, height: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(levels_SS).resize((width, height)))

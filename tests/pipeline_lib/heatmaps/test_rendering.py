@@ -148,7 +148,10 @@ def test_original_aspect_has_even_sides_the_longer_as_asked(
     painter = Painter(SMALL.model_copy(update={"aspect": "original"}), 7, size)
     map_KK = np.zeros((7, 7), np.float32)
     map_KK[6, 0] = 1
-    picture, small = painter.draw(Image.new("RGB", size, (90, 90, 90)), map_KK, "run", "run", 0.9)
+    picture = painter.colour(Image.new("RGB", size, (90, 90, 90)), map_KK)
+    small = painter.shrink(picture)
+    for labelled in (picture, small):
+        painter.label(labelled, "run", "run", 0.9)
     assert picture.size == drawn
     assert max(small.size) == 80
     assert plain_fitting(size) == plain
@@ -161,7 +164,8 @@ def test_original_aspect_has_even_sides_the_longer_as_asked(
 @pytest.mark.parametrize("scale", ["article", "share"])
 def test_even_attention_leaves_frames_alone_on_both_scales(scale: str) -> None:
     painter = Painter(SMALL.model_copy(update={"scale": scale}), 7, (64, 48))
-    picture, _ = painter.draw(Image.new("RGB", (64, 48), (90, 90, 90)), np.full((7, 7), 1 / 49, np.float32), None, "run", 0.9)
+    picture = painter.colour(Image.new("RGB", (64, 48), (90, 90, 90)), np.full((7, 7), 1 / 49, np.float32))
+    painter.label(picture, None, "run", 0.9)
     assert (np.asarray(picture)[40:] == 90).all()
 
 

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from pipeline_lib.heatmaps.panel import Panel
-from pipeline_lib.predict.heatmap import LONGER_SIDE, draw_heatmap, fitting_size
+from pipeline_lib.heatmaps.rendering import fitting
+from pipeline_lib.predict.heatmap import LONGER_SIDE, draw_heatmap
 from pipeline_lib.predict.predictor import Prediction
 from pipeline_lib.video.reading import count_frames, probe, read_frames
 
@@ -55,4 +56,4 @@ def test_a_strip_without_a_true_label_has_one_line_and_no_mark():
     ("size", "fitted"), [((320, 240), (640, 480)), ((1080, 1920), (360, 640)), ((2, 2), (640, 640)), ((4000, 2), (640, 2))]
 )
 def test_sizes_are_even_and_fit(size, fitted):
-    assert fitting_size(*size) == fitted
+    assert fitting(size, LONGER_SIDE) == fitted
