@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,19 @@ def say(line: str) -> None:
 def say_stage(stage: str, result: StageResult) -> None:
     """Print a finished stage: how it was had, how long that took, and how much it holds."""
     counts = ", ".join(f"{value:,} {key}" for key, value in _totals(result).items())
-    say(f"{stage:<10} {WORDS[result.cache]:<14} {result.seconds:7.1f} s   {counts}")
+    say(f"{stage:<10} {WORDS[result.cache]:<14} {result.seconds:7.1f} s   {counts}{_busy(result)}".rstrip())
+
+
+def _busy(result: StageResult) -> str:
+    """Return the shares of the device's time that parts of a stage were busy: they overlap, and the busiest one binds."""
+    seconds = Counter[str]()
+    for ref in result.refs:
+        seconds.update(ref.counts.get("busy_seconds", {}) if ref.made else {})
+    whole = seconds.pop("all", 0.0)
+    if not whole:
+        return ""
+    shares = (f"{part.replace('_', ' ')} {value / whole:.0%}" for part, value in seconds.items())
+    return f" ({', '.join(shares)})"
 
 
 def _totals(result: StageResult) -> dict[str, int]:

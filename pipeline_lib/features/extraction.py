@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,7 +57,7 @@ def extract_features(
     fps: float,
     weights: Path | None = None,
     on_frames: Callable[[int], None] | None = None,
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Write `features.h5` with all clips of a subsample shard into `directory`.
 
     Args:
@@ -69,7 +70,8 @@ def extract_features(
         on_frames: called with the number of frames of each finished batch.
 
     Returns:
-        counts: clips, frames.
+        counts: clips, frames, and `busy_seconds`: how long the network and writing were at work, which overlap, how long the
+        network waited for frames, and `all`: this shard's part of the device's time.
 
     Raises:
         ValueError: a video does not decode to the frames that `videos.parquet` tells; backbone, weights or device that
@@ -91,12 +93,13 @@ def extract_features(
                 if on_frames:
                     on_frames(num_frames)
     seconds = time.monotonic() - started
+    shards_beside = SHARDS_ON_GPU if device.type == "cuda" else 1
     num_frames = int(clips["valid_frames"].sum())
     rate = num_frames / seconds
     logger.info(
         "%s: %d clips, %d frames, %.0f frames/s; %s", directory.name, len(clips), num_frames, rate, busy.shares(seconds)
     )
-    return {"clips": len(clips), "frames": num_frames}
+    return {"clips": len(clips), "frames": num_frames, "busy_seconds": busy.rounded(seconds / shards_beside)}
 
 
 def shards_at_once() -> int:
@@ -134,6 +137,10 @@ class Busy:
     network: float = 0.0
     writing: float = 0.0
     waiting_for_frames: float = 0.0
+
+    def rounded(self, all_seconds: float) -> dict[str, float]:
+        """Return the seconds by name, and all of them."""
+        return {name: round(value, 3) for name, value in (vars(self) | {"all": all_seconds}).items()}
 
     def shares(self, seconds: float) -> str:
         """Return each part's share of the whole time, in words."""

@@ -14,6 +14,13 @@ def test_a_stage_is_one_line_with_its_counts_summed_over_shards(capsys):
     assert capsys.readouterr().out == "features   made               4.0 s   7 clips, 1,500 frames\n"
 
 
+def test_what_a_stage_was_busy_with_is_told_of_what_was_made(capsys):
+    made = [ref(clips=1, busy_seconds={"network": 1.5, "writing": 0.5, "all": 2.0}) for _ in range(2)]
+    found = ref(clips=1, busy_seconds={"network": 9.0, "writing": 9.0, "all": 9.0}).model_copy(update={"made": False})
+    terminal.say_stage("features", StageResult([*made, found]))
+    assert capsys.readouterr().out == "features   partly made        4.0 s   3 clips (network 75%, writing 25%)\n"
+
+
 def test_cache_states():
     made, found = ref(), ref().model_copy(update={"made": False})
     results = [StageResult(refs) for refs in ([made, made], [made, found], [found, found])]

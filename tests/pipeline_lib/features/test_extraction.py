@@ -36,7 +36,10 @@ def features(shard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_counts_and_progress(shard: Path, tmp_path: Path) -> None:
     seen: list[int] = []
     counts = extract_features(shard, tmp_path, PARAMS, CHUNK, fps=15.0, on_frames=seen.append)
-    assert counts == {"clips": 6, "frames": 33}
+    assert (counts["clips"], counts["frames"]) == (6, 33)
+    assert set(counts["busy_seconds"]) == {"network", "writing", "waiting_for_frames", "all"}
+    assert min(counts["busy_seconds"].values()) >= 0
+    assert 0 < counts["busy_seconds"]["network"] <= counts["busy_seconds"]["all"]
     assert seen == [7, 7, 7, 7, 5]
 
 
@@ -90,12 +93,13 @@ def test_equal_input_gives_equal_bytes(shard: Path, features: Path, tmp_path: Pa
 
 def test_dropped_clips_are_left_out(shard: Path, tmp_path: Path) -> None:
     chunk = ChunkParams(frames=8, short="drop", tail="drop")
-    assert extract_features(shard, tmp_path, PARAMS, chunk, fps=15.0) == {"clips": 3, "frames": 24}
+    counts = extract_features(shard, tmp_path, PARAMS, chunk, fps=15.0)
+    assert (counts["clips"], counts["frames"]) == (3, 24)
 
 
 def test_shard_without_clips_makes_an_empty_file_that_reads(shard: Path, features: Path, tmp_path: Path) -> None:
     counts = extract_features(shard, tmp_path, PARAMS, ChunkParams(frames=8 * 30, short="drop"), fps=15.0)
-    assert counts == {"clips": 0, "frames": 0}
+    assert (counts["clips"], counts["frames"]) == (0, 0)
     empty = tmp_path / "features.h5"
     with FeatureReader([empty]) as reader:
         assert reader.shape == (0, 240, 2, 2, 128)
@@ -152,7 +156,7 @@ def test_real_videos_with_real_weights(shared: Path, tmp_path: Path) -> None:
     weights = shared / "weights" / "squeezenet1_1_imagenet_features.pth"
     params = FeaturesParams(backbone="squeezenet1_1", weights=str(weights), precision="fp32", device="cpu")
     counts = extract_features(tmp_path / "shard", tmp_path, params, ChunkParams(), fps=15.0)
-    assert counts == {"clips": 2, "frames": shortest["num_frames"]}
+    assert (counts["clips"], counts["frames"]) == (2, shortest["num_frames"])
     with FeatureReader([tmp_path / "features.h5"]) as reader:
         assert reader.shape == (2, 30, 7, 7, 512)
         frames_ND = reader.load([f"{shortest['video']}#00000"])[0].float().mean(dim=(1, 2))
