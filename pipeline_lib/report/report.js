@@ -25,3 +25,11 @@ function addressOf(id, type) {
   const binary = Uint8Array.from(atob(document.getElementById(id).textContent), character => character.charCodeAt(0));
   return URL.createObjectURL(new Blob([binary], { type }));
 }
+
+/* In the frame where MLflow shows the page, its address is a blob's, and going to a part of that is forbidden: scroll there. */
+if (location.protocol === "blob:") document.addEventListener("click", event => {
+  const link = event.target.closest("a[href^='#']");
+  if (!link) return;
+  event.preventDefault();
+  document.querySelector(link.getAttribute("href")).scrollIntoView();
+});
