@@ -25,9 +25,15 @@ class MapUpsampler:
     def __init__(self, grid: int, side: int, sigma: float) -> None:
         """Prepare for maps of `grid` x `grid` cells, pictures of `side` x `side` pixels and `sigma` in pixels."""
         # grid_mode counts pixels as areas: the centre of a cell falls on the centre of its square in the picture.
-        upsample_SK = zoom(np.eye(grid), (side / grid, 1), order=3, mode="reflect", grid_mode=True)
-        self.upsample_SK = upsample_SK.astype(np.float32)
-        self.smooth_SK = gaussian_filter1d(upsample_SK, sigma, axis=0, mode="reflect").astype(np.float32)
+        self._upsample_SK = zoom(np.eye(grid), (side / grid, 1), order=3, mode="reflect", grid_mode=True)
+        smooth_SK = gaussian_filter1d(self._upsample_SK, sigma, axis=0, mode="reflect")
+        self._smooth_SK = smooth_SK.astype(np.float32)
+        self._upsample_SK = self._upsample_SK.astype(np.float32)
+
+    @property
+    def weights_SK(self) -> tuple[np.ndarray, np.ndarray]:
+        """The matrix that upsamples, and the one that upsamples and smooths: all that a browser needs to do the same."""
+        return self._upsample_SK, self._smooth_SK
 
     def levels(self, map_KK: np.ndarray) -> np.ndarray:
         """Return the smoothed picture of one frame's attention as uint8 (S, S).
@@ -35,12 +41,12 @@ class MapUpsampler:
         0 and 255 stand for the least and the most attention before smoothing, within this frame, as in the article.
         A uniform map gives zeros: there is nothing to point at.
         """
-        upsampled_SS = _spread(self.upsample_SK, map_KK.astype(np.float32))
+        upsampled_SS = _spread(self._upsample_SK, map_KK.astype(np.float32))
         low, high = float(upsampled_SS.min()), float(upsampled_SS.max())
         if high - low < UNIFORM:
             return np.zeros(upsampled_SS.shape, np.uint8)
         scaled_KK = ((map_KK - low) * (255 / (high - low)) + 0.5).astype(np.float32)
-        return _spread(self.smooth_SK, scaled_KK).astype(np.uint8)
+        return _spread(self._smooth_SK, scaled_KK).astype(np.uint8)
 
 
 def _spread(weights_SK: np.ndarray, map_KK: np.ndarray) -> np.ndarray:

@@ -104,8 +104,10 @@ const HarPlayer = (() => {
       return level;
     }
 
-    /* Nothing up to the threshold, then a smooth step upwards. */
-    opacities(threshold) {
+    /* The article's: nothing up to the threshold, then a smooth step upwards. The honest one's: evenly with the level. */
+    opacities(levels, view) {
+      if (view.scale === "honest") return Uint8Array.from({ length: LEVELS }, (_, level) => Math.round(this.style.opacity * level));
+      const threshold = this.threshold(levels);
       return Uint8Array.from({ length: LEVELS }, (_, level) => {
         const rise = Math.min(1, Math.max(0, (level - threshold) / this.style.fade_levels));
         return Math.ceil(255 * this.style.opacity * rise * rise * (3 - 2 * rise));
@@ -114,9 +116,8 @@ const HarPlayer = (() => {
 
     /* Return a canvas with the map's colours, transparent where they must not cover the frame. */
     paint(map, view) {
-      const honest = view.scale === "honest";
-      const levels = honest ? this.honestLevels(map) : this.articleLevels(map);
-      const alpha = this.opacities(honest ? 0 : this.threshold(levels));
+      const levels = view.scale === "honest" ? this.honestLevels(map) : this.articleLevels(map);
+      const alpha = this.opacities(levels, view);
       const palette = this.palettes[view.colormap], data = this.image.data;
       for (let i = 0; i < levels.length; i++) {
         const level = levels[i];

@@ -30,7 +30,7 @@ SIDE = 160
 """Pixels of the picture of a map, which the browser stretches over the frame: smoother than these it is not."""
 
 HONEST_FULL = 4.0
-"""How many even shares of the attention have the honest scale's last colour."""
+"""How many even shares of the attention have the honest scale's last colour; its first is one."""
 
 SAFE_COLORMAPS = ("viridis", "cividis")
 """Offered beside the parameters' own: they can be read in every kind of colour blindness."""
@@ -58,12 +58,12 @@ def player_style(grid: int, params: HeatmapsParams) -> dict[str, Any]:
     Raises:
         ValueError: matplotlib does not know the parameters' colour map.
     """
-    upsampler = MapUpsampler(grid, SIDE, params.sigma * SIDE)
+    upsample_SK, smooth_SK = MapUpsampler(grid, SIDE, params.sigma * SIDE).weights_SK
     return {
         "grid": grid,
         "side": SIDE,
-        "upsample": _base64(upsampler.upsample_SK, "<f4"),
-        "smooth": _base64(upsampler.smooth_SK, "<f4"),
+        "upsample": _base64(upsample_SK, "<f4"),
+        "smooth": _base64(smooth_SK, "<f4"),
         "percentile": params.percentile,
         "opacity": params.opacity,
         "fade_levels": FADE_LEVELS,

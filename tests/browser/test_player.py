@@ -98,8 +98,8 @@ def test_on_the_honest_scale_an_even_map_has_no_colour_and_a_sharp_one_all(playe
     found = levels_of(player_page(), "honestLevels")
     assert found[0].max() <= 1
     assert found[1].max() == 255
-    upsampler = MapUpsampler(K, SIDE, PARAMS.sigma * SIDE)
-    shares_SS = upsampler.smooth_SK @ attention_maps()[5] @ upsampler.smooth_SK.T * K * K
+    _, smooth_SK = MapUpsampler(K, SIDE, PARAMS.sigma * SIDE).weights_SK
+    shares_SS = smooth_SK @ attention_maps()[5] @ smooth_SK.T * K * K
     expected = 255 * np.clip((shares_SS - 1) / (HONEST_FULL - 1), 0, 1)
     assert np.abs(found[5] - expected).max() <= 1.5
 
