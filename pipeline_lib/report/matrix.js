@@ -17,7 +17,7 @@
     for (const [row, column, count] of cells) counts[row][column] = count;
     const totals = counts.map(row => row.reduce((sum, count) => sum + count, 0));
     const told = make("p", { className: "told", ariaLive: "polite" }, summary(classes, counts, totals));
-    const head = make("tr", {}, make("td", { className: "corner" }, "true \\ taken for"),
+    const head = make("tr", {}, make("td", { className: "corner" }, "true \u2193 taken for \u2192"),
       ...classes.map(name => make("th", { scope: "col" }, make("span", {}, name))));
     const grid = classes.map((name, row) => classes.map((_, column) => {
       const share = totals[row] ? counts[row][column] / totals[row] : 0;

@@ -212,25 +212,27 @@ const HarPlayer = (() => {
       return element("div", { className: "player-bar" }, this.button, this.slider);
     }
 
+    /* One model over time: how sure (the area) of which class (the names on it), and where the player stands. */
     buildTrack(model) {
-      const { label } = this.clip, parts = segments(model.predicted);
-      const area = element("div", { className: "player-confidence" });
-      area.style.clipPath = confidenceOutline(model.confidence);
-      const names = element("div", { className: "player-segments" });
-      for (const { name, first, length } of parts) {
-        const kind = outcome(name, label);
-        for (const [parent, text] of [[area, ""], [names, MARKS[kind] + name]]) {
-          const part = element("span", { className: `player-${kind}`, title: `${name}, frames ${first + 1} to ${first + length}` }, text);
-          part.style.flexGrow = length;
-          parent.append(part);
-        }
-      }
-      const track = element("div", { className: "player-track" }, area, names, element("i", { className: "player-head" }));
-      const kind = outcome(model.verdict, label);
+      const kind = outcome(model.verdict, this.clip.label);
       const title = `${model.name} takes the clip for ${model.verdict} (${percent(model.verdict_confidence)})`;
-      const name = element("span", { className: "player-name", title }, element("b", { className: `player-${kind}` }, MARKS[kind]), model.name);
+      const mark = element("b", { className: `player-${kind}` }, MARKS[kind]);
+      const area = element("div", { className: "player-confidence" }, ...this.buildSegments(model, () => ""));
+      area.style.clipPath = confidenceOutline(model.confidence);
+      const names = element("div", { className: "player-segments" }, ...this.buildSegments(model, (name, of) => MARKS[of] + name));
+      const track = element("div", { className: "player-track" }, area, names, element("i", { className: "player-head" }));
       const now = element("span", { className: "player-value" });
-      return { model, now, node: element("div", { className: "player-row" }, name, track, now) };
+      const name = element("span", { className: "player-name", title }, mark, model.name);
+      return { model, track, now, node: element("div", { className: "player-row" }, name, track, now) };
+    }
+
+    buildSegments(model, text) {
+      return segments(model.predicted).map(({ name, first, length }) => {
+        const kind = outcome(name, this.clip.label), title = `${name}, frames ${first + 1} to ${first + length}`;
+        const node = element("span", { className: `player-${kind}`, title }, text(name, kind));
+        node.style.flexGrow = length;
+        return node;
+      });
     }
 
     /* The video can be drawn: go to where the player stands, and on from there if it plays. */
@@ -248,7 +250,8 @@ const HarPlayer = (() => {
       const { video } = this, drawn = (_, told) => {
         this.following = this.loaded;
         if (!this.loaded) return;
-        if (!video.seeking) this.show(told ? Math.round(told.mediaTime * this.clip.fps) : Math.floor(video.currentTime * this.clip.fps));
+        const { fps } = this.clip;
+        if (!video.seeking) this.show(told ? Math.round(told.mediaTime * fps) : Math.floor(video.currentTime * fps));
         next(drawn);
       };
       const next = video.requestVideoFrameCallback ? call => video.requestVideoFrameCallback(call) : requestAnimationFrame;
@@ -308,7 +311,7 @@ const HarPlayer = (() => {
     }
 
     drag(event) {
-      const { left, width } = this.tracks.find(track => !track.node.hidden).node.children[1].getBoundingClientRect();
+      const { left, width } = this.tracks.find(({ node }) => !node.hidden).track.getBoundingClientRect();
       const place = (event.clientX - left) / width;
       if (place < 0 || place > 1) return;
       this.pause();
@@ -355,6 +358,7 @@ const HarPlayer = (() => {
       this.view = view;
       this.root.classList.toggle("player-squared", view.squared);
       for (const { model, node } of [...this.tiles, ...this.tracks]) node.hidden = Boolean(view.model) && model.name !== view.model;
+      this.root.style.setProperty("--tiles", 1 + this.tiles.filter(tile => !tile.node.hidden).length);
       if (this.loaded) this.video.playbackRate = view.speed;
       this.setPlaying(this.playing);
       this.show(this.frame);
@@ -366,7 +370,7 @@ const HarPlayer = (() => {
     const bar = element("span", { className: "player-legend-bar" }), [low, high] = [element("span"), element("span")];
     const show = view => {
       const colours = bytes(style.colormaps[view.colormap]);
-      const stops = Array.from({ length: 17 }, (_, i) => Math.round(i * 255 / 16)).map(level => `rgb(${colours.slice(3 * level, 3 * level + 3).join(" ")})`);
+      const stops = Array.from({ length: 16 }, (_, i) => `rgb(${colours.slice(51 * i, 51 * i + 3).join(" ")})`);
       bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
       low.textContent = view.scale === "honest" ? "even share" : "least in frame";
       high.textContent = view.scale === "honest" ? `${style.honest_full}\u00d7 and more` : "most in frame";
