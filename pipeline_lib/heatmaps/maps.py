@@ -31,8 +31,8 @@ class MapUpsampler:
         self._upsample_SK = self._upsample_SK.astype(np.float32)
 
     @property
-    def weights_SK(self) -> tuple[np.ndarray, np.ndarray]:
-        """The matrix that upsamples, and the one that upsamples and smooths: all that a browser needs to do the same."""
+    def weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """What upsamples, and what upsamples and smooths, both (S, K): all that a browser needs to do the same."""
         return self._upsample_SK, self._smooth_SK
 
     def levels(self, map_KK: np.ndarray) -> np.ndarray:

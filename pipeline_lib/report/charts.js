@@ -20,14 +20,20 @@
 
   function dataset(chart, series) {
     const ink = colour(`--series-${series.colour}`), few = chart.places.length < 12, points = series.line === "points";
-    return { label: series.name, data: series.values, borderColor: ink, backgroundColor: ink, borderWidth: chart.kind === "bars" || points ? 0 : 2,
-      borderDash: DASHES[series.line], pointRadius: points ? 4 : few ? 2.5 : 0, pointHoverRadius: 5, spanGaps: true, showLine: !points,
-      clip: 8, barPercentage: 0.9, categoryPercentage: 0.82, borderRadius: 2 };
+    return {
+      label: series.name, data: series.values, borderColor: ink, backgroundColor: ink, clip: 8,
+      borderWidth: chart.kind === "bars" || points ? 0 : 2, borderDash: DASHES[series.line], showLine: !points, spanGaps: true,
+      pointRadius: points ? 4 : few ? 2.5 : 0, pointHoverRadius: 5,
+      barPercentage: 0.9, categoryPercentage: 0.82, borderRadius: 2,
+    };
   }
 
   function legendLabels(chart) {
     const lines = chart.series.every(series => series.line !== "points") && chart.kind === "line", side = lines ? 22 : 9;
-    return { color: colour("--ink"), boxWidth: side, boxHeight: lines ? 0 : side, padding: 12, font: { size: 12 }, usePointStyle: !lines && chart.kind === "line" };
+    return {
+      color: colour("--ink"), font: { size: 12 }, padding: 12,
+      boxWidth: side, boxHeight: lines ? 0 : side, usePointStyle: !lines && chart.kind === "line",
+    };
   }
 
   function told(chart, value) {
@@ -36,10 +42,11 @@
   }
 
   function configuration(chart) {
-    const bars = chart.kind === "bars", soft = colour("--soft"), line = colour("--line");
+    const bars = chart.kind === "bars", percents = chart.axis.endsWith("%"), soft = colour("--soft"), line = colour("--line");
     const values = { border: { display: false }, grid: { color: line }, beginAtZero: true, max: chart.percent ? 1 : undefined,
       ticks: { color: soft, maxTicksLimit: 5, callback: value => chart.percent ? `${Math.round(100 * value)}\u202f%` : value } };
-    const places = { border: { color: line }, grid: { display: false }, title: { display: !bars, text: chart.axis, color: soft, font: { size: 11 } },
+    const places = { border: { color: line }, grid: { display: false },
+      title: { display: !bars, text: chart.axis, color: soft, font: { size: 11 } },
       ticks: { color: bars ? colour("--ink") : soft, maxRotation: 0, autoSkip: !bars, autoSkipPadding: 12 } };
     return {
       type: bars ? "bar" : "line",
@@ -51,7 +58,7 @@
         plugins: {
           legend: { position: bars ? "top" : "bottom", align: "start", labels: legendLabels(chart) },
           tooltip: { callbacks: {
-            title: items => bars ? items[0].label : `${chart.axis.replace(", %", "")} ${items[0].label}${chart.axis.endsWith("%") ? "\u202f%" : ""}`,
+            title: ([item]) => bars ? item.label : `${chart.axis.replace(", %", "")} ${item.label}${percents ? "\u202f%" : ""}`,
             label: item => ` ${item.dataset.label}: ${told(chart, item.raw)}`,
           } },
         },
@@ -60,7 +67,7 @@
   }
 
   async function draw(canvas) {
-    const Chart = await library(), chart = REPORT.charts[Number(canvas.dataset.chart)];
+    const Chart = await library(), chart = REPORT.charts[canvas.dataset.chart];
     Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
     drawn.get(canvas)?.destroy();
     drawn.set(canvas, new Chart(canvas, configuration(chart)));

@@ -35,6 +35,7 @@ class Chart:
     kind: str
     """`line` or `bars`."""
     title: str
+    """No two charts of a page have the same."""
     axis: str
     """What the places are."""
     places: Sequence[Any]

@@ -24,6 +24,11 @@
     run(card);
   }
 
+  function release(card) {
+    players.get(card)?.pause();
+    players.get(card)?.unload();
+  }
+
   /* Play what is seen, unless it was stopped by hand. */
   function run(card) {
     const player = players.get(card);
@@ -57,8 +62,13 @@
   }
 
   HarPlayer.controls(document.getElementById("view"), REPORT.style, view, next => setView({ ...next, model: view.model }));
-  watch(cards, { margin: "400px 0px", entered: prepare, left: card => { players.get(card)?.pause(); players.get(card)?.unload(); } });
-  watch(cards, { margin: "0px", threshold: 0.2, entered: card => { seen.add(card); run(card); }, left: card => { seen.delete(card); run(card); } });
+  watch(cards, { margin: "400px 0px", entered: prepare, left: release });
+  watch(cards, {
+    margin: "0px",
+    threshold: 0.2,
+    entered: card => { seen.add(card); run(card); },
+    left: card => { seen.delete(card); run(card); },
+  });
   play.addEventListener("click", () => { playing = !playing; held.clear(); name(); cards.forEach(run); });
   document.addEventListener("player-toggle", ({ detail }) => { if (detail.playing) held.delete(detail); else held.add(detail); });
   more.addEventListener("click", () => {

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -100,27 +101,30 @@ def write_report(directory: Path, run: RunReport) -> dict[str, int]:
     Returns:
         The number of clips shown and the size of the page in bytes.
     """
-    gallery = gather_gallery(run.models)
+    results = run.summary["results"]
+    gallery, maps = gather_gallery(run.models), gather_maps(run.models, results)
     tables = {model.title: _read_classes(model) for model in run.models}
-    charts = _Charts()
+    bars, reliable = class_bars(tables), reliability({model.title: model.evaluation for model in run.models})
+    curves = {model.title: learning_curves(model.history, model.title) for model in run.models}
+    charts = [bars, reliable, *chain(*curves.values(), *maps.curves.values())]
     page = (
-        _environment(charts)
+        _environment()
         .get_template("page.html.j2")
         .render(
             run=run,
-            results=results_overview(run.summary["results"]),
-            pairs=pairs_overview(run.summary["results"]),
-            headlines=headlines(run.summary["results"], {model.name for model in run.models}),
-            reference=run.summary["results"]["models"][0]["mean"],
+            results=results_overview(results),
+            pairs=pairs_overview(results),
+            headlines=headlines(results, {model.name for model in run.models}),
+            reference=results["models"][0]["mean"],
             gallery=gallery,
             outcomes=OUTCOMES,
             first_clips=FIRST_CLIPS,
-            maps=gather_maps(run.models, run.summary["results"]),
+            maps=maps,
             controls=CONTROLS,
             tables={title: {"columns": list(table), "rows": table.to_numpy().tolist()} for title, table in tables.items()},
-            class_bars=class_bars(tables),
-            reliability=reliability({model.title: model.evaluation for model in run.models}),
-            curves={model.title: learning_curves(model.history, model.title) for model in run.models},
+            class_bars=bars,
+            reliability=reliable,
+            curves=curves,
             training={model.title: _describe_training(model.history) for model in run.models},
             params_yaml=_to_yaml(run.params),
             best_yaml=_to_yaml(run.best_params) if run.best_params else None,
@@ -129,8 +133,7 @@ def write_report(directory: Path, run: RunReport) -> dict[str, int]:
             styles=[_asset(name) for name in STYLES],
             scripts=[_asset(name) for name in SCRIPTS],
             chart_library=Markup(resources.files("chartkick").joinpath(CHART_LIBRARY).read_text(encoding="utf-8")),
-            # The template asks for it last, when all its charts have been counted.
-            data=lambda: _embed(_page_data(run, gallery, tables, charts)),
+            data=_embed(_page_data(run, gallery, tables, charts)),
         )
     )
     (directory / PAGE).write_text(page, encoding="utf-8")
@@ -139,15 +142,7 @@ def write_report(directory: Path, run: RunReport) -> dict[str, int]:
     return {"clips": len(gallery.clips), "page_bytes": len(page.encode())}
 
 
-class _Charts(list[Chart]):
-    """The charts that the template has placed; each knows its number."""
-
-    def place(self, chart: Chart) -> int:
-        self.append(chart)
-        return len(self) - 1
-
-
-def _environment(charts: _Charts) -> jinja2.Environment:
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS / "templates"),
         autoescape=True,
@@ -156,8 +151,7 @@ def _environment(charts: _Charts) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "duration": duration, "decimal": decimal, "base64": _base64}
-    environment.tests["search"] = lambda text, part: part in text
-    environment.globals |= {"place": charts.place}
+    environment.tests["containing"] = lambda text, part: part in text
     return environment
 
 
@@ -168,7 +162,7 @@ def _page_data(run: RunReport, gallery: Gallery, tables: Mapping[str, pd.DataFra
         "style": player_style(gallery.grid, params) if gallery.grid else None,
         "clips": [clip.data for clip in gallery.clips],
         "matrices": [_confusion(model, tables[model.title]["class"].tolist()) for model in run.models],
-        "charts": [asdict(chart) for chart in charts],
+        "charts": {chart.title: asdict(chart) for chart in charts},
     }
 
 

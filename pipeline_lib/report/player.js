@@ -195,10 +195,10 @@ const HarPlayer = (() => {
 
     buildTile(model) {
       const canvas = element("canvas", { "aria-label": `Where ${model.name} looked`, role: "img", onclick: () => this.toggle() });
-      const now = element("span", { className: "player-now", "aria-hidden": "true" });
-      const picture = element("div", { className: "player-picture" }, canvas, now);
-      return { model, canvas, now, node: element("figure", { className: "player-tile" }, picture,
-        element("figcaption", {}, model.name)) };
+      const now = element("span", { className: "player-value", "aria-hidden": "true" });
+      const caption = element("figcaption", {}, element("span", {}, model.name), now);
+      const picture = element("div", { className: "player-picture" }, canvas);
+      return { model, canvas, now, node: element("figure", { className: "player-tile" }, picture, caption) };
     }
 
     buildBar() {

@@ -58,7 +58,7 @@ def player_style(grid: int, params: HeatmapsParams) -> dict[str, Any]:
     Raises:
         ValueError: matplotlib does not know the parameters' colour map.
     """
-    upsample_SK, smooth_SK = MapUpsampler(grid, SIDE, params.sigma * SIDE).weights_SK
+    upsample_SK, smooth_SK = MapUpsampler(grid, SIDE, params.sigma * SIDE).weights
     return {
         "grid": grid,
         "side": SIDE,

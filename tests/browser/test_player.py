@@ -98,7 +98,7 @@ def test_on_the_honest_scale_an_even_map_has_no_colour_and_a_sharp_one_all(playe
     found = levels_of(player_page(), "honestLevels")
     assert found[0].max() <= 1
     assert found[1].max() == 255
-    _, smooth_SK = MapUpsampler(K, SIDE, PARAMS.sigma * SIDE).weights_SK
+    _, smooth_SK = MapUpsampler(K, SIDE, PARAMS.sigma * SIDE).weights
     shares_SS = smooth_SK @ attention_maps()[5] @ smooth_SK.T * K * K
     expected = 255 * np.clip((shares_SS - 1) / (HONEST_FULL - 1), 0, 1)
     assert np.abs(found[5] - expected).max() <= 1.5
@@ -122,7 +122,7 @@ def test_each_frame_is_shown_with_its_own_prediction(player_page: Callable[..., 
         page.wait_for_function(f"grey => Math.abs(({GREY})() - grey) <= 4", arg=10 + 20 * frame)
         assert page.evaluate("player.frame") == frame
         expected = "golf" if frame < 4 else "wave" if frame < T - 1 else EVIL
-        assert expected in page.locator(".player-now").first.inner_text()
+        assert expected in page.locator(".player-tile .player-value").first.inner_text()
     assert page.title() == "player"
 
 

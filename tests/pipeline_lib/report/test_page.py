@@ -160,7 +160,7 @@ def test_maps_stand_beside_their_controls(run: RunReport, tmp_path: Path) -> Non
         "undecided Deletion",
     ):
         assert expected in page.words
-    assert [chart["title"] for chart in page.data["charts"]][:2] == ["alstm: deletion", "alstm: insertion"]
+    assert {"alstm: deletion", "alstm: insertion"} <= page.data["charts"].keys()
 
 
 def test_confusions_are_counted(run: RunReport, tmp_path: Path) -> None:
@@ -173,14 +173,13 @@ def test_confusions_are_counted(run: RunReport, tmp_path: Path) -> None:
 def test_charts_have_their_numbers_as_tables(run: RunReport, tmp_path: Path) -> None:
     page = write(run, tmp_path / "report")
     charts = page.data["charts"]
-    assert [canvas["data-chart"] for canvas in page.all("canvas")] == [str(number) for number in range(len(charts))]
+    assert sorted(str(canvas["data-chart"]) for canvas in page.all("canvas")) == sorted(charts)
     assert len(charts) == 2 + 2 * 3
     assert "epoch train val 1 1.000 1.500 2 0.500 0.750" in page.words
-    bars = charts[0]
+    bars, reliable = (charts[title] for title in list(charts)[:2])
     assert bars["places"] == list(CLASSES)
     assert [series["values"] for series in bars["series"]][:1] == [[1.0, 1.0, 1.0]]
-    reliable = charts[1]["series"][1]["values"]
-    assert reliable == [None] * 8 + [pytest.approx(2 / 3, abs=1e-4), None]
+    assert reliable["series"][1]["values"] == [None] * 8 + [pytest.approx(2 / 3, abs=1e-4), None]
 
 
 def test_several_splits_say_which_one_is_shown(run: RunReport, tmp_path: Path) -> None:
