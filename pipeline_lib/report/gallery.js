@@ -5,12 +5,11 @@
 (() => {
   const cards = [...document.querySelectorAll(".clip")];
   if (!cards.length) return;
-  const BATCH = 12;
   const players = new Map(), seen = new Set(), held = new Set();
   const play = document.getElementById("play"), more = document.getElementById("more"), told = document.getElementById("shown");
   const filters = Object.fromEntries(["class", "outcome", "model"].map(name => [name, document.getElementById(`filter-${name}`)]));
   let playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
-  let view = HarPlayer.view(REPORT.style), room = BATCH;
+  let view = HarPlayer.view(REPORT.style), room = REPORT.first_clips;
 
   const clipOf = card => REPORT.clips[Number(card.dataset.clip)];
 
@@ -49,7 +48,7 @@
     for (const card of cards) card.hidden = !shown.has(card);
     told.textContent = found.length ? `${shown.size} of ${found.length} clip${found.length === 1 ? "" : "s"}` : "No clip is like that.";
     more.hidden = shown.size === found.length;
-    more.textContent = `Show ${Math.min(BATCH, found.length - shown.size)} more`;
+    more.textContent = `Show ${Math.min(REPORT.first_clips, found.length - shown.size)} more`;
   }
 
   function name() {
@@ -73,13 +72,13 @@
   document.addEventListener("player-toggle", ({ detail }) => { if (detail.playing) held.delete(detail); else held.add(detail); });
   more.addEventListener("click", () => {
     const next = cards.filter(matches)[room];
-    room += BATCH;
+    room += REPORT.first_clips;
     show();
     next.querySelector("h3").tabIndex = -1;
     next.querySelector("h3").focus({ preventScroll: true });
   });
   for (const filter of Object.values(filters)) filter.addEventListener("change", () => {
-    room = BATCH;
+    room = REPORT.first_clips;
     setView({ ...view, model: filters.model.value || null });
     filters.outcome.querySelector("[value=mixed]").disabled = Boolean(view.model);
     if (view.model && filters.outcome.value === "mixed") filters.outcome.value = "";

@@ -38,7 +38,7 @@ CHART_LIBRARY = "django/static/chartkick/Chart.bundle.js"
 """Chart.js 4, inside the package `chartkick`."""
 SCRIPTS = ("player.js", "report.js", "gallery.js", "matrix.js", "charts.js")
 FIRST_CLIPS = 12
-"""Clips of the gallery before one asks for more."""
+"""Clips of the gallery that are shown at first, and that each press of its button adds."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,7 @@ def _page_data(run: RunReport, gallery: Gallery, tables: Mapping[str, pd.DataFra
     return {
         "style": player_style(gallery.grid, params) if gallery.grid else None,
         "clips": [clip.data for clip in gallery.clips],
+        "first_clips": FIRST_CLIPS,
         "matrices": [_confusion(model, tables[model.title]["class"].tolist()) for model in run.models],
         "charts": {chart.title: asdict(chart) for chart in charts},
     }

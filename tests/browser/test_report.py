@@ -144,6 +144,8 @@ def test_charts_follow_the_colour_scheme(report: Path, open_page: OpenPage) -> N
     page.emulate_media(color_scheme="dark")
     page.wait_for_function(f"light => {ink} !== light", arg=light)
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != background
+    page.emulate_media(color_scheme="dark", media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == background
 
 
 @pytest.mark.parametrize("width", [360, 768])

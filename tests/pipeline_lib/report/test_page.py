@@ -163,6 +163,14 @@ def test_maps_stand_beside_their_controls(run: RunReport, tmp_path: Path) -> Non
     assert {"alstm: deletion", "alstm: insertion"} <= page.data["charts"].keys()
 
 
+def test_a_claim_that_could_not_be_tested_is_said_to_be_so(run: RunReport, tmp_path: Path) -> None:
+    write_maps(run.models[0])
+    results = {**run.summary["results"], "attention_claims": []}
+    untested = dataclasses.replace(run, summary={**run.summary, "results": results})
+    assert "That is not tested here" in write(untested, tmp_path / "untested").words
+    assert "That is not tested here" not in write(run, tmp_path / "tested").words
+
+
 def test_confusions_are_counted(run: RunReport, tmp_path: Path) -> None:
     matrices = write(run, tmp_path / "report").data["matrices"]
     assert [matrix["model"] for matrix in matrices] == ["alstm", "conv alstm", "lrcn"]
