@@ -1,23 +1,56 @@
-"""Make the README's picture from the demo's own heatmaps: python docs/make_pictures.py [WORKSPACE]."""
+"""Make the README's pictures from a finished demo: python docs/make_pictures.py [WORKSPACE].
+
+Frames of the heatmap videos need nothing more; pictures of the report need Playwright and Chromium (the `dev` extra).
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 SIDE = 240
 COLUMNS = 5
 MODEL = "alstm"
-TARGET = Path(__file__).parent / "images" / "heatmaps.jpg"
+TARGET = Path(__file__).parent / "images"
+MOST_BYTES = 200_000
+
+WINDOWS = {
+    "report.jpg": (1280, 1180, "#gallery"),
+    "report-results.jpg": (1280, 1000, "body"),
+    "report-phone.jpg": (390, 844, ".clip"),
+}
+"""Pictures of the report: width and height of the window in pixels, and where it is scrolled to."""
 
 
-def newest_heatmaps(workspace: Path) -> Path:
-    """Return the heatmaps folder of the demo's last run for MODEL."""
+def main(workspace: Path) -> None:
+    """Write every picture."""
     summary = json.loads((workspace / "demo-summary.json").read_text(encoding="utf-8"))
-    return Path(summary["report"]).parent / "media" / MODEL
+    TARGET.mkdir(parents=True, exist_ok=True)
+    picture_heatmaps(summary)
+    with browser() as chromium:
+        for name, window in WINDOWS.items():
+            write_jpeg(picture_report(chromium, Path(summary["report"]), *window), TARGET / name)
+
+
+def picture_heatmaps(summary: dict[str, Any]) -> None:
+    """Write one row of frames with the attention of MODEL over them."""
+    import mlflow
+
+    mlflow.set_tracking_uri(summary["mlflow"]["tracking_uri"])
+    folder = mlflow.artifacts.download_artifacts(run_id=summary["models"][MODEL]["mlflow_run_id"], artifact_path="heatmaps")
+    listed = json.loads((Path(folder) / "heatmaps.json").read_text(encoding="utf-8"))
+    sheet = Image.new("RGB", (SIDE * COLUMNS, SIDE))
+    for column, clip in enumerate(listed["clips"][:COLUMNS]):
+        sheet.paste(middle_frame(Path(folder) / clip["mp4"]), (column * SIDE, 0))
+    sheet.save(TARGET / "heatmaps.jpg", quality=88)
 
 
 def middle_frame(video: Path) -> Image.Image:
@@ -28,14 +61,39 @@ def middle_frame(video: Path) -> Image.Image:
     return Image.fromarray(frames[len(frames) // 2])
 
 
-def main(workspace: Path) -> None:
-    """Write one row of pictures."""
-    videos = sorted(newest_heatmaps(workspace).glob("*.mp4"))[:COLUMNS]
-    sheet = Image.new("RGB", (SIDE * len(videos), SIDE))
-    for column, video in enumerate(videos):
-        sheet.paste(middle_frame(video), (column * SIDE, 0))
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(TARGET, quality=88)
+@contextmanager
+def browser() -> Iterator[Any]:
+    """Start a headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium")
+    if program is None:
+        sys.exit("no chromium on the path; Debian: apt install chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+def picture_report(chromium: Any, path: Path, width: int, height: int, place: str) -> Image.Image:
+    """Return what a window shows of the report, from `place` downwards; nothing moves in it."""
+    page = chromium.new_page(viewport={"width": width, "height": height}, color_scheme="light", reduced_motion="reduce")
+    page.goto(path.as_uri())
+    page.locator(place).first.evaluate("node => node.scrollIntoView()")
+    page.wait_for_timeout(1500)
+    picture = Image.open(BytesIO(page.screenshot()))
+    page.close()
+    return picture.convert("RGB")
+
+
+def write_jpeg(picture: Image.Image, path: Path) -> None:
+    """Write a picture at the best quality that keeps it under MOST_BYTES."""
+    for quality in range(90, 40, -5):
+        buffer = BytesIO()
+        picture.save(buffer, "JPEG", quality=quality, optimize=True)
+        if buffer.tell() <= MOST_BYTES:
+            break
+    path.write_bytes(buffer.getvalue())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from tasks.stage import Context, stage
 if TYPE_CHECKING:
     from pipeline_lib.report import RunReport
 
-VERSION = "report-1"
+VERSION = "report-2"
 
 
 def recipe(context: Context, run: RunReport, run_id: str) -> Recipe:
@@ -22,7 +22,7 @@ def recipe(context: Context, run: RunReport, run_id: str) -> Recipe:
 
 @stage(recipe, worker="decoder")
 def report(directory: Path, context: Context, run: RunReport, run_id: str) -> Mapping[str, Any]:
-    """Write `index.html` and the media it shows."""
+    """Write `index.html`, which holds all it shows, and `best.yaml`."""
     from pipeline_lib.report import write_report
 
     return write_report(directory, run)

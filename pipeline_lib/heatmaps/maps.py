@@ -37,6 +37,11 @@ class MapUpsampler:
         self._smooth_SK = smooth_SK.astype(np.float32)
         self._upsample_SK = self._upsample_SK.astype(np.float32)
 
+    @property
+    def weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """What upsamples, and what upsamples and smooths, both (S, K): all that a browser needs to do the same."""
+        return self._upsample_SK, self._smooth_SK
+
     def levels(self, map_KK: np.ndarray) -> np.ndarray:
         """Return the smoothed picture of one frame's attention as uint8 (S, S).
 

@@ -1,82 +1,112 @@
-"""Learning curves as SVG that takes its colours from the page around it, dark or light."""
+"""The page's charts as data: what `charts.js` draws with Chart.js, and the same numbers as a table."""
+
+# N videos, B bins, C classes
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import matplotlib
-from markupsafe import Markup, escape
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+import numpy as np
+import pandas as pd
 
-INK, TRAIN, VAL, GRID = "#010101", "#010102", "#010103", "#010104"
-PAGE_COLOURS = {INK: "currentColor", TRAIN: "var(--train)", VAL: "var(--val)", GRID: "var(--line)"}
-"""Stand-ins that matplotlib writes, and the page's colours that replace them."""
-
-FEW_EPOCHS = 12
-
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": GRID,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": GRID,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-}
+RELIABILITY_BINS = 10
 
 
-def learning_curve(history: Sequence[Mapping[str, Any]], quantity: str, title: str) -> Markup:
-    """Draw a quantity of the training and of the validation part against the epoch.
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart, or one bar of each group."""
 
-    Args:
-        history: one mapping an epoch, with the keys epoch, `train_<quantity>` and `val_<quantity>`.
-        quantity: `loss` or `frame_accuracy`.
-        title: read out in place of the picture; also the seed of its internal names.
-
-    Returns:
-        An `<svg>` element.
-    """
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": title}):
-        figure = Figure(figsize=(3.6, 2.4), layout="constrained")
-        axes = figure.subplots()
-        _draw(axes, history, quantity)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _fit_into_page(buffer.getvalue(), title)
+    name: str
+    values: Sequence[float | None]
+    """One for each place on the chart's axis; None where nothing is known."""
+    colour: int
+    """1 to 6, of tokens.css."""
+    line: str = "solid"
+    """Or `dashed`, `dotted`, `points`: the lines of a chart can be told apart without their colours."""
 
 
-def _draw(axes: Axes, history: Sequence[Mapping[str, Any]], quantity: str) -> None:
-    epochs = [row["epoch"] for row in history]
-    # A single epoch is a point: without a marker it could not be seen.
-    marker = "o" if len(epochs) < FEW_EPOCHS else ""
-    for part, colour, line in (("train", TRAIN, "--"), ("val", VAL, "-")):
-        values = [row[f"{part}_{quantity}"] for row in history]
-        axes.plot(epochs, values, line, color=colour, marker=marker, markersize=3, label=part)
-    axes.set_title(quantity.replace("_", " "), loc="left", fontsize=10)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False)
-    if quantity.endswith("accuracy"):
-        axes.set_ylim(0, 1)
+@dataclass(frozen=True)
+class Chart:
+    """What is drawn; values are fractions if `percent`."""
+
+    kind: str
+    """`line` or `bars`."""
+    title: str
+    """No two charts of a page have the same."""
+    axis: str
+    """What the places are."""
+    places: Sequence[Any]
+    unit: str
+    """What the values are."""
+    series: Sequence[Series]
+    percent: bool = False
 
 
-def _fit_into_page(svg: str, title: str) -> Markup:
-    """Cut the prolog, drop group names (every chart has the same) and hand the colours over to the page."""
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :])
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    for stand_in, colour in PAGE_COLOURS.items():
-        svg = svg.replace(stand_in, colour)
-    opening = f'<svg class="chart" role="img" aria-label="{escape(title)}" '
-    return Markup(svg.replace("<svg ", opening, 1))
+def learning_curves(history: Sequence[Mapping[str, Any]], model: str) -> list[Chart]:
+    """Return loss and frame accuracy of the training and the validation part against the epoch; none without epochs."""
+    return [_learning_curve(history, model, quantity) for quantity in ("loss", "frame_accuracy")] if history else []
+
+
+def _learning_curve(history: Sequence[Mapping[str, Any]], model: str, quantity: str) -> Chart:
+    train, val = ([row[f"{part}_{quantity}"] for row in history] for part in ("train", "val"))
+    return Chart(
+        kind="line",
+        title=f"{model}: {quantity.replace('_', ' ')} by epoch",
+        axis="epoch",
+        places=[row["epoch"] for row in history],
+        unit=quantity.replace("_", " "),
+        series=[Series("train", train, 2, "dashed"), Series("val", val, 1)],
+        percent=quantity.endswith("accuracy"),
+    )
+
+
+def class_bars(tables: Mapping[str, pd.DataFrame]) -> Chart:
+    """Return the share of each class's clips that each model recognises, from the models' `per_class.csv`."""
+    classes = next(iter(tables.values()))["class"].tolist()
+    return Chart(
+        kind="bars",
+        title="Clips recognised, by class and model",
+        axis="class",
+        places=classes,
+        unit="clips recognised",
+        series=[
+            Series(model, _known(table["recall"].to_numpy(np.float64)), 1 + number % 6)
+            for number, (model, table) in enumerate(tables.items())
+        ],
+        percent=True,
+    )
+
+
+def reliability(evaluations: Mapping[str, Path]) -> Chart:
+    """Return how often each model is right about the test videos of which it is so and so sure, by mean probability."""
+    edges_B = np.linspace(0, 1, RELIABILITY_BINS + 1)
+    centres_B = (edges_B[:-1] + edges_B[1:]) / 2
+    models = [
+        Series(model, _known(_accuracy_by_confidence(pd.read_parquet(folder / "videos.parquet"))), 1 + number % 5, "points")
+        for number, (model, folder) in enumerate(evaluations.items())
+    ]
+    return Chart(
+        kind="line",
+        title="How sure the models are, and how often right",
+        axis="confidence, %",
+        places=[round(100 * centre) for centre in centres_B.tolist()],
+        unit="videos right",
+        series=[*models, Series("as sure as right", [round(centre, 3) for centre in centres_B.tolist()], 6, "dotted")],
+        percent=True,
+    )
+
+
+def _accuracy_by_confidence(videos: pd.DataFrame) -> np.ndarray:
+    """Return the accuracy of each bin of confidence, (B,), NaN where it holds no video; bins have their upper edge."""
+    confidence_N = videos["confidence_by_mean"].to_numpy(np.float64)
+    bin_N = np.clip(np.ceil(confidence_N * RELIABILITY_BINS).astype(np.int64) - 1, 0, RELIABILITY_BINS - 1)
+    right_B = np.bincount(bin_N, weights=videos["correct_by_mean"].to_numpy(np.float64), minlength=RELIABILITY_BINS)
+    count_B = np.bincount(bin_N, minlength=RELIABILITY_BINS)
+    return np.divide(right_B, count_B, out=np.full(RELIABILITY_BINS, np.nan), where=count_B > 0)
+
+
+def _known(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else round(value, 4) for value in values.tolist()]

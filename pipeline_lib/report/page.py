@@ -1,13 +1,20 @@
-"""Writes the page of a run: one self-contained `index.html`, with the heatmap videos beside it in `media/`."""
+"""Writes the page of a run: one `index.html` that holds all it shows, so that it can be read wherever it is moved to.
+
+MLflow shows it in a sandbox where relative addresses lead nowhere and nothing can be stored; so scripts, styles, charts and
+clips are inside. The clips lie in inert elements at its end and become videos when they are seen.
+"""
+
+# C classes
 
 from __future__ import annotations
 
 import base64
 import json
-import math
-import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +24,21 @@ import yaml
 from markupsafe import Markup
 
 from pipeline_lib.overview import pairs_overview, results_overview
-from pipeline_lib.report.charts import learning_curve
+from pipeline_lib.params import HeatmapsParams
+from pipeline_lib.report.attention import CONTROLS, gather_maps
+from pipeline_lib.report.charts import Chart, class_bars, learning_curves, reliability
+from pipeline_lib.report.gallery import OUTCOMES, Gallery, gather_gallery
+from pipeline_lib.report.numbers import decimal, duration, headlines, percent
+from pipeline_lib.report.player import ASSETS, player_style
 
-TEMPLATES = Path(__file__).parent
 PAGE = "index.html"
 BEST = "best.yaml"
-MEDIA = "media"
+STYLES = ("tokens.css", "player.css", "style.css")
+CHART_LIBRARY = "django/static/chartkick/Chart.bundle.js"
+"""Chart.js 4, inside the package `chartkick`."""
+SCRIPTS = ("player.js", "report.js", "gallery.js", "matrix.js", "charts.js")
+FIRST_CLIPS = 12
+"""Clips of the gallery that are shown at first, and that each press of its button adds."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +53,14 @@ class ModelReport:
     history: Sequence[Mapping[str, Any]]
     """The training's `history.json`: one mapping an epoch."""
     evaluation: Path
-    """Folder with `confusion.png` and `per_class.csv`."""
+    """Folder that the evaluate stage filled."""
     heatmaps: Path | None
-    """Folder with `heatmaps.json` and the videos it names; None of a model without attention."""
+    """Folder with `heatmaps.json` and the clips it names; None of a model without attention."""
+
+    @property
+    def title(self) -> str:
+        """The label as the page writes it."""
+        return self.label.replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -61,7 +82,7 @@ class RunReport:
 
     title: str
     summary: Mapping[str, Any]
-    """`dataset`, `stages`, `results` and `mlflow`, as `har run --summary` writes them."""
+    """`dataset`, `stages`, `models`, `results` and `mlflow`, as `har run --summary` writes them."""
     params: Mapping[str, Any]
     """All parameters, section by section, as JSON types."""
     quarantined: pd.DataFrame
@@ -75,120 +96,125 @@ class RunReport:
 
 
 def write_report(directory: Path, run: RunReport) -> dict[str, int]:
-    """Fill an existing folder with the page and the videos it plays, and `best.yaml` if hyper-parameters were searched for.
-
-    Everything but the videos is inside the page, posters included, so that it can be read wherever it is moved to.
+    """Fill an existing folder with the page, and `best.yaml` if hyper-parameters were searched for.
 
     Returns:
-        The number of heatmap videos shown and the size of the page in bytes.
+        The number of clips shown and the size of the page in bytes.
     """
+    results = run.summary["results"]
+    gallery, maps = gather_gallery(run.models), gather_maps(run.models, results)
+    tables = {model.title: _read_classes(model) for model in run.models}
+    bars, reliable = class_bars(tables), reliability({model.title: model.evaluation for model in run.models})
+    curves = {model.title: learning_curves(model.history, model.title) for model in run.models}
+    charts = [bars, reliable, *chain(*curves.values(), *maps.curves.values())]
+    page = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            run=run,
+            results=results_overview(results),
+            pairs=pairs_overview(results),
+            headlines=headlines(results, {model.name for model in run.models}),
+            reference=results["models"][0]["mean"],
+            gallery=gallery,
+            outcomes=OUTCOMES,
+            first_clips=FIRST_CLIPS,
+            maps=maps,
+            controls=CONTROLS,
+            tables={title: {"columns": list(table), "rows": table.to_numpy().tolist()} for title, table in tables.items()},
+            class_bars=bars,
+            reliability=reliable,
+            curves=curves,
+            training={model.title: _describe_training(model.history) for model in run.models},
+            params_yaml=_to_yaml(run.params),
+            best_yaml=_to_yaml(run.best_params) if run.best_params else None,
+            quarantined=run.quarantined.to_dict("records"),
+            run_ids=_run_ids(run.summary),
+            styles=[_asset(name) for name in STYLES],
+            scripts=[_asset(name) for name in SCRIPTS],
+            chart_library=Markup(resources.files("chartkick").joinpath(CHART_LIBRARY).read_text(encoding="utf-8")),
+            data=_embed(_page_data(run, gallery, tables, charts)),
+        )
+    )
+    (directory / PAGE).write_text(page, encoding="utf-8")
+    if run.best_params:
+        (directory / BEST).write_text(_to_yaml(run.best_params), encoding="utf-8")
+    return {"clips": len(gallery.clips), "page_bytes": len(page.encode())}
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader(ASSETS / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "duration": duration}
-    models = [_describe_model(model, directory) for model in run.models]
-    page = environment.get_template("page.html.j2").render(
-        run=run,
-        models=models,
-        drawn=[model for model in models if model["heatmaps"]],
-        results=results_overview(run.summary["results"]),
-        pairs=pairs_overview(run.summary["results"]),
-        sweeps=run.sweeps,
-        params_yaml=_to_yaml(run.params),
-        quarantined=run.quarantined.to_dict("records"),
-        total_seconds=sum(stage["seconds"] for stage in run.summary["stages"].values()),
+    environment.filters |= {"percent": percent, "duration": duration, "decimal": decimal, "base64": _base64}
+    environment.tests["containing"] = lambda text, part: part in text
+    return environment
+
+
+def _page_data(run: RunReport, gallery: Gallery, tables: Mapping[str, pd.DataFrame], charts: Sequence[Chart]) -> dict[str, Any]:
+    """Return what the page's scripts work on."""
+    params = HeatmapsParams.model_validate(run.params["heatmaps"])
+    return {
+        "style": player_style(gallery.grid, params) if gallery.grid else None,
+        "clips": [clip.data for clip in gallery.clips],
+        "first_clips": FIRST_CLIPS,
+        "matrices": [_confusion(model, tables[model.title]["class"].tolist()) for model in run.models],
+        "charts": {chart.title: asdict(chart) for chart in charts},
+    }
+
+
+def _confusion(model: ModelReport, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the clips of each true class (row) that were taken for each class (column), where there are any."""
+    predictions = pd.read_parquet(model.evaluation / "predictions.parquet")
+    number = {name: index for index, name in enumerate(classes)}
+    counts = Counter(zip(predictions["class_name"], predictions["predicted"], strict=True))
+    cells = sorted([number[true], number[predicted], count] for (true, predicted), count in counts.items())
+    return {"model": model.title, "classes": list(classes), "cells": cells}
+
+
+def _read_classes(model: ModelReport) -> pd.DataFrame:
+    """Read `per_class.csv`. A class may be called `nan` or `007`; only an empty cell is an unknown number."""
+    return pd.read_csv(model.evaluation / "per_class.csv", dtype={"class": str}, keep_default_na=False, na_values=[""])
+
+
+def _run_ids(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return MLflow's run of each model, and of each of its splits and seeds where it has several."""
+    ids = {}
+    for name, model in summary.get("models", {}).items():
+        for cell in model.get("cells", [model]):
+            place = f" split {cell['split']} seed {cell['seed']}" if "cells" in model else ""
+            ids[f"{name.replace('_', ' ')}{place}"] = cell["mlflow_run_id"]
+    return ids
+
+
+def _describe_training(history: Sequence[Mapping[str, Any]]) -> str:
+    """Say in words what the curves show."""
+    if not history:
+        return "No epochs."
+    best = min(history, key=lambda row: row["val_calibrated_loss"])
+    return (
+        f"{len(history)} epochs; weights kept of epoch {best['epoch']}, whose calibrated validation loss is lowest ("
+        f"{best['val_calibrated_loss']:.3f}), "
+        f"with {percent(best['val_frame_accuracy'])} of the validation frames right."
     )
-    (directory / PAGE).write_text(page, encoding="utf-8")
-    if run.best_params:
-        (directory / BEST).write_text(_to_yaml(run.best_params), encoding="utf-8")
-    num_videos = sum(len(model["heatmaps"]["clips"]) for model in models if model["heatmaps"])
-    return {"videos": num_videos, "page_bytes": len(page.encode())}
 
 
 def _to_yaml(params: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(params), sort_keys=False, allow_unicode=True)
 
 
-def percent(fraction: float | None) -> str:
-    """Return a fraction as people read it: 0.8751 is `87.5 %`; an unknown one is a dash."""
-    if fraction is None or math.isnan(fraction):
-        return "\u2013"
-    return f"{100 * fraction:.1f}\u202f%"
+def _asset(name: str) -> Markup:
+    return Markup((ASSETS / name).read_text(encoding="utf-8"))
 
 
-def duration(seconds: float) -> str:
-    """Return seconds as people read them: `0.4 s`, `42 s`, `3 min 5 s`, `2 h 10 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, whole_seconds = divmod(round(seconds), 60)
-    hours, whole_minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {whole_minutes} min"
-    return f"{minutes} min {whole_seconds} s" if minutes else f"{whole_seconds} s"
+def _embed(data: Any) -> Markup:
+    """Return JSON that no name in it can end the script element of."""
+    return Markup(json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", r"\u003c"))
 
 
-def _describe_model(model: ModelReport, directory: Path) -> dict[str, Any]:
-    """Return what the template shows of a model; copies its heatmap videos."""
-    # A class may be called `nan` or `007`; only an empty cell is an unknown number.
-    table = model.evaluation / "per_class.csv"
-    per_class = pd.read_csv(table, dtype={"class": str}, keep_default_na=False, na_values=[""])
-    return {
-        "name": model.name,
-        "label": model.label,
-        "metrics": model.metrics,
-        "pointing": model.metrics.get("pointing"),
-        "curves": _draw_curves(model),
-        "training": _describe_training(model.history),
-        "confusion": _data_url(model.evaluation / "confusion.png", "image/png"),
-        "per_class": {"columns": list(per_class.columns), "rows": per_class.to_numpy().tolist()},
-        "heatmaps": _describe_heatmaps(model.name, model.heatmaps, directory) if model.heatmaps else None,
-    }
-
-
-def _describe_heatmaps(model: str, folder: Path, directory: Path) -> dict[str, Any]:
-    heatmaps = json.loads((folder / "heatmaps.json").read_text(encoding="utf-8"))
-    return heatmaps | {"clips": [_describe_clip(clip, model, folder, directory) for clip in heatmaps["clips"]]}
-
-
-def _draw_curves(model: ModelReport) -> list[Markup]:
-    if not model.history:
-        return []
-    quantities = ("loss", "frame_accuracy")
-    return [learning_curve(model.history, quantity, f"{quantity} of {model.name} by epoch") for quantity in quantities]
-
-
-def _describe_training(history: Sequence[Mapping[str, Any]]) -> str:
-    """Say in words what the curves show."""
-    if not history:
-        return ""
-    best = min(history, key=lambda row: row["val_calibrated_loss"])
-    return (
-        f"{len(history)} epochs; weights kept of epoch {best['epoch']}, whose calibrated validation loss is lowest ("
-        f"{best['val_calibrated_loss']:.3f}), "
-        f"with {percent(best['val_frame_accuracy'])} of the validation frames right"
-    )
-
-
-def _describe_clip(clip: Mapping[str, Any], model: str, heatmaps: Path, directory: Path) -> dict[str, Any]:
-    """Copy a clip's video into the report and return what the gallery shows of it."""
-    media = directory / MEDIA / model
-    media.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(heatmaps / clip["mp4"], media / clip["mp4"])
-    frames = zip(clip["frame_predicted"], clip["frame_confidence"], strict=True)
-    bars = [{"right": label == clip["class_name"], "label": label, "confidence": sure} for label, sure in frames]
-    return {
-        **clip,
-        "url": f"{MEDIA}/{model}/{clip['mp4']}",
-        "poster": _data_url(heatmaps / clip["poster"], "image/jpeg"),
-        "frames": bars,
-        "num_right": sum(bar["right"] for bar in bars),
-    }
-
-
-def _data_url(path: Path, media_type: str) -> str:
-    """Return a file as an address that holds its content."""
-    return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,125 @@
+"""The gallery: each clip that any model chose, once, with what all models made of it."""
+
+# T frames of a clip, K grid side
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import pandas as pd
+
+from pipeline_lib.report.player import ClipModel, describe_clip
+
+if TYPE_CHECKING:
+    from pipeline_lib.report.page import ModelReport
+
+OUTCOMES = {"mixed": "models disagree", "wrong": "all wrong", "right": "all right"}
+"""What the models made of a clip, in the order of the gallery: where they disagree there is most to see."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One clip of the gallery."""
+
+    data: Mapping[str, Any]
+    """For `player.js`; its `id` is the clip's in the dataset, `video` and `still` are ids of elements of the page."""
+    outcome: str
+    chosen_as: Sequence[str]
+    """`success of alstm`, ..."""
+    video: Path
+    still: Path
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The clips, and by which rules they were chosen."""
+
+    clips: Sequence[Shown] = ()
+    grid: int | None = None
+    rules: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    """What there was nothing to show of, and why."""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A clip as the first model that chose it lists it, and all that did."""
+
+    entry: Mapping[str, Any]
+    folder: Path
+    chosen_as: list[str]
+
+
+def gather_gallery(models: Sequence[ModelReport]) -> Gallery:
+    """Return the clips that the models' heatmaps chose, with all models' predictions and maps of them.
+
+    Every model is read from `predictions.parquet` and `attention.h5` of its evaluation, the chosen clips from `heatmaps.json`.
+    """
+    listed = {model.title: _read_heatmaps(model.heatmaps) for model in models if model.heatmaps}
+    if not listed:
+        return Gallery()
+    choices = _unite(models, listed)
+    made = [dict(_read_model(model, choices)) for model in models]
+    of_clip = {clip: [by_clip[clip] for by_clip in made if clip in by_clip] for clip in choices}
+    outcome = {clip: _outcome(choices[clip].entry["class_name"], of_clip[clip]) for clip in choices}
+    in_turn = sorted(choices, key=lambda clip: (list(OUTCOMES).index(outcome[clip]), choices[clip].entry["class_name"], clip))
+    heatmaps = next(iter(listed.values()))
+    return Gallery(
+        clips=[
+            _show(number, choices[clip], of_clip[clip], outcome[clip], heatmaps["fps"], heatmaps["grid"])
+            for number, clip in enumerate(in_turn)
+        ],
+        grid=heatmaps["grid"],
+        rules=heatmaps["rules"],
+        notes=[f"{title}: {note}" for title, heatmaps in listed.items() for note in heatmaps["notes"]],
+    )
+
+
+def _read_heatmaps(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "heatmaps.json").read_text(encoding="utf-8"))
+
+
+def _unite(models: Sequence[ModelReport], listed: Mapping[str, Mapping[str, Any]]) -> dict[str, _Choice]:
+    """Return each chosen clip once."""
+    choices: dict[str, _Choice] = {}
+    for model in models:
+        for entry in listed[model.title]["clips"] if model.heatmaps else ():
+            assert model.heatmaps is not None
+            choice = choices.setdefault(entry["clip"], _Choice(entry, model.heatmaps, []))
+            choice.chosen_as.append(f"{entry['outcome']} of {model.title}")
+    return choices
+
+
+def _read_model(model: ModelReport, clips: Collection[str]) -> Iterator[tuple[str, ClipModel]]:
+    """Yield what a model made of each clip that it was tested on."""
+    predictions = pd.read_parquet(model.evaluation / "predictions.parquet")
+    with h5py.File(model.evaluation / "attention.h5", "r") as file:
+        row_of = {clip: row for row, clip in enumerate(file["clip"].asstr()[:])}
+        for row in predictions[predictions["clip"].isin(clips)].to_dict("records"):
+            maps_TKK = file["attention"][row_of[row["clip"]], : row["valid_frames"]] if model.heatmaps else None
+            frames = list(row["frame_predicted"]), list(row["frame_confidence"])
+            yield row["clip"], ClipModel(model.title, maps_TKK, *frames, row["predicted"], row["confidence"])
+
+
+def _outcome(label: str, models: Sequence[ClipModel]) -> str:
+    right = {model.verdict == label for model in models}
+    return "mixed" if len(right) > 1 else "right" if right == {True} else "wrong"
+
+
+def _show(number: int, choice: _Choice, models: Sequence[ClipModel], outcome: str, fps: float, grid: int) -> Shown:
+    data = describe_clip(
+        choice.entry["clip"],
+        label=choice.entry["class_name"],
+        video=f"video-{number}",
+        still=f"still-{number}",
+        fps=fps,
+        grid=grid,
+        models=models,
+    )
+    video, still = (choice.folder / choice.entry[name] for name in ("plain", "still"))
+    return Shown(data, outcome, choice.chosen_as, video, still)
