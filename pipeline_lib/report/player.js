@@ -5,6 +5,7 @@
      player.play() / player.pause() / player.seek(frame)
      player.setView(view)               another way of drawing; see below
      player.frame, player.playing
+   Events of `container`, their `detail` the player: "player-toggle" (somebody played or paused it), "player-frame" (it shows one)
    HarPlayer.controls(container, style, view, onChange, options)    builds the switches of a view;
      `options` names those wanted among "scale", "colormap", "squared" and "speed", all by default
    HarPlayer.view(style) -> view        {scale: "article" | "honest", colormap, squared: false, model: null, speed: 1};
@@ -329,6 +330,7 @@ const HarPlayer = (() => {
       this.slider.style.setProperty("--frame", (this.frame + 0.5) / this.clip.frames);
       this.slider.setAttribute("aria-valuenow", this.frame + 1);
       this.slider.setAttribute("aria-valuetext", `${this.frame + 1} of ${this.clip.frames}; ${predictions.join(", ")}`);
+      this.root.dispatchEvent(new CustomEvent("player-frame", { bubbles: true, detail: this }));
     }
 
     tell(node, model) {
