@@ -6,6 +6,7 @@
   const PAGE = JSON.parse(document.getElementById("page-data").textContent);
   const POLL_MS = 250;
   const DASHES = [[], [7, 4], [2, 3], [10, 3, 2, 3], [5, 2]];
+  const STEPS = [0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300];
   const MARKS = { right: "\u2713\u00a0", wrong: "\u2717\u00a0", unknown: "" };
   const node = id => document.getElementById(id);
   const isStill = matchMedia("(prefers-reduced-motion: reduce)");
@@ -23,7 +24,6 @@
   }
 
   const percent = (fraction, digits = 0) => `${(100 * fraction).toFixed(digits)}\u202f%`;
-  const words = label => label.replaceAll("_", " ");
   const clock = seconds => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
   const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -99,6 +99,7 @@
       follow(`Sending ${name}`, null);
       const { id } = await answerOf(await start(current));
       current.id = id;
+      if (current.isCancelled) navigator.sendBeacon(`jobs/${id}/cancel`);
       for (;;) {
         const job = await answerOf(await fetch(`jobs/${id}`));
         if (current.isCancelled) return;
@@ -139,7 +140,7 @@
     const known = result.models.find(model => model.name === (shown?.model.name ?? PAGE.model));
     shown = { result, name, model: known, view, isComparing: shown?.isComparing ?? false, player: null };
     node("result").hidden = false;
-    node("result-title").textContent = result.clip.label === null ? name : `${name}: the true label is ${words(result.clip.label)}`;
+    node("result-title").textContent = result.clip.label === null ? name : `${name}: true label ${result.clip.label}`;
     const stem = name.replace(/\.[^.]*$/, "") || "video";
     Object.assign(node("download"), { href: `jobs/${id}/predictions.json`, download: `${stem}.predictions.json` });
     Object.assign(node("seen"), { href: `jobs/${id}/video`, download: `${stem}.seen.mp4` });
@@ -152,14 +153,13 @@
     if (isStill.matches) shown.player.seek(0); else shown.player.play();
     node("result-title").focus({ preventScroll: true });
     node("result").scrollIntoView({ behavior: isStill.matches ? "instant" : "smooth" });
-    node("told").textContent = `${name}: ${known.name} says ${words(known.label)}, ${percent(known.confidence)} sure`;
   }
 
   function choiceOf(model) {
     const kind = kindOf(model.label), radio = element("input", { type: "radio", name: "model", checked: model === shown.model });
     radio.addEventListener("change", () => choose(model));
     return element("label", { className: "model" }, radio, element("b", {}, model.name),
-      element("span", { className: `model-verdict ${kind}` }, element("span", {}, MARKS[kind] + words(model.label)), element("span", {}, percent(model.confidence))));
+      element("span", { className: `model-verdict ${kind}` }, element("span", {}, MARKS[kind] + model.label), element("span", {}, percent(model.confidence))));
   }
 
   function buildView() {
@@ -171,8 +171,9 @@
   }
 
   function applyView() {
-    const { player, view, model, isComparing, result } = shown;
+    const { player, view, model, isComparing } = shown;
     player.setView({ ...view, model: isComparing ? null : model.name });
+    node("player").classList.toggle("many", isComparing);
     node("blind").hidden = isComparing || model.attends;
   }
 
@@ -181,17 +182,18 @@
     applyView();
     const kind = kindOf(model.label), label = node("label");
     node("verdict-model").textContent = `${model.name} says`;
-    label.textContent = MARKS[kind] + words(model.label);
+    label.textContent = MARKS[kind] + model.label;
     label.className = `label ${kind}`;
     const mean = model.top[0][0];
     node("sure").textContent = `${percent(model.confidence, 1)} sure` + (mean === model.label ? "." :
-      `. Most frames say so, but averaged over the video ${words(mean)} is more probable.`);
+      `. Most frames say so, but averaged over the video ${mean} is more probable.`);
     node("top").replaceChildren(...model.top.map(([name, probability], place) => {
       const bar = element("i");
       bar.style.setProperty("--share", probability);
       bar.style.setProperty("--ink-of-series", `var(--series-${place + 1})`);
-      return element("li", {}, element("span", {}, words(name)), element("span", {}, percent(probability, 1)), element("span", { className: "track" }, bar));
+      return element("li", {}, element("span", {}, name), element("span", {}, percent(probability, 1)), element("span", { className: "track" }, bar));
     }));
+    node("told").textContent = `${model.name} says ${model.label}, ${percent(model.confidence)} sure`;
     draw();
   }
 
@@ -219,7 +221,7 @@
     return {
       type: "line",
       data: { datasets: series.map(({ name, values }, place) => ({
-        label: words(name), data: values.map((y, point) => ({ x: seconds[point], y })), borderColor: colour(`--series-${place + 1}`),
+        label: name, data: values.map((y, point) => ({ x: seconds[point], y })), borderColor: colour(`--series-${place + 1}`),
         backgroundColor: colour(`--series-${place + 1}`), borderDash: DASHES[place], borderWidth: 2, pointRadius: values.length < 3 ? 3 : 0, pointHoverRadius: 4,
       })) },
       options: {
@@ -231,7 +233,7 @@
         },
         scales: {
           x: { type: "linear", min: 0, max: length, border: { color: line }, grid: { display: false },
-            ticks: { color: soft, maxRotation: 0, autoSkipPadding: 16, callback: value => length < 60 ? `${value}\u202fs` : clock(value) } },
+            ticks: { color: soft, includeBounds: false, stepSize: STEPS.find(step => length / step <= 9), maxRotation: 0, autoSkipPadding: 16, callback: value => length < 60 ? `${value}\u202fs` : clock(value) } },
           y: { min: 0, max: 1, border: { display: false }, grid: { color: line }, ticks: { color: soft, maxTicksLimit: 5, callback: value => percent(value) } },
         },
         plugins: {
@@ -260,7 +262,7 @@
   function fillTable() {
     const { seconds, series } = shown.model.chart;
     const rows = seconds.flatMap((second, point) => point && Math.floor(second) === Math.floor(seconds[point - 1]) ? [] : [point]);
-    const headings = ["time", ...series.map(({ name }) => words(name))];
+    const headings = ["time", ...series.map(({ name }) => name)];
     const table = element("table", {}, element("thead", {}, element("tr", {}, ...headings.map(text => element("th", { scope: "col" }, text)))),
       element("tbody", {}, ...rows.map(point => element("tr", {}, element("th", { scope: "row" }, clock(seconds[point])),
         ...series.map(({ values }) => element("td", {}, percent(values[point], 1)))))));
@@ -276,8 +278,8 @@
   });
   node("cancel").addEventListener("click", () => { leave(); end(); node("told").textContent = "Cancelled"; });
   for (const button of document.querySelectorAll("[data-example]")) button.addEventListener("click", () => {
-    const { example, label } = button.dataset;
-    ask(`Example \u201c${words(label)}\u201d`, () => fetch(`examples/${example}`, { method: "POST" }));
+    const { example } = button.dataset;
+    ask(`Example ${Number(example) + 1}`, () => fetch(`examples/${example}`, { method: "POST" }));
   });
   /* A video may be dropped anywhere; what is no file (a link, a word) is none of ours. */
   const hasFiles = event => event.dataTransfer?.types.includes("Files");
@@ -297,4 +299,5 @@
   node("numbers").addEventListener("toggle", () => { if (node("numbers").open) fillTable(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => shown && draw());
   addEventListener("pagehide", leave);
+  addEventListener("pageshow", ({ persisted }) => persisted && end());
 })();

@@ -72,7 +72,7 @@ def probability_chart(result: ModelPrediction, fps: float) -> dict[str, Any]:
     edges_P = np.linspace(0, num_frames, min(num_frames, POINTS) + 1).astype(np.int64)
     frames_P = np.diff(edges_P)
     mean_PN = np.add.reduceat(probability_TN, edges_P[:-1]) / frames_P[:, None]
-    seconds_P = (edges_P[:-1] + (frames_P - 1) / 2) / fps
+    seconds_P = (edges_P[:-1] + frames_P / 2) / fps
     return {
         "seconds": [round(value, 3) for value in seconds_P.tolist()],
         "series": [

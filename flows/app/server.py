@@ -8,10 +8,11 @@ import ipaddress
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from importlib import resources
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -116,17 +117,17 @@ class Guard:
 
     def _refusal(self, request: Request) -> str | None:
         host = request.headers.get("host", "")
-        if not self._is_ours(urlsplit(f"//{host}").hostname or ""):
+        if not self._is_ours(host):
             return "This page is reached by the address that har app prints, not by this name."
-        if request.method != "GET" and urlsplit(request.headers.get("origin", "")).netloc != host:
+        if request.method != "GET" and request.headers.get("origin", "").partition("://")[2] != host:
             return "Only the page itself may send this."
         return None
 
-    def _is_ours(self, name: str) -> bool:
+    def _is_ours(self, host: str) -> bool:
         with suppress(ValueError):
-            ipaddress.ip_address(name)
-            return True
-        return name in self._names
+            name = urlsplit(f"//{host}").hostname or ""
+            return name in self._names or bool(ipaddress.ip_address(name))
+        return False
 
 
 def predict_job(job: Job, opened: Opened, limits: Limits) -> None:
@@ -174,7 +175,7 @@ def render_page(opened: Opened, examples: Sequence[Example], limits: Limits) -> 
     data = {"model": title_of(opened.model), "max_bytes": limits.max_bytes}
     return environment.get_template("page.html.j2").render(
         title=opened.title,
-        note=opened.note,
+        model=title_of(opened.model),
         classes=predictor.classes(opened.model),
         models=[title_of(name) for name in predictor.models],
         examples=examples,
@@ -228,7 +229,8 @@ def _add_examples(app: FastAPI, jobs: Jobs, examples: Sequence[Example]) -> None
 def middle_frame(video: Path) -> bytes:
     """Return a small JPEG."""
     middle = count_frames(video) // 2
-    frame_HW3 = next(frame for number, frame in enumerate(read_frames(video)) if number == middle)
+    with closing(read_frames(video)) as frames:  # type: ignore[type-var]  # it is a generator
+        frame_HW3 = next(islice(frames, middle, None))
     picture = Image.fromarray(frame_HW3)
     picture.thumbnail((STILL_WIDTH, STILL_WIDTH))
     content = BytesIO()
@@ -260,9 +262,12 @@ def _add_jobs(app: FastAPI, jobs: Jobs, limits: Limits) -> None:
         except TooLargeError:
             jobs.remove(job)
             raise HTTPException(413, _too_large(limits)) from None
-        except (ClientDisconnect, OSError):
+        except ClientDisconnect:
             jobs.remove(job)
-            raise
+            raise HTTPException(400, "The upload was cut off.") from None
+        except OSError as error:
+            jobs.remove(job)
+            raise HTTPException(507, f"It cannot be stored here: {error.strerror}.") from None
         if known := jobs.find_done(job.sha256, None):
             jobs.remove(job)
             return {"id": known.id}

@@ -47,11 +47,12 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         ValueError: another program has the port, or the host is not this machine's.
     """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port {port}: ports are numbers from 1 to 65535, and 0 for any that is free")
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise ValueError(f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}; choose another") from None
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ValueError(f"--host {host} --port {port}: {error.strerror}; choose another") from None
 
 
 def is_loopback(host: str) -> bool:

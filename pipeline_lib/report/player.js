@@ -25,6 +25,8 @@
 
 const HarPlayer = (() => {
   const LEVELS = 256;
+  /* Share of the strip that a name needs: of a long video's many short predictions only letters would be seen. */
+  const LEGIBLE = 0.03;
 
   function bytes(base64) {
     return Uint8Array.from(atob(base64), character => character.charCodeAt(0));
@@ -230,7 +232,8 @@ const HarPlayer = (() => {
     buildSegments(model, text) {
       return segments(model.predicted).map(({ name, first, length }) => {
         const kind = outcome(name, this.clip.label), title = `${name}, frames ${first + 1} to ${first + length}`;
-        const node = element("span", { className: `player-${kind}`, title }, text(name, kind));
+        const isLegible = length >= LEGIBLE * this.clip.frames;
+        const node = element("span", { className: `player-${kind}`, title }, isLegible ? text(name, kind) : "");
         node.style.flexGrow = length;
         return node;
       });
