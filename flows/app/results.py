@@ -32,7 +32,9 @@ def page_result(prediction: Prediction, video: str, label: str | None) -> dict[s
         video: address of the file with the frames that were seen.
         label: what it shows, if that is known.
     """
-    grid = max((result.attention_TKK.shape[1] for result in prediction.models.values() if result.attention_TKK is not None), default=1)
+    grid = max(
+        (result.attention_TKK.shape[1] for result in prediction.models.values() if result.attention_TKK is not None), default=1
+    )
     models = [
         ClipModel(
             title_of(name),

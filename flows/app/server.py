@@ -44,7 +44,9 @@ STILL_WIDTH = 240
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<")
 """How files begin that make ffmpeg open other files."""
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -169,7 +171,11 @@ def _write_json(path: Path, content: Any) -> None:
 def render_page(opened: Opened, examples: Sequence[Example], limits: Limits) -> str:
     """Return the page, which is the same for every visitor."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     predictor = opened.predictor
     data = {"model": title_of(opened.model), "max_bytes": limits.max_bytes}

@@ -36,10 +36,12 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Yield a function that opens a file or address, at an anchor, after a script; at the end of the test no page may have complained."""
+    """Yield a function that opens a file or address, at an anchor, after a script; in the end no page may have complained."""
     contexts, complaints = [], []
 
-    def open_file(path: Path | str, *, at: str = "", script: str = "", width: int = 1280, height: int = 900, **context: Any) -> Any:
+    def open_file(
+        path: Path | str, *, at: str = "", script: str = "", width: int = 1280, height: int = 900, **context: Any
+    ) -> Any:
         contexts.append(browser.new_context(viewport={"width": width, "height": height}, **context))
         page = contexts[-1].new_page()
         page.set_default_timeout(15_000)
