@@ -23,7 +23,10 @@
     return made;
   }
 
-  const percent = (fraction, digits = 0) => `${(100 * fraction).toFixed(digits)}\u202f%`;
+  const percent = fraction => `${Math.round(100 * fraction)}\u202f%`;
+  /* To a tenth; what is almost sure is not called certain. */
+  const exactly = fraction => fraction >= 0.9995 && fraction < 1 ? ">99.9\u202f%" : fraction > 0 && fraction < 0.0005 ? "<0.1\u202f%"
+    : `${(100 * fraction).toFixed(1)}\u202f%`;
   const clock = seconds => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
   const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -88,7 +91,7 @@
   }
 
   function tell(name, { state, before, done, total }) {
-    if (state === "waiting") follow(`${name} waits: ${before === 1 ? "one video is" : `${before} videos are`} before it.`, null);
+    if (state === "waiting" && before) follow(`${name} waits: ${before === 1 ? "one video is" : `${before} videos are`} before it.`, null);
     else if (!total) follow(`Reading ${name}`, null);
     else follow(`Looking at ${name}: ${done} of ${total} frames`, done / total, `Looking at ${name}`);
   }
@@ -150,7 +153,7 @@
     buildView();
     choose(known);
     shown.player.load();
-    if (isStill.matches) shown.player.seek(0); else shown.player.play();
+    if (isStill.matches) shown.player.seek(result.clip.frames >> 1); else shown.player.play();
     node("result-title").focus({ preventScroll: true });
     node("result").scrollIntoView({ behavior: isStill.matches ? "instant" : "smooth" });
   }
@@ -185,13 +188,13 @@
     label.textContent = MARKS[kind] + model.label;
     label.className = `label ${kind}`;
     const mean = model.top[0][0];
-    node("sure").textContent = `${percent(model.confidence, 1)} sure` + (mean === model.label ? "." :
-      `. Most frames say so, but averaged over the video ${mean} is more probable.`);
+    node("sure").textContent = `${exactly(model.confidence)} sure, among the ${PAGE.num_classes} actions it knows.` + (mean === model.label ? "" :
+      ` Most frames say so, but averaged over the video ${mean} is more probable.`);
     node("top").replaceChildren(...model.top.map(([name, probability], place) => {
       const bar = element("i");
       bar.style.setProperty("--share", probability);
       bar.style.setProperty("--ink-of-series", `var(--series-${place + 1})`);
-      return element("li", {}, element("span", {}, name), element("span", {}, percent(probability, 1)), element("span", { className: "track" }, bar));
+      return element("li", {}, element("span", {}, name), element("span", {}, exactly(probability)), element("span", { className: "track" }, bar));
     }));
     node("told").textContent = `${model.name} says ${model.label}, ${percent(model.confidence)} sure`;
     draw();
@@ -240,7 +243,7 @@
           legend: { position: "bottom", align: "start", labels: { color: colour("--ink"), boxWidth: 24, boxHeight: 0, padding: 14 } },
           tooltip: { callbacks: {
             title: ([item]) => length < 60 ? `${item.parsed.x.toFixed(1)}\u202fs` : clock(item.parsed.x),
-            label: item => ` ${item.dataset.label}: ${percent(item.parsed.y, 1)}`,
+            label: item => ` ${item.dataset.label}: ${exactly(item.parsed.y)}`,
           } },
         },
       },
@@ -265,7 +268,7 @@
     const headings = ["time", ...series.map(({ name }) => name)];
     const table = element("table", {}, element("thead", {}, element("tr", {}, ...headings.map(text => element("th", { scope: "col" }, text)))),
       element("tbody", {}, ...rows.map(point => element("tr", {}, element("th", { scope: "row" }, clock(seconds[point])),
-        ...series.map(({ values }) => element("td", {}, percent(values[point], 1)))))));
+        ...series.map(({ values }) => element("td", {}, exactly(values[point])))))));
     node("numbers").querySelector(".scroll").replaceChildren(table);
   }
 

@@ -83,7 +83,8 @@ def make_app(
     app.middleware("http")(Guard(host))
     _add_page(app, render_page(opened, examples, limits))
     _add_examples(app, jobs, examples)
-    _add_jobs(app, jobs, limits)
+    _add_uploads(app, jobs, limits)
+    _add_jobs(app, jobs)
     return app
 
 
@@ -178,12 +179,12 @@ def render_page(opened: Opened, examples: Sequence[Example], limits: Limits) -> 
         lstrip_blocks=True,
     )
     predictor = opened.predictor
-    data = {"model": title_of(opened.model), "max_bytes": limits.max_bytes}
+    classes = predictor.classes(opened.model)
+    data = {"model": title_of(opened.model), "num_classes": len(classes), "max_bytes": limits.max_bytes}
     return environment.get_template("page.html.j2").render(
         title=opened.title,
         model=title_of(opened.model),
-        classes=predictor.classes(opened.model),
-        models=[title_of(name) for name in predictor.models],
+        classes=classes,
         examples=examples,
         max_megabytes=limits.max_bytes // 1_000_000,
         max_minutes=limits.max_seconds / 60,
@@ -244,41 +245,45 @@ def middle_frame(video: Path) -> bytes:
     return content.getvalue()
 
 
-def _add_jobs(app: FastAPI, jobs: Jobs, limits: Limits) -> None:
-    def find(identity: str) -> Job:
-        job = jobs.get(identity)
-        if job is None:
-            raise HTTPException(404, "This video is no longer here; drop it again.")
-        return job
-
-    def find_file(identity: str, name: str) -> Path:
-        job = find(identity)
-        if job.state != "done":
-            raise HTTPException(409, "There is no result yet.")
-        return job.folder / name
-
+def _add_uploads(app: FastAPI, jobs: Jobs, limits: Limits) -> None:
     @app.post("/jobs", status_code=201)
     async def upload(request: Request) -> dict[str, str]:
         if int(request.headers.get("content-length", "0")) > limits.max_bytes:
             raise HTTPException(413, _too_large(limits))
         job = _create(jobs)
+        job.video = job.folder / "upload"
         try:
-            job.video = job.folder / "upload"
             job.sha256 = await receive(request, job.video, limits.max_bytes)
-        except TooLargeError:
+        except (TooLargeError, ClientDisconnect, OSError) as error:
             jobs.remove(job)
-            raise HTTPException(413, _too_large(limits)) from None
-        except ClientDisconnect:
-            jobs.remove(job)
-            raise HTTPException(400, "The upload was cut off.") from None
-        except OSError as error:
-            jobs.remove(job)
-            raise HTTPException(507, f"It cannot be stored here: {error.strerror}.") from None
+            raise _refusal(error, limits) from None
         if known := jobs.find_done(job.sha256, None):
             jobs.remove(job)
             return {"id": known.id}
         jobs.submit(job)
         return {"id": job.id}
+
+
+def _refusal(error: TooLargeError | ClientDisconnect | OSError, limits: Limits) -> HTTPException:
+    if isinstance(error, TooLargeError):
+        return HTTPException(413, _too_large(limits))
+    if isinstance(error, OSError):
+        return HTTPException(507, f"cannot be stored here: {error.strerror}")
+    return HTTPException(400, "the upload was cut off")
+
+
+def _add_jobs(app: FastAPI, jobs: Jobs) -> None:
+    def find(identity: str) -> Job:
+        job = jobs.get(identity)
+        if job is None:
+            raise HTTPException(404, "no longer here; drop the video again")
+        return job
+
+    def serve(identity: str, name: str) -> FileResponse:
+        job = find(identity)
+        if job.state != "done":
+            raise HTTPException(409, "there is no result yet")
+        return FileResponse(job.folder / name)
 
     @app.get("/jobs/{identity}")
     async def show_state(identity: str) -> dict[str, Any]:
@@ -292,22 +297,22 @@ def _add_jobs(app: FastAPI, jobs: Jobs, limits: Limits) -> None:
 
     @app.get("/jobs/{identity}/result")
     async def show_result(identity: str) -> FileResponse:
-        return FileResponse(find_file(identity, PAGE_RESULT))
+        return serve(identity, PAGE_RESULT)
 
     @app.get("/jobs/{identity}/predictions.json")
     async def download(identity: str) -> FileResponse:
-        return FileResponse(find_file(identity, FILE_RESULT))
+        return serve(identity, FILE_RESULT)
 
     @app.get("/jobs/{identity}/video")
     async def show_video(identity: str) -> FileResponse:
-        return FileResponse(find_file(identity, SEEN))
+        return serve(identity, SEEN)
 
 
 def _create(jobs: Jobs, label: str | None = None) -> Job:
     try:
         return jobs.create(label)
     except FullError:
-        raise HTTPException(503, "Too many videos are waiting; try again in a few minutes.") from None
+        raise HTTPException(503, "too many videos are waiting; try again in a few minutes") from None
 
 
 def _too_large(limits: Limits) -> str:

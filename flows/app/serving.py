@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -51,8 +52,11 @@ def listen(host: str, port: int) -> socket.socket:
         raise ValueError(f"--port {port}: ports are numbers from 1 to 65535, and 0 for any that is free")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except socket.gaierror as error:
+        raise ValueError(f"--host {host}: {error.strerror}") from None
     except OSError as error:
-        raise ValueError(f"--host {host} --port {port}: {error.strerror}; choose another") from None
+        reason = os.strerror(error.errno) if error.errno else error
+        raise ValueError(f"--host {host} --port {port}: {reason}; choose another") from None
 
 
 def is_loopback(host: str) -> bool:
