@@ -97,7 +97,8 @@ def wait_for_result(page: Any, name: str) -> None:
 def test_a_dropped_video_of_any_name_is_predicted_and_plays(address: str, videos: Path, open_page: OpenPage) -> None:
     page = open_page(address, reduced_motion="no-preference")
     transfer = page.evaluate_handle(
-        """([text, name]) => { const bytes = Uint8Array.from(atob(text), one => one.charCodeAt(0)), transfer = new DataTransfer();
+        """([text, name]) => {
+        const bytes = Uint8Array.from(atob(text), one => one.charCodeAt(0)), transfer = new DataTransfer();
         transfer.items.add(new File([bytes], name, { type: "video/mp4" })); return transfer; }""",
         [base64.b64encode((videos / "a.mp4").read_bytes()).decode(), EVIL],
     )
