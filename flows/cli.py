@@ -68,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--output", type=Path, metavar="FOLDER", help="new folder for the results; default: in the workspace")
     predict.add_argument("--no-heatmaps", action="store_false", dest="heatmaps", help="do not draw where the model looked")
     predict.set_defaults(command=_predict)
+    app = commands.add_parser("app", help="a local web page to drop videos on")
+    app.add_argument("--model", default=DEFAULT_MODEL, metavar="SOURCE",
+                     help="registered model, checkpoint or run id; default: %(default)s, else the newest")  # fmt: skip
+    app.add_argument("--port", type=int, default=7860, metavar="PORT", help="default: %(default)s")
+    app.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s, this machine alone")
+    app.set_defaults(command=_app)
     promote = commands.add_parser("promote", help="make a registered model the champion, which `har predict` uses")
     promote.add_argument("which", nargs="?", metavar="VERSION|RUN_ID", help="default: the newest version")
     promote.set_defaults(command=_promote)
@@ -78,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("down", help="stop what `har up` started").set_defaults(command=_down)
     doctor = commands.add_parser("doctor", help="what is installed, reachable, left half-done, and how to mend it")
     doctor.set_defaults(command=_doctor)
-    for command in (predict, promote, up, doctor, commands.choices["down"]):
+    for command in (predict, app, promote, up, doctor, commands.choices["down"]):
         command.add_argument("--workspace", type=Path, default=DEFAULT_WORKSPACE, help="default: %(default)s")
     return parser
 
@@ -135,6 +141,12 @@ def _predict(options: argparse.Namespace) -> int:
         overlap=options.overlap,
         heatmaps=options.heatmaps,
     )
+
+
+def _app(options: argparse.Namespace) -> int:
+    from flows.app.serving import serve
+
+    return serve(options.model, options.workspace.absolute(), options.host, options.port)
 
 
 def _promote(options: argparse.Namespace) -> int:

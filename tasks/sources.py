@@ -35,6 +35,8 @@ class Opened:
     """The source in words."""
     note: str | None
     """What the user should know about it."""
+    checkpoint_sha256: str
+    """By which the workspace's artifacts know it."""
 
 
 def open_predictor(source: str, workspace: Path, *, siblings: bool = False) -> Opened:
@@ -48,12 +50,14 @@ def open_predictor(source: str, workspace: Path, *, siblings: bool = False) -> O
     Raises:
         ValueError: the source does not exist, or is none; one line with what is accepted.
     """
+    from pipeline_lib.artifacts import file_sha256
     from pipeline_lib.predict.predictor import Predictor
 
     with tempfile.TemporaryDirectory(prefix="har-") as scratch:
         found = _Finder(workspace.absolute(), Path(scratch)).find(source)
         parts = [found.parts, *(_siblings(found, Path(scratch)) if siblings else ())]
-        return Opened(Predictor(parts), found.parts.preparation.name, found.title, found.note)
+        name, sha256 = found.parts.preparation.name, file_sha256(found.parts.checkpoint)
+        return Opened(Predictor(parts), name, found.title, found.note, sha256)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from pipeline_lib.models.backbones import build_backbone
 from pipeline_lib.models.checkpoints import Metadata, save_checkpoint
 from pipeline_lib.params import TrainParams
 from pipeline_lib.predict.parts import Parts, Preparation
+from pipeline_lib.predict.predictor import Predictor
 from pipeline_lib.video.writing import VideoWriter
+from tasks.sources import Opened
 
 CLASSES = ("jump", "sit", "wave")
 FRAMES, GRID, IMAGE_SIZE, FPS = 6, 2, 32, 15.0
@@ -53,6 +56,12 @@ def make_parts(folder: Path, name: str = "alstm", *, seed: int = 0, frames: int 
     save_file(backbone.extractor.state_dict(), folder / "backbone.safetensors")
     preparation = Preparation(name=name, fps=FPS, crf=16, frames=frames)
     return Parts(preparation, folder / "checkpoint.safetensors", folder / "backbone.safetensors")
+
+
+def make_opened(folder: Path, names: Sequence[str] = ("alstm", "conv_alstm", "mean_pool")) -> Opened:
+    """Return models over one backbone, the first of which was asked for."""
+    predictor = Predictor([make_parts(folder / name, name) for name in names], device="cpu")
+    return Opened(predictor, names[0], "a <small> model", None, "0" * 64)
 
 
 def write_video(path: Path, num_frames: int, *, fps: float = 30, width: int = 64, height: int = 48) -> Path:

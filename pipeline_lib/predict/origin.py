@@ -19,14 +19,20 @@ def find_training(store: Store, checkpoint: Path) -> Artifact:
         ValueError: the file is missing, no checkpoint, or of another workspace.
     """
     read_metadata(checkpoint)
-    sha256 = file_sha256(checkpoint)
-    for trained in _artifacts(store, "train"):
-        if any(file.sha256 == sha256 for file in trained.manifest.files):
-            return trained
+    if trained := training_of(store, file_sha256(checkpoint)):
+        return trained
     raise ValueError(
         f"{checkpoint}: not trained in the workspace {store.workspace}, so its backbone is unknown; give its workspace, "
         "or the model's MLflow run id"
     )
+
+
+def training_of(store: Store, checkpoint_sha256: str) -> Artifact | None:
+    """Return the train artifact that holds a checkpoint of this digest, if any does."""
+    for trained in artifacts_of(store, "train"):
+        if any(file.sha256 == checkpoint_sha256 for file in trained.manifest.files):
+            return trained
+    return None
 
 
 def parts_of_training(store: Store, trained: Artifact, name: str | None = None) -> Parts:
@@ -49,14 +55,15 @@ def parts_of_training(store: Store, trained: Artifact, name: str | None = None) 
     return Parts(preparation, checkpoint, backbone)
 
 
-def _artifacts(store: Store, stage: str) -> Iterator[Artifact]:
+def artifacts_of(store: Store, stage: str) -> Iterator[Artifact]:
+    """Yield a stage's artifacts, in the order of their keys."""
     for manifest in sorted((store.workspace / "artifacts" / stage).glob(f"[!.]*/{MANIFEST}")):
         if artifact := store.load(stage, manifest.parent.name):
             yield artifact
 
 
 def _find(store: Store, stage: str, content_key: str, checkpoint: Path) -> Artifact:
-    for artifact in _artifacts(store, stage):
+    for artifact in artifacts_of(store, stage):
         if artifact.content_key == content_key:
             return artifact
     raise ValueError(

@@ -5,6 +5,7 @@
      player.play() / player.pause() / player.seek(frame)
      player.setView(view)               another way of drawing; see below
      player.frame, player.playing
+   Events of `container`, their `detail` the player: "player-toggle" (somebody played or paused it), "player-frame" (it shows one)
    HarPlayer.controls(container, style, view, onChange, options)    builds the switches of a view;
      `options` names those wanted among "scale", "colormap", "squared" and "speed", all by default
    HarPlayer.view(style) -> view        {scale: "article" | "honest", colormap, squared: false, model: null, speed: 1};
@@ -24,6 +25,8 @@
 
 const HarPlayer = (() => {
   const LEVELS = 256;
+  /* Share of the strip that a name needs: of a long video's many short predictions only letters would be seen. */
+  const LEGIBLE = 0.03;
 
   function bytes(base64) {
     return Uint8Array.from(atob(base64), character => character.charCodeAt(0));
@@ -229,7 +232,8 @@ const HarPlayer = (() => {
     buildSegments(model, text) {
       return segments(model.predicted).map(({ name, first, length }) => {
         const kind = outcome(name, this.clip.label), title = `${name}, frames ${first + 1} to ${first + length}`;
-        const node = element("span", { className: `player-${kind}`, title }, text(name, kind));
+        const isLegible = length >= LEGIBLE * this.clip.frames;
+        const node = element("span", { className: `player-${kind}`, title }, isLegible ? text(name, kind) : "");
         node.style.flexGrow = length;
         return node;
       });
@@ -329,6 +333,7 @@ const HarPlayer = (() => {
       this.slider.style.setProperty("--frame", (this.frame + 0.5) / this.clip.frames);
       this.slider.setAttribute("aria-valuenow", this.frame + 1);
       this.slider.setAttribute("aria-valuetext", `${this.frame + 1} of ${this.clip.frames}; ${predictions.join(", ")}`);
+      this.root.dispatchEvent(new CustomEvent("player-frame", { bubbles: true, detail: this }));
     }
 
     tell(node, model) {

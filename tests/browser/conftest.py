@@ -36,17 +36,19 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Yield a function that opens a file, at an anchor, after a script; at the end of the test no page may have complained."""
+    """Yield a function that opens a file or address, at an anchor, after a script; in the end no page may have complained."""
     contexts, complaints = [], []
 
-    def open_file(path: Path, *, at: str = "", script: str = "", width: int = 1280, height: int = 900, **context: Any) -> Any:
+    def open_file(
+        path: Path | str, *, at: str = "", script: str = "", width: int = 1280, height: int = 900, **context: Any
+    ) -> Any:
         contexts.append(browser.new_context(viewport={"width": width, "height": height}, **context))
         page = contexts[-1].new_page()
         page.set_default_timeout(15_000)
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.add_init_script(script)
-        page.goto(path.as_uri() + at)
+        page.goto((path if isinstance(path, str) else path.as_uri()) + at)
         return page
 
     yield open_file

@@ -25,7 +25,7 @@ def test_help_loads_nothing_heavy():
     code = LOADED.format(names=HEAVY)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
-    assert all(command in result.stdout for command in ("run", "predict", "promote", "up", "down", "doctor"))
+    assert all(command in result.stdout for command in ("run", "predict", "app", "promote", "up", "down", "doctor"))
 
 
 def test_the_command_knows_every_stage():

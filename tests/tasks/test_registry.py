@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from flows.promote import promote
+from pipeline_lib.artifacts import file_sha256
 from pipeline_lib.params import TrackingParams
 from pipeline_lib.predict.predictor import Predictor
 from tasks import registry, sources, tracking
@@ -96,6 +97,7 @@ def test_every_source_gives_its_model(tracked: Tracked, video: Path, tmp_path: P
     }.items():
         opened = sources.open_predictor(source, tracked.workspace)
         assert opened.model == expected.parts.preparation.name, source
+        assert opened.checkpoint_sha256 == file_sha256(expected.parts.checkpoint)
         found = opened.predictor.predict(video).models[opened.model]
         wanted = Predictor([expected.parts]).predict(video).models[opened.model]
         np.testing.assert_array_equal(found.probability_TC, wanted.probability_TC)

@@ -1,0 +1,93 @@
+"""What the page shows of a prediction, as JSON types.
+
+Shape suffixes: T frames, C classes, N chosen classes, P points of a chart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pipeline_lib.params import HeatmapsParams
+from pipeline_lib.predict.predictor import ModelPrediction, Prediction
+from pipeline_lib.predict.results import DIGITS, describe
+from pipeline_lib.report.player import ClipModel, describe_clip, player_style
+
+POINTS = 600
+"""Of a chart at most: more are not seen. Of longer videos each is the mean of some frames."""
+
+
+def title_of(model: str) -> str:
+    """Return a model's name as the page writes it."""
+    return model.replace("_", " ")
+
+
+def page_result(prediction: Prediction, video: str, label: str | None) -> dict[str, Any]:
+    """Return the clip for the player, its style, and each model's verdict and chart.
+
+    Args:
+        prediction: of the video.
+        video: address of the file with the frames that were seen.
+        label: what it shows, if that is known.
+    """
+    grid = max(
+        (result.attention_TKK.shape[1] for result in prediction.models.values() if result.attention_TKK is not None), default=1
+    )
+    models = [
+        ClipModel(
+            title_of(name),
+            result.attention_TKK,
+            result.frame_labels,
+            result.frame_confidence,
+            result.label,
+            result.confidence,
+        )
+        for name, result in prediction.models.items()
+    ]
+    return {
+        "clip": describe_clip("", label=label, video=video, still=None, fps=prediction.fps, grid=grid, models=models),
+        "style": player_style(grid, HeatmapsParams()),
+        "seconds": prediction.video.num_frames / prediction.fps,
+        "damaged": prediction.video.stderr is not None,
+        "models": [_describe_model(name, result, prediction.fps) for name, result in prediction.models.items()],
+    }
+
+
+def _describe_model(name: str, result: ModelPrediction, fps: float) -> dict[str, Any]:
+    return {
+        "name": title_of(name),
+        "label": result.label,
+        "confidence": result.confidence,
+        "attends": result.attention_TKK is not None,
+        "top": result.top,
+        "chart": probability_chart(result, fps),
+    }
+
+
+def probability_chart(result: ModelPrediction, fps: float) -> dict[str, Any]:
+    """Return the probabilities over time of the classes that are the most probable on the whole."""
+    chosen_N = [result.classes.index(label) for label, _ in result.top]
+    probability_TN = result.probability_TC[:, chosen_N]
+    num_frames = len(probability_TN)
+    edges_P = np.linspace(0, num_frames, min(num_frames, POINTS) + 1).astype(np.int64)
+    frames_P = np.diff(edges_P)
+    mean_PN = np.add.reduceat(probability_TN, edges_P[:-1]) / frames_P[:, None]
+    seconds_P = (edges_P[:-1] + frames_P / 2) / fps
+    return {
+        "seconds": [round(value, 3) for value in seconds_P.tolist()],
+        "series": [
+            {"name": result.classes[index], "values": [round(value, 4) for value in values_P]}
+            for index, values_P in zip(chosen_N, mean_PN.T.tolist(), strict=True)
+        ],
+    }
+
+
+def file_result(prediction: Prediction, header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what can be downloaded: for each model what `har predict` writes, and all probabilities."""
+    models = {}
+    for name, result in prediction.models.items():
+        probabilities = np.round(result.probability_TC.astype(np.float64), DIGITS).tolist()
+        models[name] = describe(prediction, name) | {"classes": list(result.classes), "frame_probabilities": probabilities}
+    return {**header, "models": models}

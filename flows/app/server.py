@@ -1,0 +1,337 @@
+"""The page and what it asks for. Answers only its own origin; no path and no name that a visitor sends reaches the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ipaddress
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass
+from importlib import resources
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import jinja2
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
+from markupsafe import Markup
+from PIL import Image
+from starlette.requests import ClientDisconnect
+
+from flows.app.jobs import FullError, Job, Jobs
+from flows.app.results import file_result, page_result, title_of
+from pipeline_lib.artifacts import file_sha256
+from pipeline_lib.predict.examples import Example
+from pipeline_lib.report import page as report_page
+from pipeline_lib.report.player import ASSETS as REPORT_ASSETS
+from pipeline_lib.report.player import PLAYER_FILES
+from pipeline_lib.video.ffmpeg import VideoError
+from pipeline_lib.video.reading import count_frames, read_frames
+from tasks.sources import Opened
+
+ASSETS = Path(__file__).parent
+SWEEP_SECONDS = 60.0
+SEEN = "seen.mp4"
+"""The video at the models' rate, in a job's folder."""
+PAGE_RESULT, FILE_RESULT = "page.json", "predictions.json"
+STILL_WIDTH = 240
+PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<")
+"""How files begin that make ffmpeg open other files."""
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is accepted."""
+
+    max_bytes: int = 200_000_000
+    max_seconds: float = 600.0
+
+
+class TooLargeError(Exception):
+    """An upload beyond the limit."""
+
+
+def make_app(
+    opened: Opened, folder: Path, examples: Sequence[Example] = (), *, limits: Limits = Limits(), host: str = "127.0.0.1"
+) -> FastAPI:
+    """Return the server.
+
+    Args:
+        opened: the models.
+        folder: where the visitors' videos lie, for an hour or until the server ends.
+        examples: videos to try.
+        limits: of uploads.
+        host: the address it is reached at, beside this machine's own names.
+    """
+    jobs = Jobs(folder, lambda job: predict_job(job, opened, limits))
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: keep_tidy(jobs))
+    app.middleware("http")(Guard(host))
+    _add_page(app, render_page(opened, examples, limits))
+    _add_examples(app, jobs, examples)
+    _add_uploads(app, jobs, limits)
+    _add_jobs(app, jobs)
+    return app
+
+
+@asynccontextmanager
+async def keep_tidy(jobs: Jobs) -> AsyncIterator[None]:
+    """Remove what is long over, while the server runs, and everything at its end."""
+
+    async def sweep() -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            jobs.sweep()
+
+    sweeping = asyncio.create_task(sweep())
+    yield
+    sweeping.cancel()
+    await asyncio.to_thread(jobs.close)
+
+
+class Guard:
+    """Refuses what other pages send (their scripts would read answers, or waste the processor), and adds `HEADERS`."""
+
+    def __init__(self, host: str) -> None:
+        """Accept `host`, this machine's name, and plain addresses: a foreign name cannot be bound to those."""
+        self._names = {"localhost", socket.gethostname().lower(), host.lower()}
+
+    async def __call__(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Answer a request."""
+        refusal = self._refusal(request)
+        response = PlainTextResponse(refusal, 403) if refusal else await call_next(request)
+        for name, value in HEADERS.items():
+            response.headers[name] = value
+        return response
+
+    def _refusal(self, request: Request) -> str | None:
+        host = request.headers.get("host", "")
+        if not self._is_ours(host):
+            return "This page is reached by the address that har app prints, not by this name."
+        if request.method != "GET" and request.headers.get("origin", "").partition("://")[2] != host:
+            return "Only the page itself may send this."
+        return None
+
+    def _is_ours(self, host: str) -> bool:
+        with suppress(ValueError):
+            name = urlsplit(f"//{host}").hostname or ""
+            return name in self._names or bool(ipaddress.ip_address(name))
+        return False
+
+
+def predict_job(job: Job, opened: Opened, limits: Limits) -> None:
+    """Predict a job's video by all models, and write what the page asks for into the job's folder.
+
+    Raises:
+        VideoError: the video cannot be decoded, or is too long.
+        CancelledJobError: the visitor has left.
+    """
+    assert job.video is not None
+    refuse_playlist(job.video)
+    prediction = opened.predictor.predict(
+        job.video, subsampled=job.folder / SEEN, max_seconds=limits.max_seconds, on_progress=job.advance
+    )
+    if job.video.parent == job.folder:
+        job.video.unlink()
+    address = f"jobs/{job.id}/video"
+    header = {"model": opened.title, "sha256": job.sha256, "true_label": job.label}
+    _write_json(job.folder / PAGE_RESULT, page_result(prediction, address, job.label))
+    _write_json(job.folder / FILE_RESULT, file_result(prediction, header))
+
+
+def refuse_playlist(video: Path) -> None:
+    """Refuse a file that would make ffmpeg open others of this machine.
+
+    Raises:
+        VideoError: it begins like one.
+    """
+    with video.open("rb") as file:
+        beginning = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if beginning.startswith(PLAYLISTS):
+        raise VideoError("a playlist, not a video")
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+
+
+def render_page(opened: Opened, examples: Sequence[Example], limits: Limits) -> str:
+    """Return the page, which is the same for every visitor."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    predictor = opened.predictor
+    classes = predictor.classes(opened.model)
+    data = {"model": title_of(opened.model), "num_classes": len(classes), "max_bytes": limits.max_bytes}
+    return environment.get_template("page.html.j2").render(
+        title=opened.title,
+        model=title_of(opened.model),
+        classes=classes,
+        examples=examples,
+        max_megabytes=limits.max_bytes // 1_000_000,
+        max_minutes=limits.max_seconds / 60,
+        data=Markup(json.dumps(data, ensure_ascii=False).replace("<", r"\u003c")),
+    )
+
+
+def _add_page(app: FastAPI, page: str) -> None:
+    files = {name: REPORT_ASSETS / name for name in (*PLAYER_FILES, "style.css")}
+    files |= {name: ASSETS / name for name in ("app.css", "app.js")}
+    files["chart.js"] = Path(str(resources.files("chartkick").joinpath(report_page.CHART_LIBRARY)))
+
+    @app.get("/")
+    async def show_page() -> HTMLResponse:
+        return HTMLResponse(page)
+
+    @app.get("/static/{name}")
+    async def show_file(name: str) -> FileResponse:
+        if name not in files:
+            raise HTTPException(404)
+        return FileResponse(files[name])
+
+
+def _add_examples(app: FastAPI, jobs: Jobs, examples: Sequence[Example]) -> None:
+    digests = [file_sha256(example.video) for example in examples]
+    stills: dict[int, bytes] = {}
+
+    @app.get("/examples/{number}/still")
+    def show_still(number: int) -> Response:
+        if not 0 <= number < len(examples):
+            raise HTTPException(404)
+        if number not in stills:
+            stills[number] = middle_frame(examples[number].video)
+        return Response(stills[number], media_type="image/jpeg")
+
+    @app.post("/examples/{number}", status_code=201)
+    async def try_example(number: int) -> dict[str, str]:
+        if not 0 <= number < len(examples):
+            raise HTTPException(404)
+        label, sha256 = examples[number].label, digests[number]
+        if known := jobs.find_done(sha256, label):
+            return {"id": known.id}
+        job = _create(jobs, label)
+        job.video, job.sha256 = examples[number].video, sha256
+        jobs.submit(job)
+        return {"id": job.id}
+
+
+def middle_frame(video: Path) -> bytes:
+    """Return a small JPEG."""
+    middle = count_frames(video) // 2
+    with closing(read_frames(video)) as frames:  # type: ignore[type-var]  # it is a generator
+        frame_HW3 = next(islice(frames, middle, None))
+    picture = Image.fromarray(frame_HW3)
+    picture.thumbnail((STILL_WIDTH, STILL_WIDTH))
+    content = BytesIO()
+    picture.save(content, "JPEG", quality=80)
+    return content.getvalue()
+
+
+def _add_uploads(app: FastAPI, jobs: Jobs, limits: Limits) -> None:
+    @app.post("/jobs", status_code=201)
+    async def upload(request: Request) -> dict[str, str]:
+        if int(request.headers.get("content-length", "0")) > limits.max_bytes:
+            raise HTTPException(413, _too_large(limits))
+        job = _create(jobs)
+        job.video = job.folder / "upload"
+        try:
+            job.sha256 = await receive(request, job.video, limits.max_bytes)
+        except (TooLargeError, ClientDisconnect, OSError) as error:
+            jobs.remove(job)
+            raise _refusal(error, limits) from None
+        if known := jobs.find_done(job.sha256, None):
+            jobs.remove(job)
+            return {"id": known.id}
+        jobs.submit(job)
+        return {"id": job.id}
+
+
+def _refusal(error: TooLargeError | ClientDisconnect | OSError, limits: Limits) -> HTTPException:
+    if isinstance(error, TooLargeError):
+        return HTTPException(413, _too_large(limits))
+    if isinstance(error, OSError):
+        return HTTPException(507, f"cannot be stored here: {error.strerror}")
+    return HTTPException(400, "the upload was cut off")
+
+
+def _add_jobs(app: FastAPI, jobs: Jobs) -> None:
+    def find(identity: str) -> Job:
+        job = jobs.get(identity)
+        if job is None:
+            raise HTTPException(404, "no longer here; drop the video again")
+        return job
+
+    def serve(identity: str, name: str) -> FileResponse:
+        job = find(identity)
+        if job.state != "done":
+            raise HTTPException(409, "there is no result yet")
+        return FileResponse(job.folder / name)
+
+    @app.get("/jobs/{identity}")
+    async def show_state(identity: str) -> dict[str, Any]:
+        job = find(identity)
+        done, total = job.frames
+        return {"state": job.state, "before": jobs.place(job), "done": done, "total": total, "error": job.error}
+
+    @app.post("/jobs/{identity}/cancel", status_code=204)
+    async def cancel(identity: str) -> None:
+        jobs.cancel(find(identity))
+
+    @app.get("/jobs/{identity}/result")
+    async def show_result(identity: str) -> FileResponse:
+        return serve(identity, PAGE_RESULT)
+
+    @app.get("/jobs/{identity}/predictions.json")
+    async def download(identity: str) -> FileResponse:
+        return serve(identity, FILE_RESULT)
+
+    @app.get("/jobs/{identity}/video")
+    async def show_video(identity: str) -> FileResponse:
+        return serve(identity, SEEN)
+
+
+def _create(jobs: Jobs, label: str | None = None) -> Job:
+    try:
+        return jobs.create(label)
+    except FullError:
+        raise HTTPException(503, "too many videos are waiting; try again in a few minutes") from None
+
+
+def _too_large(limits: Limits) -> str:
+    return f"larger than the {limits.max_bytes // 1_000_000} MB allowed here"
+
+
+async def receive(request: Request, destination: Path, max_bytes: int) -> str:
+    """Write a request's body into a new file; returns its SHA-256.
+
+    Raises:
+        TooLargeError: it has more bytes.
+        ClientDisconnect: it ended early.
+    """
+    digest, num_bytes = hashlib.sha256(), 0
+    with destination.open("xb") as file:
+        async for part in request.stream():
+            num_bytes += len(part)
+            if num_bytes > max_bytes:
+                raise TooLargeError
+            digest.update(part)
+            file.write(part)
+    return digest.hexdigest()
