@@ -8,7 +8,7 @@
    Events of `container`, their `detail` the player: "player-toggle" (somebody played or paused it), "player-frame" (it shows one)
    HarPlayer.controls(container, style, view, onChange, options)    builds the switches of a view;
      `options` names those wanted among "scale", "colormap", "squared" and "speed", all by default
-   HarPlayer.view(style) -> view        {scale: "article" | "honest", colormap, squared: false, model: null, speed: 1};
+   HarPlayer.view(style) -> view        {scale: "article" | "share", at first the style's, colormap, squared: false, model: null, speed: 1};
      `model` names the only one to show
 
    `clip` is what pipeline_lib/report/player.py's `describe_clip` returns:
@@ -17,7 +17,7 @@
                 attention_scale, attention_offset: attention = offset + value * scale,
                 predicted: [T str], confidence: [T float, 0 to 1], verdict: str, verdict_confidence: float}]}
    `style` is what its `player_style` returns: {grid: K, side: S, upsample and smooth: base64 of little-endian float32
-      (S, K), percentile, opacity, fade_levels, uniform, honest_full, colormap, colormaps: {name: base64 of 256 RGB}}
+      (S, K), scale, percentile, opacity, fade_levels, uniform, full_share, colormap, colormaps: {name: base64 of 256 RGB}}
 
    Colours come from the page's CSS variables (tokens.css). Shapes: T frames, K grid side, S picture side, in row order. */
 
@@ -87,9 +87,9 @@ const HarPlayer = (() => {
       return this.levels;
     }
 
-    /* The honest scale: 0 is an even share of the frame's attention or less, 255 `honest_full` times that. */
-    honestLevels(map) {
-      const cells = map.length, span = this.style.honest_full - 1;
+    /* The honest scale, of shares: 0 is an even share of the frame's attention or less, 255 `full_share` times that. */
+    shareLevels(map) {
+      const cells = map.length, span = this.style.full_share - 1;
       const picture = this.spread(this.smooth, map);
       for (let i = 0; i < picture.length; i++) {
         this.levels[i] = 255 * Math.min(1, Math.max(0, (picture[i] * cells - 1) / span));
@@ -109,7 +109,7 @@ const HarPlayer = (() => {
 
     /* The article's: nothing up to the threshold, then a smooth step upwards. The honest one's: evenly with the level. */
     opacities(levels, view) {
-      if (view.scale === "honest") return Uint8Array.from({ length: LEVELS }, (_, level) => Math.round(this.style.opacity * level));
+      if (view.scale === "share") return Uint8Array.from({ length: LEVELS }, (_, level) => Math.round(this.style.opacity * level));
       const threshold = this.threshold(levels);
       return Uint8Array.from({ length: LEVELS }, (_, level) => {
         const rise = Math.min(1, Math.max(0, (level - threshold) / this.style.fade_levels));
@@ -119,7 +119,7 @@ const HarPlayer = (() => {
 
     /* Return a canvas with the map's colours, transparent where they must not cover the frame. */
     paint(map, view) {
-      const levels = view.scale === "honest" ? this.honestLevels(map) : this.articleLevels(map);
+      const levels = view.scale === "share" ? this.shareLevels(map) : this.articleLevels(map);
       const alpha = this.opacities(levels, view);
       const palette = this.palettes[view.colormap], data = this.image.data;
       for (let i = 0; i < levels.length; i++) {
@@ -377,8 +377,8 @@ const HarPlayer = (() => {
       const colours = bytes(style.colormaps[view.colormap]);
       const stops = Array.from({ length: 16 }, (_, i) => `rgb(${colours.slice(51 * i, 51 * i + 3).join(" ")})`);
       bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
-      low.textContent = view.scale === "honest" ? "even share" : "least in frame";
-      high.textContent = view.scale === "honest" ? `${style.honest_full}\u00d7 and more` : "most in frame";
+      low.textContent = view.scale === "share" ? "even share" : "least in frame";
+      high.textContent = view.scale === "share" ? `${style.full_share}\u00d7 and more` : "most in frame";
     };
     return { node: element("span", { className: "player-legend" }, low, bar, high), show };
   }
@@ -394,7 +394,7 @@ const HarPlayer = (() => {
     const key = legend(style);
     const changed = next => { current = next; key.show(next); onChange(next); };
     const choices = {
-      scale: ["Scale", [["article\u2019s, frame by frame", "article"], ["honest, against an even share", "honest"]]],
+      scale: ["Scale", [["article\u2019s, frame by frame", "article"], ["honest, against an even share", "share"]]],
       colormap: ["Colours", Object.keys(style.colormaps).map(name => [name, name])],
       squared: ["Shape", [["as filmed", false], ["square", true]]],
       speed: ["Speed", [["normal", 1], ["half", 0.5], ["quarter", 0.25]]],
@@ -406,6 +406,6 @@ const HarPlayer = (() => {
   return {
     Painter, controls,
     create: (container, clip, style, view) => new Player(container, clip, style, view),
-    view: style => ({ scale: "article", colormap: style.colormap, squared: false, model: null, speed: 1 }),
+    view: style => ({ scale: style.scale, colormap: style.colormap, squared: false, model: null, speed: 1 }),
   };
 })();

@@ -18,7 +18,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from pipeline_lib.heatmaps.maps import UNIFORM, MapUpsampler
+from pipeline_lib.heatmaps.maps import FULL_SHARE, UNIFORM, MapUpsampler
 from pipeline_lib.heatmaps.overlay import FADE_LEVELS
 from pipeline_lib.params import HeatmapsParams
 
@@ -28,9 +28,6 @@ PLAYER_FILES = ("tokens.css", "player.css", "player.js")
 
 SIDE = 160
 """Pixels of the picture of a map, which the browser stretches over the frame: smoother than these it is not."""
-
-HONEST_FULL = 4.0
-"""How many even shares of the attention have the honest scale's last colour; its first is one."""
 
 SAFE_COLORMAPS = ("viridis", "cividis")
 """Offered beside the parameters' own: they can be read in every kind of colour blindness."""
@@ -64,11 +61,12 @@ def player_style(grid: int, params: HeatmapsParams) -> dict[str, Any]:
         "side": SIDE,
         "upsample": _base64(upsample_SK, "<f4"),
         "smooth": _base64(smooth_SK, "<f4"),
+        "scale": params.scale,
         "percentile": params.percentile,
         "opacity": params.opacity,
         "fade_levels": FADE_LEVELS,
         "uniform": UNIFORM,
-        "honest_full": HONEST_FULL,
+        "full_share": FULL_SHARE,
         "colormap": params.colormap,
         "colormaps": {name: _palette(name) for name in dict.fromkeys((params.colormap, *SAFE_COLORMAPS))},
     }

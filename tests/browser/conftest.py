@@ -21,7 +21,7 @@ ARGUMENTS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # no longer: while Playwright is there, nobody else may start an event loop in this thread
 def browser() -> Iterator[Any]:
     """Start Chromium; skip where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install '.[dev]'")

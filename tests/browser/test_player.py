@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline_lib.heatmaps.maps import MapUpsampler, percentile_level
 from pipeline_lib.heatmaps.overlay import Overlay
 from pipeline_lib.params import HeatmapsParams
-from pipeline_lib.report.player import ASSETS, HONEST_FULL, PLAYER_FILES, SIDE, ClipModel, describe_clip, player_style
+from pipeline_lib.report.player import ASSETS, PLAYER_FILES, SIDE, ClipModel, describe_clip, player_style
 from pipeline_lib.video.writing import VideoWriter
 
 T, K, FPS = 12, 7, 15.0
@@ -118,13 +118,11 @@ def test_a_frame_gets_the_colours_of_the_heatmap_videos(player_page: Callable[..
 
 
 def test_on_the_honest_scale_an_even_map_has_no_colour_and_a_sharp_one_all(player_page: Callable[..., Any]) -> None:
-    found = levels_of(player_page(), "honestLevels")
+    found = levels_of(player_page(), "shareLevels")
     assert found[0].max() <= 1
     assert found[1].max() == 255
-    _, smooth_SK = MapUpsampler(K, SIDE, PARAMS.sigma * SIDE).weights
-    shares_SS = smooth_SK @ attention_maps()[5] @ smooth_SK.T * K * K
-    expected = 255 * np.clip((shares_SS - 1) / (HONEST_FULL - 1), 0, 1)
-    assert np.abs(found[5] - expected).max() <= 1.5
+    expected = MapUpsampler(K, SIDE, PARAMS.sigma * SIDE).share_levels(attention_maps()[5])
+    assert np.abs(found[5] - expected.astype(int)).max() <= 1
 
 
 GREY = """() => { const canvas = document.querySelectorAll("canvas")[1], greys = [];
@@ -189,7 +187,7 @@ def test_the_view_changes_scale_colours_shape_and_speed(player_page: Callable[..
     page.get_by_label("Colours").select_option("cividis")
     page.get_by_label("Speed").select_option("half")
     last = page.evaluate("changes.at(-1)")
-    assert last == {"scale": "honest", "colormap": "cividis", "squared": True, "model": None, "speed": 0.5}
+    assert last == {"scale": "share", "colormap": "cividis", "squared": True, "model": None, "speed": 0.5}
     assert page.evaluate("player.video.playbackRate") == 0.5
     page.evaluate("player.setView({...player.view, model: 'conv_alstm'})")
     assert page.locator(".player-tile:visible").count() == 2
