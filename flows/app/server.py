@@ -31,7 +31,6 @@ from pipeline_lib.predict.examples import Example
 from pipeline_lib.report import page as report_page
 from pipeline_lib.report.player import ASSETS as REPORT_ASSETS
 from pipeline_lib.report.player import PLAYER_FILES
-from pipeline_lib.video.ffmpeg import VideoError
 from pipeline_lib.video.reading import count_frames, read_frames
 from tasks.sources import Opened
 
@@ -41,8 +40,6 @@ SEEN = "seen.mp4"
 """The video at the models' rate, in a job's folder."""
 PAGE_RESULT, FILE_RESULT = "page.json", "predictions.json"
 STILL_WIDTH = 240
-PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<")
-"""How files begin that make ffmpeg open other files."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -141,7 +138,6 @@ def predict_job(job: Job, opened: Opened, limits: Limits) -> None:
         CancelledJobError: the visitor has left.
     """
     assert job.video is not None
-    refuse_playlist(job.video)
     prediction = opened.predictor.predict(
         job.video, subsampled=job.folder / SEEN, max_seconds=limits.max_seconds, on_progress=job.advance
     )
@@ -151,18 +147,6 @@ def predict_job(job: Job, opened: Opened, limits: Limits) -> None:
     header = {"model": opened.title, "sha256": job.sha256, "true_label": job.label}
     _write_json(job.folder / PAGE_RESULT, page_result(prediction, address, job.label))
     _write_json(job.folder / FILE_RESULT, file_result(prediction, header))
-
-
-def refuse_playlist(video: Path) -> None:
-    """Refuse a file that would make ffmpeg open others of this machine.
-
-    Raises:
-        VideoError: it begins like one.
-    """
-    with video.open("rb") as file:
-        beginning = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if beginning.startswith(PLAYLISTS):
-        raise VideoError("a playlist, not a video")
 
 
 def _write_json(path: Path, content: Any) -> None:

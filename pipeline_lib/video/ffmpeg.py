@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import signal
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -28,6 +29,9 @@ REASONS = (
     ("Invalid data found when processing input", "not a video that ffmpeg can read"),
 )
 """What ffmpeg prints, and what it means to the owner of the video; the first that fits is told."""
+
+PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<")
+"""How HLS, ffmpeg's own list and DASH begin."""
 
 STOPPED_FROM_OUTSIDE = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
@@ -51,21 +55,26 @@ def open_video(path: Path, **options: Any) -> Any:
     """Return a graph's input node for a local file, whatever characters its name holds.
 
     Raises:
-        VideoError: the file is missing, unreadable or empty.
+        VideoError: the file is missing, unreadable, empty or a playlist.
     """
     check_file(path)
-    # A playlist in disguise must not make ffmpeg open addresses.
+    # What is left of playlists must not make ffmpeg open addresses.
     return ffmpeg.input(str(path.absolute()), protocol_whitelist="file", **options)
 
 
 def check_file(path: Path) -> None:
-    """Raise VideoError if the file is missing, unreadable or empty."""
+    """Raise VideoError if the file is missing, unreadable, empty, or a playlist that would make ffmpeg open others."""
     try:
-        size_bytes = path.stat().st_size
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise VideoError("not a file")  # opening a pipe would wait for somebody to write into it
+        with path.open("rb") as file:
+            beginning = file.read(64)
     except OSError as error:
         raise VideoError(f"cannot be opened: {error.strerror}") from None
-    if size_bytes == 0:
+    if not beginning:
         raise VideoError("the file is empty (0 bytes)")
+    if beginning.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(PLAYLISTS):
+        raise VideoError("a playlist, not a video")
 
 
 def command(stream: Any) -> list[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 import signal
 import time
@@ -55,13 +56,28 @@ def test_messages_hold_no_memory_addresses(tmp_path: Path):
     assert "0x" not in caught.value.stderr
 
 
-def test_playlists_cannot_open_addresses(tmp_path: Path):
-    assert "file" in command(open_video(Path(__file__)).output("pipe:", format="null"))
-    playlist = tmp_path / "list.m3u8"
-    playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
-    with pytest.raises(VideoError) as caught:
-        run(open_video(playlist).output("pipe:", format="null"), timeout_seconds=30)
-    assert "not on whitelist" in caught.value.stderr
+@pytest.mark.parametrize(
+    "beginning", [b"#EXTM3U\n#EXTINF:5,\nhttp://127.0.0.1:9/a.ts\n", b"ffconcat version 1.0\nfile x\n", b"\xef\xbb\xbf <MPD/>"]
+)
+def test_playlists_are_refused(tmp_path: Path, beginning: bytes):
+    """They would make ffmpeg open other files and addresses."""
+    playlist = tmp_path / "list.mp4"
+    playlist.write_bytes(beginning)
+    with pytest.raises(VideoError, match="a playlist, not a video"):
+        open_video(playlist)
+
+
+def test_what_is_read_can_open_no_addresses(tmp_path: Path):
+    """Should a list pass for a video, there is still this."""
+    arguments = command(open_video(Path(__file__)).output("pipe:", format="null"))
+    assert arguments[arguments.index("-protocol_whitelist") + 1] == "file"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_no_video(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.avi")
+    with pytest.raises(VideoError, match="not a file"):
+        open_video(tmp_path / "pipe.avi")
 
 
 def test_an_error_survives_the_way_between_processes():
