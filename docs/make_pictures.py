@@ -1,12 +1,13 @@
 """Make the README's pictures from a finished demo: python docs/make_pictures.py [WORKSPACE].
 
-Frames of the heatmap videos need nothing more; pictures of the report need Playwright and Chromium (the `dev` extra).
+Frames of the heatmap videos need nothing more; pictures of the pages need Chromium, and Playwright (the `dev` extra).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ def main(workspace: Path) -> None:
     with browser() as chromium:
         for name, window in WINDOWS.items():
             write_jpeg(picture_report(chromium, Path(summary["report"]), *window), TARGET / name)
+        with app(workspace) as address:
+            write_jpeg(picture_app(chromium, address), TARGET / "app.jpg")
 
 
 def picture_heatmaps(summary: dict[str, Any]) -> None:
@@ -77,6 +80,29 @@ def picture_report(chromium: Any, path: Path, width: int, height: int, place: st
     page.goto(path.as_uri())
     page.locator(place).first.evaluate("node => node.scrollIntoView()")
     page.wait_for_timeout(1500)
+    picture = Image.open(BytesIO(page.screenshot()))
+    page.close()
+    return picture.convert("RGB")
+
+
+@contextmanager
+def app(workspace: Path) -> Iterator[str]:
+    """Run `har app` and yield its address."""
+    command = [sys.executable, "-m", "flows.cli", "app", "--port", "0", "--workspace", str(workspace)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield next(word for line in process.stdout for word in line.split() if word.startswith("http://"))
+        process.terminate()
+
+
+def picture_app(chromium: Any, address: str) -> Image.Image:
+    """Return what a window shows of the app after it has seen the first example."""
+    page = chromium.new_page(viewport={"width": 1280, "height": 1000}, color_scheme="light", reduced_motion="reduce")
+    page.goto(address)
+    page.locator(".example").first.click()
+    page.locator("#result").wait_for()
+    page.locator("#result").evaluate("node => node.scrollIntoView()")
+    page.wait_for_timeout(2500)
     picture = Image.open(BytesIO(page.screenshot()))
     page.close()
     return picture.convert("RGB")
