@@ -150,8 +150,8 @@ def _show_progress() -> Iterator[Step]:
 
 def _say_rows(rows: Sequence[dict[str, Any]]) -> None:
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("video", "label", "confidence", "next best", "seconds"):
-        table.add_column(heading, justify="right" if heading in ("confidence", "seconds") else "left", overflow="fold")
+    for heading in ("video", "label", "confidence", "next best", "length"):
+        table.add_column(heading, justify="right" if heading in ("confidence", "length") else "left", overflow="fold")
     for row in rows:
         name = escape(row["video"].rpartition("/")[2])
         if row["error"]:
@@ -159,5 +159,5 @@ def _say_rows(rows: Sequence[dict[str, Any]]) -> None:
             continue
         others = [entry for entry in row["top5"] if entry["label"] != row["label"]]
         following = f"{others[0]['label']} ({others[0]['probability']:.2f})" if others else ""
-        table.add_row(name, escape(row["label"]), f"{row['confidence']:.2f}", escape(following), f"{row['seconds']:.1f}")
+        table.add_row(name, escape(row["label"]), f"{row['confidence']:.2f}", escape(following), f"{row['seconds']:.1f} s")
     console.print(table)

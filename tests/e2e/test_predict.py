@@ -16,7 +16,7 @@ import pytest
 
 from pipeline_lib.video.reading import count_frames
 from tasks import tracking
-from tasks.sources import DEFAULT, open_predictor
+from tasks.sources import open_predictor
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,9 @@ def evaluations(finished) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def opened(finished):
-    pipeline, _ = finished
+    pipeline, summary = finished  # whose workspace other tests have run in: the newest version may be another run's
     tracking.open_tracking(pipeline.workspace)
-    return open_predictor(DEFAULT, pipeline.workspace, siblings=True)
+    return open_predictor(summary["mlflow"]["parent_run_id"], pipeline.workspace, siblings=True)
 
 
 def frames_of(evaluation: Path, video: str) -> tuple[pd.DataFrame, np.ndarray]:
