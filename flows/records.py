@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+DESCRIPTION = "mlflow.note.content"
+"""The tag that MLflow shows as a run's description, in Markdown."""
+
 SCORES = ("frame_accuracy", "clip_accuracy", "video_accuracy", "video_accuracy_by_mean", "macro_f1", "calibration_error")
 ENDS = ("low", "high")
 """What the ends of a 95 % interval are called."""
@@ -168,6 +171,9 @@ class Record:
 
     def _log_report(self, run: Run, result: StageResult) -> None:
         tracking.log_folder(self.parent_run_id, result.refs[0].directory(self.context), "report")
+        page = f"{self.address}/artifacts/report/index.html"
+        create_link_artifact(key="report", link=page, link_text="This run's report")
+        tracking.set_tags(self.parent_run_id, {DESCRIPTION: f"[Report](#{page.partition('#')[2]})"})
 
     def close(self, status: str, run: Run) -> None:
         """Close every MLflow run as FINISHED, FAILED or KILLED."""

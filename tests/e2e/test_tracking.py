@@ -70,6 +70,10 @@ def test_results_are_complete_in_the_parent_and_in_the_report(finished, client, 
     for model in models[:3]:
         low, high = finished[1]["models"][model]["intervals"]["video_accuracy"]
         assert low <= finished[1]["models"][model]["video_accuracy"] <= high
+    info = parent.info
+    address = f"#/experiments/{info.experiment_id}/runs/{info.run_id}/artifacts/report/index.html"
+    assert parent.data.tags["mlflow.note.content"] == f"[Report]({address})"
+    assert "report/index.html" in artifacts(client, parent, "report")
     page = Path(finished[1]["report"]).read_text(encoding="utf-8")
     assert all(
         text in page for text in ("logistic regression", "labels permuted in sources", "file metadata alone", "after Holm")
