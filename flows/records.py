@@ -131,7 +131,7 @@ class Record:
             registry.log_parts(self.parent_run_id, candidates)
             found = registry.register(candidates[best_cell(run.cells, [ref.counts for ref in result.refs])])
             tracking.set_tags(self.parent_run_id, {registry.VERSION: str(found.version)})
-            terminal.say(f"registered {registry.describe(found)}: har predict VIDEO uses it")
+            terminal.say(f"registered {registry.describe(found)}: {registry.standing(found)}")
         except (ValueError, MlflowException) as error:
             logger.warning("no model is registered: %s", error)
 

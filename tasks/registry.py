@@ -158,6 +158,14 @@ def make_champion(found: ModelVersion) -> None:
     MlflowClient().set_registered_model_alias(MODEL, CHAMPION, str(found.version))
 
 
+def standing(found: ModelVersion) -> str:
+    """Return in words whether a version is what `har predict` uses, and else how it becomes so."""
+    now = champion()
+    if (now or newest()).version == found.version:
+        return "the champion" if now else "har predict VIDEO uses it"
+    return f"har promote {found.version} makes it what har predict uses"
+
+
 def describe(found: ModelVersion | None) -> str:
     """Return a version in words: `version 2 (alstm, split 1, seed 0, validation 97.2 %)`."""
     if found is None:

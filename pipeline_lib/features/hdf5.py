@@ -104,7 +104,7 @@ class FeatureReader:
         if not paths:
             raise ValueError("no feature files to read; run the features stage first")
         self.paths = list(paths)
-        self.close()
+        self._forget()
 
     def __enter__(self) -> FeatureReader:
         return self
@@ -118,12 +118,16 @@ class FeatureReader:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Start closed."""
-        self.__init__(state["paths"])  # type: ignore[misc]
+        self.paths = state["paths"]
+        self._forget()
 
     def close(self) -> None:
         """Close all files; they open again when needed."""
-        if stack := getattr(self, "_stack", None):
-            stack.close()
+        if self._stack is not None:
+            self._stack.close()
+        self._forget()
+
+    def _forget(self) -> None:
         self._stack: ExitStack | None = None
         self._files: list[h5py.File] = []
         self._places: dict[str, tuple[int, int]] = {}

@@ -119,7 +119,10 @@ def test_loading_leaves_no_files(tracked: Tracked, tmp_path: Path, monkeypatch: 
 def test_promotion_is_a_step_of_its_own(tracked: Tracked, capsys: pytest.CaptureFixture[str]):
     note = sources.open_predictor(sources.DEFAULT, tracked.workspace).note
     assert note == "no champion yet, this is the newest version; `har promote 1` makes it the champion"
+    (first,) = registry.versions()
+    assert registry.standing(first) == "har predict VIDEO uses it"
     promote(None, tracked.workspace)
+    assert registry.standing(first) == "the champion"
     assert capsys.readouterr().out.splitlines() == [
         "champion was  none",
         "champion is   version 1 (alstm, split 1, seed 0, validation 50.0%)",
@@ -128,6 +131,7 @@ def test_promotion_is_a_step_of_its_own(tracked: Tracked, capsys: pytest.Capture
     promote(tracked.children["conv_alstm"].run_id, tracked.workspace)  # not registered before
     assert "champion is   version 2 (conv_alstm" in capsys.readouterr().out
     assert sources.open_predictor(sources.DEFAULT, tracked.workspace).model == "conv_alstm"
+    assert registry.standing(first) == "har promote 1 makes it what har predict uses"
     promote(tracked.parent, tracked.workspace)
     assert capsys.readouterr().out.startswith("champion was  version 2")
     promote("2", tracked.workspace)
