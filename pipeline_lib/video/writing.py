@@ -130,14 +130,10 @@ class VideoWriter(FrameSink):
         """
         if width <= 0 or height <= 0 or width % 2 or height % 2:
             raise ValueError(f"{path}: H.264 video needs even width and height, got {width}x{height}")
-        frames = _frames_input(width=width, height=height, fps=fps)
+        frames = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=fps)
         # Players guess untagged colours from the picture's size: convert to one standard and say which.
         converted = frames.filter("scale", out_color_matrix="bt709", out_range="tv", flags=EXACT_SCALING)
         colours = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
         super().__init__(
             converted.output(str(path.absolute()), **h264_options(crf=crf, preset=preset), **colours), path, height, width
         )
-
-
-def _frames_input(*, width: int, height: int, fps: float) -> Any:
-    return ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=fps)

@@ -7,6 +7,7 @@ import pytest
 
 from flows import cli
 from pipeline_lib.params import STAGES
+from tasks import sources
 
 HEAVY = ("torch", "prefect", "mlflow", "pandas", "numpy", "pydantic")
 
@@ -38,3 +39,8 @@ def test_a_wrong_call_says_how_to_call(arguments, capsys):
         cli.main(arguments)
     assert exit_info.value.code == 2
     assert "usage: har" in capsys.readouterr().err
+
+
+def test_the_default_model_is_the_one_that_falls_back_to_the_newest():
+    """The command line has its own copy: importing the other would cost `har --help` its speed."""
+    assert cli.DEFAULT_MODEL == sources.DEFAULT
