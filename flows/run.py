@@ -159,6 +159,7 @@ class Run(Execution):
         """Train each cell under an MLflow run of its own."""
         self.stop_after("sweep")
         self.cells = plan_cells(self.params, found)
+        self.context = self.context.model_copy(update={"models": len(self.cells)})
         progress.expect("train", sum(cell.params.epochs for cell in self.cells))
         return [
             self.submit(

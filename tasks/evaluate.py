@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.artifacts import Recipe
 from pipeline_lib.params import EvaluateParams
+from tasks.features import feature_files
+from tasks.placing import plan_models, run_at
 from tasks.stage import Context, Ref, stage
+
+if TYPE_CHECKING:
+    from pipeline_lib.workers.hardware import Plan
 
 VERSION = "evaluate-3"
 CONTROLS_VERSION = "controls-1"
@@ -16,6 +21,11 @@ RESULTS_VERSION = "results-2"
 
 CellKey = tuple[str, int, int]
 """A model's name in the run, its split and its seed."""
+
+
+def plan(context: Context, features: Sequence[Ref], params: EvaluateParams, **others: Any) -> Plan:
+    """Plan the evaluation of all models of the run."""
+    return plan_models(params.device, "evaluate.device", feature_files(context, features), context.models)
 
 
 def recipe(
@@ -34,7 +44,7 @@ def recipe(
     return Recipe("evaluate", VERSION, params.recipe() | {"fps": fps}, inputs)
 
 
-@stage(recipe, worker="device", task_run_name="evaluate {cell}")
+@stage(recipe, worker="model", plan=plan, task_run_name="evaluate {cell}")
 def evaluate(
     directory: Path,
     context: Context,
@@ -45,6 +55,7 @@ def evaluate(
     collection: Ref,
     params: EvaluateParams,
     fps: float,
+    plan: Plan,
 ) -> Mapping[str, Any]:
     """Write metrics, predictions, attention maps and what they are worth, and the confusion matrix."""
     import pandas as pd
@@ -53,10 +64,12 @@ def evaluate(
     from pipeline_lib.tables import read_clips
 
     boxes = collection.directory(context) / "boxes.csv"
-    return evaluate_model(
+    return run_at(
+        plan,
+        evaluate_model,
         trained.directory(context) / "checkpoint.safetensors",
         read_clips(clips.directory(context)),
-        [shard.directory(context) / "features.h5" for shard in features],
+        feature_files(context, features),
         directory,
         params,
         fps=fps,
@@ -79,7 +92,7 @@ def controls_recipe(
     return Recipe("evaluate", CONTROLS_VERSION, params.recipe() | {"fps": fps}, inputs)
 
 
-@stage(controls_recipe, worker="device", task_run_name="evaluate controls, split {split}")
+@stage(controls_recipe, worker="model", plan=plan, task_run_name="evaluate controls, split {split}")
 def controls(
     directory: Path,
     context: Context,
@@ -89,14 +102,17 @@ def controls(
     shards: Sequence[Ref],
     params: EvaluateParams,
     fps: float,
+    plan: Plan,
 ) -> Mapping[str, Any]:
     """Write what is reached by a linear model, with permuted labels, and without looking at a pixel."""
     from pipeline_lib.evaluate import evaluate_controls
     from pipeline_lib.tables import read_clips, read_videos
 
-    return evaluate_controls(
+    return run_at(
+        plan,
+        evaluate_controls,
         read_clips(clips.directory(context)),
-        [shard.directory(context) / "features.h5" for shard in features],
+        feature_files(context, features),
         read_videos(shard.directory(context) for shard in shards),
         directory,
         params,
@@ -118,7 +134,7 @@ def results_recipe(
     return Recipe("evaluate", RESULTS_VERSION, params.recipe() | {"cells": [list(key) for key in cells]}, inputs)
 
 
-@stage(results_recipe, worker="device", task_run_name="evaluate results")
+@stage(results_recipe, worker="model", task_run_name="evaluate results")
 def results(
     directory: Path,
     context: Context,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.artifacts import Recipe
 from pipeline_lib.params import ChunkParams, FeaturesParams
+from tasks.placing import plan_shards, run_at
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
+
+if TYPE_CHECKING:
+    from pipeline_lib.workers.hardware import Plan
 
 VERSION = "features-1"
 
@@ -33,7 +37,17 @@ def recipe(
     return Recipe("features", VERSION, backbone_recipe(context, params) | chunk.cut_recipe() | {"fps": fps}, inputs)
 
 
-@stage(recipe, worker="extractor", task_run_name="features {name}")
+def plan(params: FeaturesParams, **others: Any) -> Plan | None:
+    """Plan a process for each GPU, if there are several."""
+    return plan_shards(params.device)
+
+
+def feature_files(context: Context, features: Sequence[Ref]) -> list[Path]:
+    """Return the files that hold a split's features."""
+    return [shard.directory(context) / "features.h5" for shard in features]
+
+
+@stage(recipe, worker="extractor", plan=plan, task_run_name="features {name}")
 def features(
     directory: Path,
     context: Context,
@@ -43,17 +57,20 @@ def features(
     params: FeaturesParams,
     chunk: ChunkParams,
     fps: float,
+    plan: Plan | None,
 ) -> Mapping[str, Any]:
     """Write the shard's features, with the tuned backbone if there is one."""
     from pipeline_lib.features import extract_features
 
     weights = backbone.directory(context) / "backbone.safetensors" if backbone else None
-    return extract_features(
+    return run_at(
+        plan,
+        extract_features,
         shard.directory(context),
         directory,
         params,
         chunk,
         fps=fps,
         weights=weights,
-        on_frames=lambda frames: advance("features", frames),
+        callbacks={"on_frames": lambda frames: advance("features", frames)},
     )

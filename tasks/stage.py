@@ -13,9 +13,10 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from prefect import Task
 from prefect.cache_policies import CachePolicy
@@ -23,16 +24,26 @@ from prefect.context import TaskRunContext
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_lib.artifacts import Artifact, Recipe, Store
+from pipeline_lib.workers.room import Room
+from tasks.placing import end_workers, turn
+
+if TYPE_CHECKING:
+    from pipeline_lib.workers.hardware import Plan
 
 Result = TypeVar("Result")
 
-Worker = Literal["device", "extractor", "decoder"]
-"""`device`: the one thread that computes, so that stages take turns. `extractor`: one likewise, but several where a GPU
-computes the features of a shard in no time. `decoder`: one thread a core, so that mapped shards do not start ffmpeg all
-at once. Prefect's own threads only wait: for what a task needs, and for a worker."""
+Worker = Literal["device", "model", "extractor", "decoder"]
+"""`device`: the one thread that computes with all that the machine has. `model`: threads whose trainings and evaluations
+share it (`tasks.placing`), while nothing is at work on `device`. `extractor`: one thread that computes features, but several
+where a GPU does so for a shard in no time. `decoder`: one thread a core, so that mapped shards do not start ffmpeg all at once.
+Prefect's own threads only wait: for what a task needs, and for a worker."""
+
+MOST_MODELS = 64
+"""Threads for models: more than a machine computes at once."""
 
 _pools: dict[Worker, ThreadPoolExecutor] = {}
 _pools_lock = threading.Lock()
+_machine = Room(MOST_MODELS)
 
 
 @functools.lru_cache(maxsize=4)
@@ -47,6 +58,8 @@ class Context(BaseModel):
     model_config = ConfigDict(frozen=True)
     workspace: Path
     refresh: tuple[str, ...] = ()
+    models: int = 1
+    """How many models the run trains, which share the machine."""
 
     @property
     def store(self) -> Store:
@@ -112,22 +125,23 @@ class ArtifactPolicy(CachePolicy):
 
 
 def stage(
-    recipe: Callable[..., Recipe], *, worker: Worker, **options: Any
+    recipe: Callable[..., Recipe], *, worker: Worker, plan: Callable[..., Plan | None] | None = None, **options: Any
 ) -> Callable[[Callable[..., Mapping[str, Any]]], Task[..., Ref]]:
     """Make a stage's task of `build(directory, context, **inputs) -> counts`, which fills an empty folder.
 
-    `recipe(context, **inputs)` takes what the task takes and says what the artifact is made from.
+    `recipe(context, **inputs)` takes what the task takes and says what the artifact is made from. `plan(context, **inputs)`,
+    if there is one, says where it is made beside others: `build` begins when there is room, and gets it as `plan`.
     """
 
     def decorate(build: Callable[..., Mapping[str, Any]]) -> Task[..., Ref]:
         whole = inspect.signature(build)
-        parameters = [parameter for name, parameter in whole.parameters.items() if name != "directory"]
+        parameters = [parameter for name, parameter in whole.parameters.items() if name not in ("directory", "plan")]
         signature = whole.replace(parameters=parameters, return_annotation=Ref)
 
         @functools.wraps(build)
         def make(*args: Any, **kwargs: Any) -> Ref:
             inputs = dict(signature.bind(*args, **kwargs).arguments)
-            return _make(recipe(**inputs), build, inputs, worker)
+            return _make(recipe(**inputs), build, inputs, worker, plan)
 
         make.__signature__ = signature  # type: ignore[attr-defined]
         policy = ArtifactPolicy(recipe=recipe)
@@ -136,22 +150,38 @@ def stage(
     return decorate
 
 
-def _make(recipe: Recipe, build: Callable[..., Mapping[str, Any]], inputs: dict[str, Any], worker: Worker) -> Ref:
+def _make(
+    recipe: Recipe,
+    build: Callable[..., Mapping[str, Any]],
+    inputs: dict[str, Any],
+    worker: Worker,
+    plan: Callable[..., Plan | None] | None,
+) -> Ref:
     context: Context = inputs["context"]
     if recipe.stage not in context.refresh:
         artifact = context.store.find(recipe.stage, recipe.key)
         if artifact:
             return Ref.to(artifact, made=False)
-    artifact = _run_on(worker, lambda: context.store.make(recipe, lambda directory: build(directory=directory, **inputs)))
-    return Ref.to(artifact, made=True)
+
+    def make() -> Artifact:
+        planned = {"plan": plan(**inputs)} if plan else {}
+        with turn(planned.get("plan")):
+            return context.store.make(recipe, lambda directory: build(directory=directory, **planned, **inputs))
+
+    return Ref.to(_run_on(worker, make), made=True)
 
 
 def _run_on(worker: Worker, work: Callable[[], Result]) -> Result:
     with _pools_lock:
         if worker not in _pools:
             _pools[worker] = ThreadPoolExecutor(max_workers=_threads(worker), thread_name_prefix=worker)
-        future = _pools[worker].submit(contextvars.copy_context().run, work)
+        future = _pools[worker].submit(contextvars.copy_context().run, _work_as, worker, work)
     return future.result()
+
+
+def _work_as(worker: Worker, work: Callable[[], Result]) -> Result:
+    with {"device": _machine.alone, "model": _machine.shared}.get(worker, nullcontext)():
+        return work()
 
 
 def _threads(worker: Worker) -> int:
@@ -159,12 +189,13 @@ def _threads(worker: Worker) -> int:
         from pipeline_lib.features.extraction import shards_at_once
 
         return shards_at_once()
-    return 1 if worker == "device" else os.cpu_count() or 1
+    return {"device": 1, "model": MOST_MODELS}.get(worker) or os.cpu_count() or 1
 
 
 def cancel_waiting_work() -> None:
-    """Drop what no worker has begun, so that a failed run ends as soon as what is under way does."""
+    """Drop what no worker has begun, and what other processes are at, so that a failed run ends as soon as the rest does."""
     with _pools_lock:
         for pool in _pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
         _pools.clear()
+    end_workers()

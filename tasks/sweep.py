@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.artifacts import Recipe
 from pipeline_lib.params import ModelParams, SweepParams
+from tasks.features import feature_files
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
 from tasks.tracking import log_trial
@@ -65,7 +66,7 @@ def sweep(
         log_trial(mlflow_run_id, trial)
 
     made_from = recipe(context, model, clips, features, params, base, mlflow_run_id)
-    files = [shard.directory(context) / "features.h5" for shard in features]
+    files = feature_files(context, features)
     table = read_clips(clips.directory(context))
     return search(table, files, directory, study_folder(context, made_from), params, base, on_trial=on_trial)
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.artifacts import Recipe
 from pipeline_lib.params import ModelParams
+from tasks.features import feature_files
+from tasks.placing import plan_models, run_at
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
 from tasks.tracking import log_epoch
+
+if TYPE_CHECKING:
+    from pipeline_lib.workers.hardware import Plan
 
 VERSION = "train-2"
 
@@ -23,7 +28,12 @@ def recipe(
     return Recipe("train", VERSION, params.recipe(), inputs)
 
 
-@stage(recipe, worker="device", task_run_name="train {cell}")
+def plan(context: Context, features: Sequence[Ref], params: ModelParams, **others: Any) -> Plan:
+    """Plan the training of all models of the run."""
+    return plan_models(params.device, "train.device", feature_files(context, features), context.models, params.workers)
+
+
+@stage(recipe, worker="model", plan=plan, task_run_name="train {cell}")
 def train(
     directory: Path,
     context: Context,
@@ -32,8 +42,9 @@ def train(
     features: Sequence[Ref],
     params: ModelParams,
     mlflow_run_id: str | None,
+    plan: Plan,
 ) -> Mapping[str, Any]:
-    """Train the model, or go on from its last finished epoch, and log every epoch to its MLflow run."""
+    """Train the model beside others, or go on from its last finished epoch; log every epoch to its MLflow run."""
     from pipeline_lib.chunk import check_trainable
     from pipeline_lib.tables import read_clips
     from pipeline_lib.train import train_model
@@ -45,7 +56,7 @@ def train(
     partial = context.store.partial(
         recipe(context=context, cell=cell, clips=clips, features=features, params=params, mlflow_run_id=mlflow_run_id)
     )
-    files = [shard.directory(context) / "features.h5" for shard in features]
+    files = feature_files(context, features)
     table = read_clips(clips.directory(context))
     check_trainable(table)  # before hours of training, not after
-    return train_model(table, files, directory, partial, params, on_epoch=on_epoch)
+    return run_at(plan, train_model, table, files, directory, partial, params, callbacks={"on_epoch": on_epoch})

@@ -75,6 +75,7 @@ class ModelParams(HyperParams):
     seed: int
     deterministic: bool
     device: Device = operational("auto")
+    workers: PositiveInt | None = operational(None)
 
     @property
     def attends(self) -> bool:
@@ -97,6 +98,8 @@ class TrainParams(HyperParams):
     """Several seeds in one run, for the spread between them; default: `seed` alone."""
     deterministic: bool = True
     device: Device = operational("auto")
+    workers: PositiveInt | None = operational(None)
+    """Models in training at once; default: as many as the machine holds."""
 
     @model_validator(mode="after")
     def _names_once(self) -> TrainParams:
@@ -127,7 +130,7 @@ class TrainParams(HyperParams):
 
     def of(self, model: ModelName, seed: int | None = None) -> ModelParams:
         """Return what decides one model's training with one seed; default: the first."""
-        shared = {name: getattr(self, name) for name in (*HyperParams.model_fields, "deterministic", "device")}
+        shared = {name: getattr(self, name) for name in (*HyperParams.model_fields, "deterministic", "device", "workers")}
         own = {"units": self.conv_alstm_units if model == "conv_alstm" else self.alstm_units, **self.overrides.get(model, {})}
         lacks = dict.fromkeys(HAS_NOT[model])
         seed = self.all_seeds[0] if seed is None else seed

@@ -7,10 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
-import torch
 
 from pipeline_lib.params import ModelParams
-from pipeline_lib.sweep.worker import OnEpoch
+from pipeline_lib.sweep.running import OnEpoch
 from pipeline_lib.train import train_model
 
 
@@ -22,7 +21,6 @@ class TrainingObjective:
     """Those of train and val alone."""
     feature_files: tuple[Path, ...]
     scratch: Path
-    threads: int
 
     def __call__(self, params: ModelParams, on_epoch: OnEpoch) -> None:
         """Train with `params`.
@@ -30,6 +28,5 @@ class TrainingObjective:
         Raises:
             ValueError: what `train_model` finds wrong with clips, features or parameters.
         """
-        torch.set_num_threads(self.threads)
         with TemporaryDirectory(dir=self.scratch) as folder:
             train_model(self.clips, self.feature_files, Path(folder), None, params, on_epoch=on_epoch)

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from queue import SimpleQueue
 
-from pipeline_lib.sweep.pool import Pool, Worker
+from pipeline_lib.params import ModelParams
 from pipeline_lib.sweep.study import Running, Study
-from pipeline_lib.sweep.trials import Trial
-from pipeline_lib.sweep.worker import Died, Ended, Epoch, Message, Objective, Ready
+from pipeline_lib.sweep.trials import Row, Trial
+from pipeline_lib.workers.hardware import Plan
+from pipeline_lib.workers.pool import Call, Inbox, Pool, log
+from pipeline_lib.workers.worker import Died, Done, Failed, Message, Said
 
 logger = logging.getLogger(__name__)
 
+OnEpoch = Callable[[Row], None]
+Objective = Callable[[ModelParams, OnEpoch], None]
+"""Trains with parameters and reports to `on_epoch`. It is sent to other processes, so it must be picklable."""
 OnTrial = Callable[[Trial], None]
 
 MOST_FAILURES = 5
 """Trials failing one after the other before it is no longer taken for bad luck."""
+LONGEST_REASON = 300
 
 
-def run_study(
-    study: Study, objective: Objective, gpus: Sequence[str | None], trials: int, on_trial: OnTrial | None = None
-) -> None:
-    """Bring a study to so many finished trials of `objective`, with one worker for each of `gpus` (None: on the CPU).
+def run_study(study: Study, objective: Objective, plan: Plan, trials: int, on_trial: OnTrial | None = None) -> None:
+    """Bring a study to so many finished trials of `objective`, in workers at the places of `plan`.
 
     Raises:
         ValueError: the objective raises one for the default, trials fail one after the other, or no worker is left.
@@ -30,66 +35,74 @@ def run_study(
         if on_trial:
             on_trial(trial)
     if missing := study.num_missing(trials):
-        with Pool(objective, gpus[:missing]) as pool:
-            _Search(study, pool, trials, on_trial).run()
+        with Pool(plan.places[:missing]) as pool:
+            pool.wait()
+            _Search(study, objective, pool, plan, trials, on_trial).run()
 
 
 class _Search:
     """Keeps every worker busy until enough trials are finished."""
 
-    def __init__(self, study: Study, pool: Pool, trials: int, on_trial: OnTrial | None) -> None:
-        self._study, self._pool, self._trials, self._on_trial = study, pool, trials, on_trial
-        self._running: dict[Worker, Running] = {}
+    def __init__(
+        self, study: Study, objective: Objective, pool: Pool, plan: Plan, trials: int, on_trial: OnTrial | None
+    ) -> None:
+        self._study, self._objective, self._pool, self._plan = study, objective, pool, plan
+        self._trials, self._on_trial = trials, on_trial
+        self._running: dict[Call, Running] = {}
+        self._inbox: Inbox = SimpleQueue()
         self._failures = 0
         self._last_death = ""
 
     def run(self) -> None:
         while self._study.num_missing(self._trials):
-            self._check_alive()
             self._hand_out()
-            for worker, message in self._pool.receive():
-                self._handle(worker, message)
+            self._check_alive()
+            self._handle(*self._inbox.get())
 
     def _hand_out(self) -> None:
-        idle = [worker for worker in self._pool.workers if worker.is_ready and worker not in self._running]
-        for worker in idle[: self._study.num_missing(self._trials) - len(self._running)]:
-            running = self._running[worker] = self._study.ask()
-            worker.send(running.params)
+        room = min(self._plan.at_once, self._plan.slots * len(self._pool.workers))
+        for _ in range(min(room, self._study.num_missing(self._trials)) - len(self._running)):
+            running = self._study.ask()
+            call = self._pool.submit(self._inbox, self._objective, running.params, callbacks=("on_epoch",))
+            self._running[call] = running
 
-    def _handle(self, worker: Worker, message: Message) -> None:
+    def _handle(self, call: Call, message: Message) -> None:
         match message:
-            case Ready():
-                worker.is_ready = True
-            case Epoch():
-                worker.send(self._study.report(self._running[worker], message.row))
-            case Ended(error=None):
+            case Said(value=row):
+                if self._study.report(self._running[call], row):
+                    call.answer(None)
+                else:
+                    call.stop()
+            case Done():
                 self._failures = 0
-                self._tell(self._study.finish(self._running.pop(worker)))
-            case Ended():
-                self._fail(self._running.pop(worker), str(message.error))
-            case Died():
-                self._bury(self._running.pop(worker, None), message.reason)
+                self._tell(self._study.finish(self._running.pop(call)))
+            case Failed(error=error):
+                self._fail(self._running.pop(call), error)
+            case Died(reason=reason):
+                self._bury(self._running.pop(call), reason)
             case logging.LogRecord():
-                logging.getLogger(message.name).handle(message)
+                if message.levelno >= logging.WARNING:  # a line an epoch of every trial is too much
+                    log(message)
 
-    def _fail(self, running: Running, reason: str) -> None:
+    def _fail(self, running: Running, error: Exception) -> None:
+        # A ValueError is about the parameters; of any other error, out of memory above all, the kind is worth telling.
+        reason = str(error) if isinstance(error, ValueError) else _one_line(error)
         self._tell(self._study.fail(running, reason))
         self._failures += 1
-        if running.is_default:
+        if running.is_default and isinstance(error, ValueError):
             raise ValueError(reason)
         if self._failures == MOST_FAILURES:
             raise ValueError(f"the last {MOST_FAILURES} trials failed, the very last like this: {reason}")
 
-    def _bury(self, running: Running | None, reason: str) -> None:
-        self._last_death = reason
-        if running:
-            self._last_death = f"{reason}, with {self._study.space.searched(running.params)}"
-            self._tell(self._study.fail(running, reason))
+    def _bury(self, running: Running, reason: str) -> None:
+        self._last_death = f"{reason}, with {self._study.space.searched(running.params)}"
+        self._tell(self._study.fail(running, reason))
 
     def _check_alive(self) -> None:
-        if not self._pool.workers:
+        if not self._running:
+            death = self._last_death or self._pool.last_death
             raise ValueError(
-                f"no worker is left: {self._last_death}; what is finished is kept: run again, with fewer sweep.workers or "
+                f"no worker is left: {death}; what is finished is kept: run again, with fewer sweep.workers or "
                 "without the largest of sweep.units"
             )
 
@@ -98,3 +111,7 @@ class _Search:
         logger.info("trial %d: %s, %s, with %s", trial.number, trial.state, result, trial.params)
         if self._on_trial:
             self._on_trial(trial)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST_REASON]

@@ -15,15 +15,18 @@ from pipeline_lib.artifacts import digest
 from pipeline_lib.features.hdf5 import FeatureReader
 from pipeline_lib.models.devices import choose_device
 from pipeline_lib.params import ModelParams, SweepParams
-from pipeline_lib.sweep.hardware import Plan, plan_workers
 from pipeline_lib.sweep.objective import TrainingObjective
 from pipeline_lib.sweep.results import write_results
 from pipeline_lib.sweep.running import OnTrial, run_study
 from pipeline_lib.sweep.space import make_space
 from pipeline_lib.sweep.study import Study
+from pipeline_lib.workers.hardware import Plan, plan_trainings
 
 logger = logging.getLogger(__name__)
 
+MOST_AT_ONCE = 8
+"""Of ten trials under way the sampler knows no result and the pruner no median; with more of them at once a search becomes a
+lottery."""
 NOT_CONTENT = {"enabled", "models", "trials"}
 """Fields of `sweep` that a study does not depend on: with more trials, it goes on."""
 
@@ -74,8 +77,8 @@ def search(
     )
     with study, _scratch(study_folder / "scratch") as scratch:
         plan = _plan(known, feature_files, params, base)
-        objective = TrainingObjective(known, tuple(feature_files), scratch, plan.threads)
-        run_study(study, objective, plan.gpus, params.trials, on_trial)
+        objective = TrainingObjective(known, tuple(feature_files), scratch)
+        run_study(study, objective, plan, params.trials, on_trial)
         return write_results(directory, study)
 
 
@@ -101,6 +104,7 @@ def _plan(clips: pd.DataFrame, feature_files: Sequence[Path], params: SweepParam
     with FeatureReader(feature_files) as reader:
         frames, rows, columns, channels = reader.shape[-4:]
     features_bytes = 2 * len(clips) * frames * rows * columns * channels
-    plan = plan_workers(choose_device(base.device, key="train.device"), features_bytes, params.workers)
-    logger.info("sweep of %s: %d trials at once, %d threads each", base.model, len(plan.gpus), plan.threads)
+    device = choose_device(base.device, key="train.device")
+    plan = plan_trainings(device, features_bytes, MOST_AT_ONCE, params.workers)
+    logger.info("sweep of %s: %d trials at once, in %d processes", base.model, plan.at_once, len(plan.places))
     return plan

@@ -24,11 +24,11 @@ def start_sweep(folder, workers):
 
 
 def main(folder, workers):
-    from tests.pipeline_lib.sweep.conftest import make_study
+    from tests.pipeline_lib.sweep.conftest import make_study, processes
     from tests.pipeline_lib.sweep.objectives import Slow
 
     with make_study(folder) as study:
-        run_study(study, Slow(folder), [None] * workers, TRIALS, lambda trial: (folder / f"{trial.number}.told").touch())
+        run_study(study, Slow(folder), processes(workers), TRIALS, lambda trial: (folder / f"{trial.number}.told").touch())
 
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])

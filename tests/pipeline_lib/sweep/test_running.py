@@ -13,7 +13,7 @@ import pytest
 from pipeline_lib.sweep.results import write_results
 from pipeline_lib.sweep.running import MOST_FAILURES, run_study
 from tests.pipeline_lib.sweep import objectives
-from tests.pipeline_lib.sweep.conftest import BASE
+from tests.pipeline_lib.sweep.conftest import BASE, processes
 from tests.pipeline_lib.sweep.objectives import DieOnce, FailAbove, Slow, accuracy_of, always_die, follow_formula
 
 
@@ -21,7 +21,7 @@ def search(open_study, objective, trials, workers=1):
     """Run a study and return what was told of its trials."""
     told = []
     with open_study() as study:
-        run_study(study, objective, [None] * workers, trials, told.append)
+        run_study(study, objective, processes(workers), trials, told.append)
         assert sorted(told, key=lambda trial: trial.number) == study.trials()
     return told
 
@@ -78,7 +78,7 @@ def test_more_trials_continue_and_all_are_told_again(open_study):
 def test_trials_are_told_in_the_callers_thread(open_study):
     threads = []
     with open_study() as study:
-        run_study(study, follow_formula, [None, None], 3, lambda trial: threads.append(threading.current_thread()))
+        run_study(study, follow_formula, processes(2), 3, lambda trial: threads.append(threading.current_thread()))
     assert threads == [threading.current_thread()] * 3
 
 
@@ -102,14 +102,14 @@ def test_without_a_worker_left_the_error_says_why_and_what_is_finished_stays(ope
     search(open_study, follow_formula, 2)
     told = []
     with open_study() as study, pytest.raises(ValueError, match=r"no worker is left: .*SIGKILL.*'units': .*sweep\.workers"):
-        run_study(study, always_die, [None, None], 6, told.append)
+        run_study(study, always_die, processes(2), 6, told.append)
     assert [trial.state for trial in told] == ["complete", "complete", "failed", "failed"]
     assert len(search(open_study, follow_formula, 6)) == 8
 
 
 def test_what_is_wrong_with_the_default_is_the_users_to_mend(open_study):
     with open_study() as study, pytest.raises(ValueError, match=r"^the loss is nan$"):
-        run_study(study, objectives.reject_default, [None], 3)
+        run_study(study, objectives.reject_default, processes(1), 3)
 
 
 def test_parameters_that_fail_are_set_aside(open_study, tmp_path):
@@ -126,7 +126,7 @@ def test_trials_that_all_fail_end_the_search(open_study):
     search(open_study, follow_formula, 1)
     told = []
     with open_study() as study, pytest.raises(ValueError, match=f"last {MOST_FAILURES} trials failed.*loss is nan"):
-        run_study(study, FailAbove(0.0), [None], 20, told.append)
+        run_study(study, FailAbove(0.0), processes(1), 20, told.append)
     assert [trial.state for trial in told] == ["complete"] + ["failed"] * MOST_FAILURES
 
 
@@ -135,7 +135,7 @@ def test_an_interrupt_ends_the_workers_at_once(open_study, tmp_path):
         raise KeyboardInterrupt
 
     with open_study() as study, pytest.raises(KeyboardInterrupt):
-        run_study(study, Slow(tmp_path), [None, None], 9, interrupt)
+        run_study(study, Slow(tmp_path), processes(2), 9, interrupt)
     assert len(worker_pids(tmp_path)) == 2
     assert not any(psutil.pid_exists(pid) for pid in worker_pids(tmp_path))
     assert sum(trial.state == "complete" for trial in search(open_study, follow_formula, 3)) == 3

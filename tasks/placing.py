@@ -1,0 +1,90 @@
+"""Where a stage's work is done: here, or in worker processes, where several are at it side by side."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline_lib.params import Device
+    from pipeline_lib.workers.hardware import Plan
+    from pipeline_lib.workers.pool import Pool
+    from pipeline_lib.workers.worker import Place
+
+_lock = threading.Lock()
+_pools: dict[tuple[Place, ...], Pool] = {}
+_rooms: dict[Plan, threading.Semaphore] = {}
+
+
+def plan_models(device: Device, key: str, feature_files: Sequence[Path], models: int, workers: int | None = None) -> Plan:
+    """Plan the training or evaluation of a run's models; `key` is the parameter that the device comes from.
+
+    Raises:
+        ValueError: a GPU was asked for and there is none.
+    """
+    from pipeline_lib.models.devices import choose_device
+    from pipeline_lib.workers.hardware import plan_trainings
+
+    features_bytes = sum(file.stat().st_size for file in feature_files)
+    return plan_trainings(choose_device(device, key=key), features_bytes, models, workers)
+
+
+def plan_shards(device: Device) -> Plan | None:
+    """Plan the extraction of features: a process for each GPU where there are several; None if it is done here."""
+    from pipeline_lib.features.extraction import shards_at_once
+    from pipeline_lib.models.devices import choose_device
+    from pipeline_lib.workers.hardware import Plan, gpu_places
+
+    if choose_device(device).type != "cuda" or len(gpu_places()) == 1:
+        return None
+    return Plan(gpu_places(), slots=shards_at_once(), at_once=shards_at_once())
+
+
+@contextmanager
+def turn(plan: Plan | None) -> Iterator[None]:
+    """Wait until the plan has room for one more, and take it for the block."""
+    if plan is None:
+        yield
+        return
+    with _lock:
+        room = _rooms.setdefault(plan, threading.Semaphore(plan.at_once))
+    with room:
+        yield
+
+
+def run_at(
+    plan: Plan | None,
+    function: Callable[..., Any],
+    *args: Any,
+    callbacks: Mapping[str, Callable[[Any], Any]] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Return `function(*args, **kwargs, **callbacks)`, called by the least busy process of the plan, or here if it has but one.
+
+    Raises:
+        Exception: what the function raises.
+        ValueError: the process died.
+    """
+    if plan is None or len(plan.places) == 1:
+        return function(*args, **kwargs, **(callbacks or {}))
+    return _open(plan.places).run(function, *args, callbacks=callbacks, **kwargs)
+
+
+def _open(places: tuple[Place, ...]) -> Pool:
+    """Return the workers at these places, which stay for the next call."""
+    from pipeline_lib.workers.pool import Pool
+
+    with _lock:
+        if places not in _pools:
+            _pools[places] = Pool(places)
+        return _pools[places]
+
+
+def end_workers() -> None:
+    """End all worker processes, and what they are doing."""
+    with _lock:
+        while _pools:
+            _pools.popitem()[1].end()
