@@ -25,6 +25,9 @@ from pipeline_lib.video.reading import read_frames
 Way = Callable[[Path], int]
 """Decodes a video to RGB in memory and returns the number of its frames."""
 
+CHUNK = 4
+"""Videos that a process is sent at once."""
+
 
 def main() -> None:
     """Decode all videos of a folder in every way, with every core, and print a table."""
@@ -44,6 +47,9 @@ def main() -> None:
     if importlib.util.find_spec("cv2"):
         ways.append(("OpenCV in threads of one process", by_opencv, ThreadPoolExecutor(cores)))
         ways.append(("OpenCV in processes that keep their frames", by_opencv, ProcessPoolExecutor(cores, spawn)))
+    if importlib.util.find_spec("torchcodec"):
+        ways.append(("torchcodec in threads of one process", by_torchcodec, ThreadPoolExecutor(cores)))
+        ways.append(("torchcodec in processes that keep their frames", by_torchcodec, ProcessPoolExecutor(cores, spawn)))
     print(f"{len(paths)} videos, {cores} cores\n\n| way | frames/s |\n| --- | --- |")
     started = time.perf_counter()
     with ThreadPoolExecutor(cores) as pool:
@@ -51,14 +57,14 @@ def main() -> None:
     print(f"| one process of ffmpeg's program a core for all videos | {num_frames / (time.perf_counter() - started):,.0f} |")
     for name, way, executor in ways:
         with executor:
-            _decode_all(executor, way, paths[: 2 * cores])  # starts the processes
+            _decode_all(executor, way, paths[: 2 * CHUNK * cores])  # starts every process
             started = time.perf_counter()
             num_frames = _decode_all(executor, way, paths)
             print(f"| {name} | {num_frames / (time.perf_counter() - started):,.0f} |", flush=True)
 
 
 def _decode_all(executor: Executor, way: Way, paths: Sequence[Path]) -> int:
-    return sum(executor.map(way, paths, chunksize=4))
+    return sum(executor.map(way, paths, chunksize=CHUNK))
 
 
 def by_program(path: Path) -> int:
@@ -111,6 +117,12 @@ def by_opencv(path: Path) -> int:
     while video.read()[0]:
         num_frames += 1
     return num_frames
+
+
+def by_torchcodec(path: Path) -> int:
+    """Decode in this process into one tensor, by the FFmpeg that torchcodec finds among the system's libraries."""
+    video = importlib.import_module("torchcodec.decoders").VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1)
+    return len(video.get_frames_in_range(0, len(video)).data)
 
 
 if __name__ == "__main__":
