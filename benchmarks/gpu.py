@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import av
@@ -29,12 +30,13 @@ from benchmarks.training import PLAIN_MODELS
 from pipeline_lib.features import FeatureReader, extract_features
 from pipeline_lib.features.extraction import shards_at_once
 from pipeline_lib.models.batches import Batch, ClipSource
+from pipeline_lib.models.gpu import own_stream
 from pipeline_lib.models.registry import build_model
 from pipeline_lib.models.reproducibility import reproducible
 from pipeline_lib.params import ChunkParams, FeaturesParams, TrainParams, load_params
 from pipeline_lib.subsample import subsampled_path
 from pipeline_lib.train.loss import frame_cross_entropy
-from pipeline_lib.train.trainer import Trainer, tensor_cores
+from pipeline_lib.train.trainer import Trainer
 
 PARAMS = FeaturesParams(backbone="vgg16", weights="random", image_size=224, device="cuda")
 ARTICLE = Path(__file__).parents[1] / "params" / "hmdb51.yaml"
@@ -73,11 +75,12 @@ def compare_steps() -> Iterator[Comparison]:
     batch = Batch(sparse.half().to(device), torch.full((16,), 30, device=device), torch.arange(16, device=device))
     for model, plain in PLAIN_MODELS.items():
         for words, params in (("article's", article.of(model)), ("default", TrainParams().of(model))):
-            with reproducible(0, deterministic=True):
+            with reproducible(0, deterministic=True), own_stream(device):
                 sizes = {"channels": 512, "grid": 7, "num_classes": 51}
-                trainer = Trainer(build_model(params, **sizes).to(device), device, params, train=None, val=None)  # type: ignore[arg-type] # steps alone
+                network = build_model(params, **sizes).to(device)
                 usual = plain(**sizes, units=params.units, dropout=params.dropout).to(device)
-                yield _compare_step(f"{model}, {words} variant, training step, B 16, T 30", trainer, usual, batch)
+                with closing(Trainer(network, device, params, train=None, val=None)) as trainer:  # type: ignore[arg-type] # steps alone
+                    yield _compare_step(f"{model}, {words} variant, training step, B 16, T 30", trainer, usual, batch)
 
 
 def _compare_step(subject: str, trainer: Trainer, plain: torch.nn.Module, batch: Batch) -> Comparison:
@@ -94,9 +97,8 @@ def _compare_step(subject: str, trainer: Trainer, plain: torch.nn.Module, batch:
         torch.cuda.synchronize()
 
     def ours(steps: int = STEPS) -> None:
-        with tensor_cores(batch.features_BTKKD.device):
-            for _ in range(steps):
-                trainer.step(batch)
+        for _ in range(steps):
+            trainer.step(batch)
         torch.cuda.synchronize()
 
     trainer.network.train()
@@ -131,15 +133,15 @@ def measure_streaming(feature_files: list[Path]) -> None:
         clips = pd.DataFrame({"clip": reader.clips, "class_name": "any", "valid_frames": 30})
         for model, in_memory in itertools.product(PLAIN_MODELS, (True, False)):
             params = article.of(model)
-            with reproducible(0, deterministic=True):
+            with reproducible(0, deterministic=True), own_stream(device):
                 source = ClipSource(reader, clips, ["any"], device, in_memory=in_memory)
                 network = build_model(params, channels=channels, grid=grid, num_classes=51).to(device)
-                trainer = Trainer(network, device, params, source, source)
-                generator = torch.Generator().manual_seed(0)
-                trainer.train_epoch(1, generator)  # captures the step
-                waited, started = source.seconds_waited, time.perf_counter()
-                trainer.train_epoch(2, generator)
-                seconds = time.perf_counter() - started
+                with closing(Trainer(network, device, params, source, source)) as trainer:
+                    generator = torch.Generator().manual_seed(0)
+                    trainer.train_epoch(1, generator)  # captures the step
+                    waited, started = source.seconds_waited, time.perf_counter()
+                    trainer.train_epoch(2, generator)
+                    seconds = time.perf_counter() - started
             print(
                 f"{model}, epoch of {num_clips} clips {'on the GPU' if in_memory else 'from disk'}: {seconds:.2f} s, "
                 f"waiting for features {(source.seconds_waited - waited) / seconds:.0%}",

@@ -31,6 +31,7 @@ from pipeline_lib.finetune.head import fit_head
 from pipeline_lib.models.backbones import Backbone, build_backbone
 from pipeline_lib.models.devices import choose_device, choose_precision
 from pipeline_lib.models.fitting import OnEpoch, fit
+from pipeline_lib.models.gpu import undisturbed
 from pipeline_lib.models.reproducibility import reproducible
 from pipeline_lib.params import FeaturesParams, FinetuneParams
 
@@ -170,7 +171,9 @@ def finetune_backbone(
             weights that cannot be had.
     """
     classes = sorted(clips["class_name"].unique())
-    with reproducible(params.seed, deterministic=True):
+    device = choose_device(features.device)
+    # On a GPU dropout is drawn from the global generator, which no other thread's capture or TF32 may get at.
+    with reproducible(params.seed, deterministic=True), undisturbed(device):
         backbone = build_backbone(features.backbone, features.weights, grid=features.grid, seed=features.seed)
         backbone.map_shape(features.image_size)
         tuned = last_blocks(backbone, params.blocks)

@@ -86,7 +86,7 @@ class ALSTM(nn.Module):
         if self._can_fuse(features_BTID):
             outputs_TBU, attention_TBI = self._fused_loop(self.attention, ahead, features_BTID, *states[0])
             attention_BTKK = attention_TBI.transpose(0, 1).reshape(features_BTKKD.shape[:-1])
-            # Contiguous, or dropout would draw other numbers than for the loop below.
+            # Contiguous, as the loop below has it: a linear layer then is one product with its bias.
             outputs_BTU = outputs_TBU.transpose(0, 1).contiguous()
             return self.head(self.dropout(outputs_BTU)), attention_BTKK
         attend = self.attention.start(ahead, state_has_cells=False)

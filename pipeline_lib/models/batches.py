@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import pandas as pd
 import psutil
@@ -24,9 +27,19 @@ MEMORY_SHARE = 0.5
 """Share of the free memory, the device's or the machine's, that features may fill; the rest is for the model, its gradients
 and the neighbours."""
 
-
 READ_AHEAD = 2
 """Batches that are read from disk before they are asked for."""
+
+
+class Loaded:
+    """Features in memory, for all who use them at the time; freed with the last of them."""
+
+    def __init__(self, features_NTKKD: torch.Tensor) -> None:
+        self.features_NTKKD = features_NTKKD
+
+
+_loaded: WeakValueDictionary[Hashable, Loaded] = WeakValueDictionary()
+_loading = threading.Lock()
 
 
 class Batch(NamedTuple):
@@ -52,6 +65,8 @@ class ClipSource:
     ) -> None:
         """Take the clips' labels from `classes`, their features from `reader`: all at once if `in_memory`.
 
+        Sources of the same clips in memory share them.
+
         Raises:
             ValueError: a clip is in none of the feature files.
         """
@@ -60,9 +75,7 @@ class ClipSource:
         self._device = device
         self.seconds_waited = 0.0
         """For features that were still to be read from disk."""
-        self._features_NTKKD = reader.load(self._clips) if in_memory else None
-        if self._features_NTKKD is not None and fits_on(device, self._features_NTKKD.nbytes):
-            self._features_NTKKD = self._features_NTKKD.to(device)
+        self._loaded = load_once(reader, self._clips, device) if in_memory else None
         self.valid_frames_N = torch.tensor(clips["valid_frames"].to_numpy(copy=True), dtype=torch.int64)
         self.labels_N = torch.tensor([classes.index(name) for name in clips["class_name"]], dtype=torch.int64)
 
@@ -83,9 +96,10 @@ class ClipSource:
 
     def _features(self, chosen: Sequence[torch.Tensor]) -> Generator[torch.Tensor, None, None]:
         """Yield features_BTKKD of the chosen clips; those on disk are read while the batches before are in use."""
-        if self._features_NTKKD is not None:
+        if self._loaded is not None:
+            features_NTKKD = self._loaded.features_NTKKD
             for chosen_B in chosen:
-                yield self._features_NTKKD[chosen_B.to(self._features_NTKKD.device)]
+                yield features_NTKKD[chosen_B.to(features_NTKKD.device)]
             return
         pinned = self._device.type == "cuda"
         with ThreadPoolExecutor(READ_AHEAD, thread_name_prefix="read") as pool:
@@ -105,11 +119,39 @@ class ClipSource:
         return features_BTKKD
 
 
-def fits_in_memory(reader: FeatureReader, num_clips: int) -> bool:
-    """Whether the features of this many clips, in fp16, may be kept in memory; says so in the log."""
+def load_once(reader: FeatureReader, clips: Sequence[str], device: torch.device) -> Loaded:
+    """Return the clips' features, on the device if they fit there; who asks for them again gets them while they are in use.
+
+    Raises:
+        ValueError: a clip is in none of the feature files.
+    """
+    with _loading:  # who comes second waits for what the first one loads
+        key = _identity(reader, clips, device)
+        loaded = _loaded.get(key)
+        if loaded is None:
+            features_NTKKD = reader.load(clips)
+            if fits_on(device, features_NTKKD.nbytes):
+                features_NTKKD = features_NTKKD.to(device)
+            loaded = _loaded[key] = Loaded(features_NTKKD)
+        return loaded
+
+
+def _identity(reader: FeatureReader, clips: Sequence[str], device: torch.device) -> Hashable:
+    """Return what features that are the same have in common: files as they are now, clips, and device."""
+    if not isinstance(reader, FeatureReader):
+        return object()  # something else that loads features: nobody knows from where
+    files = tuple((file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns) for file in map(Path.stat, reader.paths))
+    index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
+    return files, tuple(clips), (device.type, index)
+
+
+def fits_in_memory(reader: FeatureReader, parts: Sequence[Sequence[str]], device: torch.device) -> bool:
+    """Whether the features of these parts' clips, in fp16, may be kept in memory, or are there already; says so in the log."""
     frames, rows, columns, channels = reader.shape[-4:]
+    with _loading:  # what is being loaded is there, once it is
+        num_clips = sum(len(clips) for clips in parts if _identity(reader, clips, device) not in _loaded)
     num_bytes = 2 * num_clips * frames * rows * columns * channels
-    fits = fits_on(torch.device("cpu"), num_bytes)
+    fits = num_clips == 0 or fits_on(torch.device("cpu"), num_bytes)
     logger.info("features of %d clips, %.2f GB: %s", num_clips, num_bytes / 1e9, "in memory" if fits else "from disk")
     return fits
 

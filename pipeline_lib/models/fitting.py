@@ -27,6 +27,8 @@ TrainEpoch = Callable[[int, torch.Generator], dict[str, float]]
 """Train for one epoch, given its number from 1 and the generator to draw the order of examples from; return metrics."""
 Validate = Callable[[], dict[str, float]]
 OnEpoch = Callable[[dict[str, Any]], None]
+Generators = tuple[torch.Generator, torch.Generator | None]
+"""Of the order of examples, and of what is drawn on the device; None: torch's global ones."""
 
 DEVICE_SETTINGS = ("capturable", "fused")
 """What an optimizer is told of the device, which may be another one when a killed fit goes on."""
@@ -64,6 +66,7 @@ def fit(
     patience: int,
     seed: int,
     state_path: Path | None,
+    device_generator: torch.Generator | None = None,
     monitor: str = "val_loss",
     on_epoch: OnEpoch | None = None,
 ) -> Progress:
@@ -72,10 +75,12 @@ def fit(
     `state_path` is written after each epoch; if it is there at the start, the fit continues from it; with None nothing is
     written and a fit that ends is gone. `on_epoch` gets each
     row of the history, those of restored epochs included, so that whoever tracks the run always sees all of it. Random
-    numbers that do not come from `train_epoch`'s generator must come from torch's global ones to be resumed.
+    numbers that do not come from `train_epoch`'s generator must come from `device_generator` to be resumed, or if that is
+    None from torch's global ones; where there is one, the global ones are left alone.
     """
     generator = torch.Generator().manual_seed(seed)
-    progress = (_restore(state_path, model, optimizer, generator) if state_path else None) or Progress()
+    generators = generator, device_generator
+    progress = (_restore(state_path, model, optimizer, generators) if state_path else None) or Progress()
     for row in progress.history:
         _report(row, on_epoch)
     while not progress.is_over(epochs, patience):
@@ -86,7 +91,7 @@ def fit(
         _record(progress, row, model, monitor)
         row["seconds"] = round(time.monotonic() - started, 3)
         if state_path:
-            _save(state_path, progress, model, optimizer, generator)
+            _save(state_path, progress, model, optimizer, generators)
         _report(row, on_epoch)
     model.load_state_dict(progress.best_weights)
     return progress
@@ -107,17 +112,13 @@ def _report(row: dict[str, Any], on_epoch: OnEpoch | None) -> None:
         on_epoch(row)
 
 
-def _save(
-    path: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
-) -> None:
+def _save(path: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, generators: Generators) -> None:
     """Write the state under a temporary name, down to the disk, and then over the last epoch's."""
     state = {
         "progress": vars(progress),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "generator": generator.get_state(),
-        "cpu_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        **_random_states(*generators),
     }
     draft = path.with_name(f"{path.name}.draft")
     with draft.open("wb") as file:
@@ -127,7 +128,27 @@ def _save(
     draft.replace(path)
 
 
-def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> Progress | None:
+def _random_states(generator: torch.Generator, device_generator: torch.Generator | None) -> dict[str, Any]:
+    if device_generator:
+        on_device = [device_generator.get_state()]
+    else:
+        on_device = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"generator": generator.get_state(), "cpu_rng": torch.get_rng_state(), "cuda_rng": on_device}
+
+
+def _restore_random_states(state: dict[str, Any], generator: torch.Generator, device_generator: torch.Generator | None) -> None:
+    """Put generators back; those of a device that the fit did not run on before are left as they are seeded."""
+    generator.set_state(state["generator"])
+    if device_generator:
+        if len(state["cuda_rng"]) == 1:
+            device_generator.set_state(state["cuda_rng"][0])
+        return
+    torch.set_rng_state(state["cpu_rng"])
+    if torch.cuda.is_available() and len(state["cuda_rng"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+
+
+def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generators: Generators) -> Progress | None:
     """Load the state of a killed fit, or return None if there is none, or none that can be read and fits the model."""
     if not path.exists():
         return None
@@ -140,10 +161,7 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, gen
     optimizer.load_state_dict(state["optimizer"])
     for group, settings in zip(optimizer.param_groups, of_this_device, strict=True):
         group.update(settings)
-    generator.set_state(state["generator"])
-    torch.set_rng_state(state["cpu_rng"])
-    if torch.cuda.is_available() and len(state["cuda_rng"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    _restore_random_states(state, *generators)
     progress = Progress(**state["progress"])
     logger.info("resuming after epoch %d", progress.epoch)
     return progress

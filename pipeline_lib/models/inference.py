@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pipeline_lib.models.batches import ClipSource
+from pipeline_lib.models.gpu import exact
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,13 @@ class Outputs:
 
 
 def infer(model: nn.Module, source: ClipSource, batch_size: int) -> Outputs:
-    """Run the model, in fp32 and without dropout, over every clip of the source."""
+    """Run the model, in fp32 and without dropout, over every clip of the source, whatever trainings do in other threads."""
     model.eval()
     logits, attention = [], []
     with torch.inference_mode():
         for batch in source.batches(batch_size):
-            logits_BTC, attention_BTKK = model(batch.features_BTKKD.float(), batch.valid_frames_B)
+            with exact(batch.features_BTKKD.device):
+                logits_BTC, attention_BTKK = model(batch.features_BTKKD.float(), batch.valid_frames_B)
             logits.append(logits_BTC.cpu())
             attention.append(attention_BTKK.cpu())
     return Outputs(torch.cat(logits), torch.cat(attention))

@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from pipeline_lib.models.batches import Batch, ClipSource
 from pipeline_lib.models.devices import choose_precision
+from pipeline_lib.models.dropout import draw_from
 from pipeline_lib.models.inference import infer
 from pipeline_lib.models.registry import model_kind
 from pipeline_lib.models.voting import tally
@@ -22,21 +21,33 @@ from pipeline_lib.train.loss import calibrated_cross_entropy, coverage_penalty, 
 
 
 class Trainer:
-    """Steps a network through epochs of clips; on a GPU, each step is one CUDA graph."""
+    """Steps a network through epochs of clips; on a GPU, each step is one CUDA graph, until `close` frees it."""
 
     def __init__(
         self, network: nn.Module, device: torch.device, params: ModelParams, train: ClipSource, val: ClipSource
     ) -> None:
-        """Take the network, already on the device, and the clips of the two parts."""
+        """Take the network, already on the device, and the clips of the two parts.
+
+        On a GPU dropout is drawn from a generator of its own, seeded here.
+        """
         self.network, self.device, self.params = network, device, params
         self.train, self.val = train, val
         self.optimizer = make_optimizer(network, params)
         dtype = choose_precision("auto", device, training=True) if model_kind(params.model).gains_from_bf16 else torch.float32
         # A graph keeps the casts it was captured with; autocast's own cache of cast weights would outlive them.
         self.autocast = torch.autocast(device.type, dtype, enabled=dtype is torch.bfloat16, cache_enabled=device.type == "cpu")
-        self.step: Callable[[Batch], torch.Tensor] = self._step
+        self.generator: torch.Generator | None = None
+        self._graphed: GraphedStep | None = None
         if device.type == "cuda":
-            self.step = GraphedStep(self._step, network, self.optimizer, params.batch_size)
+            self.generator = torch.Generator(device).manual_seed(params.seed)
+            draw_from(self.generator, network)
+            self._graphed = GraphedStep(self._step, network, self.optimizer, params.batch_size, self.generator)
+
+    def close(self) -> None:
+        """Take no more steps."""
+        if self._graphed is not None:
+            self._graphed.close()
+            self._graphed = None  # it holds on to this, and this to the features
 
     def train_epoch(self, epoch: int, generator: torch.Generator) -> dict[str, float]:
         """Visit every training clip once, in random order.
@@ -47,9 +58,8 @@ class Trainer:
         self.network.train()
         order_N = torch.randperm(len(self.train), generator=generator)
         sums = torch.zeros(4, dtype=torch.float64)
-        with tensor_cores(self.device):
-            for batch in self.train.batches(self.params.batch_size, order_N):
-                sums = sums.to(batch.labels_B.device, non_blocking=True) + self.step(batch)
+        for batch in self.train.batches(self.params.batch_size, order_N):
+            sums = sums.to(batch.labels_B.device, non_blocking=True) + self.step(batch)
         loss, correct, num_frames, penalty = sums.tolist()
         self._check_finite(loss, f"epoch {epoch}")
         return {
@@ -58,8 +68,11 @@ class Trainer:
             "train_attention_penalty": penalty / len(self.train),
         }
 
-    def _step(self, batch: Batch) -> torch.Tensor:
+    def step(self, batch: Batch) -> torch.Tensor:
         """Take one optimizer step; return sums of the batch: loss over frames, right answers, frames, penalty over clips."""
+        return self._step(batch) if self._graphed is None else self._graphed(batch)
+
+    def _step(self, batch: Batch) -> torch.Tensor:
         valid_frames_B = batch.valid_frames_B
         with self.autocast:
             logits_BTC, attention_BTKK = self.network(batch.features_BTKKD.float(), valid_frames_B.clamp(min=1))
@@ -98,18 +111,6 @@ class Trainer:
                 f"{self.params.model}: the loss is {loss} in {where} with train.learning_rate = "
                 f"{self.params.learning_rate:g}; lower the learning rate, or look for features that are not finite"
             )
-
-
-@contextmanager
-def tensor_cores(device: torch.device) -> Iterator[None]:
-    """Let a GPU round the factors of float32 products to 10 bits (TF32): half the time, where products of few rows bind."""
-    before = torch.get_float32_matmul_precision()
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def make_optimizer(network: nn.Module, params: ModelParams) -> torch.optim.Adam:

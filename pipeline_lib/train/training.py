@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from pipeline_lib.models.batches import ClipSource, fits_in_memory
 from pipeline_lib.models.checkpoints import Metadata, save_checkpoint
 from pipeline_lib.models.devices import choose_device
 from pipeline_lib.models.fitting import Progress, fit
+from pipeline_lib.models.gpu import own_stream
 from pipeline_lib.models.normalisation import Normalised
-from pipeline_lib.models.reproducibility import reproducible
+from pipeline_lib.models.reproducibility import deterministic_algorithms, reproducible, seeded
 from pipeline_lib.params import ModelParams
 from pipeline_lib.train.trainer import Trainer
 
@@ -44,6 +46,9 @@ def train_model(
     `partial` outlives a killed run: the next one with the same arguments continues there and ends with the same weights; with
     None, nothing is kept of a training that does not end.
 
+    May be called in several threads: on a GPU trainings run side by side, on the CPU one after the other, each ending with the
+    weights that it ends with alone.
+
     Raises:
         ValueError: a class without training clips, no validation clips, clips without features, a corrupt
             feature file, a GPU asked for and absent, or a loss that is not finite.
@@ -53,15 +58,18 @@ def train_model(
         raise ValueError("no clip is held out for validation, which early stopping needs; raise chunk.val_fraction")
     check_trainable(clips, parts=("val",))
     device = choose_device(params.device, key="train.device")
-    with FeatureReader(feature_files) as reader, reproducible(params.seed, deterministic=params.deterministic):
+    with FeatureReader(feature_files) as reader, _by_itself(device, params):
         metadata = _describe(clips, reader, params)
-        in_memory = fits_in_memory(reader, len(train) + len(val))
+        in_memory = fits_in_memory(reader, [part["clip"].tolist() for part in (train, val)], device)
         sources = [ClipSource(reader, part, metadata.classes, device, in_memory=in_memory) for part in (train, val)]
-        network = metadata.build().to(device)
+        with seeded(params.seed) if device.type == "cuda" else nullcontext():
+            network = metadata.build()
+        network.to(device)
         if isinstance(network, Normalised):
             network.measure(sources[0].batches(params.batch_size))
         began = time.perf_counter()
-        progress = _fit(Trainer(network, device, params, *sources), partial, on_epoch)
+        with closing(Trainer(network, device, params, *sources)) as trainer:
+            progress = _fit(trainer, partial, on_epoch)
         if not in_memory:
             waited = sum(source.seconds_waited for source in sources) / (time.perf_counter() - began)
             logger.info("%s: %.0f %% of the training's time it waited for features from disk", params.model, 100 * waited)
@@ -70,6 +78,20 @@ def train_model(
     history = [{key: value for key, value in row.items() if key != "seconds"} for row in progress.history]
     (directory / HISTORY).write_text(json.dumps(history, indent=2), encoding="utf-8")
     return _count(network, progress) | {"train_clips": len(train), "val_clips": len(val)}
+
+
+@contextmanager
+def _by_itself(device: torch.device, params: ModelParams) -> Iterator[None]:
+    """Let nothing in other threads change what comes out of the block: on the CPU they wait, on a GPU it has its own stream.
+
+    On a GPU only the first weights are drawn from a global generator, under `seeded`.
+    """
+    if device.type != "cuda":
+        with reproducible(params.seed, deterministic=params.deterministic):
+            yield
+    else:
+        with own_stream(device), deterministic_algorithms() if params.deterministic else nullcontext():
+            yield
 
 
 def _describe(clips: pd.DataFrame, reader: FeatureReader, params: ModelParams) -> Metadata:
@@ -93,6 +115,7 @@ def _fit(trainer: Trainer, partial: Path | None, on_epoch: Callable[[dict[str, A
         patience=trainer.params.patience,
         seed=trainer.params.seed,
         state_path=partial / "state.pt" if partial else None,
+        device_generator=trainer.generator,
         monitor="val_calibrated_loss",
         on_epoch=on_epoch,
     )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline_lib.models.dropout import Dropout, draw_from
 from pipeline_lib.models.fitting import fit
 from pipeline_lib.models.reproducibility import reproducible
 
@@ -20,10 +21,12 @@ INPUTS = torch.linspace(-1, 1, 40).reshape(10, 4)
 TARGETS = INPUTS.sum(dim=1, keepdim=True).sin()
 
 
-def run(state_path, *, epochs=6, patience=10, val_losses=None, on_epoch=None):
-    """Fit a small network with dropout (global generator) and random order (the fit's generator)."""
+def run(state_path, *, epochs=6, patience=10, val_losses=None, on_epoch=None, dropout=None):
+    """Fit a small network with dropout (global generator, or the one given) and random order (the fit's generator)."""
     with reproducible(3, deterministic=True):
-        model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+        model = nn.Sequential(nn.Linear(4, 8), Dropout(0.5), nn.Linear(8, 1))
+        if dropout:
+            draw_from(dropout, model)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         validations = iter(val_losses or ())
 
@@ -50,6 +53,7 @@ def run(state_path, *, epochs=6, patience=10, val_losses=None, on_epoch=None):
             patience=patience,
             seed=1,
             state_path=state_path,
+            device_generator=dropout,
             on_epoch=on_epoch,
         )
     return model.state_dict(), progress
@@ -179,3 +183,30 @@ def test_a_fit_begun_on_a_gpu_goes_on_without_one(tmp_path, unbroken):
     weights, progress = run(state_path)
     assert progress.epoch == 6
     assert all(torch.equal(weights[name], weight) for name, weight in unbroken[0].items())
+
+
+def own_generator(seed=7):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_broken_fit_goes_on_with_its_own_generator_and_leaves_the_global_ones_alone(tmp_path):
+    unbroken, _ = run(None, dropout=own_generator())
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "state.pt", dropout=own_generator(), on_epoch=break_off_after(3))
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    weights, progress = run(tmp_path / "state.pt", dropout=own_generator())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert progress.epoch == 6
+    assert same_bits(weights, unbroken)
+    assert not same_bits(weights, run(None, dropout=own_generator(8))[0])
+
+
+@pytest.mark.parametrize("states", [0, 2])
+def test_a_state_without_the_devices_generator_is_gone_on_from(tmp_path, states):
+    """As a CPU leaves it, or a former version on several GPUs."""
+    state_path = tmp_path / "state.pt"
+    run(state_path, epochs=2)
+    state = torch.load(state_path, weights_only=True)
+    torch.save(state | {"cuda_rng": [torch.zeros(16, dtype=torch.uint8)] * states}, state_path)
+    assert run(state_path, dropout=own_generator())[1].epoch == 6

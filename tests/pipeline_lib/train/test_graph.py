@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import closing, nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from pipeline_lib.models.batches import Batch
+from pipeline_lib.models.dropout import draw_from
+from pipeline_lib.models.gpu import GPU, own_stream, tensor_cores
 from pipeline_lib.models.registry import build_model
 from pipeline_lib.models.reproducibility import reproducible
 from pipeline_lib.params import TrainParams
@@ -24,13 +30,15 @@ def make_trainer(model, device, **changes):
 
 
 def losses(model, *, graphed, short=True, steps=6, **changes):
-    with reproducible(0, deterministic=True):
-        trainer = make_trainer(model, "cuda", **changes)
-        step = trainer.step if graphed else trainer._step
+    settings = reproducible(0, deterministic=True)
+    with settings, own_stream(torch.device("cuda")), closing(make_trainer(model, "cuda", **changes)) as trainer:
         batches = [Batch(*(tensor.cuda() for tensor in make_batch(number))) for number in range(steps)]
         if short:
             batches[2] = Batch(*(tensor[:5] for tensor in batches[2]))
-        return [step(batch).tolist() for batch in batches]
+        if graphed:
+            return [trainer.step(batch).tolist() for batch in batches]
+        with tensor_cores():
+            return [trainer._step(batch).tolist() for batch in batches]
 
 
 @needs_gpu
@@ -47,21 +55,22 @@ def test_the_same_bits_twice():
     assert losses("conv_alstm", graphed=True) == losses("conv_alstm", graphed=True)
 
 
-@pytest.fixture
-def cpu_in_place_of_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_rng_state", torch.get_rng_state)
-    monkeypatch.setattr(torch.cuda, "set_rng_state", torch.set_rng_state)
+def graphed_on_cpu(trainer):
+    """Return the trainer's step to be captured, with a generator of the CPU in place of a GPU's."""
+    generator = torch.Generator().manual_seed(2)
+    draw_from(generator, trainer.network)
+    return GraphedStep(trainer._step, trainer.network, trainer.optimizer, batch_size=16, generator=generator)
 
 
 @pytest.mark.parametrize("steps_before", [0, 2])
-def test_warming_up_leaves_no_trace(cpu_in_place_of_gpu, steps_before):
+def test_warming_up_leaves_no_trace(steps_before):
     """Weights, moments and random numbers are as before, also where training went on from a killed one."""
     torch.manual_seed(0)
     runs = []
     for warms_up in (True, False):
         torch.manual_seed(1)
         trainer = make_trainer("alstm", "cpu")
-        graphed = GraphedStep(trainer._step, trainer.network, trainer.optimizer, batch_size=16)
+        graphed = graphed_on_cpu(trainer)
         for number in range(steps_before):
             trainer._step(make_batch(number))
         if warms_up:
@@ -77,7 +86,7 @@ def test_a_short_batch_is_filled_up_with_clips_that_count_for_nothing():
     trainer = make_trainer("alstm", "cpu")
     trainer.network.eval()
     short = Batch(*(tensor[:5] for tensor in make_batch(0)))
-    filled = GraphedStep(trainer._step, trainer.network, trainer.optimizer, batch_size=16)._fill_up(short)
+    filled = graphed_on_cpu(trainer)._fill_up(short)
     assert [len(tensor) for tensor in filled] == [16, 16, 16]
     before = {key: value.clone() for key, value in trainer.network.state_dict().items()}
     results = []
@@ -86,3 +95,43 @@ def test_a_short_batch_is_filled_up_with_clips_that_count_for_nothing():
         sums = trainer._step(batch)
         results.append((sums, [parameter.grad.clone() for parameter in trainer.network.parameters()]))
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
+
+
+class FakeGraph:
+    """Stands in for `torch.cuda.CUDAGraph`, and computes nothing when it is replayed."""
+
+    def register_generator_state(self, generator):
+        assert generator.device.type == "cpu"
+
+    def replay(self):
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not GPU._door.locked()
+
+
+@pytest.mark.parametrize("failing_call", [None, 1, 4], ids=["well", "in the warm-up", "in the capture"])
+def test_warm_up_and_capture_are_alone_and_in_tf32_and_nothing_else_is(monkeypatch, failing_call):
+    captures = []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(synchronize=lambda: None))
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **options: nullcontext(captures.append(options)))
+    trainer, calls = make_trainer("mean_pool", "cpu"), []
+    graphed = graphed_on_cpu(trainer)
+
+    def step(batch):
+        calls.append((torch.get_float32_matmul_precision(), GPU._door.locked()))
+        if len(calls) == failing_call:
+            raise KeyboardInterrupt
+        return trainer._step(batch)
+
+    graphed._step = step
+    with pytest.raises(KeyboardInterrupt) if failing_call else nullcontext():
+        graphed(make_batch(0))
+        graphed(make_batch(1))
+    assert calls == [("high", True)] * (failing_call or 4)
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert [options["capture_error_mode"] for options in captures] == ([] if failing_call == 1 else ["thread_local"])
+    assert gc.isenabled()
+    with GPU.alone():
+        pass
+    graphed.close()
+    assert (graphed._graph, graphed._result) == (None, None)

@@ -78,11 +78,8 @@ def test_our_log_lines_come_out_in_the_callers_thread_and_of_others_warnings(poo
         pool.run(functions.log_lines, "pipeline_lib.train")
         pool.run(functions.log_lines, "another")
     told = [(record.name, record.levelno) for record in caplog.records]
-    assert lines == [
-        ("pipeline_lib.train", logging.INFO),
-        ("pipeline_lib.train", logging.WARNING),
-        ("another", logging.WARNING),
-    ]
+    ours = "pipeline_lib.train"
+    assert told == [(ours, logging.INFO), (ours, logging.WARNING), ("another", logging.WARNING)]
     assert caplog.records[0].getMessage() == "at 20"
 
 
