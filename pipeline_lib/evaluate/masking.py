@@ -24,6 +24,7 @@ from torch import nn
 
 from pipeline_lib.evaluate.measures import MODEL, UNIFORM, control_maps
 from pipeline_lib.models.batches import Batch, ClipSource
+from pipeline_lib.models.gpu import exact
 
 STEPS = 5
 """Steps of a curve. An odd number, so that every count of cells has its complement among the counts."""
@@ -106,7 +107,8 @@ def _true_probability(model: nn.Module, batch: Batch) -> Callable[[np.ndarray], 
 
     def probability(kept_BTI: np.ndarray) -> np.ndarray:
         kept_BTKK1 = torch.from_numpy(kept_BTI).to(features_BTKKD.device).view(*features_BTKKD.shape[:-1], 1)
-        logits_BTC, _ = model(features_BTKKD * kept_BTKK1, batch.valid_frames_B)
+        with exact(kept_BTKK1.device):
+            logits_BTC, _ = model(features_BTKKD * kept_BTKK1, batch.valid_frames_B)
         true_BT = logits_BTC.double().softmax(dim=2).gather(2, label_BT1).squeeze(2)
         mean_B: np.ndarray = ((true_BT * valid_BT).sum(dim=1) / batch.valid_frames_B).cpu().numpy()
         return mean_B

@@ -64,9 +64,9 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, Metadata]:
     weights, text = _read(path)
     metadata = _parse(path, text)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):  # no random weights, drawn from a generator that trainings in other threads need
             model = metadata.build()
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=True)
     except (ValueError, KeyError, RuntimeError) as error:
         raise _other_version(path, error) from None
     return model.eval(), metadata
