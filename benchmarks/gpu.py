@@ -27,21 +27,29 @@ from torchvision.models import VGG16_Weights, vgg16
 from benchmarks.extraction import FPS
 from benchmarks.measuring import Comparison, compare, spread
 from benchmarks.training import PLAIN_MODELS
+from pipeline_lib.artifacts import file_sha256
 from pipeline_lib.features import FeatureReader, extract_features
 from pipeline_lib.features.extraction import shards_at_once
 from pipeline_lib.models.batches import Batch, ClipSource
 from pipeline_lib.models.gpu import own_stream
 from pipeline_lib.models.registry import build_model
 from pipeline_lib.models.reproducibility import reproducible
-from pipeline_lib.params import ChunkParams, FeaturesParams, TrainParams, load_params
+from pipeline_lib.params import ChunkParams, FeaturesParams, ModelName, TrainParams, load_params
 from pipeline_lib.subsample import subsampled_path
+from pipeline_lib.train import train_model
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer
+from pipeline_lib.workers.hardware import Plan, plan_trainings
+from tasks.placing import plan_shards, run_at
 
 PARAMS = FeaturesParams(backbone="vgg16", weights="random", image_size=224, device="cuda")
 ARTICLE = Path(__file__).parents[1] / "params" / "hmdb51.yaml"
 SHARD_VIDEOS = 128
 STEPS = 50
+SEEDS = (4, 8)
+SEED_SHARDS = 12
+EPOCHS = 30
+CLASSES = 51
 USUAL_VIDEOS = 60
 """Videos that the usual way sees; it is too slow for all."""
 
@@ -62,7 +70,9 @@ def main() -> None:
         )
     with tempfile.TemporaryDirectory() as folder:
         shards = measure_extraction(Path(folder), options.videos, options.frames, options.repeats)
-        measure_streaming([Path(folder) / "features" / shard.name / "features.h5" for shard in shards])
+        feature_files = [Path(folder) / "features" / shard.name / "features.h5" for shard in shards]
+        measure_streaming(feature_files)
+        measure_seeds(feature_files[:SEED_SHARDS], Path(folder) / "seeds")
     print(f"{torch.cuda.get_device_name()}, {os.cpu_count()} cores; torch {torch.__version__}, PyAV {av.__version__}")
 
 
@@ -149,6 +159,39 @@ def measure_streaming(feature_files: list[Path]) -> None:
             )
 
 
+def measure_seeds(feature_files: list[Path], folder: Path) -> None:
+    """Train with several seeds, one after the other and side by side on all GPUs, from features to checkpoints."""
+    with FeatureReader(feature_files) as reader:
+        clips = pd.DataFrame({"clip": reader.clips, "valid_frames": 30})
+    clips["video"], clips["class_name"] = clips["clip"], [f"class {number % CLASSES}" for number in range(len(clips))]
+    clips["part"] = ["val" if number % 8 == 0 else "train" for number in range(len(clips))]
+    train = load_params(ARTICLE).train.model_copy(update={"epochs": EPOCHS, "patience": EPOCHS})
+
+    def one(model: ModelName, seed: int, plan: Plan | None) -> str:
+        directory = folder / f"{model}{seed}{'' if plan is None else ' beside others'}"
+        directory.mkdir(parents=True, exist_ok=True)
+        run_at(plan, train_model, clips, feature_files, directory, None, train.of(model, seed))
+        return file_sha256(directory / "checkpoint.safetensors")
+
+    for model in PLAIN_MODELS:
+        one(model, 0, None)  # compiles
+        started = time.perf_counter()
+        alone = one(model, 0, None)
+        seconds_alone = time.perf_counter() - started
+        for seeds in SEEDS:
+            plan = plan_trainings(torch.device("cuda"), sum(file.stat().st_size for file in feature_files), seeds)
+            started = time.perf_counter()
+            with ThreadPoolExecutor(plan.at_once) as pool:
+                beside = list(pool.map(lambda seed: one(model, seed, plan), range(seeds)))  # noqa: B023 - waited for here
+            seconds = time.perf_counter() - started
+            print(
+                f"{model}, {EPOCHS} epochs of {len(clips)} clips: alone {seconds_alone:.1f} s, {seeds} seeds in {seconds:.1f} "
+                f"s ({plan.at_once} at once on {len(plan.places)} GPUs), {seeds * seconds_alone / seconds:.2f} times as fast; "
+                f"{'same' if beside[0] == alone else 'OTHER'} weights",
+                flush=True,
+            )
+
+
 def make_shards(folder: Path, videos: Path, num_frames: int) -> list[Path]:
     """Spread copies of the videos over shards, until there are so many frames."""
     lengths = {path: _count_frames(path) for path in sorted(videos.glob("*.mp4"))}
@@ -177,12 +220,13 @@ def _count_frames(path: Path) -> int:
 
 def extract(folder: Path, shards: list[Path]) -> None:
     """Extract all shards as the flow does, several under way at once."""
+    plan = plan_shards(PARAMS.device)
 
     def one(shard: Path) -> None:
         directory = folder / "features" / shard.name
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        extract_features(shard, directory, PARAMS, ChunkParams(), fps=FPS)
+        run_at(plan, extract_features, shard, directory, PARAMS, ChunkParams(), fps=FPS)
         _to_disk(directory / "features.h5")
 
     with ThreadPoolExecutor(shards_at_once()) as pool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -33,6 +32,7 @@ from pipeline_lib.models.devices import PRECISIONS, choose_device, choose_precis
 from pipeline_lib.params import ChunkParams, FeaturesParams
 from pipeline_lib.subsample import subsampled_path
 from pipeline_lib.video.decoders import empty_array
+from pipeline_lib.workers.cores import num_cores
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ def _frames_of_clips(shard: Path, videos: pd.DataFrame, clips: pd.DataFrame, dev
     paths = ((video, subsampled_path(shard, video)) for video in frames_in_clips)
     # A GPU is hard to keep busy; on a CPU the network needs the cores.
     on_gpu = device.type == "cuda"
-    threads, empty = (max(2, (os.cpu_count() or 1) - 2), pinned_array) if on_gpu else (2, empty_array)
+    threads, empty = (max(2, num_cores() - 2), pinned_array) if on_gpu else (2, empty_array)
     for video, arrays in read_ahead(paths, threads=threads, empty=empty):
         num_decoded = 0
         for frames_NHWC in arrays:

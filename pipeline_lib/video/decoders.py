@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import socket
 import struct
 import subprocess
@@ -22,6 +21,7 @@ import numpy as np
 from pipeline_lib.video import decode_worker
 from pipeline_lib.video.decode_worker import END, ERROR, HEADER
 from pipeline_lib.video.ffmpeg import VideoError, check_file, read_tail
+from pipeline_lib.workers.cores import num_cores
 
 SILENCE_SECONDS = 300
 """Longest that decoding may take between two answers."""
@@ -87,7 +87,7 @@ class DecoderProcess:
 
 _idle: list[DecoderProcess] = []
 _lock = threading.Lock()
-_cores = threading.BoundedSemaphore(os.cpu_count() or 1)
+_cores = threading.BoundedSemaphore(num_cores())
 
 
 def empty_array(shape: Shape) -> np.ndarray:

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from pipeline_lib.models.batches import MEMORY_SHARE
+from pipeline_lib.workers.cores import num_cores
 from pipeline_lib.workers.worker import Place
 
 MOST_AT_ONCE = 8
@@ -69,11 +70,6 @@ def gpu_places() -> tuple[Place, ...]:
     cores = sorted(os.sched_getaffinity(0))
     # With fewer cores than GPUs some get none to themselves, and use all.
     return tuple(Place(gpu=name, cores=frozenset(cores[index::count])) for index, name in enumerate(names[:count]))
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def _num_processes(features_bytes: int) -> int:
