@@ -17,9 +17,11 @@ from pipeline_lib.models.batches import MEMORY_SHARE
 from pipeline_lib.workers.cores import num_cores
 from pipeline_lib.workers.worker import Place
 
-MOST_AT_ONCE = 8
-"""Trainings at once, on a CPU or on each GPU. Measured on an H100: 8 ALSTMs take 2.5 times the steps of one, 4 take 2.1 times
-as many (docs/performance.md)."""
+MOST_PROCESSES = 8
+"""Trainings at once on a CPU."""
+MOST_PER_GPU = 4
+"""Trainings at once on a GPU: they took 1.9 to 2.3 times the steps of one, and eight hardly more or fewer, as their Python code
+runs in one process (docs/performance.md)."""
 TRAINING_BYTES = 2 * 1024**3
 """What a training takes beside the features: PyTorch, a batch with all that is kept for its gradients."""
 
@@ -76,7 +78,7 @@ def _num_processes(features_bytes: int) -> int:
     """Return how many processes, one after the other, find the share of memory that is left large enough; at least 1."""
     left_bytes = psutil.virtual_memory().total
     number = 0
-    while features_bytes < MEMORY_SHARE * left_bytes and number < MOST_AT_ONCE:
+    while features_bytes < MEMORY_SHARE * left_bytes and number < MOST_PROCESSES:
         left_bytes -= features_bytes + TRAINING_BYTES
         number += 1
     return max(1, number)
@@ -86,4 +88,4 @@ def _num_trainings(free_bytes: int, features_bytes: int) -> int:
     """Return how many trainings a GPU has room for, beside one copy of the features if that fits; at least 1."""
     if features_bytes < MEMORY_SHARE * free_bytes:
         free_bytes -= features_bytes
-    return max(1, min(int(MEMORY_SHARE * free_bytes) // TRAINING_BYTES, MOST_AT_ONCE))
+    return max(1, min(int(MEMORY_SHARE * free_bytes) // TRAINING_BYTES, MOST_PER_GPU))

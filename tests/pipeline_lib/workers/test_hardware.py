@@ -53,10 +53,10 @@ def test_on_cores(machine, cores, memory, features, trainings, workers, processe
 @pytest.mark.parametrize(
     ("gpus", "features", "trainings", "workers", "num_places", "slots", "at_once"),
     [
-        ((78,), 5, 30, None, 1, 8, 8),
+        ((78,), 5, 30, None, 1, 4, 4),
         ((78,), 5, 3, None, 1, 3, 3),
         ((20,), 5, 30, None, 1, 3, 3),  # half of the 15 GiB that the features leave
-        ((20,), 50, 30, None, 1, 5, 5),  # the features are not on the GPU
+        ((18,), 50, 30, None, 1, 4, 4),  # the features are not on the GPU
         ((3,), 1, 30, None, 1, 1, 1),
         ((78, 12), 1, 30, None, 2, 2, 4),
         ((78, 78, 78), 5, 5, None, 3, 2, 5),
