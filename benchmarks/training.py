@@ -6,6 +6,7 @@ Shape suffixes: N clips, B batch, T frames of a clip, K grid side, D channels, C
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +25,9 @@ from pipeline_lib.models.reproducibility import reproducible
 from pipeline_lib.params import ModelName, ModelParams, Params, load_params
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer, count_correct
+from pipeline_lib.workers.cores import num_cores
+from pipeline_lib.workers.hardware import plan_trainings
+from pipeline_lib.workers.pool import Pool
 
 DEMO = Path(__file__).parents[1] / "params" / "demo.yaml"
 PLAIN_MODELS: dict[ModelName, Callable[..., nn.Module]] = {"alstm": PlainALSTM, "conv_alstm": PlainConvALSTM}
@@ -34,16 +38,15 @@ CPU = torch.device("cpu")
 
 
 def compare_training(shards: Shards, directory: Path) -> Iterator[Comparison]:
-    """Compare epochs over features in memory, without validation and files."""
+    """Compare epochs over features in memory, without validation and files: of one training, and of one for each core."""
     demo = load_params(DEMO)
     features = demo.features.model_copy(update={"device": "cpu"})
     extract_features(shards.long, directory, features, demo.chunk, fps=FPS)
     clips = _whole_batches(shards.long, demo)
-    classes = sorted(clips["class_name"].unique())
-    with FeatureReader([directory / "features.h5"]) as reader:
-        source = ClipSource(reader, clips, classes, CPU, in_memory=True)
-        for model in PLAIN_MODELS:
-            yield _compare_model(source, len(classes), demo.train.model_copy(update=AS_THE_ARTICLE).of(model))
+    for model in PLAIN_MODELS:
+        params = demo.train.model_copy(update=AS_THE_ARTICLE).of(model)
+        yield _compare_one(directory / "features.h5", clips, params)
+        yield _compare_several(directory / "features.h5", clips, params)
 
 
 def _whole_batches(shard: Path, demo: Params) -> pd.DataFrame:
@@ -52,30 +55,88 @@ def _whole_batches(shard: Path, demo: Params) -> pd.DataFrame:
     return clips.head(len(clips) - len(clips) % demo.train.batch_size)
 
 
-def _compare_model(source: ClipSource, num_classes: int, params: ModelParams) -> Comparison:
-    whole = next(source.batches(len(source)))
-    _, frames, grid, _, channels = whole.features_BTKKD.shape
-    sizes = {"channels": channels, "grid": grid, "num_classes": num_classes}
-    features_NTKKD = whole.features_BTKKD.float()
-    plain = PLAIN_MODELS[params.model](**sizes, units=params.units, dropout=params.dropout)
-    optimizer = torch.optim.Adam(plain.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
-    trainer = Trainer(build_model(params, **sizes), CPU, params, source, source)
+def _compare_one(file: Path, clips: pd.DataFrame, params: ModelParams) -> Comparison:
+    usual, ours = UsualTraining(file, clips, params), OurTraining(file, clips, params)
+    usual.run(1)
+    ours.run(1)
+    steps = EPOCHS * len(clips) // params.batch_size
+    return compare(f"{params.model} training step, {usual.size}", "steps/s", steps, usual=usual.run, ours=ours.run)
 
-    def usual(epochs: int = EPOCHS) -> None:
-        for _ in range(epochs):
-            _train_as_usual(plain, optimizer, features_NTKKD, whole.labels_B, whole.valid_frames_B, params.batch_size)
 
-    def ours(epochs: int = EPOCHS) -> None:
-        generator = torch.Generator().manual_seed(params.seed)
-        with reproducible(params.seed, deterministic=params.deterministic):
+def _compare_several(file: Path, clips: pd.DataFrame, params: ModelParams) -> Comparison:
+    """As many trainings as cores: the usual way one after the other, ours at once, in processes, as the flow does."""
+    number = num_cores()
+    usual = UsualTraining(file, clips, params)
+    plan = plan_trainings(CPU, file.stat().st_size, number)
+    with Pool(plan.places) as pool, ThreadPoolExecutor(number) as callers:
+
+        def ours(epochs: int = EPOCHS) -> None:
+            list(callers.map(lambda _: pool.run(train_ours, file, clips, params, epochs), range(number)))
+
+        usual.run(1)
+        ours(1)
+        steps = number * EPOCHS * len(clips) // params.batch_size
+        subject = f"the same, {number} trainings: one after the other, side by side"
+        return compare(subject, "steps/s", steps, usual=lambda: usual.run(number * EPOCHS), ours=ours)
+
+
+def train_ours(file: Path, clips: pd.DataFrame, params: ModelParams, epochs: int) -> None:
+    """Train in a worker process, which keeps what it has built for the next call."""
+    if params not in _kept:
+        _kept[params] = OurTraining(file, clips, params)
+    _kept[params].run(epochs)
+
+
+_kept: dict[ModelParams, OurTraining] = {}
+
+
+class OurTraining:
+    """The train stage's epochs over features in memory."""
+
+    def __init__(self, file: Path, clips: pd.DataFrame, params: ModelParams) -> None:
+        classes = sorted(clips["class_name"].unique())
+        with FeatureReader([file]) as reader:
+            source = ClipSource(reader, clips, classes, CPU, in_memory=True)
+            _, _, grid, _, channels = reader.shape
+        network = build_model(params, channels=channels, grid=grid, num_classes=len(classes))
+        self._params, self._trainer = params, Trainer(network, CPU, params, source, source)
+
+    def run(self, epochs: int = EPOCHS) -> None:
+        """Visit every clip so many times."""
+        generator = torch.Generator().manual_seed(self._params.seed)
+        with reproducible(self._params.seed, deterministic=self._params.deterministic):
             for epoch in range(1, epochs + 1):
-                trainer.train_epoch(epoch, generator)
+                self._trainer.train_epoch(epoch, generator)
 
-    usual(1)
-    ours(1)
-    size = f"{grid}x{grid}x{channels}, T {frames}, B {params.batch_size}, {params.units} units"
-    steps = EPOCHS * len(source) // params.batch_size
-    return compare(f"{params.model} training step, {size}", "steps/s", steps, usual=usual, ours=ours)
+
+class UsualTraining:
+    """The plainest loop over frames in fp32, over features in memory."""
+
+    def __init__(self, file: Path, clips: pd.DataFrame, params: ModelParams) -> None:
+        classes = sorted(clips["class_name"].unique())
+        with FeatureReader([file]) as reader:
+            source = ClipSource(reader, clips, classes, CPU, in_memory=True)
+        self._whole, self._params = next(source.batches(len(source))), params
+        self._features_NTKKD = self._whole.features_BTKKD.float()
+        _, frames, grid, _, channels = self._features_NTKKD.shape
+        self.size = f"{grid}x{grid}x{channels}, T {frames}, B {params.batch_size}, {params.units} units"
+        sizes = {"channels": channels, "grid": grid, "num_classes": len(classes)}
+        self._network = PLAIN_MODELS[params.model](**sizes, units=params.units, dropout=params.dropout)
+        self._optimizer = torch.optim.Adam(
+            self._network.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
+        )
+
+    def run(self, epochs: int = EPOCHS) -> None:
+        """Visit every clip so many times."""
+        for _ in range(epochs):
+            _train_as_usual(
+                self._network,
+                self._optimizer,
+                self._features_NTKKD,
+                self._whole.labels_B,
+                self._whole.valid_frames_B,
+                self._params.batch_size,
+            )
 
 
 def _train_as_usual(

@@ -159,7 +159,8 @@ class Run(Execution):
         """Train each cell under an MLflow run of its own."""
         self.stop_after("sweep")
         self.cells = plan_cells(self.params, found)
-        self.context = self.context.model_copy(update={"models": len(self.cells)})
+        alike = len(self.params.chunk.splits) * len(self.params.train.all_seeds)
+        self.context = self.context.model_copy(update={"alike": alike, "workers": self.params.train.workers})
         progress.expect("train", sum(cell.params.epochs for cell in self.cells))
         return [
             self.submit(

@@ -24,8 +24,8 @@ CellKey = tuple[str, int, int]
 
 
 def plan(context: Context, features: Sequence[Ref], params: EvaluateParams, **others: Any) -> Plan:
-    """Plan the evaluation of all models of the run."""
-    return plan_models(params.device, "evaluate.device", feature_files(context, features), context.models)
+    """Plan the evaluation of the run's models."""
+    return plan_models(params.device, "evaluate.device", feature_files(context, features), context.alike, context.workers)
 
 
 def recipe(

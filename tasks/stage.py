@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline_lib.artifacts import Artifact, Recipe, Store
 from pipeline_lib.workers.room import Room
-from tasks.placing import end_workers, turn
+from tasks.placing import MOST_MODELS, end_workers, turn
 
 if TYPE_CHECKING:
     from pipeline_lib.workers.hardware import Plan
@@ -37,9 +37,6 @@ Worker = Literal["device", "model", "extractor", "decoder"]
 share it (`tasks.placing`), while nothing is at work on `device`. `extractor`: one thread that computes features, but several
 where a GPU does so for a shard in no time. `decoder`: one thread a core, so that mapped shards do not start ffmpeg all at once.
 Prefect's own threads only wait: for what a task needs, and for a worker."""
-
-MOST_MODELS = 64
-"""Threads for models: more than a machine computes at once."""
 
 _pools: dict[Worker, ThreadPoolExecutor] = {}
 _pools_lock = threading.Lock()
@@ -58,8 +55,10 @@ class Context(BaseModel):
     model_config = ConfigDict(frozen=True)
     workspace: Path
     refresh: tuple[str, ...] = ()
-    models: int = 1
-    """How many models the run trains, which share the machine."""
+    alike: int = 1
+    """How many models of each kind the run trains, on several splits or with several seeds."""
+    workers: int | None = None
+    """How many models it trains at once, if that was asked for."""
 
     @property
     def store(self) -> Store:

@@ -29,8 +29,8 @@ def recipe(
 
 
 def plan(context: Context, features: Sequence[Ref], params: ModelParams, **others: Any) -> Plan:
-    """Plan the training of all models of the run."""
-    return plan_models(params.device, "train.device", feature_files(context, features), context.models, params.workers)
+    """Plan the training of the run's models."""
+    return plan_models(params.device, "train.device", feature_files(context, features), context.alike, context.workers)
 
 
 @stage(recipe, worker="model", plan=plan, task_run_name="train {cell}")

@@ -75,7 +75,6 @@ class ModelParams(HyperParams):
     seed: int
     deterministic: bool
     device: Device = operational("auto")
-    workers: PositiveInt | None = operational(None)
 
     @property
     def attends(self) -> bool:
@@ -130,7 +129,7 @@ class TrainParams(HyperParams):
 
     def of(self, model: ModelName, seed: int | None = None) -> ModelParams:
         """Return what decides one model's training with one seed; default: the first."""
-        shared = {name: getattr(self, name) for name in (*HyperParams.model_fields, "deterministic", "device", "workers")}
+        shared = {name: getattr(self, name) for name in (*HyperParams.model_fields, "deterministic", "device")}
         own = {"units": self.conv_alstm_units if model == "conv_alstm" else self.alstm_units, **self.overrides.get(model, {})}
         lacks = dict.fromkeys(HAS_NOT[model])
         seed = self.all_seeds[0] if seed is None else seed

@@ -41,9 +41,9 @@ class Plan:
 def plan_trainings(device: torch.device, features_bytes: int, trainings: int, workers: int | None = None) -> Plan:
     """Spread so many trainings, which read the same features, over the machine: `workers` at once, or as many as it holds.
 
-    On a GPU the trainings of a process share one copy of the features; a process of the CPU has its own. There the plan
-    depends on the machine and on the arguments alone, not on the memory that is free at the moment: an operation in other
-    threads can differ in its last bits, and a training that is resumed must not.
+    On a GPU the trainings of a process share one copy of the features; a process of the CPU has its own. The plan depends on
+    the machine and on the arguments alone, not on the memory that is free at the moment: in another number of threads an
+    operation can differ in its last bits, and a training that is resumed must not.
 
     On the CPU a process for each core rather than threads: a model's thirty small steps in time leave little to share, so that
     two processes of one thread finish 1.4 to 1.8 times the epochs of one with two threads. With more threads than cores they
@@ -58,7 +58,9 @@ def plan_trainings(device: torch.device, features_bytes: int, trainings: int, wo
 
 def _plan_gpus(features_bytes: int, trainings: int, workers: int | None) -> Plan:
     places = gpu_places()
-    room = min(_num_trainings(torch.cuda.mem_get_info(index)[0], features_bytes) for index in range(len(places)))
+    room = min(
+        _num_trainings(torch.cuda.get_device_properties(index).total_memory, features_bytes) for index in range(len(places))
+    )
     at_once = workers or min(trainings, room * len(places), num_cores())
     places = places[:at_once]
     return Plan(places, slots=-(-at_once // len(places)), at_once=at_once)
@@ -84,8 +86,7 @@ def _num_processes(features_bytes: int) -> int:
     return max(1, number)
 
 
-def _num_trainings(free_bytes: int, features_bytes: int) -> int:
+def _num_trainings(total_bytes: int, features_bytes: int) -> int:
     """Return how many trainings a GPU has room for, beside one copy of the features if that fits; at least 1."""
-    if features_bytes < MEMORY_SHARE * free_bytes:
-        free_bytes -= features_bytes
-    return max(1, min(int(MEMORY_SHARE * free_bytes) // TRAINING_BYTES, MOST_PER_GPU))
+    left_bytes = total_bytes - features_bytes if features_bytes < MEMORY_SHARE * total_bytes else total_bytes
+    return max(1, min(int(MEMORY_SHARE * left_bytes) // TRAINING_BYTES, MOST_PER_GPU))

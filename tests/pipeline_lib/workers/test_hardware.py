@@ -15,13 +15,13 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Set cores, memory and each GPU's free memory, both in GiB."""
+    """Set cores, memory and each GPU's memory, both in GiB."""
 
     def build(cores=8, memory=64, gpus=(), visible=None):
         monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda pid: set(range(cores)))
         monkeypatch.setattr(hardware.psutil, "virtual_memory", lambda: SimpleNamespace(total=memory * GIB))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (gpus[index] * GIB, 80 * GIB))
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=gpus[index] * GIB))
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if visible:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
