@@ -32,6 +32,7 @@ from pipeline_lib.params import STAGES, Params
 from pipeline_lib.tables import read_shards
 from pipeline_lib.workspace import hold_workspace, workspace_id
 from tasks import progress
+from tasks.placing import end_workers
 from tasks.stage import Context, Ref, cancel_waiting_work
 
 BySplit = Mapping[int, Future]
@@ -282,3 +283,5 @@ def open_run(params: Params, *, until: str | None, refresh: Sequence[str]) -> It
             cancel_waiting_work()
             record.close("FAILED" if isinstance(error, Exception) else "KILLED", run)
             raise
+        finally:
+            end_workers()

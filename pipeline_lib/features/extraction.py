@@ -12,10 +12,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import numpy as np
@@ -41,8 +40,11 @@ FEATURES = "features.h5"
 SHARDS_ON_GPU = 2
 """Shards that a GPU works on at once: one, and the next, so that it finds work when the first ends."""
 
-MOST_GPUS = 16
-"""Encoders that are kept, one a GPU."""
+SHARDS_BESIDE = 4
+"""Shards that are begun, or written down to the disk, while a GPU works on others."""
+
+MOST_ENCODERS = 16
+"""Encoders that are kept: one, or of tuned backbones one a split."""
 
 UNDER_WAY = 2
 """Batches on the device, or waiting to be written, while the next is put together."""
@@ -82,7 +84,8 @@ def extract_features(
     clips = cut_clips(videos, chunk)
     path = weights or (None if params.weights in ("imagenet", "random") else Path(params.weights))
     busy = Busy()
-    with _turn_on(choose_device(params.device)) as device:
+    device = choose_device(params.device)
+    with _on_gpu if device.type == "cuda" else nullcontext():
         encoder = _make_encoder(params, path, device)
         started = time.monotonic()
         frame_shape = (params.grid, params.grid, encoder.backbone.channels)
@@ -103,31 +106,11 @@ def extract_features(
 
 
 def shards_at_once() -> int:
-    """Return how many shards to have under way: while some are begun, or written down to the disk, the GPUs work on others."""
-    num_gpus = torch.cuda.device_count()
-    return num_gpus * SHARDS_ON_GPU + 4 if num_gpus else 1
+    """Return how many shards to have under way, in the processes of all GPUs together."""
+    return torch.cuda.device_count() * (SHARDS_ON_GPU + SHARDS_BESIDE) or 1
 
 
-@functools.cache
-def _turns() -> Queue[int]:
-    """Return the GPUs by number, each as often as it has room for a shard."""
-    turns: Queue[int] = Queue()
-    for turn in range(SHARDS_ON_GPU * torch.cuda.device_count()):
-        turns.put(turn % torch.cuda.device_count())
-    return turns
-
-
-@contextmanager
-def _turn_on(device: torch.device) -> Iterator[torch.device]:
-    """Wait for a GPU with room for a shard, if it is to be a GPU; shards spread over all there are."""
-    if device.type != "cuda":
-        yield device
-        return
-    number = _turns().get()
-    try:
-        yield torch.device("cuda", number)
-    finally:
-        _turns().put(number)
+_on_gpu = threading.BoundedSemaphore(SHARDS_ON_GPU)
 
 
 @dataclass
@@ -232,7 +215,7 @@ def _make_encoder(params: FeaturesParams, path: Path | None, device: torch.devic
 _building = threading.Lock()
 
 
-@functools.lru_cache(maxsize=MOST_GPUS)
+@functools.lru_cache(maxsize=MOST_ENCODERS)
 def _shared_encoder(params: FeaturesParams, path: Path | None, version: int, device: torch.device) -> FrameEncoder:
     """Build the backbone and put it on the device; `version` tells a changed weight file."""
     return FrameEncoder(

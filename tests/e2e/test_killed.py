@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 PROJECT = Path(__file__).parents[2]
@@ -32,22 +33,32 @@ def kill_when(pipeline, condition, *settings):
     process = start(pipeline, *settings)
     try:
         wait_for(condition, process)
+        children = psutil.Process(process.pid).children(recursive=True)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
+    assert not psutil.wait_procs(children, timeout=10)[1], "processes outlive the run that started them"
 
 
 MANY_EPOCHS = "train.epochs=40", "train.patience=40", "train.models=[alstm]"
 
 
-def test_training_goes_on_from_its_last_epoch_with_the_result_of_an_unbroken_run(copy_of_finished, finished):
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)], ids=["alone", "side by side"])
+def test_training_goes_on_from_its_last_epoch_with_the_result_of_an_unbroken_run(copy_of_finished, finished, seeds):
     pipeline = copy_of_finished()
     states = pipeline.workspace / "partial" / "train"
-    kill_when(pipeline, lambda: any(states.glob("*/state.pt")), *MANY_EPOCHS)
-    killed = pipeline.run(*MANY_EPOCHS, "train.device=cpu")
-    unbroken = finished[0].run(*MANY_EPOCHS)
-    first, second = (Path(summary["models"]["alstm"]["checkpoint"]).read_bytes() for summary in (killed, unbroken))
+    settings = *MANY_EPOCHS, f"train.seeds={list(seeds)}"
+    kill_when(pipeline, lambda: any(states.glob("*/state.pt")), *settings)
+    killed = pipeline.run(*settings, "train.device=cpu", until="evaluate")
+    unbroken = finished[0].run(*settings, until="evaluate")
+    first, second = (checkpoints(summary) for summary in (killed, unbroken))
+    assert len(first) == len(seeds)
     assert first == second
+
+
+def checkpoints(summary):
+    row = summary["models"]["alstm"]
+    return [Path(cell["checkpoint"]).read_bytes() for cell in row.get("cells", [row])]
 
 
 def test_records_of_a_killed_run_are_closed_by_the_next(pipeline, prefect_server):
