@@ -59,13 +59,19 @@ def plan_shards(device: Device) -> Plan | None:
 
 @contextmanager
 def turn(plan: Plan | None) -> Iterator[None]:
-    """Wait until the plan has room for one more, and take it for the block."""
+    """Wait until the plan has room for one more, and take it for the block.
+
+    Raises:
+        RuntimeError: the run has ended meanwhile.
+    """
     if plan is None:
         yield
         return
     with _lock:
         room = _rooms.setdefault(plan, threading.Semaphore(plan.at_once))
     with room:
+        if _rooms.get(plan) is not room:
+            raise RuntimeError("not begun: the run has ended")
         yield
 
 
@@ -98,7 +104,8 @@ def _open(places: tuple[Place, ...]) -> Pool:
 
 
 def end_workers() -> None:
-    """End all worker processes, and what they are doing."""
+    """End all worker processes, and what they are doing; what still waits for its turn does not begin."""
     with _lock:
+        _rooms.clear()
         while _pools:
             _pools.popitem()[1].end()

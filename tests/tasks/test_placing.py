@@ -57,6 +57,24 @@ def test_several_places_are_processes_that_stay_until_they_are_ended():
     assert run_at(ELSEWHERE, functions.describe)["pid"] != first
 
 
+def test_what_waits_for_its_turn_when_the_run_ends_does_not_begin():
+    def wait():
+        with turn(HERE):
+            raise AssertionError("begun")
+
+    with ThreadPoolExecutor(1) as pool:
+        with turn(HERE), turn(HERE):
+            waiting = pool.submit(wait)
+            while not waiting.running():
+                threading.Event().wait(0.01)
+            threading.Event().wait(0.1)
+            end_workers()
+        with pytest.raises(RuntimeError, match="the run has ended"):
+            waiting.result()
+    with turn(HERE):
+        pass
+
+
 def test_no_more_is_begun_than_there_is_room_for():
     lock, inside, most = threading.Lock(), 0, 0
 
