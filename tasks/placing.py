@@ -26,7 +26,7 @@ def plan_models(device: Device, key: str, feature_files: Sequence[Path], alike: 
     """Plan the training or evaluation of a run's models, of which so many are of a kind.
 
     On the CPU only those share the machine. One that takes longer than all others would be left with a share of the cores in
-    the end: the demo's models, one of each kind, took 97 s on two cores together and 78 s one after the other.
+    the end: a run of the demo's models, one of each kind, took 121 s on two cores together and 88 s one after the other.
 
     Args:
         device: where it is done, as in the parameters.
