@@ -90,7 +90,15 @@ def run_at(
     """
     if plan is None or len(plan.places) == 1:
         return function(*args, **kwargs, **(callbacks or {}))
-    return _open(plan.places).run(function, *args, callbacks=callbacks, **kwargs)
+    from pipeline_lib.workers.pool import DiedError
+
+    try:
+        return _open(plan.places).run(function, *args, callbacks=callbacks, **kwargs)
+    except DiedError as error:
+        raise ValueError(
+            f"{function.__name__}: {error}; what is finished is kept: run again, "
+            "with fewer at once (train.workers) or more memory"
+        ) from None
 
 
 def _open(places: tuple[Place, ...]) -> Pool:

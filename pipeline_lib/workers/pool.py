@@ -23,6 +23,10 @@ SECONDS_TO_END = 10.0
 Inbox = SimpleQueue[tuple["Call", Message]]
 
 
+class DiedError(Exception):
+    """A worker died; the message says how."""
+
+
 class Call:
     """A function that a worker calls."""
 
@@ -202,7 +206,8 @@ class Pool:
 
         Raises:
             Exception: what the function raises, as it is if it can be pickled.
-            ValueError: the worker died, or none is left.
+            DiedError: the worker died.
+            ValueError: none is left.
         """
         inbox: Inbox = SimpleQueue()
         callbacks = callbacks or {}
@@ -217,7 +222,7 @@ class Pool:
                 case Failed(error):
                     raise error
                 case Died(reason):
-                    raise ValueError(f"{reason}; what is finished is kept: run again, with less at once or more memory")
+                    raise DiedError(reason)
                 case logging.LogRecord():
                     log(message)
 

@@ -75,6 +75,11 @@ def test_what_waits_for_its_turn_when_the_run_ends_does_not_begin():
         pass
 
 
+def test_a_process_that_dies_is_told_of_in_one_line():
+    with pytest.raises(ValueError, match=r"^die: its process was ended by SIGKILL, .* \(train\.workers\) or more memory$"):
+        run_at(ELSEWHERE, functions.die)
+
+
 def test_no_more_is_begun_than_there_is_room_for():
     lock, inside, most = threading.Lock(), 0, 0
 

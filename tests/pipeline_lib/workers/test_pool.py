@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from pipeline_lib.workers.pool import Pool
+from pipeline_lib.workers.pool import DiedError, Pool
 from pipeline_lib.workers.worker import Place
 from tests.pipeline_lib.workers import functions
 
@@ -91,11 +91,11 @@ def test_a_parent_that_does_not_listen_hears_nothing(pool, caplog):
 
 def test_a_dead_worker_is_told_of_and_the_others_go_on():
     with Pool([Place()] * 2) as pool:
-        with pytest.raises(ValueError, match=r"ended by SIGKILL, as when memory runs out; what is finished is kept"):
+        with pytest.raises(DiedError, match=r"^its process was ended by SIGKILL, as when memory runs out$"):
             pool.run(functions.die)
         assert len(pool.workers) == 1
         assert pool.run(functions.describe)["args"] == ()
-        with pytest.raises(ValueError, match="SIGKILL"):
+        with pytest.raises(DiedError, match="SIGKILL"):
             pool.run(functions.die)
         with pytest.raises(ValueError, match=r"^no worker is left: .*SIGKILL"):
             pool.run(functions.describe)
@@ -113,7 +113,7 @@ def test_the_end_of_the_pool_ends_what_is_under_way():
         with Pool([Place()]) as pool:
             called = caller.submit(pool.run, functions.sleep_for_ever, callbacks={"on_start": on_start})
             assert started.wait(30)
-        with pytest.raises(ValueError, match="SIGKILL"):
+        with pytest.raises(DiedError, match="SIGKILL"):
             called.result(30)
     assert not psutil.pid_exists(pids[0])
 
