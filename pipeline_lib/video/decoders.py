@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,8 @@ class DecoderProcess:
             VideoError: the video cannot be decoded.
             RuntimeError: the process died.
         """
-        self._requests.write(json.dumps(str(path.absolute())).encode() + b"\n")
+        with suppress(BrokenPipeError):  # of a process that is dead, which reading will tell
+            self._requests.write(json.dumps(str(path.absolute())).encode() + b"\n")
         while (header := HEADER.unpack(self._read(np.empty(HEADER.size, np.uint8)).tobytes()))[0] != END:
             kind, count, height, width = header
             if kind == ERROR:

@@ -104,10 +104,13 @@ def test_leaving_early_ends_the_process(tmp_path: Path) -> None:
     assert decoders._idle == []
 
 
-def test_a_process_that_is_killed_is_told_and_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_dead_before", [False, True])
+def test_a_process_that_is_killed_is_told_and_replaced(tmp_path: Path, is_dead_before: bool) -> None:
     path = make_video(tmp_path / "a.mp4", num_frames=3)
     process = DecoderProcess()
     os.kill(process._process.pid, signal.SIGKILL)
+    if is_dead_before:
+        process._process.wait()
     decoders._idle.append(process)
     with pytest.raises(RuntimeError, match=r"a decoding process ended .*-9"):
         list(read_arrays(path))
