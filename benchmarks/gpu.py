@@ -1,4 +1,4 @@
-"""What one GPU does: features of a whole collection from files to files, and training steps. `python -m benchmarks.gpu`.
+"""What GPUs do: features of a whole collection, training steps, seeds side by side. `python -m benchmarks.gpu`.
 
 Shape suffixes: N frames, C colour channels (3), H W pixels, D feature channels.
 """
@@ -47,7 +47,9 @@ ARTICLE = Path(__file__).parents[1] / "params" / "hmdb51.yaml"
 SHARD_VIDEOS = 128
 STEPS = 50
 SEEDS = (4, 8)
+"""How many are trained together."""
 SEED_SHARDS = 12
+"""Shards whose features they are trained on, for so many epochs, with labels of so many classes."""
 EPOCHS = 30
 CLASSES = 51
 USUAL_VIDEOS = 60

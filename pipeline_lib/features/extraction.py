@@ -96,13 +96,13 @@ def extract_features(
                 if on_frames:
                     on_frames(num_frames)
     seconds = time.monotonic() - started
-    shards_beside = SHARDS_ON_GPU if device.type == "cuda" else 1
+    sharing = SHARDS_ON_GPU if device.type == "cuda" else 1
     num_frames = int(clips["valid_frames"].sum())
     rate = num_frames / seconds
     logger.info(
         "%s: %d clips, %d frames, %.0f frames/s; %s", directory.name, len(clips), num_frames, rate, busy.shares(seconds)
     )
-    return {"clips": len(clips), "frames": num_frames, "busy_seconds": busy.rounded(seconds / shards_beside)}
+    return {"clips": len(clips), "frames": num_frames, "busy_seconds": busy.rounded(seconds / sharing)}
 
 
 def shards_at_once() -> int:
