@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import pandas as pd
+from PIL import Image
 
 from pipeline_lib.report.player import ClipModel, describe_clip
 
@@ -112,14 +113,17 @@ def _outcome(label: str, models: Sequence[ClipModel]) -> str:
 
 
 def _show(number: int, choice: _Choice, models: Sequence[ClipModel], outcome: str, fps: float, grid: int) -> Shown:
+    video, still = (choice.folder / choice.entry[name] for name in ("plain", "still"))
+    with Image.open(still) as picture:
+        size = picture.size
     data = describe_clip(
         choice.entry["clip"],
         label=choice.entry["class_name"],
         video=f"video-{number}",
         still=f"still-{number}",
+        size=size,
         fps=fps,
         grid=grid,
         models=models,
     )
-    video, still = (choice.folder / choice.entry[name] for name in ("plain", "still"))
     return Shown(data, outcome, choice.chosen_as, video, still)

@@ -12,7 +12,8 @@
      `model` names the only one to show
 
    `clip` is what pipeline_lib/report/player.py's `describe_clip` returns:
-     {id, label: str or null, video: URL, still: URL or null (the middle frame), fps, frames: T, grid: K,
+     {id, label: str or null, video: URL, still: URL or null (the middle frame), size: [width, height] of both,
+      fps, frames: T, grid: K,
       models: [{name, attention: base64 of little-endian uint16 (T, K, K) or null,
                 attention_scale, attention_offset: attention = offset + value * scale,
                 predicted: [T str], confidence: [T float, 0 to 1], verdict: str, verdict_confidence: float}]}
@@ -177,6 +178,7 @@ const HarPlayer = (() => {
       this.attention = new Map(clip.models.filter(model => model.attention).map(model => [model, decodeAttention(model)]));
       this.still = clip.still ? element("img", { src: clip.still, alt: "", onload: () => this.draw() }) : null;
       this.root = element("div", { className: "player" }, this.buildTiles(), this.buildBar());
+      this.root.style.setProperty("--shape", clip.size.join(" / "));
       container.replaceChildren(this.root);
       this.setView(view);
     }

@@ -73,7 +73,15 @@ def player_style(grid: int, params: HeatmapsParams) -> dict[str, Any]:
 
 
 def describe_clip(
-    identity: str, *, label: str | None, video: str, still: str | None, fps: float, grid: int, models: Sequence[ClipModel]
+    identity: str,
+    *,
+    label: str | None,
+    video: str,
+    still: str | None,
+    size: tuple[int, int],
+    fps: float,
+    grid: int,
+    models: Sequence[ClipModel],
 ) -> dict[str, Any]:
     """Return a clip as `player.js` wants it.
 
@@ -82,6 +90,7 @@ def describe_clip(
         label: the true class, if known.
         video: address of an H.264 file that has exactly one frame for each prediction, at `fps`.
         still: address of a picture of its middle frame, shown until it plays.
+        size: width and height of both in pixels; their room is kept until they are loaded.
         fps: frames a second.
         grid: side of the models' attention maps.
         models: at least one; all with as many frames.
@@ -102,6 +111,7 @@ def describe_clip(
         "label": label,
         "video": video,
         "still": still,
+        "size": list(size),
         "fps": fps,
         "frames": num_frames,
         "grid": grid,

@@ -18,7 +18,7 @@ from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.report.player import ASSETS, PLAYER_FILES, SIDE, ClipModel, describe_clip, player_style
 from pipeline_lib.video.writing import VideoWriter
 
-T, K, FPS = 12, 7, 15.0
+T, K, FPS, SIZE = 12, 7, 15.0, (96, 64)
 PARAMS = HeatmapsParams()
 EVIL = '</script><img src=x onerror="document.title = 1">'
 
@@ -34,9 +34,9 @@ def attention_maps() -> np.ndarray:
 
 def grey_video(path: Path) -> str:
     """Write frames of 10, 30, 50, ... in grey and return them as an address."""
-    with VideoWriter(path, width=96, height=64, fps=FPS, crf=10) as writer:
+    with VideoWriter(path, width=SIZE[0], height=SIZE[1], fps=FPS, crf=10) as writer:
         for frame in range(T):
-            writer.write(np.full((64, 96, 3), 10 + 20 * frame, np.uint8))
+            writer.write(np.full((*reversed(SIZE), 3), 10 + 20 * frame, np.uint8))
     return f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
@@ -48,7 +48,8 @@ def example(folder: Path, label: str | None = "wave") -> dict[str, Any]:
         ClipModel("conv_alstm", maps_TKK[::-1], ["wave"] * T, confidence, "wave", 0.7),
         ClipModel("lrcn", None, ["golf"] * T, confidence, "golf", 0.5),
     ]
-    return describe_clip("1", label=label, video=grey_video(folder / "v.mp4"), still=None, fps=FPS, grid=K, models=models)
+    video = grey_video(folder / "v.mp4")
+    return describe_clip("1", label=label, video=video, still=None, size=SIZE, fps=FPS, grid=K, models=models)
 
 
 @pytest.fixture
@@ -174,6 +175,18 @@ def test_arrows_and_the_mouse_seek(player_page: Callable[..., Any]) -> None:
     assert slider.get_attribute("aria-valuenow") == "6"
 
 
+def test_nothing_moves_when_the_video_comes(player_page: Callable[..., Any]) -> None:
+    page = player_page()
+    slider = page.get_by_role("slider", name="Frame")
+    for shape in ("as filmed", "square"):
+        page.get_by_label("Shape").select_option(shape)
+        page.evaluate("player.unload()")
+        before = slider.bounding_box()
+        page.evaluate("player.load()")
+        page.wait_for_function("player.loaded && player.video.readyState > 1")
+        assert slider.bounding_box() == before
+
+
 def test_the_view_changes_scale_colours_shape_and_speed(player_page: Callable[..., Any]) -> None:
     page = player_page()
     page.evaluate("player.load()")
@@ -203,4 +216,4 @@ def test_a_clip_nobody_has_labelled_is_neither_right_nor_wrong(player_page: Call
 def test_models_must_agree_about_the_frames() -> None:
     model = ClipModel("alstm", attention_maps(), ["wave"] * 3, [0.5] * T, "wave", 0.5)
     with pytest.raises(ValueError, match="alstm has 3 predictions, 12 confidences"):
-        describe_clip("1", label=None, video="v", still=None, fps=FPS, grid=K, models=[model])
+        describe_clip("1", label=None, video="v", still=None, size=SIZE, fps=FPS, grid=K, models=[model])
