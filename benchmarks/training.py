@@ -20,6 +20,7 @@ from benchmarks.plain_models import PlainALSTM, PlainConvALSTM
 from pipeline_lib.chunk import cut_clips
 from pipeline_lib.features import FeatureReader, extract_features
 from pipeline_lib.models.batches import ClipSource
+from pipeline_lib.models.devices import keep_freed_memory
 from pipeline_lib.models.registry import build_model
 from pipeline_lib.models.reproducibility import reproducible
 from pipeline_lib.params import ModelName, ModelParams, Params, load_params
@@ -43,6 +44,7 @@ def compare_training(shards: Shards, directory: Path) -> Iterator[Comparison]:
     features = demo.features.model_copy(update={"device": "cpu"})
     extract_features(shards.long, directory, features, demo.chunk, fps=FPS)
     clips = _whole_batches(shards.long, demo)
+    keep_freed_memory()  # as the train stage does; both ways gain by it
     for model in PLAIN_MODELS:
         params = demo.train.model_copy(update=AS_THE_ARTICLE).of(model)
         yield _compare_one(directory / "features.h5", clips, params)
@@ -82,6 +84,7 @@ def _compare_several(file: Path, clips: pd.DataFrame, params: ModelParams) -> Co
 
 def train_ours(file: Path, clips: pd.DataFrame, params: ModelParams, epochs: int) -> None:
     """Train in a worker process, which keeps what it has built for the next call."""
+    keep_freed_memory()
     if params not in _kept:
         _kept[params] = OurTraining(file, clips, params)
     _kept[params].run(epochs)

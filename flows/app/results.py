@@ -47,8 +47,9 @@ def page_result(prediction: Prediction, video: str, label: str | None) -> dict[s
         for name, result in prediction.models.items()
     ]
     size = prediction.video.width, prediction.video.height
+    clip = describe_clip("", label=label, video=video, still=None, size=size, fps=prediction.fps, grid=grid, models=models)
     return {
-        "clip": describe_clip("", label=label, video=video, still=None, size=size, fps=prediction.fps, grid=grid, models=models),
+        "clip": clip,
         "style": player_style(grid, HeatmapsParams()),
         "seconds": prediction.video.num_frames / prediction.fps,
         "damaged": prediction.video.stderr is not None,

@@ -23,7 +23,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pipeline_lib.models import alstm_loop
+from pipeline_lib.models import alstm_gpu
+from pipeline_lib.models.alstm_cpu import CPUSteps
+from pipeline_lib.models.alstm_gpu import GPUSteps
+from pipeline_lib.models.alstm_loop import Inputs, Steps, run_loop
 from pipeline_lib.models.attention import Attention, Scorer, glimpse, uniform
 from pipeline_lib.models.dropout import Dropout
 from pipeline_lib.models.lstm import LSTMCell, LSTMStack, glorot_linear
@@ -83,8 +86,10 @@ class ALSTM(nn.Module):
             outputs_BTU = torch.stack([step(pooled_BD) for pooled_BD in pooled_BTD.unbind(1)], dim=1)
             return self.head(self.dropout(outputs_BTU)), uniform(features_BTKKD)
         ahead = self.attention.look_ahead(features_BTID, pooled_BTD).transpose(0, 1)
-        if self._can_fuse(features_BTID):
-            outputs_TBU, attention_TBI = self._fused_loop(self.attention, ahead, features_BTID, *states[0])
+        steps = self._steps(features_BTID)
+        if steps is not None:
+            inputs = self._loop_inputs(self.attention, ahead, features_BTID, *states[0])
+            outputs_TBU, attention_TBI = run_loop(inputs, steps)
             attention_BTKK = attention_TBI.transpose(0, 1).reshape(features_BTKKD.shape[:-1])
             # Contiguous, as the loop below has it: a linear layer then is one product with its bias.
             outputs_BTU = outputs_TBU.transpose(0, 1).contiguous()
@@ -98,16 +103,19 @@ class ALSTM(nn.Module):
             maps.append(attention_BI)
         return self.head(self.dropout(torch.stack(outputs, dim=1))), torch.stack(maps, dim=1).view(features_BTKKD.shape[:-1])
 
-    def _can_fuse(self, features_BTID: torch.Tensor) -> bool:
-        """Whether the loop over the frames is the one that `pipeline_lib.models.alstm_loop` knows, on a GPU that has it."""
-        if not features_BTID.is_cuda or features_BTID.requires_grad or torch.is_autocast_enabled("cuda"):
-            return False
-        return self.carry_state and len(self.cells) == 1 and features_BTID.dtype == torch.float32 and alstm_loop.is_usable()
+    def _steps(self, features_BTID: torch.Tensor) -> type[Steps] | None:
+        """Return what takes the steps over the frames in place of the loop in `forward`, if it is one that they know."""
+        device, is_fp32 = features_BTID.device.type, features_BTID.dtype == torch.float32
+        if not self.carry_state or len(self.cells) > 1 or not is_fp32 or features_BTID.requires_grad:
+            return None
+        if device == "cpu":
+            return None if torch.is_autocast_enabled(device) else CPUSteps
+        is_known = device == "cuda" and not torch.is_autocast_enabled(device) and alstm_gpu.is_usable()
+        return GPUSteps if is_known else None
 
-    def _fused_loop(
+    def _loop_inputs(
         self, attention: Attention, ahead: torch.Tensor, features_BTID: torch.Tensor, h_BU: torch.Tensor, c_BU: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return outputs_TBU and attention_TBI, as the loop in `forward` would."""
+    ) -> Inputs:
         cell, state, draw = self.cells[0], attention.state, attention.dropout.draw
         assert isinstance(cell, LSTMCell)
         assert cell.input.bias is not None
@@ -115,10 +123,11 @@ class ALSTM(nn.Module):
         state_factors_TBU = draw(ahead, (len(ahead), *h_BU.shape))
         hidden_factors_TBV = draw(ahead, (*ahead.shape[:2], state.out_features))
         pooled = attention.scorer == "pooled"
-        inputs = alstm_loop.Inputs(
+        return Inputs(
             features_BTID=features_BTID,
-            ahead=ahead.contiguous() + state.bias,
+            ahead=ahead,
             state_VU=state.weight,
+            state_bias_V=state.bias,
             score=attention.score.weight if pooled else attention.score.weight * hidden_factors_TBV,
             score_bias=attention.score.bias,
             joint_GS=cell.joint_weight(),
@@ -128,7 +137,6 @@ class ALSTM(nn.Module):
             state_factors_TBU=state_factors_TBU,
             hidden_factors_TBV=hidden_factors_TBV if pooled else None,
         )
-        return alstm_loop.run_loop(inputs)
 
 
 def mean_of_valid(pooled_BTD: torch.Tensor, valid_frames_B: torch.Tensor) -> torch.Tensor:

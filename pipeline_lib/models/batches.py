@@ -46,7 +46,7 @@ class Batch(NamedTuple):
     """Some clips, on the device the model runs on."""
 
     features_BTKKD: torch.Tensor
-    """fp16, as they are stored."""
+    """fp16, as they are stored; fp32 where they are taken from memory for a CPU, which computes in it."""
     valid_frames_B: torch.Tensor
     labels_B: torch.Tensor
 
@@ -99,7 +99,10 @@ class ClipSource:
         if self._loaded is not None:
             features_NTKKD = self._loaded.features_NTKKD
             for chosen_B in chosen:
-                yield features_NTKKD[chosen_B.to(features_NTKKD.device)]
+                if self._device.type == "cpu":
+                    yield _gather_fp32(features_NTKKD, chosen_B)
+                else:
+                    yield features_NTKKD[chosen_B.to(features_NTKKD.device)]
             return
         pinned = self._device.type == "cuda"
         with ThreadPoolExecutor(READ_AHEAD, thread_name_prefix="read") as pool:
@@ -117,6 +120,14 @@ class ClipSource:
         features_BTKKD = features.result()
         self.seconds_waited += time.perf_counter() - began
         return features_BTKKD
+
+
+def _gather_fp32(features_NTKKD: torch.Tensor, chosen_B: torch.Tensor) -> torch.Tensor:
+    """Return the chosen clips' features in fp32, in one pass over them: first to gather them takes three times as long."""
+    gathered_BTKKD = torch.empty(len(chosen_B), *features_NTKKD.shape[1:], dtype=torch.float32)
+    for features_TKKD, index in zip(gathered_BTKKD, chosen_B.tolist(), strict=True):
+        features_TKKD.copy_(features_NTKKD[index])
+    return gathered_BTKKD
 
 
 def load_once(reader: FeatureReader, clips: Sequence[str], device: torch.device) -> Loaded:

@@ -17,7 +17,7 @@ from pipeline_lib.chunk import check_trainable
 from pipeline_lib.features.hdf5 import FeatureReader
 from pipeline_lib.models.batches import ClipSource, fits_in_memory
 from pipeline_lib.models.checkpoints import Metadata, save_checkpoint
-from pipeline_lib.models.devices import choose_device
+from pipeline_lib.models.devices import choose_device, keep_freed_memory
 from pipeline_lib.models.fitting import Progress, fit
 from pipeline_lib.models.gpu import own_stream
 from pipeline_lib.models.normalisation import Normalised
@@ -87,6 +87,7 @@ def _by_itself(device: torch.device, params: ModelParams) -> Iterator[None]:
     On a GPU only the first weights are drawn from a global generator, under `seeded`.
     """
     if device.type != "cuda":
+        keep_freed_memory()
         with reproducible(params.seed, deterministic=params.deterministic):
             yield
     else:

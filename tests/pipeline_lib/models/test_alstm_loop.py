@@ -1,14 +1,19 @@
-"""The fused loop of ALSTM against the plain one: on a GPU, and everywhere in Triton's interpreter."""
+"""The loop of ALSTM that is written down against autograd's: on a CPU, on a GPU, and everywhere in Triton's interpreter."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
 
-from pipeline_lib.models import alstm_loop
+from pipeline_lib.models import alstm_gpu
 from pipeline_lib.models.alstm import ALSTM
+from pipeline_lib.models.alstm_cpu import CPUSteps
+from pipeline_lib.models.alstm_gpu import GPUSteps
+from pipeline_lib.models.alstm_loop import Steps
 
 SIZES = {"channels": 130, "grid": 3, "num_classes": 5, "units": 20}
 """None a multiple of what a kernel takes at once."""
@@ -21,11 +26,11 @@ def every_third(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     return (factors.unsqueeze(1) if axis == -2 else factors).expand(shape).contiguous()
 
 
-def results(model: ALSTM, features: torch.Tensor, valid: torch.Tensor, *, fused: bool) -> dict[str, torch.Tensor]:
+def results(model: ALSTM, features: torch.Tensor, valid: torch.Tensor, steps: type[Steps] | None) -> dict[str, torch.Tensor]:
     """Return outputs and gradients, of one way or the other, from the same random numbers."""
     model.zero_grad()
     torch.manual_seed(1)
-    model._can_fuse = lambda features: fused  # type: ignore[method-assign]
+    model._steps = lambda features: steps  # type: ignore[method-assign]
     logits, attention = model(features, valid)
     cells = torch.arange(attention[0, 0].numel(), device=features.device).view_as(attention[0, 0])
     (logits.square().sum() + (attention * cells).square().sum()).backward()
@@ -33,13 +38,13 @@ def results(model: ALSTM, features: torch.Tensor, valid: torch.Tensor, *, fused:
     return {"logits": logits.detach(), "attention": attention.detach()} | gradients
 
 
-def check(scorer: str, device: str, *, tolerance: float) -> None:
+def check(scorer: str, device: str, steps: type[Steps], *, tolerance: float) -> None:
     torch.manual_seed(0)
     model = ALSTM(**SIZES, dropout=0.4, scorer=scorer).to(device)  # type: ignore[arg-type]
     assert model.attention is not None
     model.attention.dropout.factors = every_third  # type: ignore[method-assign]
     features, valid = torch.rand(3, 4, 3, 3, 130, device=device), torch.tensor([4, 3, 2], device=device)
-    plain, fused = (results(model, features, valid, fused=fused) for fused in (False, True))
+    plain, fused = (results(model, features, valid, one) for one in (None, steps))
     assert plain.keys() == fused.keys()
     for name, expected in plain.items():
         if name == "attention.score.bias" and scorer == "local":
@@ -47,18 +52,57 @@ def check(scorer: str, device: str, *, tolerance: float) -> None:
         assert float((fused[name] - expected).abs().max()) < tolerance * float(expected.abs().max()), name
 
 
+@pytest.mark.parametrize("scorer", ["pooled", "local"])
+def test_on_a_cpu(scorer: str) -> None:
+    check(scorer, "cpu", CPUSteps, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("scorer", ["pooled", "local"])
+def test_nothing_is_kept_after_the_graph(scorer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference counts alone free the buffers: there are no cycles for the collector."""
+    made: list[weakref.ref[Steps]] = []
+    start = CPUSteps.forward
+
+    def watch(steps: CPUSteps) -> tuple[torch.Tensor, torch.Tensor]:
+        made.append(weakref.ref(steps))
+        return start(steps)
+
+    monkeypatch.setattr(CPUSteps, "forward", watch)
+    model = ALSTM(**SIZES, dropout=0.4, scorer=scorer)  # type: ignore[arg-type]
+    gc.disable()
+    try:
+        logits, attention = model(torch.rand(3, 4, 3, 3, 130), torch.tensor([4, 3, 2]))
+        assert len(made) == 1
+        assert made[0]() is not None
+        loss = logits.square().sum()
+        loss.backward()
+        del logits, attention, loss
+        assert made[0]() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_finite_is_left_to_the_loss() -> None:
+    model = ALSTM(**SIZES, dropout=0.0)
+    logits, _ = model(torch.full((1, 4, 3, 3, 130), torch.inf), torch.tensor([4]))
+    logits.sum().backward()
+    assert logits.isnan().all()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("scorer", ["pooled", "local"])
 def test_on_a_gpu(scorer: str) -> None:
-    assert alstm_loop.is_usable()
-    check(scorer, "cuda", tolerance=1e-5)
+    assert alstm_gpu.is_usable()
+    check(scorer, "cuda", GPUSteps, tolerance=1e-5)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the tests above run the kernels themselves")
 def test_interpreted() -> None:
     """In a process of its own: Triton asks once, when it is imported, whether to interpret."""
     pytest.importorskip("triton")
-    code = f"from {__name__} import check; [check(scorer, 'cpu', tolerance=1e-5) for scorer in ('pooled', 'local')]"
+    checks = "; ".join(f"check('{scorer}', 'cpu', GPUSteps, tolerance=1e-5)" for scorer in ("pooled", "local"))
+    code = f"from {__name__} import GPUSteps, check; {checks}"
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

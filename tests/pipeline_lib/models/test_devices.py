@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -67,3 +70,23 @@ def test_training_is_not_in_fp16_and_a_gpu_outside_training_is(monkeypatch: pyte
     assert choose_precision("auto", gpu, training=False) == torch.float16
     for name in ("auto", "fp16"):
         assert choose_precision(name, gpu, training=True) == torch.bfloat16
+
+
+STEPS = """
+import resource
+from pipeline_lib.models.devices import keep_freed_memory
+keep_freed_memory()
+def step():
+    held = [bytearray(n << 20) for n in (20, 5, 30)]
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+def test_memory_that_is_freed_is_not_asked_for_again() -> None:
+    faults = int(subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True).stdout)
+    assert faults < 1000, "pages of 4 KB; 14,000 if glibc is left alone"
