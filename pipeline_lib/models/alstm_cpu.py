@@ -84,12 +84,16 @@ class CPUSteps(Steps):
     def start_back(self) -> None:
         """Compute what depends on no gradient for all frames at once."""
         i, f, g, o = self.activations_TBG.unflatten(2, (4, self.units)).unbind(2)
-        self.to_c_TBU = o * (1 - self.tanh_c_TBU.square())
+        tanh_c = self.tanh_c_TBU
+        self.to_c_TBU = torch.addcmul(o, o * tanh_c, tanh_c, value=-1)
         """Of the gradient of h, how much goes to c."""
-        self.to_gates_TB4U = torch.stack(
-            (g * i * (1 - i), self.c_TBU[:-1] * f * (1 - f), i * (1 - g.square()), self.tanh_c_TBU * o * (1 - o)), dim=2
-        )
+        self.to_gates_TB4U = torch.empty_like(self.activations_TBG).unflatten(2, (4, self.units))
         """Of the gradient of c, of h for the output gate, how much goes to what the gates are computed from."""
+        to_i, to_f, to_g, to_o = self.to_gates_TB4U.unbind(2)
+        torch.mul(g, _slope(i), out=to_i)
+        torch.mul(self.c_TBU[:-1], _slope(f), out=to_f)
+        torch.addcmul(i, i * g, g, value=-1, out=to_g)
+        torch.mul(tanh_c, _slope(o), out=to_o)
         if self.inputs.hidden_factors_TBV is not None:
             self.to_product_TBV = (1 - self.hidden.square()) * self.inputs.hidden_factors_TBV
         self.arrays = self._as_arrays()
@@ -132,3 +136,8 @@ class CPUSteps(Steps):
 
     def _by_gate(self, activations_BG: np.ndarray) -> np.ndarray:
         return activations_BG.reshape(self.batch, 4, self.units).swapaxes(0, 1)
+
+
+def _slope(sigmoid: Tensor) -> Tensor:
+    """Return the derivative of a sigmoid of that value."""
+    return torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1)

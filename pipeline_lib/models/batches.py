@@ -123,8 +123,12 @@ class ClipSource:
 
 
 def _gather_fp32(features_NTKKD: torch.Tensor, chosen_B: torch.Tensor) -> torch.Tensor:
-    """Return the chosen clips' features in fp32, in one pass over them: first to gather them takes three times as long."""
-    gathered_BTKKD = torch.empty(len(chosen_B), *features_NTKKD.shape[1:], dtype=torch.float32)
+    """Return the chosen clips' features in fp32, laid out frame by frame, as models visit them.
+
+    One pass over them: to gather first and then convert takes three times as long.
+    """
+    frames, *shape = features_NTKKD.shape[1:]
+    gathered_BTKKD = torch.empty(frames, len(chosen_B), *shape, dtype=torch.float32).transpose(0, 1)
     for features_TKKD, index in zip(gathered_BTKKD, chosen_B.tolist(), strict=True):
         features_TKKD.copy_(features_NTKKD[index])
     return gathered_BTKKD
