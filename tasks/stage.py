@@ -12,7 +12,7 @@ import inspect
 import os
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ Prefect's own threads only wait: for what a task needs, and for a worker."""
 _pools: dict[Worker, ThreadPoolExecutor] = {}
 _pools_lock = threading.Lock()
 _machine = Room(MOST_MODELS)
+_under_way: dict[Path, Future[Ref]] = {}
 
 
 @functools.lru_cache(maxsize=4)
@@ -157,17 +158,33 @@ def _make(
     plan: Callable[..., Plan | None] | None,
 ) -> Ref:
     context: Context = inputs["context"]
-    if recipe.stage not in context.refresh:
-        artifact = context.store.find(recipe.stage, recipe.key)
-        if artifact:
-            return Ref.to(artifact, made=False)
 
     def make() -> Artifact:
         planned = {"plan": plan(**inputs)} if plan else {}
         with turn(planned.get("plan")):
             return context.store.make(recipe, lambda directory: build(directory=directory, **planned, **inputs))
 
-    return Ref.to(_run_on(worker, make), made=True)
+    def find_or_make() -> Ref:
+        artifact = None if recipe.stage in context.refresh else context.store.find(recipe.stage, recipe.key)
+        return Ref.to(artifact, made=False) if artifact else Ref.to(_run_on(worker, make), made=True)
+
+    return _once(context.store.directory(recipe.stage, recipe.key), find_or_make)
+
+
+def _once(directory: Path, work: Callable[[], Ref]) -> Ref:
+    """Return the work's result, or wait for it where another task is at the same artifact: two splits may be alike."""
+    mine: Future[Ref] = Future()
+    future = _under_way.setdefault(directory, mine)
+    if future is not mine:
+        return future.result().model_copy(update={"made": False})
+    try:
+        mine.set_result(work())
+    except BaseException as error:
+        mine.set_exception(error)
+        raise
+    finally:
+        del _under_way[directory]
+    return mine.result()
 
 
 def _run_on(worker: Worker, work: Callable[[], Result]) -> Result:

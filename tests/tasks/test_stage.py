@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
+from time import sleep
 
 import pytest
 
@@ -26,6 +29,16 @@ def chunk(directory: Path, context: Context, text: str) -> dict[str, int]:
     return {"letters": len(text)}
 
 
+@stage(recipe, worker="decoder")
+def slow(directory: Path, context: Context, text: str) -> dict[str, int]:
+    """Take a while, so that others come meanwhile."""
+    built.append(text)
+    sleep(1)
+    if text == "fault":
+        raise ValueError("it cannot be made")
+    return {}
+
+
 @pytest.fixture
 def context(tmp_path):
     built.clear()
@@ -44,6 +57,20 @@ def test_the_task_makes_the_artifact_once_and_then_finds_it(context):
     assert first.counts == {"letters": 5}
     assert first.content_key == second.content_key
     assert (first.directory(context) / "text").read_text() == "hello"
+
+
+def test_tasks_at_the_same_artifact_at_once_make_it_once(context):
+    with ThreadPoolExecutor(4) as callers:
+        begun = Barrier(4, timeout=30)
+        refs = list(callers.map(lambda _: (begun.wait(), slow.fn(context, "hello"))[1], range(4)))
+        begun.reset()
+        failures = [callers.submit(lambda: (begun.wait(), slow.fn(context, "fault"))) for _ in range(4)]
+    assert built == ["hello", "fault"]
+    assert sorted(ref.made for ref in refs) == [False, False, False, True]
+    assert len({ref.content_key for ref in refs}) == 1
+    for failure in failures:
+        with pytest.raises(ValueError, match="cannot be made"):
+            failure.result()
 
 
 def test_refresh_makes_it_again(context):
