@@ -42,6 +42,7 @@ _pools: dict[Worker, ThreadPoolExecutor] = {}
 _pools_lock = threading.Lock()
 _machine = Room(MOST_MODELS)
 _under_way: dict[Path, Future[Ref]] = {}
+"""What is being found or made, by the artifact's folder."""
 
 
 @functools.lru_cache(maxsize=4)

@@ -25,7 +25,6 @@ from torch import nn
 
 from pipeline_lib.models import alstm_gpu
 from pipeline_lib.models.alstm_cpu import CPUSteps
-from pipeline_lib.models.alstm_gpu import GPUSteps
 from pipeline_lib.models.alstm_loop import Inputs, Steps, run_loop
 from pipeline_lib.models.attention import Attention, Scorer, glimpse, uniform
 from pipeline_lib.models.dropout import Dropout
@@ -108,10 +107,11 @@ class ALSTM(nn.Module):
         device, is_fp32 = features_BTID.device.type, features_BTID.dtype == torch.float32
         if not self.carry_state or len(self.cells) > 1 or not is_fp32 or features_BTID.requires_grad:
             return None
+        if device not in ("cpu", "cuda") or torch.is_autocast_enabled(device):
+            return None
         if device == "cpu":
-            return None if torch.is_autocast_enabled(device) else CPUSteps
-        is_known = device == "cuda" and not torch.is_autocast_enabled(device) and alstm_gpu.is_usable()
-        return GPUSteps if is_known else None
+            return CPUSteps
+        return alstm_gpu.GPUSteps if alstm_gpu.is_usable() else None
 
     def _loop_inputs(
         self, attention: Attention, ahead: torch.Tensor, features_BTID: torch.Tensor, h_BU: torch.Tensor, c_BU: torch.Tensor

@@ -93,7 +93,7 @@ class Steps(ABC):
         dscores_NI, dproduct_NV, dgates_NG = (
             gradient.flatten(0, 1) for gradient in (self.dscores_TBI, self.dproduct_TBV, self.dgates_TBG)
         )
-        if inputs.hidden_factors_TBV is not None:
+        if inputs.hidden_factors_TBV is not None:  # the state's bias is in one of the two terms, which is up to the device
             kept_TBV = torch.tanh(inputs.ahead + self.product_TBV) * inputs.hidden_factors_TBV
             self.dscore = dscores_NI.t() @ kept_TBV.flatten(0, 1)
         return (

@@ -23,6 +23,7 @@ def several(tmp_path_factory, tiny_collection, prefect_server):
         for class_name in CLASSES:
             first = collection / "splits" / f"{class_name}_test_split1.txt"
             names = [line.rsplit(maxsplit=1)[0] for line in first.read_text(encoding="utf-8").splitlines()]
+            # Split 3 is split 1 again: its trainings have the same keys, and are under way at the same time.
             labels = [2 if (number + split) % NUM_VIDEOS < 3 else 1 for number in range(NUM_VIDEOS)]
             lines = [f"{name} {label} \n" for name, label in zip(names, labels, strict=True)]
             first.with_name(f"{class_name}_test_split{split}.txt").write_text("".join(lines), encoding="utf-8")
@@ -35,6 +36,7 @@ def test_every_cell_is_a_child_and_features_are_made_once(several):
     pipeline, summary = several
     assert {name: len(row["cells"]) for name, row in summary["models"].items()} == {"alstm": 6, "mean_pool": 6}
     assert len(list((pipeline.workspace / "artifacts" / "features").iterdir())) == 4
+    assert len(list((pipeline.workspace / "artifacts" / "train").iterdir())) == 2 * 2 * 2
     client = MlflowClient(summary["mlflow"]["tracking_uri"])
     parent = summary["mlflow"]["parent_run_id"]
     experiment = client.get_run(parent).info.experiment_id
