@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -13,12 +14,16 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from pipeline_lib.errors import UserError
+
 STAGES = ("fetch", "subsample", "chunk", "finetune", "features", "sweep", "train", "evaluate", "heatmaps", "report")
 DEFAULT_WORKSPACE = "workspace"
 DEFAULT_MODEL = "models:/har@champion"
 STOP_SECONDS = 10.0
 STOPPED = 130
 """Exit code of a command stopped by the user, as shells have it."""
+MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of the file system that a user can mend: no space, no permission. Any other is a bug and shows its traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -26,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     options = _parser().parse_args(arguments)
     try:
         code = options.command(options)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in MENDABLE:
+            raise
         print(f"har: {error}", file=sys.stderr)  # noqa: T201
         code = 1
     except KeyboardInterrupt:

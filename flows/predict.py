@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from flows.terminal import console, say
+from pipeline_lib.errors import UserError
 from pipeline_lib.predict.heatmap import draw_heatmap
 from pipeline_lib.predict.results import ResultFiles, describe
 from pipeline_lib.predict.videos import AskedVideo, find_videos
@@ -35,10 +36,10 @@ def predict(
         0, or 1 if a video could not be had or decoded; the others are done all the same.
 
     Raises:
-        ValueError: a video or model that is not there, an output folder that holds something, an overlap that is no share.
+        UserError: a video or model that is not there, an output folder that holds something, an overlap that is no share.
     """
     if not 0 <= overlap < 1:
-        raise ValueError(f"--overlap {overlap:g}: must be 0 or more, and less than 1")
+        raise UserError(f"--overlap {overlap:g}: must be 0 or more, and less than 1")
     videos = find_videos(arguments)
     opened = open_predictor(source, workspace)
     folder = _new_folder(output, workspace)
@@ -115,9 +116,9 @@ def _new_folder(output: Path | None, workspace: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise ValueError(f"--output {folder}: holds something already; name a new folder")
+            raise UserError(f"--output {folder}: holds something already; name a new folder")
     except OSError as error:
-        raise ValueError(f"--output {folder}: cannot be made a folder ({error.strerror}); name another") from None
+        raise UserError(f"--output {folder}: cannot be made a folder ({error.strerror}); name another") from None
     return folder
 
 

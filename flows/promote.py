@@ -22,7 +22,7 @@ def promote(which: str | None, workspace: Path) -> int:
         workspace: whose MLflow store is meant.
 
     Raises:
-        ValueError: there is no such version or run.
+        UserError: there is no such version or run.
     """
     tracking.open_tracking(workspace)
     found = _find(which)

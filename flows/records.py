@@ -19,6 +19,7 @@ from prefect.states import Crashed
 from flows import terminal
 from flows.cells import Cell, best_cell
 from flows.services import mlflow_address
+from pipeline_lib.errors import UserError
 from pipeline_lib.params import Params
 from tasks import progress, registry, tracking
 from tasks.stage import Context, Ref
@@ -132,7 +133,7 @@ class Record:
             found = registry.register(candidates[best_cell(run.cells, [ref.counts for ref in result.refs])])
             tracking.set_tags(self.parent_run_id, {registry.VERSION: str(found.version)})
             terminal.say(f"registered {registry.describe(found)}: {registry.standing(found)}")
-        except (ValueError, MlflowException) as error:
+        except (UserError, MlflowException) as error:
             logger.warning("no model is registered: %s", error)
 
     def _candidate(self, cell: Cell, ref: Ref) -> registry.Candidate:

@@ -27,6 +27,7 @@ import tasks.train
 from flows import records, summary
 from flows.cells import Cell, Overrides, plan_cells
 from flows.execution import Execution, Future, StageReached, StageResult
+from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import videos_root
 from pipeline_lib.params import STAGES, Params
 from pipeline_lib.tables import read_shards
@@ -265,7 +266,7 @@ def open_run(params: Params, *, until: str | None, refresh: Sequence[str]) -> It
     """Hold the workspace, open the run's records, and see to it that both are closed, whatever happens."""
     unknown = [stage for stage in (*refresh, *filter(None, [until])) if stage not in STAGES]
     if unknown:
-        raise ValueError(f"{unknown[0]} is not a stage; the stages are {', '.join(STAGES)}")
+        raise UserError(f"{unknown[0]} is not a stage; the stages are {', '.join(STAGES)}")
     workspace = Path(params.workspace).expanduser().absolute()
     context = Context(workspace=workspace, refresh=tuple(refresh))
     with hold_workspace(workspace):

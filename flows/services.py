@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from flows.deployments import deployment_names
+from pipeline_lib.errors import UserError
 from pipeline_lib.params import TrackingParams
 from tasks.tracking import QUIET
 
@@ -94,7 +95,7 @@ def start_services(workspace: Path, prefect_port: int, mlflow_port: int, say: Ca
     """Start what does not run yet, and wait until each is healthy; on failure stop what was started.
 
     Raises:
-        ValueError: a port is taken, or a service did not become healthy.
+        UserError: a port is taken, or a service did not become healthy.
     """
     from tasks.tracking import init_tracking
 
@@ -185,12 +186,12 @@ def wait_for_prefect(api_url: str) -> None:
     """Wait until a Prefect server answers.
 
     Raises:
-        ValueError: it does not.
+        UserError: it does not.
     """
     deadline = time.monotonic() + START_SECONDS
     while not _answers(f"{api_url}/health"):
         if time.monotonic() > deadline:
-            raise ValueError(f"PREFECT_API_URL: no Prefect server answers at {api_url}; `har up` starts one, or unset it")
+            raise UserError(f"PREFECT_API_URL: no Prefect server answers at {api_url}; `har up` starts one, or unset it")
         time.sleep(0.1)
 
 
@@ -260,7 +261,7 @@ def _wait_until(service: Service, healthy: Callable[[], bool]) -> None:
         if service.process() is None or time.monotonic() > deadline:
             state = "ended" if service.process() is None else f"did not answer within {START_SECONDS:.0f} s"
             last = _last_line(Path(service.log))
-            raise ValueError(f"har up: the {service.name} process {state}; its log is {service.log}, the end of it: {last}")
+            raise UserError(f"har up: the {service.name} process {state}; its log is {service.log}, the end of it: {last}")
         time.sleep(0.5)
 
 
@@ -283,7 +284,7 @@ def _refuse_taken_port(name: str, port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError:
-            raise ValueError(
+            raise UserError(
                 f"har up: port {port}, wanted for {name}, is taken by another program; stop it, or choose another port "
                 f"with --{name}-port"
             ) from None

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline_lib.errors import UserError
 
-class WorkspaceBusyError(ValueError):
+
+class WorkspaceBusyError(UserError):
     """Another run holds the workspace."""
 
 
@@ -51,4 +53,4 @@ def _create(workspace: Path) -> None:
     try:
         workspace.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"workspace: {workspace} cannot be made a folder ({error.strerror}); choose another") from None
+        raise UserError(f"workspace: {workspace} cannot be made a folder ({error.strerror}); choose another") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.artifacts import Recipe
+from pipeline_lib.errors import UserError
 from pipeline_lib.params import ChunkParams, FeaturesParams
 from tasks.placing import plan_shards, run_at
 from tasks.progress import advance
@@ -24,7 +25,7 @@ def backbone_recipe(context: Context, params: FeaturesParams) -> dict[str, Any]:
     if params.weights not in ("imagenet", "random"):
         path = Path(params.weights).expanduser()
         if not path.is_file():
-            raise ValueError(f"features.weights: {params.weights} is not there; give imagenet, random or a state dict file")
+            raise UserError(f"features.weights: {params.weights} is not there; give imagenet, random or a state dict file")
         values["weights"] = f"sha256 {context.store.digests.sha256(path)}"
     return values
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.artifacts import Recipe, digest
+from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import fetch_collection
 from pipeline_lib.params import FetchParams
 from tasks.progress import transfer
@@ -34,7 +35,7 @@ def _identify(context: Context, address: str) -> str:
         return address
     path = Path(address).expanduser()
     if not path.exists():
-        raise ValueError(f"fetch: {address}: no such file or folder; relative paths start at {Path.cwd()}")
+        raise UserError(f"fetch: {address}: no such file or folder; relative paths start at {Path.cwd()}")
     if path.is_dir():
         return digest([[entry.relative_to(path).as_posix(), _sha256(context, entry)] for entry in sorted(path.rglob("*"))])
     return str(_sha256(context, path))

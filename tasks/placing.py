@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline_lib.errors import UserError
+
 if TYPE_CHECKING:
     from pipeline_lib.params import Device
     from pipeline_lib.workers.hardware import Plan
@@ -36,7 +38,7 @@ def plan_models(device: Device, key: str, feature_files: Sequence[Path], alike: 
         workers: how many at once; default: as many as the machine holds.
 
     Raises:
-        ValueError: a GPU was asked for and there is none.
+        UserError: a GPU was asked for and there is none.
     """
     from pipeline_lib.models.devices import choose_device
     from pipeline_lib.workers.hardware import plan_trainings
@@ -86,7 +88,7 @@ def run_at(
 
     Raises:
         Exception: what the function raises.
-        ValueError: the process died.
+        UserError: the process died.
     """
     if plan is None or len(plan.places) == 1:
         return function(*args, **kwargs, **(callbacks or {}))
@@ -95,7 +97,7 @@ def run_at(
     try:
         return _open(plan.places).run(function, *args, callbacks=callbacks, **kwargs)
     except DiedError as error:
-        raise ValueError(
+        raise UserError(
             f"{function.__name__}: {error}; what is finished is kept: run again, "
             "with fewer at once (train.workers) or more memory"
         ) from None

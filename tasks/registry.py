@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.predict.parts import PREPARATION, Parts
 from tasks import tracking
 
@@ -119,11 +120,11 @@ def newest() -> ModelVersion:
     """Return the newest version of `har`.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     found = versions()
     if not found:
-        raise ValueError("no model is registered yet; `har run` registers its best one (try `har run params/demo.yaml`)")
+        raise UserError("no model is registered yet; `har run` registers its best one (try `har run params/demo.yaml`)")
     return found[-1]
 
 
@@ -131,12 +132,12 @@ def find_version(number: str) -> ModelVersion:
     """Return a version of `har` by its number.
 
     Raises:
-        ValueError: there is none; the line says which there are.
+        UserError: there is none; the line says which there are.
     """
     newest()
     found = {str(version.version): version for version in versions()}
     if number not in found:
-        raise ValueError(f"{MODEL} has no version {number}; it has {', '.join(found)}")
+        raise UserError(f"{MODEL} has no version {number}; it has {', '.join(found)}")
     return found[number]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.predict.parts import BACKBONE, CHECKPOINT, PREPARATION, Parts, read_preparation
 from tasks import registry, tracking
 from tasks.registry import CHAMPION, MODEL, PREDICTOR
@@ -48,7 +49,7 @@ def open_predictor(source: str, workspace: Path, *, siblings: bool = False) -> O
         siblings: whether the other models of its run (same split and seed) are loaded too, over the same features.
 
     Raises:
-        ValueError: the source does not exist, or is none; one line with what is accepted.
+        UserError: the source does not exist, or is none; one line with what is accepted.
     """
     from pipeline_lib.artifacts import file_sha256
     from pipeline_lib.predict.predictor import Predictor
@@ -86,14 +87,14 @@ class _Finder:
         if RUN_ID.fullmatch(source):
             tracking.open_tracking(self.workspace)
             return self._of_run(source)
-        raise ValueError(f"{source}: no such model; give {ACCEPTED}")
+        raise UserError(f"{source}: no such model; give {ACCEPTED}")
 
     def _of_checkpoint(self, path: Path) -> Parts:
         from pipeline_lib.artifacts import Store
         from pipeline_lib.predict.origin import find_training, parts_of_training
 
         if not self.workspace.is_dir():
-            raise ValueError(f"{self.workspace}: no such workspace; name the one that {path} was trained in with --workspace")
+            raise UserError(f"{self.workspace}: no such workspace; name the one that {path} was trained in with --workspace")
         store = Store(self.workspace)
         try:
             return parts_of_training(store, find_training(store, path))
@@ -123,7 +124,7 @@ def get_run(run_id: str) -> Run:
     """Return an MLflow run.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -131,18 +132,18 @@ def get_run(run_id: str) -> Run:
     try:
         return MlflowClient().get_run(run_id)
     except MlflowException:
-        raise ValueError(f"{run_id}: no such MLflow run in {tracking.current_uri()}; give {ACCEPTED}") from None
+        raise UserError(f"{run_id}: no such MLflow run in {tracking.current_uri()}; give {ACCEPTED}") from None
 
 
 def version_of_run(run: Run) -> str:
     """Return the version of `har` that a parent run registered, or found registered.
 
     Raises:
-        ValueError: none.
+        UserError: none.
     """
     number = run.data.tags.get(registry.VERSION)
     if number is None:
-        raise ValueError(f"run {run.info.run_id} ({run.info.run_name}) registered no model: it ended before training")
+        raise UserError(f"run {run.info.run_id} ({run.info.run_name}) registered no model: it ended before training")
     return number
 
 
@@ -150,7 +151,7 @@ def candidate_of_run(run: Run, scratch: Path) -> registry.Candidate:
     """Return a child run's model, put together in `scratch`, ready to be registered.
 
     Raises:
-        ValueError: the run trained none.
+        UserError: the run trained none.
     """
     parts = download_parts(run, scratch)
     return registry.Candidate(run.info.run_id, parts, {name: run.data.tags[name] for name in registry.SHOWN})
@@ -160,7 +161,7 @@ def download_parts(run: Run, scratch: Path) -> Parts:
     """Put together a child run's model: its checkpoint, and its parent's backbone.
 
     Raises:
-        ValueError: the run trained no model, or its files are gone.
+        UserError: the run trained no model, or its files are gone.
     """
     from pipeline_lib.models.checkpoints import read_metadata
 
@@ -180,14 +181,14 @@ def _download(run_id: str, name: str, folder: Path) -> Path:
     try:
         return Path(MlflowClient().download_artifacts(run_id, name, str(folder)))
     except (MlflowException, OSError):
-        raise ValueError(f"run {run_id}: it trained no model that predicts (no {name} among its artifacts)") from None
+        raise UserError(f"run {run_id}: it trained no model that predicts (no {name} among its artifacts)") from None
 
 
 def download_model(uri: str, scratch: Path) -> Parts:
     """Fetch a registered or logged model.
 
     Raises:
-        ValueError: it does not exist, or is not one of this project's.
+        UserError: it does not exist, or is not one of this project's.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -197,9 +198,9 @@ def download_model(uri: str, scratch: Path) -> Parts:
         model = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
     except (MlflowException, OSError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{uri}: not to be had from {tracking.current_uri()}: {reason}") from None
+        raise UserError(f"{uri}: not to be had from {tracking.current_uri()}: {reason}") from None
     if not (model / "artifacts" / PREDICTOR / PREPARATION).is_file():
-        raise ValueError(f"{uri}: not a model that this project registered")
+        raise UserError(f"{uri}: not a model that this project registered")
     return Parts.of_folder(model / "artifacts" / PREDICTOR)
 
 

@@ -24,6 +24,7 @@ from prefect.context import TaskRunContext
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_lib.artifacts import Artifact, Recipe, Store
+from pipeline_lib.errors import UserError
 from pipeline_lib.workers.room import Room
 from tasks.placing import MOST_MODELS, end_workers, turn
 
@@ -117,7 +118,7 @@ class ArtifactPolicy(CachePolicy):
         context: Context = inputs["context"]
         try:
             recipe = self.recipe(**inputs)
-        except (ValueError, OSError):
+        except (UserError, OSError):
             return None
         record = context.results / f"{recipe.stage}-{recipe.key}"
         if recipe.stage in context.refresh or context.store.find(recipe.stage, recipe.key) is None:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.params import TrackingParams
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def init_tracking(params: TrackingParams, workspace: Path) -> tuple[str, str]:
         The tracking address and the experiment's id.
 
     Raises:
-        ValueError: the store cannot be reached.
+        UserError: the store cannot be reached.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -92,18 +93,18 @@ def init_tracking(params: TrackingParams, workspace: Path) -> tuple[str, str]:
         location = (workspace / "mlflow" / "artifacts").as_uri() if uri.startswith("sqlite:") else None
         return uri, mlflow.create_experiment(params.experiment, artifact_location=location)
     except (MlflowException, OSError) as error:
-        raise ValueError(f"tracking.uri: MLflow at {uri} cannot be used: {str(error).splitlines()[0]}") from None
+        raise UserError(f"tracking.uri: MLflow at {uri} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 def open_tracking(workspace: Path) -> str:
     """Point MLflow at the store that runs of this workspace wrote to, for a command that only reads it; return its address.
 
     Raises:
-        ValueError: there is none yet, or its server does not answer.
+        UserError: there is none yet, or its server does not answer.
     """
     uri = tracking_uri(TrackingParams(), workspace)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-        raise ValueError(f"{workspace}: no run in this workspace yet; `har run` makes one, or name another with --workspace")
+        raise UserError(f"{workspace}: no run in this workspace yet; `har run` makes one, or name another with --workspace")
     if uri.startswith("http"):
         _refuse_silence(uri)
     for name, value in QUIET.items():
@@ -143,7 +144,7 @@ def _refuse_silence(uri: str) -> None:
         return  # it answers, if only to say no
     except OSError as error:
         reason = getattr(error, "reason", error)
-        raise ValueError(f"tracking.uri: no MLflow server answers at {uri} ({reason}); start it or leave the key out") from None
+        raise UserError(f"tracking.uri: no MLflow server answers at {uri} ({reason}); start it or leave the key out") from None
 
 
 def _set_uri(uri: str) -> None:

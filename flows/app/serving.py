@@ -13,6 +13,7 @@ import uvicorn
 from flows.app.server import make_app
 from flows.terminal import say
 from pipeline_lib.artifacts import Store
+from pipeline_lib.errors import UserError
 from pipeline_lib.predict.examples import Example, find_examples
 from tasks.sources import open_predictor
 
@@ -23,7 +24,7 @@ def serve(source: str, workspace: Path, host: str, port: int) -> int:
     """Load the models and answer until Ctrl-C.
 
     Raises:
-        ValueError: no such model, or an address that cannot be had.
+        UserError: no such model, or an address that cannot be had.
     """
     listener = listen(host, port)
     with listener:
@@ -46,17 +47,17 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens, before anything that takes long.
 
     Raises:
-        ValueError: another program has the port, or the host is not this machine's.
+        UserError: another program has the port, or the host is not this machine's.
     """
     if not 0 <= port <= 65535:
-        raise ValueError(f"--port {port}: ports are numbers from 1 to 65535, and 0 for any that is free")
+        raise UserError(f"--port {port}: ports are numbers from 1 to 65535, and 0 for any that is free")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except socket.gaierror as error:
-        raise ValueError(f"--host {host}: {error.strerror}") from None
+        raise UserError(f"--host {host}: {error.strerror}") from None
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
-        raise ValueError(f"--host {host} --port {port}: {reason}; choose another") from None
+        raise UserError(f"--host {host} --port {port}: {reason}; choose another") from None
 
 
 def is_loopback(host: str) -> bool:

@@ -12,6 +12,7 @@ from pipeline_lib.chunk.clips import count_rests, cut_clips
 from pipeline_lib.chunk.groups import source_groups
 from pipeline_lib.chunk.parts import PARTS, check_no_leaks, count_leaks, drawn_parts, official_parts, tutorial_parts
 from pipeline_lib.chunk.splits import label_videos, read_splits
+from pipeline_lib.errors import UserError
 from pipeline_lib.params import ChunkParams
 
 CLIP_COLUMNS = ["clip", "video", "class_name", "group", "part", "first_frame", "valid_frames"]
@@ -36,7 +37,7 @@ def chunk_collection(
         and quarantined, and, of the videos in use, how many were padded or dropped as too short or for their tail.
 
     Raises:
-        ValueError: what is wrong with the split files, the sources or the collection.
+        UserError: what is wrong with the split files, the sources or the collection.
     """
     described = pd.concat([pd.read_parquet(shard / "videos.parquet") for shard in shards], ignore_index=True)
     described = described.sort_values("video", ignore_index=True)
@@ -57,16 +58,16 @@ def chunk_collection(
 def _check_classes(described: pd.DataFrame, videos: pd.DataFrame) -> None:
     lost = sorted(set(described["class_name"]) - set(videos["class_name"]))
     if lost:
-        raise ValueError(f"class {lost[0]} has no video that can be decoded; replace its videos or remove its folder")
+        raise UserError(f"class {lost[0]} has no video that can be decoded; replace its videos or remove its folder")
     if videos.empty:
-        raise ValueError("the collection has no videos; give fetch.videos a folder `<class>/<video file>`")
+        raise UserError("the collection has no videos; give fetch.videos a folder `<class>/<video file>`")
 
 
 def _deal_parts(videos: pd.DataFrame, collected: set[str], params: ChunkParams, splits: Path | None) -> pd.DataFrame:
     """Add the column `part`; return the videos that are listed but were not collected."""
     if splits is None:
         if params.protocol != "official":
-            raise ValueError(f"chunk.protocol = {params.protocol} needs split files: give fetch.splits, or use official")
+            raise UserError(f"chunk.protocol = {params.protocol} needs split files: give fetch.splits, or use official")
         videos["part"] = drawn_parts(videos, params)
         return pd.DataFrame(columns=["video", "class_name", "label"])
     assert not isinstance(params.split, tuple), "one split at a time, see ChunkParams.of_split"

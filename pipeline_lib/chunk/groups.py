@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from pipeline_lib.errors import UserError
+
 HMDB51_NAME = re.compile(r"(?P<group>.+)_[fhlu]_(nm|cm)_np\d+_(fr|ba|le|ri)_(bad|med|goo)_\d+")
 """`<source>_<class>_<body part>_<camera motion>_np<people>_<viewpoint>_<quality>_<index>`; the group keeps the class."""
 
@@ -21,14 +23,14 @@ def source_groups(videos: pd.DataFrame, sources: Path | None) -> pd.Series:
     any other video is a group of its own.
 
     Raises:
-        ValueError: the table is not one, contradicts itself, or does not name every video.
+        UserError: the table is not one, contradicts itself, or does not name every video.
     """
     if sources is None:
         return videos["video"].map(group_of_name)
     source = videos["video"].map(_read_sources(sources))
     unknown = videos.loc[source.isna(), "video"]
     if len(unknown):
-        raise ValueError(f"{sources}: lacks {len(unknown)} videos, such as {unknown.iloc[0]}; add a line for each")
+        raise UserError(f"{sources}: lacks {len(unknown)} videos, such as {unknown.iloc[0]}; add a line for each")
     return source + "_" + videos["class_name"]
 
 
@@ -45,14 +47,14 @@ def _read_sources(path: Path) -> pd.Series:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read as a table of sources: {error}") from None
+        raise UserError(f"{path}: cannot be read as a table of sources: {error}") from None
     sources: dict[str, str] = {}
     for number, row in enumerate(rows, start=1):
         if not row or row == ["video", "source"]:
             continue
         if len(row) != 2 or not all(row):
-            raise ValueError(f"{path}:{number}: {','.join(row)!r} is not accepted; give `<class>/<video file>,<source>`")
+            raise UserError(f"{path}:{number}: {','.join(row)!r} is not accepted; give `<class>/<video file>,<source>`")
         video, source = row
         if sources.setdefault(video, source) != source:
-            raise ValueError(f"{path}:{number}: names a second source for {video}; keep one")
+            raise UserError(f"{path}:{number}: names a second source for {video}; keep one")
     return pd.Series(sources, dtype="str")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.params import ChunkParams
 
 PARTS = ("train", "val", "test", "unused")
@@ -90,11 +91,11 @@ def check_no_leaks(videos: pd.DataFrame, protocol: str) -> None:
     Its code trains on sources of the test part besides: `tutorial_code` does so to be compared with it, and says how often.
 
     Raises:
-        ValueError: names the group and two of its videos.
+        UserError: names the group and two of its videos.
     """
     repeated = videos[videos["video"].duplicated()]
     if len(repeated):
-        raise ValueError(f"{repeated['video'].iloc[0]} is in the collection twice; remove one")
+        raise UserError(f"{repeated['video'].iloc[0]} is in the collection twice; remove one")
     if protocol == "tutorial_code":
         return
     used = videos[videos["part"] != "unused"]
@@ -104,7 +105,7 @@ def check_no_leaks(videos: pd.DataFrame, protocol: str) -> None:
     leaks = one_a_part[one_a_part["group"].duplicated(keep=False)]
     if len(leaks):
         first, second = leaks.iloc[0], leaks.iloc[1]
-        raise ValueError(
+        raise UserError(
             f"source group {first['group']} crosses parts: {first['video']} is in {first['part']}, {second['video']} in "
             f"{second['part']} ({leaks['group'].nunique()} such groups); correct the split files or the table of sources"
         )
@@ -120,14 +121,14 @@ def check_trainable(clips: pd.DataFrame, parts: Sequence[str] = ("val", "test"))
     """Fail if a model cannot be trained on these clips, and judged on those of `parts`.
 
     Raises:
-        ValueError: a class without training clips, or no clip at all in one of the parts.
+        UserError: a class without training clips, or no clip at all in one of the parts.
     """
     lacking = sorted(set(clips["class_name"]) - set(clips.loc[clips["part"] == "train", "class_name"]))
     if lacking:
-        raise ValueError(
+        raise UserError(
             f"no training video in {len(lacking)} of {clips['class_name'].nunique()} classes ({', '.join(lacking[:5])}); "
             "add videos, another chunk.split, or chunk.short: pad"
         )
     for part in parts:
         if not (clips["part"] == part).any():
-            raise ValueError(f"no clip is in the {part} part; add videos of other sources")
+            raise UserError(f"no clip is in the {part} part; add videos of other sources")

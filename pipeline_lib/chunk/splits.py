@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline_lib.errors import UserError
+
 LABELS = {"0": "unused", "1": "train", "2": "test"}
 """What the digit after a file name means; HMDB-51's lines end in a space."""
 
@@ -18,12 +20,12 @@ def read_splits(splits: Path, split: int) -> pd.DataFrame:
         One row a video: video (`<class>/<file name>`), class_name, label (`unused`, `train` or `test`).
 
     Raises:
-        ValueError: no file for this split; a malformed line; a video named twice in a file.
+        UserError: no file for this split; a malformed line; a video named twice in a file.
     """
     pattern = re.compile(rf"(?P<class_name>.+)_test_split{split}\.txt")
     files = {match["class_name"]: path for path in splits.iterdir() if (match := pattern.fullmatch(path.name))}
     if not files:
-        raise ValueError(f"{splits}: holds no split file for chunk.split = {split}, `<class>_test_split{split}.txt`")
+        raise UserError(f"{splits}: holds no split file for chunk.split = {split}, `<class>_test_split{split}.txt`")
     rows = [
         (f"{class_name}/{name}", class_name, label)
         for class_name, path in sorted(files.items())
@@ -37,19 +39,19 @@ def _read_split_file(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: not a text file in UTF-8") from None
+        raise UserError(f"{path}: not a text file in UTF-8") from None
     labels: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         name, _, digit = line.rstrip().rpartition(" ")
         if not name.strip() or digit not in LABELS:
-            raise ValueError(
+            raise UserError(
                 f"{path}:{number}: {line!r} is not a line of a split file; "
                 "accepted: `<video file> <label>`, label 0 unused, 1 train, 2 test"
             )
         if name in labels:
-            raise ValueError(f"{path}:{number}: {name} is listed twice; keep one line")
+            raise UserError(f"{path}:{number}: {name} is listed twice; keep one line")
         labels[name] = LABELS[digit]
     return labels
 
@@ -58,7 +60,7 @@ def label_videos(videos: pd.DataFrame, listed: pd.DataFrame, splits: Path, split
     """Return the label of every video of the collection.
 
     Raises:
-        ValueError: a class without a split file; a video that its split file does not list.
+        UserError: a class without a split file; a video that its split file does not list.
     """
     labels = videos["video"].map(listed.set_index("video")["label"])
     unknown = videos[labels.isna()]
@@ -66,7 +68,7 @@ def label_videos(videos: pd.DataFrame, listed: pd.DataFrame, splits: Path, split
         video, class_name = unknown.iloc[0][["video", "class_name"]]
         path = splits / f"{class_name}_test_split{split}.txt"
         if not path.exists():
-            raise ValueError(f"{splits}: no split file for class {class_name}; add {path.name}")
+            raise UserError(f"{splits}: no split file for class {class_name}; add {path.name}")
         others = f" (nor {len(unknown) - 1} other videos of the collection)" if len(unknown) > 1 else ""
-        raise ValueError(f"{path}: does not list {video}{others}; add a line for each: label 0 unused, 1 train, 2 test")
+        raise UserError(f"{path}: does not list {video}{others}; add a line for each: label 0 unused, 1 train, 2 test")
     return labels

@@ -20,6 +20,7 @@ import pandas as pd
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import Pipeline
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.evaluate.bootstrap import mean_interval
 from pipeline_lib.evaluate.inputs import average_features, file_metadata
 from pipeline_lib.evaluate.regression import Examples, fit_logistic_regression, inverse_penalty
@@ -57,12 +58,12 @@ def evaluate_controls(
     confidence, correct). `videos` is the table of subsampled videos (see `pipeline_lib.evaluate.inputs.file_metadata`).
 
     Raises:
-        ValueError: no test clips, or a clip is in none of the feature files.
+        UserError: no test clips, or a clip is in none of the feature files.
     """
     used = clips[clips["part"].isin(PARTS)]
     table = used.drop_duplicates("video").reset_index(drop=True)
     if "test" not in set(table["part"]):
-        raise ValueError("the test part has no clips; check the split files, or raise chunk.test_fraction")
+        raise UserError("the test part has no clips; check the split files, or raise chunk.test_fraction")
     label_V, classes = pd.factorize(table["class_name"], sort=True)
     with FeatureReader(feature_files) as reader:
         averages = _parts(average_features(used, reader), label_V, table["part"])

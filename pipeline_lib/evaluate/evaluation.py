@@ -14,6 +14,7 @@ import h5py
 import pandas as pd
 from torch import nn
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.evaluate.confusion import draw_confusion
 from pipeline_lib.evaluate.maps import ScoredMaps, curve_totals, map_totals, write_maps
 from pipeline_lib.evaluate.masking import choose_clips, masked_curves
@@ -48,7 +49,7 @@ def evaluate_model(
     `boxes` (video, time_seconds, x0, y0, x1, y1) attention is checked against them too.
 
     Raises:
-        ValueError: no test clips, a damaged checkpoint or feature file, or features other than the model was trained on.
+        UserError: no test clips, a damaged checkpoint or feature file, or features other than the model was trained on.
     """
     network, metadata = load_checkpoint(checkpoint)
     test = clips[clips["part"] == "test"].reset_index(drop=True)
@@ -93,10 +94,10 @@ def _score_maps(
 
 def _check_classes(checkpoint: Path, test: pd.DataFrame, metadata: Metadata) -> None:
     if test.empty:
-        raise ValueError("the test part has no clips; check the split files, or raise chunk.test_fraction")
+        raise UserError("the test part has no clips; check the split files, or raise chunk.test_fraction")
     unknown = sorted(set(test["class_name"]) - set(metadata.classes))
     if unknown:
-        raise ValueError(f"{checkpoint}: the model does not know the class {unknown[0]!r} of the test part; train it again")
+        raise UserError(f"{checkpoint}: the model does not know the class {unknown[0]!r} of the test part; train it again")
 
 
 def _check_features(checkpoint: Path, reader: FeatureReader, metadata: Metadata) -> None:
@@ -106,7 +107,7 @@ def _check_features(checkpoint: Path, reader: FeatureReader, metadata: Metadata)
     expected = metadata.features | {"grid": metadata.grid, "channels": metadata.channels}
     for name in ("grid", "channels", *FEATURES_MUST_AGREE):
         if found.get(name) != expected.get(name):
-            raise ValueError(
+            raise UserError(
                 f"{checkpoint}: trained on features whose {name} is {expected.get(name)}, these have {found.get(name)}; "
                 "run with `--refresh train`"
             )

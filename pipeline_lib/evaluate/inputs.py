@@ -22,7 +22,7 @@ def average_features(clips: pd.DataFrame, reader: FeatureReader) -> np.ndarray:
     """Return features_VD of each video, in the order of their first clips, averaged over its valid frames and all cells.
 
     Raises:
-        ValueError: a clip is in none of the feature files.
+        UserError: a clip is in none of the feature files.
     """
     video_N, videos = pd.factorize(clips["video"])
     valid_N = clips["valid_frames"].to_numpy()

@@ -12,6 +12,7 @@ from queue import Full, Queue
 
 import numpy as np
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.video.decoders import Shape, empty_array, read_arrays
 from pipeline_lib.video.ffmpeg import VideoError
 
@@ -76,7 +77,7 @@ def read_ahead(
     `threads` videos are decoded at once. The frames of one must be used before the next video is asked for.
 
     Raises:
-        ValueError: a video cannot be decoded; raised while its frames are read.
+        UserError: a video cannot be decoded; raised while its frames are read.
     """
     waiting = iter(videos)
     opened: deque[tuple[str, _VideoQueue]] = deque()
@@ -105,4 +106,4 @@ def _named_arrays(name: str, video: _VideoQueue) -> Iterator[np.ndarray]:
     try:
         yield from video.arrays()
     except VideoError as error:
-        raise ValueError(f"{name}: no longer decodes ({error.reason}); run with `--refresh subsample`") from None
+        raise UserError(f"{name}: no longer decodes ({error.reason}); run with `--refresh subsample`") from None

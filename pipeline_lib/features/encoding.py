@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.models.backbones import Backbone
 from pipeline_lib.models.fusing import fuse
 
@@ -66,11 +67,11 @@ class Encoded:
         """Return features_NKKD (float16) once they are there.
 
         Raises:
-            ValueError: they are not finite in fp16.
+            UserError: they are not finite in fp16.
         """
         self.ended.wait()
         if not self.is_finite:
-            raise ValueError(
+            raise UserError(
                 f"features.weights: {self.backbone} gives features beyond fp16; if `features.precision: bf16` does too, "
                 "these weights do not fit"
             )

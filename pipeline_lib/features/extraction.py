@@ -23,6 +23,7 @@ import torch
 
 from pipeline_lib.artifacts import tool_versions
 from pipeline_lib.chunk import cut_clips
+from pipeline_lib.errors import UserError
 from pipeline_lib.features.decoding import read_ahead
 from pipeline_lib.features.encoding import Encoded, FrameEncoder, batches, pinned_array
 from pipeline_lib.features.hdf5 import FeatureWriter
@@ -76,7 +77,7 @@ def extract_features(
         network waited for frames, and `all`: this shard's part of the device's time.
 
     Raises:
-        ValueError: a video does not decode to the frames that `videos.parquet` tells; backbone, weights or device that
+        UserError: a video does not decode to the frames that `videos.parquet` tells; backbone, weights or device that
             cannot be had.
     """
     videos = pd.read_parquet(subsample_shard / "videos.parquet")
@@ -176,7 +177,7 @@ def _frames_of_clips(shard: Path, videos: pd.DataFrame, clips: pd.DataFrame, dev
                 yield frames_NHWC[:wanted]
             num_decoded += len(frames_NHWC)
         if num_decoded != expected_frames[video]:
-            raise ValueError(
+            raise UserError(
                 f"{video}: decodes to {num_decoded} frames, videos.parquet tells {expected_frames[video]}; "
                 "run with `--refresh subsample`"
             )

@@ -22,6 +22,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline_lib.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 AXES = "clip,frame,row,column,channel"
@@ -102,7 +104,7 @@ class FeatureReader:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         if not paths:
-            raise ValueError("no feature files to read; run the features stage first")
+            raise UserError("no feature files to read; run the features stage first")
         self.paths = list(paths)
         self._forget()
 
@@ -159,12 +161,12 @@ class FeatureReader:
         `pinned` memory can be copied to a GPU while others compute.
 
         Raises:
-            ValueError: a clip is in none of the files, or a file is damaged.
+            UserError: a clip is in none of the files, or a file is damaged.
         """
         self._opened()
         unknown = [clip for clip in clips if clip not in self._places]
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"{len(unknown)} clips have no features ({unknown[0]}, ...): "
                 "features and clips are from different runs; run with `--refresh features`"
             )
@@ -196,7 +198,7 @@ class FeatureReader:
         for file_index, (path, file) in enumerate(zip(self.paths, self._files, strict=True)):
             for clip, offset in zip(file["clip"].asstr()[:], _offsets(path, file["features"]), strict=True):
                 if clip in places:
-                    raise ValueError(f"{path}: clip {clip} is also in {self.paths[places[clip][0]]}")
+                    raise UserError(f"{path}: clip {clip} is also in {self.paths[places[clip][0]]}")
                 places[clip] = (file_index, offset)
         return places
 
@@ -207,14 +209,14 @@ class FeatureReader:
             if file["features"].shape[1:] != first["features"].shape[1:]:
                 differing.append("shape")
             if differing:
-                raise ValueError(f"{path} and {first_path} differ in {', '.join(differing)}; run with `--refresh features`")
+                raise UserError(f"{path} and {first_path} differ in {', '.join(differing)}; run with `--refresh features`")
 
 
 def _open(path: Path) -> h5py.File:
     """Open a feature file for reading and check that it is one.
 
     Raises:
-        ValueError: missing, damaged, or not a feature file.
+        UserError: missing, damaged, or not a feature file.
     """
     try:
         file = h5py.File(path, "r")
@@ -226,7 +228,7 @@ def _open(path: Path) -> h5py.File:
     if missing or axes != AXES:
         file.close()
         reason = f"it lacks {', '.join(missing)}" if missing else f"its axes are {axes}, not {AXES}"
-        raise ValueError(f"{path} is not a feature file of this pipeline: {reason}; run with `--refresh features`")
+        raise UserError(f"{path} is not a feature file of this pipeline: {reason}; run with `--refresh features`")
     return file
 
 
@@ -234,7 +236,7 @@ def _offsets(path: Path, features: h5py.Dataset) -> list[int]:
     """Return where in the file each clip begins, in bytes.
 
     Raises:
-        ValueError: clips are missing, or not stored as `FeatureWriter` stores them.
+        UserError: clips are missing, or not stored as `FeatureWriter` stores them.
     """
     offsets: dict[int, int] = {}
     clip_bytes = features.dtype.itemsize * int(np.prod(features.shape[1:]))
@@ -245,7 +247,7 @@ def _offsets(path: Path, features: h5py.Dataset) -> list[int]:
 
     features.id.chunk_iter(note)
     if features.dtype != np.float16 or features.compression or len(offsets) < len(features):
-        raise ValueError(f"{path}: clips are missing or compressed; run with `--refresh features`")
+        raise UserError(f"{path}: clips are missing or compressed; run with `--refresh features`")
     return [offsets[row] for row in range(len(features))]
 
 

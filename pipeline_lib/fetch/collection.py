@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.fetch import hmdb51
 from pipeline_lib.fetch.archives import DamagedArchiveError, Limits, remove_tree, unpack
 from pipeline_lib.fetch.download import Address, Patience, Progress, download
@@ -45,14 +46,14 @@ def list_videos(root: Path) -> list[SourceVideo]:
     """Return the videos of every class, sorted by name. Hidden files are passed over, other files counted in the log.
 
     Raises:
-        ValueError: no such folder, no class folder in it, a class without a video, or a name that is not UTF-8.
+        UserError: no such folder, no class folder in it, a class without a video, or a name that is not UTF-8.
     """
     if not root.is_dir():
         hint = "set fetch.kind: archive to unpack it" if root.is_file() else "check the path"
-        raise ValueError(f"fetch.videos: {root}: no such folder: {hint}")
+        raise UserError(f"fetch.videos: {root}: no such folder: {hint}")
     classes = [folder for folder in _visible(root) if folder.is_dir() and not _split_files(folder)]
     if not classes:
-        raise ValueError(f"fetch.videos: {root}: no class folder in it: {LAYOUT} is expected")
+        raise UserError(f"fetch.videos: {root}: no class folder in it: {LAYOUT} is expected")
     videos = [video for folder in classes for video in _class_videos(folder)]
     return sorted(videos, key=lambda video: video.video)
 
@@ -63,7 +64,7 @@ def _class_videos(folder: Path) -> list[SourceVideo]:
     if not videos:
         deeper = next((path.parent.parent for path in _files_below(folder) if _is_video(path)), None)
         hint = f"did you mean fetch.videos: {deeper}" if deeper else "add videos or remove the folder"
-        raise ValueError(f"fetch.videos: {folder}: no video in this class folder ({LAYOUT} is expected): {hint}")
+        raise UserError(f"fetch.videos: {folder}: no video in this class folder ({LAYOUT} is expected): {hint}")
     if len(videos) < len(files):
         logger.warning("%s: %d of its %d entries are no videos, ignored", folder, len(files) - len(videos), len(files))
     return [SourceVideo(_checked_name(f"{folder.name}/{path.name}", folder), folder.name) for path in videos]
@@ -73,7 +74,7 @@ def _checked_name(name: str, folder: Path) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"fetch.videos: {folder}: the name {name!a} is not valid UTF-8: rename it") from None
+        raise UserError(f"fetch.videos: {folder}: the name {name!a} is not valid UTF-8: rename it") from None
     return name
 
 
@@ -113,7 +114,7 @@ def fetch_collection(
     go to `partial`, which may outlive the call: a later one takes them up again. `sha256` digests a file.
 
     Raises:
-        ValueError: an address, archive, folder or table that is not what it should be; one line with the mend.
+        UserError: an address, archive, folder or table that is not what it should be; one line with the mend.
     """
     if params.kind == "synthetic":
         params = _pack_synthetic(params, partial)
@@ -178,7 +179,7 @@ def _fetch_videos(params: FetchParams, directory: Path, partial: Path, progress:
     addresses = _addresses(params.videos, params.videos_sha256, known)
     unpacked = _fetch_folder("fetch.videos", addresses, params, partial, progress)
     if unpacked.parent != partial:
-        raise ValueError(f"fetch.videos: {unpacked} is a folder, not an archive: set fetch.kind: folder")
+        raise UserError(f"fetch.videos: {unpacked} is a folder, not an archive: set fetch.kind: folder")
     shutil.move(_class_folders_root(unpacked), directory / "videos")
     remove_tree(unpacked)
 
@@ -194,7 +195,7 @@ def _fetch_splits(params: FetchParams, directory: Path, partial: Path, progress:
     folders = sorted({str(path.parent) for path in files})
     if len(folders) != 1:
         found = f"split files in {len(folders)} folders" if folders else "no split file"
-        raise ValueError(
+        raise UserError(
             f"fetch.splits: {params.splits or folder}: {found}: one folder of <class>_test_split1.txt, ... is expected"
         )
     (directory / "splits").mkdir(parents=True)
@@ -229,8 +230,8 @@ def _class_folders_root(unpacked: Path) -> Path:
     if len(roots) == 1 and roots[0].is_relative_to(unpacked):
         return roots[0]
     if not roots:
-        raise ValueError(f"fetch.videos: no video in the archive: {LAYOUT} is expected")
+        raise UserError(f"fetch.videos: no video in the archive: {LAYOUT} is expected")
     shown = ", ".join(f"{root.relative_to(unpacked)}/" if root.is_relative_to(unpacked) else "the top" for root in roots[:3])
-    raise ValueError(
+    raise UserError(
         f"fetch.videos: the archive's videos are not in class folders of one folder ({shown}): {LAYOUT} is expected"
     )

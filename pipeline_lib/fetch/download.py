@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.transfer import Address, AddressError, Patience, Progress, Transfer, check_file
 
 __all__ = ["Address", "Patience", "Progress", "download"]
@@ -27,7 +28,7 @@ def download(
     and is renamed when whole and checked. `key` names the parameter to mend, for example `fetch.videos`.
 
     Raises:
-        ValueError: no address gave the file (each is named with its reason), or the disk is full.
+        UserError: no address gave the file (each is named with its reason), or the disk is full.
     """
     assert addresses, "nowhere to look for the file"
     reasons = []
@@ -39,7 +40,7 @@ def download(
         except AddressError as error:
             logger.warning("%s: %s", address.url, error)
             reasons.append(f"{address.url} ({error})")
-    raise ValueError(
+    raise UserError(
         f"{key}: not to be had from {'; '.join(reasons)}. Set {key} to the path of a local copy or another address"
     )
 

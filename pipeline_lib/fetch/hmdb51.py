@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.transfer import Address
 
 NUM_CLASSES = 51
@@ -49,7 +50,7 @@ def check_complete(videos: Iterable[str], splits: Path) -> None:
     """Check that the `<class>/<file>` videos and the split files are HMDB-51's, whole.
 
     Raises:
-        ValueError: first line: the counts found and expected; then a line for every file missing or unexpected.
+        UserError: first line: the counts found and expected; then a line for every file missing or unexpected.
     """
     found = set(videos)
     files = {path.name for path in splits.glob("*_test_split?.txt")}
@@ -60,7 +61,7 @@ def check_complete(videos: Iterable[str], splits: Path) -> None:
     if counts_fit and found == expected:
         return
     missing = sorted(expected_files - files) + sorted(expected - found)
-    raise ValueError(
+    raise UserError(
         f"HMDB-51 is incomplete: {len(classes)} of {NUM_CLASSES} classes, {len(found)} of {NUM_VIDEOS} videos, "
         f"{len(files)} of {NUM_SPLIT_FILES} split files; fetch its archives again, or use it as it is with "
         f"fetch.kind: archive{_lines('missing', missing)}{_lines('not in the split files', sorted(found - expected))}"

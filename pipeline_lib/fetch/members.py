@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from pipeline_lib.errors import UserError
+
 NOT_FIRST_VOLUME = "it is not the first volume of its set: name the first one"
 
 
-class ArchiveError(ValueError):
+class ArchiveError(UserError):
     """An archive that cannot or must not be unpacked: its name, what is wrong, and the mend, in one line."""
 
 

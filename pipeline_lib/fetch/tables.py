@@ -8,6 +8,8 @@ import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from pipeline_lib.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 BOXES_HEADER = ["video", "time_seconds", "x0", "y0", "x1", "y1"]
@@ -21,7 +23,7 @@ def copy_boxes(boxes: str | None, directory: Path) -> None:
     """Copy the table of actors' boxes to `directory/boxes.csv`, if there is one.
 
     Raises:
-        ValueError: one line for each of the first mistakes in it, with its row (the header is the first).
+        UserError: one line for each of the first mistakes in it, with its row (the header is the first).
     """
     if boxes is None:
         return
@@ -29,11 +31,11 @@ def copy_boxes(boxes: str | None, directory: Path) -> None:
     header = rows[0] if rows else []
     if header != BOXES_HEADER:
         accepted = ",".join(BOXES_HEADER)
-        raise ValueError(f"fetch.boxes: {boxes}: its first line must be {accepted}, found {','.join(header)}")
+        raise UserError(f"fetch.boxes: {boxes}: its first line must be {accepted}, found {','.join(header)}")
     mistakes = [f"row {number}: {words}" for number, row in enumerate(rows[1:], start=2) if (words := _box_mistake(row))]
     if mistakes:
         more = [f"... and {len(mistakes) - SHOWN} more like these"] if len(mistakes) > SHOWN else []
-        raise ValueError("\n".join(f"fetch.boxes: {boxes}: {line}" for line in [*mistakes[:SHOWN], *more]))
+        raise UserError("\n".join(f"fetch.boxes: {boxes}: {line}" for line in [*mistakes[:SHOWN], *more]))
     _write_csv(directory / "boxes.csv", rows)
 
 
@@ -41,14 +43,14 @@ def check_boxed_videos(boxes: str | None, videos: Collection[str]) -> None:
     """Warn of boxes of videos that the collection does not hold.
 
     Raises:
-        ValueError: it holds none of them: the names are written in another way.
+        UserError: it holds none of them: the names are written in another way.
     """
     if boxes is None:
         return
     boxed = dict.fromkeys(row[0] for row in _read_csv("fetch.boxes", boxes)[1:])
     strangers = [video for video in boxed if video not in videos]
     if strangers and len(strangers) == len(boxed):
-        raise ValueError(
+        raise UserError(
             f"fetch.boxes: {boxes}: none of its videos is in the collection; they are named as {next(iter(videos))} is, "
             f"found {strangers[0]}"
         )
@@ -80,7 +82,7 @@ def copy_sources(sources: str | None, directory: Path) -> None:
         rows = rows[1:]
     for row in rows:
         if len(row) != 2 or "/" not in row[0]:
-            raise ValueError(f"fetch.sources: {sources}: every line must be class/video,source; found {','.join(row)}")
+            raise UserError(f"fetch.sources: {sources}: every line must be class/video,source; found {','.join(row)}")
     _write_csv(directory / "sources.csv", [SOURCES_HEADER, *rows])
 
 
@@ -90,9 +92,9 @@ def _read_csv(key: str, name: str) -> list[list[str]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return [row for row in csv.reader(file) if row]
     except FileNotFoundError:
-        raise ValueError(f"{key}: {path}: no such file: check the path") from None
+        raise UserError(f"{key}: {path}: no such file: check the path") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{key}: {path}: cannot be read as a CSV file in UTF-8 ({error})") from None
+        raise UserError(f"{key}: {path}: cannot be read as a CSV file in UTF-8 ({error})") from None
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:

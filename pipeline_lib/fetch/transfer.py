@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline_lib.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int | None], None]
@@ -195,7 +197,7 @@ class Transfer:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise self._full_disk(total_bytes) from None
-            raise ValueError(f"{self.part}: cannot be written: {error.strerror}") from None
+            raise UserError(f"{self.part}: cannot be written: {error.strerror}") from None
 
     def _resume_point(self) -> tuple[int, str]:
         """Return from which byte to go on, and what shows that the server's file is still the same."""

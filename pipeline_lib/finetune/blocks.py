@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.models.backbones import Backbone, PatchTokens
 
 USUAL_SIZE = 224
@@ -24,13 +25,13 @@ def last_blocks(backbone: Backbone, blocks: int | Literal["all"]) -> list[nn.Mod
     """Return the modules of the backbone's last blocks; of all of them, the whole extractor.
 
     Raises:
-        ValueError: the backbone has fewer blocks.
+        UserError: the backbone has fewer blocks.
     """
     found = find_blocks(backbone)
     if blocks == "all" or blocks == len(found):
         return [backbone.extractor]
     if blocks > len(found):
-        raise ValueError(
+        raise UserError(
             f"finetune.blocks = {blocks}: {backbone.name} has {len(found)} blocks; give 1 to {len(found)}, or `all`"
         )
     return [module for block in found[-blocks:] for module in block]

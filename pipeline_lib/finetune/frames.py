@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.features.decoding import read_ahead
 from pipeline_lib.features.encoding import resize
 
@@ -71,7 +72,7 @@ def load_frames(
         frames_per_video: frames to keep of each video, evenly spaced; default: as many as fit `MAX_STORE_BYTES`.
 
     Raises:
-        ValueError: a video cannot be decoded or is shorter than its clips.
+        UserError: a video cannot be decoded or is shorter than its clips.
     """
     clips = clips.assign(end=clips["first_frame"] + clips["valid_frames"])
     videos = clips.groupby("video").agg(class_name=("class_name", "first"), num_frames=("end", "max"))
@@ -112,7 +113,7 @@ def _chosen_frames(wanted: Mapping[str, Sequence[int]], video_path: Callable[[st
                 missing.discard(number)
                 yield frame
         if missing:
-            raise ValueError(f"{video}: ends before frame {max(missing)} of its clips; run with `--refresh subsample`")
+            raise UserError(f"{video}: ends before frame {max(missing)} of its clips; run with `--refresh subsample`")
 
 
 def _stacks(frames: Iterable[np.ndarray]) -> list[Tensor]:

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.features.encoding import normalise
 from pipeline_lib.finetune.augmentation import augment
 from pipeline_lib.finetune.blocks import last_blocks
@@ -167,7 +168,7 @@ def finetune_backbone(
         frozen_val_frame_accuracy, which a linear layer reaches on the features as they were.
 
     Raises:
-        ValueError: no clips to train or validate on; more blocks than the backbone has; a video that cannot be decoded;
+        UserError: no clips to train or validate on; more blocks than the backbone has; a video that cannot be decoded;
             weights that cannot be had.
     """
     classes = sorted(clips["class_name"].unique())
@@ -225,7 +226,7 @@ def _load_stores(
     for part, frames_per_video in (("train", None), ("val", params.frames_per_video)):
         clips_of_part = clips[clips["part"] == part]
         if clips_of_part.empty:
-            raise ValueError(f"finetune: no clips in the {part} part; more videos, or `finetune.enabled: false`")
+            raise UserError(f"finetune: no clips in the {part} part; more videos, or `finetune.enabled: false`")
         store = load_frames(
             clips_of_part, classes, video_path, image_size=features.image_size, frames_per_video=frames_per_video
         )

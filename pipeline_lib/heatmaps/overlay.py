@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.heatmaps.maps import percentile_level
 
 FADE_LEVELS = 56
@@ -27,10 +28,10 @@ class Overlay:
         With `percentile` None the colour comes in evenly from the lowest level to the highest.
 
         Raises:
-            ValueError: matplotlib knows no such colour map.
+            UserError: matplotlib knows no such colour map.
         """
         if colormap not in matplotlib.colormaps:
-            raise ValueError(f"heatmaps.colormap = {colormap!r}: matplotlib has no such colour map; turbo is the default")
+            raise UserError(f"heatmaps.colormap = {colormap!r}: matplotlib has no such colour map; turbo is the default")
         colours = matplotlib.colormaps[colormap](np.arange(256), bytes=True)[:, :3]
         self._palette = colours.tobytes()
         self._opacity = opacity

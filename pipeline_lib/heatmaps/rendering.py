@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.heatmaps.maps import MapUpsampler
 from pipeline_lib.heatmaps.overlay import Overlay
 from pipeline_lib.heatmaps.panel import Panel
@@ -74,7 +75,7 @@ def render_heatmaps(
         The numbers of successes and failures drawn.
 
     Raises:
-        ValueError: an unknown colour map, or a video with fewer frames than its clip.
+        UserError: an unknown colour map, or a video with fewer frames than its clip.
         VideoError: a video that cannot be decoded.
     """
     predictions = pd.read_parquet(evaluation / "predictions.parquet")
@@ -197,7 +198,7 @@ def _clip_frames(clip: Mapping[str, Any], source: Path, fps: float) -> Iterator[
             num_read += 1
             yield frame_HW3
     if num_read < num_frames:
-        raise ValueError(
+        raise UserError(
             f"{clip['clip']}: {source} ends after {num_read} of the clip's {num_frames} frames; "
             "make the video again with --refresh subsample"
         )

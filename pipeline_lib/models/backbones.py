@@ -17,6 +17,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer, get_model, get_model_weights, list_models
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.models.weights import read_state_dict, sha256_of_weights
 
 
@@ -120,16 +121,16 @@ class Backbone(nn.Module):
         """Return (D, H, W) of the feature map of a square frame, before it is pooled to the grid; computes nothing.
 
         Raises:
-            ValueError: the network cannot take frames of this size.
+            UserError: the network cannot take frames of this size.
         """
         if self.fixed_size not in (None, image_size):
-            raise ValueError(f"features.image_size = {image_size}: {self.name} takes {self.fixed_size} only")
+            raise UserError(f"features.image_size = {image_size}: {self.name} takes {self.fixed_size} only")
         weightless = copy.deepcopy(self.extractor).to("meta")
         try:
             map_NDHW = weightless(torch.empty(2, 3, image_size, image_size, device="meta"))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"features.image_size = {image_size} is too small for {self.name} ({reason})") from None
+            raise UserError(f"features.image_size = {image_size} is too small for {self.name} ({reason})") from None
         channels, height, width = map_NDHW.shape[1:]
         return channels, height, width
 
@@ -145,7 +146,7 @@ def build_backbone(name: str, weights: str, *, grid: int, seed: int, weights_fil
         weights_file: state dict to use whatever `weights` says, such as the finetune stage's.
 
     Raises:
-        ValueError: unknown network; weights that cannot be had, read or do not fit.
+        UserError: unknown network; weights that cannot be had, read or do not fit.
     """
     check_name(name)
     if weights_file is None and weights not in ("imagenet", "random"):
@@ -168,7 +169,7 @@ def check_name(name: str) -> None:
     known = [*list_models(module=torchvision.models), "vgg_small"]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or ["vgg16"]
-        raise ValueError(
+        raise UserError(
             f"features.backbone = {name}: no torchvision classification network is called so; near: {', '.join(near)}"
         )
 
@@ -193,13 +194,13 @@ def load_weights(extractor: nn.Module, name: str, path: Path) -> None:
     """Load a state dict; what it holds beyond the extractor (a classifier) is ignored.
 
     Raises:
-        ValueError: the file cannot be read, or a weight is missing or of another shape.
+        UserError: the file cannot be read, or a weight is missing or of another shape.
     """
     state = read_state_dict(path)
     wanted = {key: value for key, value in extractor.state_dict().items() if not key.endswith("num_batches_tracked")}
     wrong = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"features.weights: {path} does not fit {name}: {len(wrong)} of {len(wanted)} weights are missing "
             f"or of another shape ({', '.join(wrong[:3])}, ...); give this network's state dict"
         )
@@ -222,11 +223,11 @@ def _initialise(name: str, seed: int) -> nn.Module:
 
 def _download(name: str) -> nn.Module:
     if name == "vgg_small":
-        raise ValueError("features.weights = imagenet: vgg_small has none; use `random`, a path, or the finetune stage")
+        raise UserError("features.weights = imagenet: vgg_small has none; use `random`, a path, or the finetune stage")
     try:
         return get_model(name, weights="DEFAULT")
     except (OSError, RuntimeError) as error:
-        raise ValueError(
+        raise UserError(
             f"features.weights = imagenet: torchvision could not download the weights of {name} "
             f"({' '.join(str(error).split())}); without a network set `features.weights: PATH` to a local state dict"
         ) from None

@@ -68,7 +68,7 @@ class ClipSource:
         Sources of the same clips in memory share them.
 
         Raises:
-            ValueError: a clip is in none of the feature files.
+            UserError: a clip is in none of the feature files.
         """
         self._reader = reader
         self._clips = clips["clip"].tolist()
@@ -138,7 +138,7 @@ def load_once(reader: FeatureReader, clips: Sequence[str], device: torch.device)
     """Return the clips' features, on the device if they fit there; who asks for them again gets them while they are in use.
 
     Raises:
-        ValueError: a clip is in none of the feature files.
+        UserError: a clip is in none of the feature files.
     """
     with _loading:  # who comes second waits for what the first one loads
         key = _identity(reader, clips, device)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.models.registry import build_model
 from pipeline_lib.params import ModelParams
 
@@ -59,7 +60,7 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, Metadata]:
     """Return the model, on the CPU and set for inference, and its metadata.
 
     Raises:
-        ValueError: the file is missing, damaged, not a checkpoint of this project, or does not fit its own description.
+        UserError: the file is missing, damaged, not a checkpoint of this project, or does not fit its own description.
     """
     weights, text = _read(path)
     metadata = _parse(path, text)
@@ -76,14 +77,14 @@ def read_metadata(path: Path) -> Metadata:
     """Return what a checkpoint says of itself.
 
     Raises:
-        ValueError: the file is missing, damaged, or not a checkpoint of this project.
+        UserError: the file is missing, damaged, or not a checkpoint of this project.
     """
     return _parse(path, _read(path)[1])
 
 
 def _parse(path: Path, text: str | None) -> Metadata:
     if text is None:
-        raise ValueError(f"{path}: safetensors, but not a checkpoint of this project (no `{METADATA_KEY}` metadata)")
+        raise UserError(f"{path}: safetensors, but not a checkpoint of this project (no `{METADATA_KEY}` metadata)")
     try:
         return Metadata.model_validate_json(text)
     except ValidationError as error:
@@ -101,6 +102,6 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
             text = (file.metadata() or {}).get(METADATA_KEY)
             return {name: file.get_tensor(name) for name in file.keys()}, text  # noqa: SIM118 (not a dictionary)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such checkpoint; train the model first") from None
+        raise UserError(f"{path}: no such checkpoint; train the model first") from None
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: not a checkpoint, or damaged, train the model again: {error}") from None
+        raise UserError(f"{path}: not a checkpoint, or damaged, train the model again: {error}") from None

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.params import Device
 
 logger = logging.getLogger(__name__)
@@ -25,11 +26,11 @@ def choose_device(name: Device, *, key: str = "features.device") -> torch.device
     """Return the device that `name` stands for; `auto` is the GPU if there is one. `key` is the parameter it came from.
 
     Raises:
-        ValueError: a GPU was asked for and there is none.
+        UserError: a GPU was asked for and there is none.
     """
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
-        raise ValueError(f"{key} = cuda: PyTorch finds no GPU on this machine; use `auto` or `cpu`, or mend the driver")
+        raise UserError(f"{key} = cuda: PyTorch finds no GPU on this machine; use `auto` or `cpu`, or mend the driver")
     device = torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
     _log_device(device, key.partition(".")[0])
     return device

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.models.alstm import ALSTM
 from pipeline_lib.models.conv_alstm import ConvALSTM
 from pipeline_lib.models.frame_pool import FramePool
@@ -38,10 +39,10 @@ def model_kind(name: str) -> ModelKind:
     """Return what is registered under a model's name.
 
     Raises:
-        ValueError: no model has this name.
+        UserError: no model has this name.
     """
     if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; train.models accepts {', '.join(MODELS)}")
+        raise UserError(f"unknown model {name!r}; train.models accepts {', '.join(MODELS)}")
     return MODELS[name]
 
 
@@ -49,7 +50,7 @@ def build_model(params: ModelParams, *, channels: int, grid: int, num_classes: i
     """Return a model with random weights, drawn from torch's global generator.
 
     Raises:
-        ValueError: no model has this name.
+        UserError: no model has this name.
     """
     network = model_kind(params.model).network
     known = inspect.signature(network).parameters

@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline_lib.errors import UserError
+
 RENAMED = (
     (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."), r"\1\2."),
     (re.compile(r"mlp\.linear_1\."), "mlp.0."),
@@ -25,18 +27,18 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a state dict from a .safetensors, .pth or .pt file, running no code from it.
 
     Raises:
-        ValueError: no such file, or not a state dict.
+        UserError: no such file, or not a state dict.
     """
     if not path.is_file():
-        raise ValueError(f"features.weights: {path}: no such file; give `imagenet`, `random` or a state dict's path")
+        raise UserError(f"features.weights: {path}: no such file; give `imagenet`, `random` or a state dict's path")
     try:
         safe = path.suffix == ".safetensors"
         state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]
-        raise ValueError(f"features.weights: {path} is not a state dict (.pth, .pt, .safetensors): {reason}") from None
+        raise UserError(f"features.weights: {path} is not a state dict (.pth, .pt, .safetensors): {reason}") from None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"features.weights: {path} holds no state dict; save `model.state_dict()` alone")
+        raise UserError(f"features.weights: {path} holds no state dict; save `model.state_dict()` alone")
     return {_current_name(name): tensor for name, tensor in state.items()}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.params.stages import Params
 
 
@@ -25,7 +26,7 @@ def load_params(path: str | Path, settings: Iterable[str] = ()) -> Params:
     """Load a parameter file and apply `section.key=value` settings over it.
 
     Raises:
-        ValueError: one line per mistake: where it is, the value found, what is accepted.
+        UserError: one line per mistake: where it is, the value found, what is accepted.
     """
     path = Path(path)
     values = _read_yaml(path)
@@ -34,20 +35,20 @@ def load_params(path: str | Path, settings: Iterable[str] = ()) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise ValueError("\n".join(_describe(path, mistake) for mistake in error.errors())) from None
+        raise UserError("\n".join(_describe(path, mistake) for mistake in error.errors())) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such parameter file; the ones that come with the project are in params/") from None
+        raise UserError(f"{path}: no such parameter file; the ones that come with the project are in params/") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as a parameter file ({error})") from None
+        raise UserError(f"{path}: cannot be read as a parameter file ({error})") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: must hold sections such as `fetch:`, found {type(values).__name__}")
+        raise UserError(f"{path}: must hold sections such as `fetch:`, found {type(values).__name__}")
     return values
 
 
@@ -56,18 +57,18 @@ def _apply_setting(values: dict[str, Any], setting: str) -> None:
     name, equals, text = setting.partition("=")
     *sections, key = name.strip().split(".")
     if not equals or not key or not all(sections):
-        raise ValueError(f"--set {setting}: must look like section.key=value")
+        raise UserError(f"--set {setting}: must look like section.key=value")
     for section in sections:
         below = values.setdefault(section, {})
         if below is None:
             below = values[section] = {}
         if not isinstance(below, dict):
-            raise ValueError(f"--set {setting}: {section} is not a section")
+            raise UserError(f"--set {setting}: {section} is not a section")
         values = below
     try:
         values[key] = yaml.load(text, _Loader)
     except yaml.YAMLError:
-        raise ValueError(f"--set {setting}: the value is not valid YAML; quote it") from None
+        raise UserError(f"--set {setting}: the value is not valid YAML; quote it") from None
 
 
 def _describe(path: Path, mistake: Any) -> str:

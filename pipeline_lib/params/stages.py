@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.params.section import (
     Device,
     Fraction,
@@ -68,9 +69,9 @@ class FetchParams(Section):
     @model_validator(mode="after")
     def _needs_videos(self) -> FetchParams:
         if self.kind in ("archive", "folder") and self.videos is None:
-            raise ValueError(f"fetch.videos is needed when fetch.kind is {self.kind}: give a path or an address")
+            raise UserError(f"fetch.videos is needed when fetch.kind is {self.kind}: give a path or an address")
         if self.kind == "folder" and not isinstance(self.videos, str):
-            raise ValueError("fetch.videos must be one folder when fetch.kind is folder")
+            raise UserError("fetch.videos must be one folder when fetch.kind is folder")
         return self
 
 
@@ -114,7 +115,7 @@ class ChunkParams(Section):
         splits = tuple(value) if several else (value,)
         known = all(type(split) is int and split in SPLITS for split in splits)
         if not known or not splits or len(set(splits)) < len(splits):
-            raise ValueError(f"chunk.split = {value!r}: must be 1, 2 or 3, or a list of some of them")
+            raise UserError(f"chunk.split = {value!r}: must be 1, 2 or 3, or a list of some of them")
         return splits if several else value
 
     @property
@@ -198,9 +199,9 @@ class SweepParams(Section):
         for name in ("learning_rate", "dropout", "attention_penalty", "weight_decay"):
             low, high = getattr(self, name)
             if low > high:
-                raise ValueError(f"sweep.{name} = [{low:g}, {high:g}]: the first must be the smaller")
+                raise UserError(f"sweep.{name} = [{low:g}, {high:g}]: the first must be the smaller")
         if self.learning_rate[0] == 0 or self.dropout[1] >= 1:
-            raise ValueError("sweep: learning_rate must begin above 0, and dropout end below 1")
+            raise UserError("sweep: learning_rate must begin above 0, and dropout end below 1")
         return self
 
 
@@ -272,5 +273,5 @@ class Params(Section):
     def _sweeps_what_is_trained(self) -> Params:
         others = [model for model in self.sweep.models if model not in self.train.models]
         if self.sweep.enabled and others:
-            raise ValueError(f"sweep.models names {others[0]}, which train.models does not; add it there, or leave it out here")
+            raise UserError(f"sweep.models names {others[0]}, which train.models does not; add it there, or leave it out here")
         return self

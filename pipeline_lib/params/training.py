@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.params.section import Device, NonNegativeFloat, PositiveFloat, PositiveInt, Section, operational
 
 ModelName = Literal["alstm", "conv_alstm", "attention_pool", "lrcn", "mean_pool"]
@@ -104,7 +105,7 @@ class TrainParams(HyperParams):
     def _names_once(self) -> TrainParams:
         for name, values in (("models", self.models), ("seeds", self.all_seeds)):
             if len(set(values)) != len(values):
-                raise ValueError(f"train.{name} names one twice")
+                raise UserError(f"train.{name} names one twice")
         return self
 
     @model_validator(mode="after")
@@ -113,13 +114,13 @@ class TrainParams(HyperParams):
         for model, values in self.overrides.items():
             for name in values:
                 if name not in accepted:
-                    raise ValueError(f"unknown key train.overrides.{model}.{name}; accepted here: {', '.join(accepted)}")
+                    raise UserError(f"unknown key train.overrides.{model}.{name}; accepted here: {', '.join(accepted)}")
             try:
                 self.of(model)
             except ValidationError as error:
                 first = error.errors()[0]
                 name = ".".join(map(str, first["loc"]))
-                raise ValueError(f"train.overrides.{model}.{name} = {first['input']!r}: {first['msg'].lower()}") from None
+                raise UserError(f"train.overrides.{model}.{name} = {first['input']!r}: {first['msg'].lower()}") from None
         return self
 
     @property

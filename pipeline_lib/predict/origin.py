@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.artifacts import MANIFEST, Artifact, Store, file_sha256
+from pipeline_lib.errors import UserError
 from pipeline_lib.models.checkpoints import read_metadata
 from pipeline_lib.predict.parts import BACKBONE, CHECKPOINT, Parts, Preparation
 
@@ -16,12 +17,12 @@ def find_training(store: Store, checkpoint: Path) -> Artifact:
     """Return the train artifact that holds the checkpoint, wherever the file given lies.
 
     Raises:
-        ValueError: the file is missing, no checkpoint, or of another workspace.
+        UserError: the file is missing, no checkpoint, or of another workspace.
     """
     read_metadata(checkpoint)
     if trained := training_of(store, file_sha256(checkpoint)):
         return trained
-    raise ValueError(
+    raise UserError(
         f"{checkpoint}: not trained in the workspace {store.workspace}, so its backbone is unknown; give its workspace, "
         "or the model's MLflow run id"
     )
@@ -39,7 +40,7 @@ def parts_of_training(store: Store, trained: Artifact, name: str | None = None) 
     """Return the parts of a trained model; a backbone that no artifact holds is made again, once, and kept in the workspace.
 
     Raises:
-        ValueError: what the model was made from is no longer there.
+        UserError: what the model was made from is no longer there.
     """
     checkpoint = trained.path(CHECKPOINT)
     metadata = read_metadata(checkpoint)
@@ -66,7 +67,7 @@ def _find(store: Store, stage: str, content_key: str, checkpoint: Path) -> Artif
     for artifact in artifacts_of(store, stage):
         if artifact.content_key == content_key:
             return artifact
-    raise ValueError(
+    raise UserError(
         f"{checkpoint}: the {stage} artifact it was made from is gone from {store.workspace}; run the pipeline again, "
         "or give the model's MLflow run id"
     )
@@ -86,7 +87,7 @@ def _kept_backbone(store: Store, params: dict[str, Any], sha256: str, checkpoint
         weights = _weights_file(store, weights.removeprefix("sha256 "), checkpoint)
     backbone = build_backbone(params["backbone"], weights, grid=params["grid"], seed=params["seed"])
     if backbone.weights_sha256 != sha256:
-        raise ValueError(
+        raise UserError(
             f"{checkpoint}: trained on a {backbone.name} of other weights than `features.weights: {params['weights']}` gives "
             "now; run the pipeline again"
         )
@@ -102,4 +103,4 @@ def _weights_file(store: Store, sha256: str, checkpoint: Path) -> str:
     for path in store.digests.paths(sha256):
         if path.is_file() and store.digests.sha256(path) == sha256:
             return str(path)
-    raise ValueError(f"{checkpoint}: the file of the backbone's weights (SHA-256 {sha256}) is no longer where it was")
+    raise UserError(f"{checkpoint}: the file of the backbone's weights (SHA-256 {sha256}) is no longer where it was")

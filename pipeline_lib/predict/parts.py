@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline_lib.artifacts import digest, file_sha256
+from pipeline_lib.errors import UserError
 
 PREPARATION = "predictor.json"
 CHECKPOINT = "checkpoint.safetensors"
@@ -48,7 +49,7 @@ class Parts:
         """Return the parts that `save` wrote.
 
         Raises:
-            ValueError: the folder holds no model, or one of another version.
+            UserError: the folder holds no model, or one of another version.
         """
         return cls(read_preparation(folder / PREPARATION), folder / CHECKPOINT, folder / BACKBONE)
 
@@ -68,12 +69,12 @@ def read_preparation(path: Path) -> Preparation:
     """Read a `predictor.json`.
 
     Raises:
-        ValueError: it is missing, or of another version.
+        UserError: it is missing, or of another version.
     """
     try:
         return Preparation.model_validate_json(path.read_bytes())
     except OSError:
-        raise ValueError(f"{path.parent}: no model to predict with (no {path.name})") from None
+        raise UserError(f"{path.parent}: no model to predict with (no {path.name})") from None
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise ValueError(f"{path}: written by another version of this project: {reason}") from None
+        raise UserError(f"{path}: written by another version of this project: {reason}") from None

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.features.encoding import FrameEncoder, batches
 from pipeline_lib.models.backbones import build_backbone
 from pipeline_lib.models.checkpoints import Metadata, load_checkpoint
@@ -110,7 +111,7 @@ class Predictor:
         """Load models that share a backbone and the way videos are prepared; their files are not needed afterwards.
 
         Raises:
-            ValueError: a part is missing or damaged, or does not fit the others.
+            UserError: a part is missing or damaged, or does not fit the others.
         """
         parts = list(parts)
         assert parts, "no model to predict with"
@@ -129,7 +130,7 @@ class Predictor:
         """Load the one model of a folder that `Parts.save` wrote.
 
         Raises:
-            ValueError: it holds none, or a damaged one.
+            UserError: it holds none, or a damaged one.
         """
         return cls([Parts.of_folder(folder)], device)
 
@@ -172,10 +173,10 @@ class Predictor:
 
         Raises:
             VideoError: the video cannot be decoded, or is too long.
-            ValueError: `overlap` is not a share.
+            UserError: `overlap` is not a share.
         """
         if not 0 <= overlap < 1:
-            raise ValueError(f"overlap = {overlap:g}: must be 0 or more, and less than 1")
+            raise UserError(f"overlap = {overlap:g}: must be 0 or more, and less than 1")
         if subsampled is None:
             with tempfile.TemporaryDirectory(prefix="har-") as folder:
                 return self._predict(video, Path(folder) / "subsampled.mp4", overlap, max_seconds, on_progress)
@@ -235,11 +236,11 @@ class Predictor:
         found = {"weights_sha256": self._encoder.backbone.weights_sha256, "preprocessing": self._encoder.preprocessing}
         for key, value in found.items():
             if metadata.features[key] != value:
-                raise ValueError(
+                raise UserError(
                     f"{name}: trained on features whose {key} is {metadata.features[key]}, the backbone's is {value}"
                 )
         if preparation.model_copy(update={"name": first.name}) != first:
-            raise ValueError(f"{name}: trained on clips cut in another way than those of {first.name}; load it alone")
+            raise UserError(f"{name}: trained on clips cut in another way than those of {first.name}; load it alone")
 
 
 def _add(means: FrameMeans, windows: Iterable[Window], values_BT: np.ndarray) -> None:
@@ -268,7 +269,7 @@ def _load_encoder(parts: Parts, metadata: Metadata, device: torch.device) -> Fra
 
 def _existing(backbone: Path) -> Path:
     if not backbone.is_file():
-        raise ValueError(f"{backbone}: the backbone's weights are missing")
+        raise UserError(f"{backbone}: the backbone's weights are missing")
     return backbone
 
 

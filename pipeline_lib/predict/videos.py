@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import VIDEO_SUFFIXES
 from pipeline_lib.fetch.transfer import Address, AddressError, Patience, Progress, Transfer
 from pipeline_lib.video.ffmpeg import VideoError
@@ -53,7 +54,7 @@ def find_videos(arguments: Iterable[str]) -> list[AskedVideo]:
     """Return the videos that files, folders (all videos inside, at any depth) and http, https or file addresses name.
 
     Raises:
-        ValueError: something is not there, or a folder holds no video.
+        UserError: something is not there, or a folder holds no video.
     """
     return [AskedVideo(name) for argument in arguments for name in _expand(argument)]
 
@@ -64,16 +65,16 @@ def _expand(argument: str) -> Iterator[str]:
         yield argument
         return
     if separator and scheme != "file":
-        raise ValueError(f"{argument}: only http, https and file addresses can be opened")
+        raise UserError(f"{argument}: only http, https and file addresses can be opened")
     path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(argument).path) if separator else argument).expanduser()
     if not path.exists():
-        raise ValueError(f"{argument}: no such file or folder")
+        raise UserError(f"{argument}: no such file or folder")
     if not path.is_dir():
         yield str(path)
         return
     found = sorted(str(file) for file in path.rglob("*") if _is_video(file, path))
     if not found:
-        raise ValueError(f"{argument}: no video in this folder ({', '.join(sorted(VIDEO_SUFFIXES))})")
+        raise UserError(f"{argument}: no video in this folder ({', '.join(sorted(VIDEO_SUFFIXES))})")
     yield from found
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.heatmaps.maps import FULL_SHARE, UNIFORM, MapUpsampler
 from pipeline_lib.heatmaps.overlay import FADE_LEVELS
 from pipeline_lib.params import HeatmapsParams
@@ -53,7 +54,7 @@ def player_style(grid: int, params: HeatmapsParams) -> dict[str, Any]:
     """Return how maps of `grid` x `grid` cells are drawn, as `player.js` wants it.
 
     Raises:
-        ValueError: matplotlib does not know the parameters' colour map.
+        UserError: matplotlib does not know the parameters' colour map.
     """
     upsample_SK, smooth_SK = MapUpsampler(grid, SIDE, params.sigma * SIDE).weights
     return {
@@ -96,13 +97,13 @@ def describe_clip(
         models: at least one; all with as many frames.
 
     Raises:
-        ValueError: models that differ in their number of frames, or maps of another size.
+        UserError: models that differ in their number of frames, or maps of another size.
     """
     num_frames = len(models[0].predicted)
     for model in models:
         shape = (num_frames, grid, grid) if model.attention_TKK is None else model.attention_TKK.shape
         if (len(model.predicted), len(model.confidence), shape) != (num_frames, num_frames, (num_frames, grid, grid)):
-            raise ValueError(
+            raise UserError(
                 f"{identity}: {model.name} has {len(model.predicted)} predictions, {len(model.confidence)} confidences "
                 f"and maps {shape}, expected {num_frames} frames of {grid} x {grid} cells"
             )
@@ -142,7 +143,7 @@ def _quantise(attention_TKK: np.ndarray | None) -> dict[str, Any]:
 
 def _palette(colormap: str) -> str:
     if colormap not in matplotlib.colormaps:
-        raise ValueError(f"heatmaps.colormap = {colormap!r}: matplotlib has no such colour map; turbo is the default")
+        raise UserError(f"heatmaps.colormap = {colormap!r}: matplotlib has no such colour map; turbo is the default")
     return _base64(matplotlib.colormaps[colormap](np.arange(256), bytes=True)[:, :3], "u1")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import SourceVideo
 from pipeline_lib.params import SubsampleParams
 from pipeline_lib.subsample.videos import subsample_video
@@ -87,7 +88,7 @@ def check_quarantine(tables: Sequence[pd.DataFrame], max_quarantined: float) -> 
     """Fail if too large a share of the videos described by the shards' tables is in quarantine.
 
     Raises:
-        ValueError: more than `max_quarantined` of all videos, or all of them.
+        UserError: more than `max_quarantined` of all videos, or all of them.
     """
     table = pd.concat(tables, ignore_index=True)
     lost = table[table["reason"].notna()]
@@ -95,7 +96,7 @@ def check_quarantine(tables: Sequence[pd.DataFrame], max_quarantined: float) -> 
         return
     examples = [f"{row.video} ({row.reason})" for row in lost.head(QUARANTINE_EXAMPLES).itertuples()]
     more = f", and {len(lost) - len(examples)} more" if len(lost) > len(examples) else ""
-    raise ValueError(
+    raise UserError(
         f"{len(lost)} of {len(table)} videos cannot be decoded, more than subsample.max_quarantined = "
         f"{max_quarantined:g} allows: {', '.join(examples)}{more}; replace or remove them, or allow more"
     )

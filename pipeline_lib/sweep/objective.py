@@ -26,7 +26,7 @@ class TrainingObjective:
         """Train with `params`.
 
         Raises:
-            ValueError: what `train_model` finds wrong with clips, features or parameters.
+            UserError: what `train_model` finds wrong with clips, features or parameters.
         """
         with TemporaryDirectory(dir=self.scratch) as folder:
             train_model(self.clips, self.feature_files, Path(folder), None, params, on_epoch=on_epoch)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.params import ModelParams
 from pipeline_lib.sweep.study import Running, Study
 from pipeline_lib.sweep.trials import Row, Trial
@@ -29,7 +30,7 @@ def run_study(study: Study, objective: Objective, plan: Plan, trials: int, on_tr
     """Bring a study to so many finished trials of `objective`, in workers at the places of `plan`.
 
     Raises:
-        ValueError: the objective raises one for the default, trials fail one after the other, or no worker is left.
+        UserError: the objective raises one for the default, trials fail one after the other, or no worker is left.
     """
     for trial in study.trials():
         if on_trial:
@@ -90,9 +91,9 @@ class _Search:
         self._tell(self._study.fail(running, reason))
         self._failures += 1
         if running.is_default and isinstance(error, ValueError):
-            raise ValueError(reason)
+            raise UserError(reason)
         if self._failures == MOST_FAILURES:
-            raise ValueError(f"the last {MOST_FAILURES} trials failed, the very last like this: {reason}")
+            raise UserError(f"the last {MOST_FAILURES} trials failed, the very last like this: {reason}")
 
     def _bury(self, running: Running, reason: str) -> None:
         self._last_death = f"{reason}, with {self._study.space.searched(running.params)}"
@@ -101,7 +102,7 @@ class _Search:
     def _check_alive(self) -> None:
         if not self._running:
             death = self._last_death or self._pool.last_death
-            raise ValueError(
+            raise UserError(
                 f"no worker is left: {death}; what is finished is kept: run again, with fewer sweep.workers or "
                 "without the largest of sweep.units"
             )

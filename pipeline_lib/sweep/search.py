@@ -65,7 +65,7 @@ def search(
         `best_val_clip_accuracy` and `default_val_clip_accuracy`.
 
     Raises:
-        ValueError: the default cannot be trained, trials fail one after the other, or no worker is left.
+        UserError: the default cannot be trained, trials fail one after the other, or no worker is left.
     """
     known = clips[clips["part"].isin(("train", "val"))].reset_index(drop=True)
     study = Study(

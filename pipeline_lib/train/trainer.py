@@ -9,6 +9,7 @@ import math
 import torch
 from torch import nn
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.models.batches import Batch, ClipSource
 from pipeline_lib.models.devices import choose_precision
 from pipeline_lib.models.dropout import draw_from
@@ -56,7 +57,7 @@ class Trainer:
         """Visit every training clip once, in random order.
 
         Raises:
-            ValueError: the loss is no longer finite.
+            UserError: the loss is no longer finite.
         """
         self.network.train()
         order_N = torch.randperm(len(self.train), generator=generator)
@@ -93,7 +94,7 @@ class Trainer:
         """Score the validation clips.
 
         Raises:
-            ValueError: the loss is no longer finite.
+            UserError: the loss is no longer finite.
         """
         labels_N, valid_frames_N = self.val.labels_N, self.val.valid_frames_N
         batch_size = GPU_VALIDATION_BATCH if self.device.type == "cuda" else self.params.batch_size
@@ -111,7 +112,7 @@ class Trainer:
 
     def _check_finite(self, loss: float, where: str) -> None:
         if not math.isfinite(loss):
-            raise ValueError(
+            raise UserError(
                 f"{self.params.model}: the loss is {loss} in {where} with train.learning_rate = "
                 f"{self.params.learning_rate:g}; lower the learning rate, or look for features that are not finite"
             )

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from pipeline_lib.chunk import check_trainable
+from pipeline_lib.errors import UserError
 from pipeline_lib.features.hdf5 import FeatureReader
 from pipeline_lib.models.batches import ClipSource, fits_in_memory
 from pipeline_lib.models.checkpoints import Metadata, save_checkpoint
@@ -50,12 +51,12 @@ def train_model(
     weights that it ends with alone.
 
     Raises:
-        ValueError: a class without training clips, no validation clips, clips without features, a corrupt
+        UserError: a class without training clips, no validation clips, clips without features, a corrupt
             feature file, a GPU asked for and absent, or a loss that is not finite.
     """
     train, val = clips[clips["part"] == "train"], clips[clips["part"] == "val"]
     if val.empty:
-        raise ValueError("no clip is held out for validation, which early stopping needs; raise chunk.val_fraction")
+        raise UserError("no clip is held out for validation, which early stopping needs; raise chunk.val_fraction")
     check_trainable(clips, parts=("val",))
     device = choose_device(params.device, key="train.device")
     with FeatureReader(feature_files) as reader, _by_itself(device, params):

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 import ffmpeg
 import imageio_ffmpeg
 
+from pipeline_lib.errors import UserError
+
 STDERR_TAIL_BYTES = 4000
 """How much of ffmpeg's stderr is kept: the cause stands at its end."""
 
@@ -36,7 +38,7 @@ PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<")
 STOPPED_FROM_OUTSIDE = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
-class VideoError(ValueError):
+class VideoError(UserError):
     """A video that cannot be decoded or encoded."""
 
     def __init__(self, reason: str, stderr: str = "") -> None:

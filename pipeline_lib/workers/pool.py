@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.workers.worker import Answer, Died, Done, Failed, Message, Place, Ready, Request, Said, work
 
 SECONDS_TO_END = 10.0
@@ -186,12 +187,12 @@ class Pool:
         is answered, if it is not stopped then.
 
         Raises:
-            ValueError: no worker is left.
+            UserError: no worker is left.
         """
         request = Request(pickle.dumps((function, args, kwargs, tuple(callbacks))))
         with self._lock:
             if not self.workers:
-                raise ValueError(f"no worker is left: {self.last_death}")
+                raise UserError(f"no worker is left: {self.last_death}")
             worker = min(self.workers, key=lambda worker: worker.num_calls)
             return worker.submit(next(self._numbers), request, inbox)
 
@@ -207,7 +208,7 @@ class Pool:
         Raises:
             Exception: what the function raises, as it is if it can be pickled.
             DiedError: the worker died.
-            ValueError: none is left.
+            UserError: none is left.
         """
         inbox: Inbox = SimpleQueue()
         callbacks = callbacks or {}

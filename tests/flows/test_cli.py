@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 
 import pytest
 
 from flows import cli
+from pipeline_lib.errors import UserError
 from pipeline_lib.params import STAGES
 from tasks import sources
 
@@ -44,3 +46,26 @@ def test_a_wrong_call_says_how_to_call(arguments, capsys):
 def test_the_default_model_is_the_one_that_falls_back_to_the_newest():
     """The command line has its own copy: importing the other would cost `har --help` its speed."""
     assert cli.DEFAULT_MODEL == sources.DEFAULT
+
+
+def call_with(error: Exception, monkeypatch) -> None:
+    def fail(options):
+        raise error
+
+    monkeypatch.setattr(cli, "_doctor", fail)
+    monkeypatch.setattr(cli, "_leave", lambda code: sys.exit(code))
+    cli.main(["doctor"])
+
+
+@pytest.mark.parametrize("error", [UserError("what to mend"), OSError(errno.ENOSPC, "no space left")])
+def test_what_a_user_can_mend_is_one_line(error, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        call_with(error, monkeypatch)
+    assert exit_info.value.code == 1
+    assert capsys.readouterr().err == f"har: {error}\n"
+
+
+@pytest.mark.parametrize("error", [ValueError("operands could not be broadcast"), FileNotFoundError(errno.ENOENT, "gone")])
+def test_a_bug_shows_its_traceback(error, monkeypatch):
+    with pytest.raises(type(error)):
+        call_with(error, monkeypatch)

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline_lib.addresses import redact, redact_all
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://me:secret@host:5000/path", "https://***@host:5000/path"),
+        ("https://host/file.rar?X-Signature=abc&Expires=9", "https://host/file.rar?X-Signature=***&Expires=***"),
+        ("postgresql://me:p@ss@db/mlflow", "postgresql://***@db/mlflow"),
+        ("https://token@host/file?abc", "https://***@host/file?abc=***"),
+        ("https://host/file.rar", "https://host/file.rar"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+        ("folder/what?.rar", "folder/what?.rar"),
+    ],
+)
+def test_nothing_secret_is_left(address, shown):
+    assert redact(address) == shown
+
+
+def test_nested_values_are_redacted():
+    values = {"fetch": {"videos": ["https://a:b@c/d", "plain"]}, "seed": 1, "none": None}
+    assert redact_all(values) == {"fetch": {"videos": ["https://***@c/d", "plain"]}, "seed": 1, "none": None}
