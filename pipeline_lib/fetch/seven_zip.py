@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline_lib.fetch.members import ArchiveError, DamagedArchiveError, Member, parse_member
-from pipeline_lib.fetch.transfer import is_html
+from pipeline_lib.fetch.transfer import text_kind
 
 FORMATS = frozenset({"Rar", "Rar5", "zip", "7z", "tar", "gzip", "bzip2", "xz", "zstd"})
 """7-Zip also opens programs, disk images and films; those are not collections."""
@@ -167,8 +167,8 @@ def _judge(archive: Path, label: str, talk: _Talk) -> None:
     if talk.returncode in (0, 1):
         return
     with archive.open("rb") as file:
-        if is_html(file.read(256)):
-            raise DamagedArchiveError(label, "it is a web page (HTML) saved under an archive's name")
+        if kind := text_kind(file.read(512)):
+            raise DamagedArchiveError(label, f"it is {kind} saved under an archive's name")
     for words, meaning in COMPLAINTS:
         if words in talk.text:
             raise ArchiveError(f"{label}: {meaning}")

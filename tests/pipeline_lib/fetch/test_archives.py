@@ -317,7 +317,7 @@ def test_a_missing_volume_is_named_as_such(shared: Path, tmp_path: Path, destina
     [
         (b"", "not an archive"),
         (b"hello\n" * 1000, "not an archive"),
-        (b"\n<!DOCTYPE HTML><title>Serre Lab</title>", r"web page (HTML) saved under an archive's name"),
+        (b"\n<!DOCTYPE HTML><title>Serre Lab</title>", r"web page saved under an archive's name"),
         (Path("/bin/sh").read_bytes(), "not an archive"),
     ],
     ids=["empty", "text", "html", "program"],
