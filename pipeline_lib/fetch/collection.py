@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pipeline_lib.fetch.download import Address, Progress, RetryPolicy, download
 from pipeline_lib.fetch.tables import check_boxed_videos, copy_boxes, copy_sources
 from pipeline_lib.fetch.transfer import UnusableError
 from pipeline_lib.params import Addresses, FetchParams
+from pipeline_lib.workers.cores import num_cores
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +89,8 @@ def _is_video(path: Path) -> bool:
 
 def _visible(folder: Path) -> list[Path]:
     """Return what lies in a folder, without hidden entries and macOS's shadow of an archive."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "__MACOSX")
+    paths = (path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "__MACOSX")
+    return sorted(paths, key=lambda path: path.name)
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
@@ -114,7 +117,7 @@ def fetch_collection(
 
     It gets `videos/<class>/<file>` (not for `kind: folder`, whose videos stay where they are), `splits/`, `boxes.csv`
     and `sources.csv` where there are any, and `collection.parquet` (video, class_name, size_bytes, sha256). Downloads
-    go to `partial`, which may outlive the call: a later one takes them up again. `sha256` digests a file.
+    go to `partial`, which may outlive the call: a later one takes them up again. `sha256` digests a file, from any thread.
 
     Raises:
         UserError: an address, archive, folder or table that is not what it should be; one line with the mend.
@@ -130,12 +133,14 @@ def fetch_collection(
     root = videos_root(params, directory)
     videos = list_videos(root)
     check_boxed_videos(params.boxes, dict.fromkeys(video.video for video in videos))
+    with ThreadPoolExecutor(num_cores()) as pool:
+        digests = list(pool.map(lambda video: sha256(root / video.video), videos))
     table = pd.DataFrame(
         {
             "video": [video.video for video in videos],
             "class_name": [video.class_name for video in videos],
             "size_bytes": [(root / video.video).stat().st_size for video in videos],
-            "sha256": [sha256(root / video.video) for video in videos],
+            "sha256": digests,
         }
     )
     table.to_parquet(directory / "collection.parquet", index=False)

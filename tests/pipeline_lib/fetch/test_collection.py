@@ -211,6 +211,11 @@ def test_bad_tables_are_named(source: Path, tmp_path: Path, fetch, key: str, con
         fetch(kind="folder", videos=str(source), **{key: str(tmp_path / "table.csv")})
 
 
+def test_an_address_in_place_of_a_table_is_named_without_its_password(source: Path, fetch):
+    with pytest.raises(UserError, match=r"^fetch\.boxes: https://\*\*\*@example\.org/b\.csv: no such file: check the path"):
+        fetch(kind="folder", videos=str(source), boxes="https://me:secret@example.org/b.csv")
+
+
 def test_only_the_first_mistakes_of_a_long_table_are_told(source: Path, tmp_path: Path, fetch):
     write(tmp_path, "table.csv", content=BOXES + "walk/b.MP4,0,0,0,2,2\n" * 2000)
     with pytest.raises(ValueError, match="more like these") as error:
