@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline_lib.addresses import redact
 from pipeline_lib.artifacts import Recipe, digest
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import fetch_collection
@@ -35,7 +36,7 @@ def _identify(context: Context, address: str) -> str:
         return address
     path = Path(address).expanduser()
     if not path.exists():
-        raise UserError(f"fetch: {address}: no such file or folder; relative paths start at {Path.cwd()}")
+        raise UserError(f"fetch: {redact(address)}: no such file or folder; relative paths start at {Path.cwd()}")
     if path.is_dir():
         return digest([[entry.relative_to(path).as_posix(), _sha256(context, entry)] for entry in sorted(path.rglob("*"))])
     return str(_sha256(context, path))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import VIDEO_SUFFIXES
-from pipeline_lib.fetch.transfer import Address, AddressError, Patience, Progress, Transfer
+from pipeline_lib.fetch.transfer import Address, PermanentError, Progress, RetryPolicy, Transfer
 from pipeline_lib.video.ffmpeg import VideoError
 
-PATIENCE = Patience(retries=2, timeout_seconds=30.0)
+RETRY_POLICY = RetryPolicy(retries=2, timeout_seconds=30.0)
 """Somebody waits for the answer."""
 
 
@@ -45,8 +45,8 @@ class AskedVideo:
         if not self.is_remote:
             return Path(self.name)
         try:
-            return Transfer(Address(self.name), folder, PATIENCE, progress).run()
-        except AddressError as error:
+            return Transfer(Address(self.name, kind="a video"), folder, RETRY_POLICY, progress).run()
+        except PermanentError as error:
             raise VideoError(str(error)) from None
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from pipeline_lib.errors import UserError
 from pipeline_lib.params import FetchParams
 from tasks.fetch import recipe
 from tasks.stage import Context
@@ -21,3 +24,9 @@ def test_boxes_count_by_their_content_and_not_by_their_place(tmp_path: Path) -> 
     boxed, moved, other = (key(context, tmp_path / name, videos) for name in ("b.csv", "moved/c.csv", "d.csv"))
     assert boxed == moved
     assert len({boxed, other, key(context, None, videos)}) == 3
+
+
+def test_an_address_that_cannot_be_opened_is_named_without_its_password(tmp_path: Path) -> None:
+    params = FetchParams(kind="archive", videos="ftp://me:secret@example.org/videos.zip")
+    with pytest.raises(UserError, match=r"ftp://\*\*\*@example\.org/videos\.zip: no such file"):
+        recipe(Context(workspace=tmp_path / "workspace"), params)
