@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -15,8 +16,8 @@ def redact(address: str) -> str:
     """
     try:
         parts = urlsplit(address)
-    except ValueError:  # such as an unclosed bracket: not an address that could be opened
-        return address
+    except ValueError:  # such as an unclosed bracket: it cannot be opened, but may hold a password all the same
+        return re.sub(r"(?<=://).*@", f"{HIDDEN}@", address)
     if not parts.netloc:
         return address
     _, at, host = parts.netloc.rpartition("@")

@@ -15,6 +15,7 @@ from pipeline_lib.addresses import redact, redact_all
         ("https://host/file.rar", "https://host/file.rar"),
         ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
         ("folder/what?.rar", "folder/what?.rar"),
+        ("http://me:secret@[broken/x", "http://***@[broken/x"),
     ],
 )
 def test_nothing_secret_is_left(address, shown):
