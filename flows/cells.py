@@ -61,13 +61,14 @@ def _label(name: str, split: int, seed: int, params: Params) -> str:
 
 
 def best_cell(cells: Sequence[Cell], counts: Sequence[Mapping[str, Any]]) -> int:
-    """Return the index of the best cell of the best model by validation accuracy.
+    """Return the index of the cell to register: of the best model by validation accuracy, the best seed of the first fold.
 
-    At equal accuracy a model that shows where it looked is better, then one of smaller calibrated validation loss.
+    Every fold has its own validation videos: models are compared by their means over all folds and seeds, and cells only within
+    one fold. At equal accuracy a model with attention is better, then one of smaller calibrated validation loss.
 
     Args:
         cells: all cells of a run.
-        counts: what training each of them counted. Models are compared by their means over splits and seeds.
+        counts: what training each of them counted.
     """
 
     def score(indices: list[int]) -> tuple[float, bool, float]:
@@ -79,4 +80,5 @@ def best_cell(cells: Sequence[Cell], counts: Sequence[Mapping[str, Any]]) -> int
     for index, cell in enumerate(cells):
         by_name.setdefault(cell.name, []).append(index)
     best: list[int] = max(by_name.values(), key=score)
-    return max(best, key=lambda index: score([index]))
+    same_fold = [index for index in best if cells[index].split == cells[best[0]].split]
+    return max(same_fold, key=lambda index: score([index]))

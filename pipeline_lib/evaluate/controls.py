@@ -71,11 +71,12 @@ def evaluate_controls(
     model = fit_logistic_regression(averages["train"], averages["val"])
     predictions = _predictions(model, averages["test"], table[table["part"] == "test"], classes)
     predictions.to_parquet(directory / "videos.parquet", index=False)
-    regression = _scores(predictions["correct"].to_numpy(), params)
+    group_V = predictions["group"].to_numpy()
+    regression = _scores(predictions["correct"].to_numpy(), group_V, params)
     controls = {
         "logistic_regression": regression | {"inverse_penalty": inverse_penalty(model)},
         "permuted_labels": _permuted_labels(averages, video_sources(table[table["part"] == "train"]), params),
-        "metadata": _metadata(metadata, params),
+        "metadata": _metadata(metadata, group_V, params),
     }
     (directory / "controls.json").write_text(json.dumps(controls, indent=2), encoding="utf-8")
     return controls
@@ -87,16 +88,16 @@ def _parts(input_VD: np.ndarray, label_V: np.ndarray, part: pd.Series) -> Parts:
 
 def _predictions(model: Pipeline, test: Examples, videos: pd.DataFrame, classes: pd.Index) -> pd.DataFrame:
     probability_VC = model.predict_proba(test.input_VD)
-    table = videos[["video", "class_name"]].reset_index(drop=True)
+    table = videos[["video", "class_name"]].assign(group=video_sources(videos)).reset_index(drop=True)
     table["predicted"] = classes.to_numpy()[model.classes_[probability_VC.argmax(axis=1)]]
     table["confidence"] = probability_VC.max(axis=1)
     table["correct"] = table["predicted"] == table["class_name"]
     return table
 
 
-def _scores(correct_V: np.ndarray, params: EvaluateParams) -> dict[str, Any]:
+def _scores(correct_V: np.ndarray, group_V: np.ndarray, params: EvaluateParams) -> dict[str, Any]:
     """Return the accuracy and its interval, named as `evaluate_model` names them."""
-    interval = mean_interval(correct_V, resamples=params.resamples, seed=params.seed)
+    interval = mean_interval(correct_V, group_V, resamples=params.resamples, seed=params.seed)
     return {"video_accuracy": float(correct_V.mean()), "intervals": {"video_accuracy": interval}}
 
 
@@ -120,7 +121,7 @@ def _permuted_labels(parts: Parts, source_V: pd.Series, params: EvaluateParams) 
     }
 
 
-def _metadata(parts: Parts, params: EvaluateParams) -> dict[str, Any]:
+def _metadata(parts: Parts, group_V: np.ndarray, params: EvaluateParams) -> dict[str, Any]:
     train, test = parts["train"], parts["test"]
     forest = RandomForestClassifier(random_state=params.seed, n_jobs=1).fit(train.input_VD, train.label_V)
-    return _scores(forest.predict(test.input_VD) == test.label_V, params)
+    return _scores(forest.predict(test.input_VD) == test.label_V, group_V, params)

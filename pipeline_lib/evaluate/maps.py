@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline_lib.evaluate.bootstrap import ratio_intervals
+from pipeline_lib.evaluate.bootstrap import CONFIDENCE, ratio_intervals
 from pipeline_lib.evaluate.masking import Curves
 from pipeline_lib.evaluate.measures import (
     CONTROLS,
@@ -34,6 +34,8 @@ from pipeline_lib.models.voting import valid_mask
 from pipeline_lib.params import EvaluateParams
 
 MAPS_JSON, MAPS_TABLE = "maps.json", "maps.parquet"
+VIDEO = ["video", "class_name", "group"]
+"""Columns that belong to a video."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class ScoredMaps:
     classes: Sequence[str]
     grid: int
     totals: pd.DataFrame
-    """Columns map, measure, video, class_name, `total` over the video's frames that count, and how many `frames` those are."""
+    """Columns map, measure, video, class_name, group, `total` over the video's frames that count, and their number `frames`."""
     curves: Curves
 
     def pointing(self) -> dict[str, Any]:
@@ -99,8 +101,8 @@ def _frame_values(
 
 
 def _add_up(clips: pd.DataFrame, name: str, measure: str, value_NT: np.ndarray, counts_NT: np.ndarray) -> pd.DataFrame:
-    table = clips[["video", "class_name"]].assign(total=(value_NT * counts_NT).sum(axis=1), frames=counts_NT.sum(axis=1))
-    table = table.groupby(["video", "class_name"], as_index=False)[["total", "frames"]].sum()
+    table = clips[VIDEO].assign(total=(value_NT * counts_NT).sum(axis=1), frames=counts_NT.sum(axis=1))
+    table = table.groupby(VIDEO, as_index=False)[["total", "frames"]].sum()
     table = table[table["frames"] > 0].astype({"frames": "int64"})
     return pd.DataFrame({"map": name, "measure": measure}, index=table.index).join(table)
 
@@ -138,10 +140,11 @@ def less(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     return first.loc[both].assign(total=first.loc[both, "total"] - second.loc[both, "total"]).reset_index()
 
 
-def interval_of_mean(totals: pd.DataFrame, params: EvaluateParams) -> list[float]:
-    """Return the 95 % bootstrap interval, over videos, of `mean_of_totals`."""
+def interval_of_mean(totals: pd.DataFrame, params: EvaluateParams, *, confidence: float = CONFIDENCE) -> list[float]:
+    """Return the bootstrap interval, over groups, of `mean_of_totals`."""
     total_V1, frames_V1 = (totals[[name]].to_numpy(dtype=np.float64) for name in ("total", "frames"))
-    [ends] = ratio_intervals(total_V1, frames_V1, resamples=params.resamples, seed=params.seed)
+    drawing = {"resamples": params.resamples, "seed": params.seed}
+    [ends] = ratio_intervals(total_V1, frames_V1, totals["group"].to_numpy(), **drawing, confidence=confidence)
     return [_rounded(end) for end in ends]
 
 

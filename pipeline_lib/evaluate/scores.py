@@ -33,7 +33,7 @@ def overall_scores(
 
     Without a suffix a verdict is by the mode, with `_by_mean` by mean probability; `macro_f1` is by the mode, and
     `top5_accuracy` (None where five classes are all there are) and `calibration_error` by mean probability, all three of
-    videos. `intervals` holds 95 % bootstrap intervals (see `pipeline_lib.evaluate.bootstrap`).
+    videos. `intervals` holds 95 % cluster-bootstrap intervals over `num_groups` groups (see `pipeline_lib.evaluate.bootstrap`).
 
     `chance` is 1 / C. `majority_class` is the share of test clips that carry the label most frequent among the clips of
     `train`: the clip accuracy of always saying that one; `majority_class_video` is the same of videos. On a tie there, the
@@ -53,6 +53,7 @@ def overall_scores(
         "num_frames": int(videos["num_frames"].sum()),
         "num_clips": len(predictions),
         "num_videos": len(videos),
+        "num_groups": int(videos["group"].nunique()),
         "intervals": _intervals(videos, params),
     }
 
@@ -113,7 +114,7 @@ def _accuracies(videos: pd.DataFrame) -> dict[str, float]:
 
 
 def _intervals(videos: pd.DataFrame, params: EvaluateParams) -> dict[str, list[float]]:
-    intervals = ratio_intervals(*_terms(videos), resamples=params.resamples, seed=params.seed)
+    intervals = ratio_intervals(*_terms(videos), videos["group"].to_numpy(), resamples=params.resamples, seed=params.seed)
     return dict(zip(ACCURACIES, intervals, strict=True))
 
 

@@ -16,7 +16,8 @@ def make_cell(model, gains_V, *, measure="insertion", seed=0, split=1, uniform=0
     """Return a cell whose map is so far ahead of the uniform map's on each video."""
     tables = [
         pd.DataFrame(
-            {"map": name, "measure": measure, "video": VIDEOS, "class_name": "run", "total": total_V, "frames": frames}
+            {"map": name, "measure": measure, "video": VIDEOS, "class_name": "run", "group": VIDEOS}
+            | {"total": total_V, "frames": frames}
         )
         for name, total_V in (("model", uniform * frames + np.asarray(gains_V)), ("uniform", uniform * frames))
     ]
@@ -76,3 +77,19 @@ def test_no_claim_without_both_models_or_a_better_direction():
     lrcn = Cell("lrcn", 1, 0, {}, pd.DataFrame())
     assert claims(make_cell("alstm", flat), make_cell("attention_pool", flat), lrcn) == {}
     assert claims(*(make_cell(model, flat, measure="entropy") for model in ("alstm", "conv_alstm"))) == {}
+
+
+def test_several_claims_have_wider_intervals():
+    """Two measures are two chances to be wrong: each is decided at 97.5 %."""
+    noise_V = np.random.default_rng(0).normal(0, 0.3, len(VIDEOS))
+    zero_V = np.zeros(len(VIDEOS))
+
+    def maps(model, gains_V, measures):
+        cells = [make_cell(model, gains_V, measure=measure) for measure in measures]
+        return Cell(model, 1, 0, {}, pd.DataFrame(), pd.concat([cell.maps for cell in cells]))
+
+    [one] = attention_claims([maps("alstm", zero_V, ["insertion"]), maps("conv_alstm", noise_V, ["insertion"])], PARAMS)
+    both = ["insertion", "deletion"]
+    two, _ = attention_claims([maps("alstm", zero_V, both), maps("conv_alstm", noise_V, both)], PARAMS)
+    assert (one.confidence, two.confidence) == pytest.approx((0.95, 0.975))
+    assert two.interval[1] - two.interval[0] > one.interval[1] - one.interval[0]

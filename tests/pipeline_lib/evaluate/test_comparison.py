@@ -19,7 +19,7 @@ PARAMS = EvaluateParams(resamples=500)
 def make_cell(model, correct, *, split=1, seed=0, first_video=0, **metrics):
     """Return a cell that is right (1) or wrong (0) on one video after the other."""
     names = [f"v{first_video + number:02d}" for number in range(len(correct))]
-    videos = pd.DataFrame({"video": names, "correct": np.array(correct) == 1})
+    videos = pd.DataFrame({"video": names, "group": names, "correct": np.array(correct) == 1})
     accuracy = float(videos["correct"].mean())
     intervals = {"video_accuracy": [accuracy - 0.1, accuracy + 0.1]}
     return Cell(model, split, seed, {"video_accuracy": accuracy, "intervals": intervals, **metrics}, videos)

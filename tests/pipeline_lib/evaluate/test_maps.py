@@ -19,6 +19,7 @@ TEST = pd.DataFrame(
         "clip": ["a#0", "a#3", "b#0", "c#0"],
         "video": ["a", "a", "b", "c"],
         "class_name": ["run", "run", "run", "sit"],
+        "group": ["a", "a", "b", "c"],
         "first_frame": [0, 3, 0, 0],
         "valid_frames": [3, 2, 3, 1],
     }

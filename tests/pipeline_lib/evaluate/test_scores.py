@@ -28,6 +28,7 @@ def tables():
     videos = pd.DataFrame(rows, columns=columns)
     videos["correct"] = videos["predicted"] == videos["class_name"]
     videos["correct_by_mean"] = videos["predicted_by_mean"] == videos["class_name"]
+    videos["group"] = videos["video"]
     return clips, videos
 
 
@@ -44,7 +45,7 @@ def test_overall(tables):
     assert scores["calibration_error"] == pytest.approx((0.1 + 0.5 + 0.4) / 3)
     assert scores["chance"] == 1 / 3
     assert scores["majority_class"] == scores["majority_class_video"] == 0  # `jump` leads training and is not tested
-    assert (scores["num_frames"], scores["num_clips"], scores["num_videos"]) == (8, 5, 3)
+    assert [scores[f"num_{name}"] for name in ("frames", "clips", "videos", "groups")] == [8, 5, 3, 3]
 
 
 def test_majority_class_is_decided_by_the_training_part(tables):
@@ -61,12 +62,20 @@ def test_top5_needs_a_sixth_class(tables):
     assert overall_scores(*tables, tuple("abcdef"), train=train, params=PARAMS)["top5_accuracy"] == 2 / 3
 
 
-def test_intervals_are_of_resampled_videos(tables):
+def test_intervals_are_of_resampled_groups(tables):
     scores = overall_scores(*tables, CLASSES, train=train_clips("run"), params=PARAMS)
     assert list(scores["intervals"]) == [name for name in scores if name.split("_")[1:2] == ["accuracy"] and name[:3] != "top"]
-    # Only whole videos are drawn: worst is thrice the video with 2 of 4 frames, best thrice the one with 1 of 1.
+    # Only whole groups are drawn: worst is thrice the video with 2 of 4 frames, best thrice the one with 1 of 1.
     assert scores["intervals"]["frame_accuracy"] == [0.5, 1.0]
     assert scores["intervals"]["clip_accuracy_by_mean"] == [0.0, 1.0]
+
+
+def test_videos_of_one_group_are_drawn_together(tables):
+    clips, videos = tables
+    together = videos.assign(group=["film", "film", "t"])
+    scores = overall_scores(clips, together, CLASSES, train=train_clips("run"), params=PARAMS)
+    assert scores["num_groups"] == 2
+    assert scores["intervals"]["frame_accuracy"] == [4 / 7, 1.0]
 
 
 def test_macro_f1_weighs_classes_alike_and_knows_the_test_part_only():
