@@ -40,7 +40,8 @@ def test_tensor_cores_are_put_back_after_an_error() -> None:
     assert torch.get_float32_matmul_precision() == before
 
 
-def test_on_a_cpu_there_are_no_streams() -> None:
+def test_on_a_cpu_no_stream_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline_lib.models.gpu._take_stream", lambda: pytest.fail("a stream was taken"))
     with own_stream(CPU), own_stream(CPU):
         pass
 
