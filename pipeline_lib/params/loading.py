@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from pipeline_lib.addresses import redact_all
 from pipeline_lib.errors import UserError
 from pipeline_lib.params.stages import Params
 
@@ -81,7 +82,7 @@ def _describe(path: Path, mistake: Any) -> str:
         return f"{path}: {name} is missing"
     if mistake["type"] == "value_error":
         return f"{path}: {mistake['ctx']['error']}"
-    return f"{path}: {name} = {mistake['input']!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
+    return f"{path}: {name} = {redact_all(mistake['input'])!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
 
 
 def _accepted_keys(location: list[Any]) -> list[str]:

@@ -8,13 +8,14 @@ from time import sleep
 import pytest
 
 from pipeline_lib.artifacts import Recipe
+from pipeline_lib.errors import UserError
 from tasks import progress
 from tasks.stage import ArtifactPolicy, Context, Ref, stage
 
 
 def recipe(context: Context, text: str) -> Recipe:
     if text == "faulty":
-        raise ValueError("faulty input")
+        raise UserError("faulty input")
     return Recipe("chunk", "chunk-1", {"text": text})
 
 
