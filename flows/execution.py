@@ -7,6 +7,7 @@ Work that the whole run needs ends it when it fails. Work of one model, and the 
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
@@ -190,7 +191,8 @@ class Execution:
         reason = redact_text(next(iter(str(error).splitlines()), ""))
         name = " ".join(filter(None, (work.kind, work.label)))
         self.failures.append(f"{name} failed: {type(error).__name__ + ': ' if is_bug else ''}{reason}")
-        logger.error("%s", self.failures[-1], exc_info=error if is_bug else None)
+        trace = redact_text("".join(traceback.format_exception(error))) if is_bug else ""
+        logger.error("%s", f"{self.failures[-1]}\n{trace}".rstrip())
 
     def _close_stage(self, stage: str) -> None:
         refs = [

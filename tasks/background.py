@@ -90,8 +90,8 @@ class Background:
         """Wait until the next attempt is due; give up if there will be none."""
         with self._changed:
             if self._is_closing:
-                lost = len(self._calls)
-                logger.warning("%s does not answer; %d records of this run are not written", self._server, lost)
+                text = "%s does not answer; %d records of this run are not written: %s"
+                logger.warning(text, self._server, len(self._calls), _one_line(error))
                 self._calls.clear()
             elif not self._is_down:
                 logger.warning("%s does not answer; the run goes on, and its records wait: %s", self._server, _one_line(error))
@@ -100,6 +100,8 @@ class Background:
             self._changed.wait_for(lambda: self._is_closing, timeout=self._pause_seconds)
 
 
-def _one_line(error: Exception) -> str:
-    first = next(iter(str(error).splitlines()), "")
-    return redact_text(f"{type(error).__name__}: {first}")
+def _one_line(error: BaseException) -> str:
+    """Return what was at the bottom of an error, which libraries wrap in long words, without secrets."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return redact_text(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")

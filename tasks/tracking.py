@@ -51,8 +51,12 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """Environment in which MLflow keeps to itself."""
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-"""Environment in which MLflow gives a request up within half a minute: `Background` makes it again, between others."""
+IN_A_RUN = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""Environment in which MLflow gives a request up within half a minute (`Background` makes it again) and prints no address."""
 EPOCH_METRICS = {
     "train_loss": "train/loss",
     "train_frame_accuracy": "train/frame_accuracy",
@@ -87,7 +91,7 @@ def init_tracking(params: TrackingParams, workspace: Path) -> tuple[str, str]:
 
     uri = tracking_uri(params, workspace)
     (workspace / "mlflow").mkdir(parents=True, exist_ok=True)
-    for name, value in IMPATIENT.items():
+    for name, value in IN_A_RUN.items():
         os.environ.setdefault(name, value)
     if uri.startswith("http"):
         _refuse_silence(uri)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pipeline_lib.addresses import redact_all
+from pipeline_lib.addresses import redact_all, redact_text
 from pipeline_lib.errors import UserError
 from pipeline_lib.params.stages import Params
 
@@ -58,18 +58,18 @@ def _apply_setting(values: dict[str, Any], setting: str) -> None:
     name, equals, text = setting.partition("=")
     *sections, key = name.strip().split(".")
     if not equals or not key or not all(sections):
-        raise UserError(f"--set {setting}: must look like section.key=value")
+        raise UserError(f"--set {redact_text(setting)}: must look like section.key=value")
     for section in sections:
         below = values.setdefault(section, {})
         if below is None:
             below = values[section] = {}
         if not isinstance(below, dict):
-            raise UserError(f"--set {setting}: {section} is not a section")
+            raise UserError(f"--set {redact_text(setting)}: {section} is not a section")
         values = below
     try:
         values[key] = yaml.load(text, _Loader)
     except yaml.YAMLError:
-        raise UserError(f"--set {setting}: the value is not valid YAML; quote it") from None
+        raise UserError(f"--set {redact_text(setting)}: the value is not valid YAML; quote it") from None
 
 
 def _describe(path: Path, mistake: Any) -> str:

@@ -21,3 +21,17 @@ def test_boxes_count_by_their_content_and_not_by_their_place(tmp_path: Path) -> 
     boxed, moved, other = (key(context, tmp_path / name, videos) for name in ("b.csv", "moved/c.csv", "d.csv"))
     assert boxed == moved
     assert len({boxed, other, key(context, None, videos)}) == 3
+
+
+def remote(context: Context, address: str) -> str:
+    return recipe(context, FetchParams(kind="archive", videos=address)).key
+
+
+def test_an_address_signed_anew_is_the_same_collection_and_another_file_is_not(tmp_path: Path) -> None:
+    context = Context(workspace=tmp_path)
+    first = remote(context, "https://host/get?file=a&X-Amz-Signature=one&X-Amz-Expires=9")
+    assert remote(context, "https://me:password@host/get?file=a&X-Amz-Signature=two&X-Amz-Expires=8") != first
+    assert remote(context, "https://host/get?file=a&X-Amz-Signature=two&X-Amz-Expires=8") == first
+    assert remote(context, "https://host/get?file=b&X-Amz-Signature=one&X-Amz-Expires=9") != first
+    made_from = recipe(context, FetchParams(kind="archive", videos="https://me:password@host/get?file=a&sig=secret"))
+    assert not any(secret in str(made_from) for secret in ("password", "secret"))
