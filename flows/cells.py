@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
 from pipeline_lib.params import ModelName, ModelParams, Params, TrainParams
 
+CellKey = tuple[str, int, int]
+"""A cell's name, split and seed."""
 Overrides = Mapping[ModelName, Mapping[str, Any]]
 """The best hyper-parameters that a sweep found, by model."""
 
@@ -26,7 +28,7 @@ class Cell:
     """The name, and split and seed where the run has several."""
 
     @property
-    def key(self) -> tuple[str, int, int]:
+    def key(self) -> CellKey:
         """What tells it from the run's other cells."""
         return self.name, self.split, self.seed
 
@@ -39,6 +41,14 @@ def plan_cells(params: Params, found: Overrides) -> list[Cell]:
         for split in params.chunk.splits
         for seed in params.train.all_seeds
     ]
+
+
+def first_of_each_name(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the first cell of each name: the one that is drawn and shown."""
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        first.setdefault(cell.name, cell)
+    return list(first.values())
 
 
 def _variants(train: TrainParams, found: Overrides) -> Iterator[tuple[ModelName, str, TrainParams]]:

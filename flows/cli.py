@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from pipeline_lib.addresses import redact_text
 from pipeline_lib.errors import UserError
 
 STAGES = ("fetch", "subsample", "chunk", "finetune", "features", "sweep", "train", "evaluate", "heatmaps", "report")
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in MENDABLE:
             raise
-        print(f"har: {error}", file=sys.stderr)  # noqa: T201
+        for line in redact_text(str(error)).splitlines():
+            print(f"har: {line}", file=sys.stderr)  # noqa: T201
         code = 1
     except KeyboardInterrupt:
         print("har: stopped; the same command goes on from here", file=sys.stderr)  # noqa: T201
@@ -106,12 +108,13 @@ def _run(options: argparse.Namespace) -> int:
     _use_prefect(workspace)
     from flows.har import har
     from flows.services import wait_for_prefect
+    from flows.settings import conceal
     from flows.terminal import quiet_prefect, say_summary, show_progress
 
     quiet_prefect()
     wait_for_prefect(os.environ["PREFECT_API_URL"])
     with show_progress():
-        summary = har(options.params, options.settings, options.until, options.refresh)
+        summary = har(options.params, conceal(options.settings), options.until, options.refresh)
     say_summary(summary)
     if options.summary:
         options.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
