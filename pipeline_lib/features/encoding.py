@@ -23,6 +23,9 @@ from pipeline_lib.models.fusing import fuse
 
 logger = logging.getLogger(__name__)
 
+UNSCALED_SIDE = 640
+"""Pixels: frames within it come as they are stored, however small the network's input."""
+
 
 class Moment:
     """When a device gets to a point in the work handed to it, which on a CPU is at once."""
@@ -182,6 +185,14 @@ def pinned_array(shape: tuple[int, ...]) -> np.ndarray:
     """Return a uint8 array of any content in memory that a GPU reads while the processor goes on; PyTorch uses it again."""
     pixels: np.ndarray = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
     return pixels
+
+
+def decoded_side(image_size: int) -> int:
+    """Return the width and height in pixels beyond which frames are scaled down while they are decoded.
+
+    What is left is still resized to `image_size`, with antialiasing, from at least twice that size.
+    """
+    return max(UNSCALED_SIDE, 2 * image_size)
 
 
 def resize(pixels: Sequence[Tensor], image_size: int) -> Tensor:

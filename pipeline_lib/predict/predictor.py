@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.features.encoding import FrameEncoder, batches
+from pipeline_lib.features.encoding import FrameEncoder, batches, decoded_side
 from pipeline_lib.models.backbones import build_backbone
 from pipeline_lib.models.checkpoints import Metadata, load_checkpoint
 from pipeline_lib.models.devices import PRECISIONS, choose_device
@@ -212,7 +212,8 @@ class Predictor:
     def _features(self, video: Path, num_frames: int, on_progress: OnProgress | None) -> Generator[np.ndarray, None, None]:
         """Yield features_NKKD of the frames as feature files hold them: fp16, computed in the precision of the training's."""
         done = 0
-        for batch in batches(read_arrays(video), self._encoder.batch_frames):
+        arrays = read_arrays(video, max_side=decoded_side(self._encoder.image_size))
+        for batch in batches(arrays, self._encoder.batch_frames):
             for encoded in self._encoder.encode(batch):
                 features_NKKD = encoded.wait()
                 done += len(features_NKKD)
