@@ -20,6 +20,7 @@ from torch import Tensor
 from pipeline_lib.errors import UserError
 from pipeline_lib.models.backbones import Backbone
 from pipeline_lib.models.fusing import fuse
+from pipeline_lib.models.gpu import exact
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class FrameEncoder:
 
     @torch.inference_mode()
     def _encode_batch(self, arrays: Sequence[np.ndarray]) -> Encoded:
-        with self._launching, self._chosen():
+        with exact(self.device), self._launching, self._chosen():
             began = Moment(self.device)
             pixels_NCHW = resize(self._upload(arrays), self.image_size)
             frames_NCHW = normalise(pixels_NCHW, self.backbone)

@@ -23,6 +23,7 @@ from pipeline_lib.features.encoding import FrameEncoder, batches, decoded_side
 from pipeline_lib.models.backbones import build_backbone
 from pipeline_lib.models.checkpoints import Metadata, load_checkpoint
 from pipeline_lib.models.devices import PRECISIONS, choose_device
+from pipeline_lib.models.gpu import exact
 from pipeline_lib.models.voting import Tally, tally
 from pipeline_lib.params import Device, SubsampleParams
 from pipeline_lib.predict.parts import Parts, Preparation
@@ -226,7 +227,9 @@ class Predictor:
         features_BTKKD = torch.from_numpy(np.stack([window.frames_T for window in windows])).to(self.device).float()
         valid_B = torch.tensor([window.valid_frames for window in windows], device=self.device)
         for name, (network, _) in self._models.items():
-            logits_BTC, attention_BTKK = (output.cpu() for output in network(features_BTKKD, valid_B))
+            with exact(self.device):
+                outputs = network(features_BTKKD, valid_B)
+            logits_BTC, attention_BTKK = (output.cpu() for output in outputs)
             _add(probability[name], windows, logits_BTC.softmax(dim=2).numpy())
             if name in attention:
                 _add(attention[name], windows, attention_BTKK.numpy())
