@@ -12,7 +12,7 @@ from tasks.features import backbone_recipe
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
 
-VERSION = "finetune-2"
+VERSION = "finetune-3"
 
 
 def recipe(context: Context, clips: Ref, shards: Sequence[Ref], params: FinetuneParams, features: FeaturesParams) -> Recipe:
