@@ -38,7 +38,9 @@ def results_overview(results: Mapping[str, Any]) -> Overview:
     """Return every model's metrics in percent, and below them what no model is needed for, from `results.json`."""
     models = results["models"]
     first = models[0]
-    spread = "95 % interval" if first["num_cells"] == 1 else f"± deviation over {first['num_cells']} splits and seeds"
+    spread = (
+        "95 % interval over groups" if first["num_cells"] == 1 else f"± deviation over {first['num_cells']} splits and seeds"
+    )
     return Overview(
         title=f"Test part: {first['mean']['num_videos']:.0f} videos, in percent [{spread}]",
         headings=list(HEADINGS.values()),

@@ -15,9 +15,9 @@ from tasks.stage import Context, Ref, stage
 if TYPE_CHECKING:
     from pipeline_lib.workers.hardware import Plan
 
-VERSION = "evaluate-3"
-CONTROLS_VERSION = "controls-1"
-RESULTS_VERSION = "results-2"
+VERSION = "evaluate-4"
+CONTROLS_VERSION = "controls-2"
+RESULTS_VERSION = "results-3"
 
 CellKey = tuple[str, int, int]
 """A model's name in the run, its split and its seed."""

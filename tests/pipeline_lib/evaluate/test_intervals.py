@@ -1,64 +1,109 @@
-"""Bootstrap intervals against enumeration and against simulated collections."""
+"""Intervals over groups, by hand and against simulated test splits."""
 
-import itertools
-import tracemalloc
+from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
-from pipeline_lib.evaluate.bootstrap import mean_interval, ratio_intervals
+from pipeline_lib.chunk.groups import group_of_name
+from pipeline_lib.chunk.splits import read_splits
+from pipeline_lib.evaluate.intervals import accuracy_interval, accuracy_intervals, ratio_intervals
+from pipeline_lib.evaluate.sources import video_sources
 
-
-def test_quantiles_are_those_of_all_possible_resamples():
-    numerator_VM = np.array([[3.0, 1.0], [0.0, 0.0], [5.0, 1.0], [2.0, 0.0]])
-    denominator_VM = np.array([[4.0, 1.0], [9.0, 1.0], [5.0, 1.0], [7.0, 1.0]])
-    drawn_RV = np.array(list(itertools.product(range(4), repeat=4)))
-    ratio_RM = numerator_VM[drawn_RV].sum(axis=1) / denominator_VM[drawn_RV].sum(axis=1)
-    expected = np.quantile(ratio_RM, (0.025, 0.975), axis=0).T
-    found = ratio_intervals(numerator_VM, denominator_VM, resamples=40_000, seed=0)
-    np.testing.assert_allclose(found, expected, atol=0.015)
+INTRA_CLASS_CORRELATION = 0.4
 
 
-def simulate(rng, num_videos=60):
-    """Draw frames of videos that are easy or hard as wholes; the expected frame accuracy is 0.6."""
-    num_frames = rng.integers(20, 200, num_videos)
-    return rng.binomial(num_frames, rng.beta(0.6, 0.4, num_videos)), num_frames
+def test_groups_of_one_size_are_a_sample_of_their_means():
+    value_V = np.array([0.1, 0.3, 0.2, 0.6, 0.7, 0.5, 0.0, 0.2])
+    mean_G = value_V.reshape(4, 2).mean(axis=1)
+    half = student.ppf(0.975, 3) * mean_G.std(ddof=1) / 2
+    [found] = ratio_intervals(value_V[:, None], np.ones((8, 1)), np.repeat(list("abcd"), 2))
+    assert found == pytest.approx([mean_G.mean() - half, mean_G.mean() + half])
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say():
+def test_videos_of_one_group_are_one_piece_of_evidence():
+    value_V = np.array([0.1, 0.3, 0.2, 0.6])
+    alone = ratio_intervals(value_V[:, None], np.ones((4, 1)), np.arange(4))
+    copied = ratio_intervals(np.repeat(value_V, 50)[:, None], np.ones((200, 1)), np.repeat(np.arange(4), 50))
+    assert copied[0] == pytest.approx(alone[0])
+
+
+def test_a_higher_level_is_wider():
+    value_V1 = np.random.default_rng(0).random((30, 1))
+    [(low, high)], [(lower, higher)] = (
+        ratio_intervals(value_V1, np.ones((30, 1)), np.arange(30), level=x) for x in (0.95, 0.99)
+    )
+    assert lower < low < high < higher
+
+
+def test_one_group_says_nothing_of_another():
+    assert ratio_intervals(np.full((5, 1), 0.25), np.ones((5, 1)), np.zeros(5)) == [[-1, 1]]
+    low, high = accuracy_interval(np.ones(5, dtype=bool), np.zeros(5))
+    assert low < 0.5
+    assert high == 1
+
+
+def test_ratios_weigh_groups_by_their_frames():
+    right_V, frames_V = np.array([9.0, 0.0, 2.0]), np.array([10.0, 1.0, 4.0])
+    [(low, high)] = ratio_intervals(right_V[:, None], frames_V[:, None], np.arange(3))
+    assert (low + high) / 2 == pytest.approx(11 / 15) or high == 1
+
+
+@pytest.mark.parametrize("num_groups", [2, 4, 30, 600])
+@pytest.mark.parametrize("correct", [True, False])
+def test_all_right_or_all_wrong_leaves_a_doubt_that_shrinks_with_groups(num_groups, correct):
+    low, high = accuracy_interval(np.full(3 * num_groups, correct), np.repeat(np.arange(num_groups), 3))
+    near, far = (1 - low, 1 - high) if correct else (high, low)
+    assert far == 0
+    assert 1 / num_groups < near < 6 / num_groups
+
+
+def test_accuracies_are_between_0_and_1_and_in_their_intervals():
     rng = np.random.default_rng(0)
-    covered, covered_if_frames_were_independent = [], []
-    for seed in range(400):
-        right_V, frames_V = simulate(rng)
-        [(low, high)] = ratio_intervals(right_V[:, None], frames_V[:, None], resamples=400, seed=seed)
-        covered.append(low <= 0.6 <= high)
-        accuracy = right_V.sum() / frames_V.sum()
-        half = 1.96 * np.sqrt(accuracy * (1 - accuracy) / frames_V.sum())
-        covered_if_frames_were_independent.append(abs(accuracy - 0.6) <= half)
-    assert 0.91 <= np.mean(covered) <= 0.98
-    assert np.mean(covered_if_frames_were_independent) < 0.5
+    for num_groups in (1, 2, 3, 5, 40):
+        group_V = rng.integers(0, num_groups, 80)
+        for share in (0.02, 0.5, 0.98):
+            correct_V = rng.random(80) < share
+            low, high = accuracy_interval(correct_V, group_V)
+            assert 0 <= low <= correct_V.mean() <= high <= 1
 
 
-def test_mean_of_videos_that_are_all_right():
-    assert mean_interval(np.ones(9, dtype=bool), resamples=100, seed=0) == [1.0, 1.0]
+def coverage(group_V: np.ndarray, accuracy: float, *, simulations: int) -> float:
+    """Return how often the interval holds the accuracy, where groups are easy or hard by a beta distribution."""
+    rng = np.random.default_rng(0)
+    strength = 1 / INTRA_CLASS_CORRELATION - 1
+    num_groups = group_V.max() + 1
+    share_SG = rng.beta(accuracy * strength, (1 - accuracy) * strength, (simulations, num_groups))
+    correct_VS = (rng.random((simulations, len(group_V))) < share_SG[:, group_V]).T.astype(float)
+    ends_S2 = np.array(accuracy_intervals(correct_VS, np.ones_like(correct_VS), group_V))
+    return float(((ends_S2[:, 0] <= accuracy) & (accuracy <= ends_S2[:, 1])).mean())
 
 
-def test_one_video():
-    assert mean_interval(np.array([0.25]), resamples=100, seed=0) == [0.25, 0.25]
+@pytest.mark.parametrize("fold", [1, 2, 3])
+@pytest.mark.parametrize("accuracy", [0.6, 0.9])
+def test_coverage_on_hmdb51s_real_groups(shared, fold, accuracy):
+    listed = read_splits(shared / "data" / "hmdb51_splits", fold)
+    test = listed[listed["label"] == "test"].assign(group=lambda rows: rows["video"].map(group_of_name))
+    group_V = np.unique(video_sources(test), return_inverse=True)[1]
+    assert (len(group_V), group_V.max() + 1) == (1530, {1: 478, 2: 478, 3: 471}[fold])
+    assert coverage(group_V, accuracy, simulations=1000) >= 0.92
 
 
-def test_the_seed_decides():
-    value_V = np.random.default_rng(0).random(50)
-    first, again, other = (mean_interval(value_V, resamples=200, seed=seed) for seed in (1, 1, 2))
-    assert first == again != other
+@pytest.mark.parametrize("num_groups", [4, 6, 10, 30])
+@pytest.mark.parametrize("accuracy", [0.6, 0.9, 0.97])
+def test_coverage_with_few_groups(num_groups, accuracy):
+    sizes_G = np.random.default_rng(num_groups).geometric(0.2, num_groups)
+    assert coverage(np.repeat(np.arange(num_groups), sizes_G), accuracy, simulations=2000) >= 0.92
 
 
-@pytest.mark.parametrize("resamples", [1, 10_000])
-def test_memory_is_bounded_for_all_of_hmdb51(resamples):
-    ones_VM = np.ones((1530, 5))
-    tracemalloc.start()
-    intervals = ratio_intervals(ones_VM, ones_VM, resamples=resamples, seed=0)
-    _, peak_bytes = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert intervals == [[1.0, 1.0]] * 5
-    assert peak_bytes < 60e6
+def test_videos_taken_one_by_one_would_be_too_sure():
+    """What this replaces: with four groups of 14 videos an interval over videos covers far less."""
+    rng = np.random.default_rng(0)
+    share_SG = rng.beta(0.9, 0.6, (500, 4))
+    mean_S = rng.binomial(14, share_SG).sum(axis=1) / 56
+    half_S = 1.96 * np.sqrt(mean_S * (1 - mean_S) / 56)
+    assert (np.abs(mean_S - 0.6) <= half_S).mean() < 0.6
+    assert math.isclose(coverage(np.repeat(np.arange(4), 14), 0.6, simulations=500), 0.95, abs_tol=0.05)
