@@ -71,10 +71,11 @@ def _label(name: str, split: int, seed: int, params: Params) -> str:
 
 
 def best_cell(cells: Sequence[Cell], counts: Sequence[Mapping[str, Any]]) -> int:
-    """Return the index of the cell to register: of the best model by validation accuracy, the best seed of the first fold.
+    """Return the index of the best model's cell: the model by its means over folds and seeds, then the first fold's best seed.
 
-    Every fold has its own validation videos: models are compared by their means over all folds and seeds, and cells only within
-    one fold. At equal accuracy a model with attention is better, then one of smaller calibrated validation loss.
+    Every fold has a validation split of its own, and one may be easier than another. So folds are averaged, which is fair to
+    models that were trained on all of them, but never compared. Better is higher validation accuracy; at equal accuracy a
+    model that shows where it looked, then smaller calibrated validation loss.
 
     Args:
         cells: all cells of a run.
@@ -90,5 +91,5 @@ def best_cell(cells: Sequence[Cell], counts: Sequence[Mapping[str, Any]]) -> int
     for index, cell in enumerate(cells):
         by_name.setdefault(cell.name, []).append(index)
     best: list[int] = max(by_name.values(), key=score)
-    same_fold = [index for index in best if cells[index].split == cells[best[0]].split]
-    return max(same_fold, key=lambda index: score([index]))
+    first_fold = [index for index in best if cells[index].split == cells[best[0]].split]
+    return max(first_fold, key=lambda index: score([index]))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline_lib.workers.hardware import Plan
 
 VERSION = "evaluate-4"
-CONTROLS_VERSION = "controls-1"
+CONTROLS_VERSION = "controls-2"
 RESULTS_VERSION = "results-3"
 
 CellKey = tuple[str, int, int]

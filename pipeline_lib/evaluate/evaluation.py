@@ -68,9 +68,9 @@ def evaluate_model(
             maps = _score_maps(network, source_of, test, outputs, metadata, actor, params.batch_size)
     predictions, videos = _write_predictions(directory, test, outputs, metadata.classes)
     train = clips[clips["part"] == "train"]
-    metrics = overall_scores(predictions, videos, metadata.classes, train=train, params=params)
+    metrics = overall_scores(predictions, videos, metadata.classes, train=train)
     if maps:
-        write_maps(directory, maps, params)
+        write_maps(directory, maps)
         metrics |= maps.pointing()
     _write_scores(directory, predictions, videos, metadata, metrics)
     return metrics

@@ -209,7 +209,7 @@ class EvaluateParams(Section):
     """How the test part is scored."""
 
     resamples: PositiveInt = 10_000
-    """Bootstrap resamples of the test videos behind each interval."""
+    """Random sign flips behind each paired test, where there are too many to try them all."""
     permutations: PositiveInt = 20
     """Times that the labels are permuted for the control."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
