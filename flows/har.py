@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow
 
 from flows.run import open_run
 from flows.settings import reveal
 from pipeline_lib.params import load_params
-
-Stage = Literal["fetch", "subsample", "chunk", "finetune", "features", "sweep", "train", "evaluate", "heatmaps", "report"]
+from pipeline_lib.stages import Stage
 
 
 @flow(name="har", log_prints=True)

@@ -71,7 +71,7 @@ class Context(BaseModel):
     @property
     def results(self) -> Path:
         """Where Prefect keeps the results of cached tasks."""
-        return self.workspace / "prefect" / "results"
+        return self.store.results
 
 
 class Ref(BaseModel):

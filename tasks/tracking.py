@@ -57,6 +57,7 @@ IN_A_RUN = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 """Environment in which MLflow gives a request up within half a minute (`Background` makes it again) and prints no address."""
+RUNS_A_PAGE = 1000
 EPOCH_METRICS = {
     "train_loss": "train/loss",
     "train_frame_accuracy": "train/frame_accuracy",
@@ -293,14 +294,25 @@ def end_run(run_id: str, status: str) -> None:
     _client().set_terminated(run_id, status)
 
 
+def find_dead_runs(workspace_id: str, experiment_id: str | None = None) -> list[str]:
+    """Return the ids of the workspace's open runs, in one or all experiments. If no run holds it, their processes are gone."""
+    client, token, run_ids = _client(), None, list[str]()
+    experiment_ids = [experiment_id] if experiment_id else [one.experiment_id for one in client.search_experiments()]
+    filter_string = f"attributes.status = 'RUNNING' AND tags.`{WORKSPACE_TAG}` = '{workspace_id}'"
+    while True:
+        page = client.search_runs(experiment_ids, filter_string, max_results=RUNS_A_PAGE, page_token=token)
+        run_ids += [run.info.run_id for run in page]
+        token = page.token
+        if not token:
+            return run_ids
+
+
 def end_dead_runs(experiment_id: str, workspace_id: str) -> int:
     """Close as KILLED the runs of this workspace whose process is gone; call only while holding the workspace."""
-    client = _client()
-    filter_string = f"attributes.status = 'RUNNING' AND tags.`{WORKSPACE_TAG}` = '{workspace_id}'"
-    runs = client.search_runs([experiment_id], filter_string=filter_string, max_results=1000)
-    for run in runs:
-        client.set_terminated(run.info.run_id, "KILLED")
-    return len(runs)
+    run_ids = find_dead_runs(workspace_id, experiment_id)
+    for run_id in run_ids:
+        end_run(run_id, "KILLED")
+    return len(run_ids)
 
 
 def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:

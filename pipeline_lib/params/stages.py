@@ -22,9 +22,6 @@ from pipeline_lib.params.section import (
 )
 from pipeline_lib.params.training import ModelName, TrainParams
 
-STAGES = ("fetch", "subsample", "chunk", "finetune", "features", "sweep", "train", "evaluate", "heatmaps", "report")
-"""Stage names in the order of the pipeline; also the names of artifact folders, deployments and parameter sections."""
-
 Addresses = str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None
 """A path, an http(s) address, or a list of either, tried in order."""
 
