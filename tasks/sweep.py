@@ -17,7 +17,7 @@ from tasks.tracking import TrackedRun, log_trial
 if TYPE_CHECKING:
     from pipeline_lib.sweep.trials import Trial
 
-VERSION = "sweep-1"
+VERSION = "sweep-2"
 
 
 def recipe(
