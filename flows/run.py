@@ -302,7 +302,7 @@ class Run(Execution):
         if stage == "subsample":
             progress.expect("features", sum(ref.counts["frames"] for ref in result.refs))
         progress.finish(stage)
-        self.context.store.record_run(self.record.parent_run_id, result.refs)
+        self.context.store.record_run(str(self.record.parent.id), result.refs)
         self.record.log_stage(self, stage, result)
 
 
