@@ -21,7 +21,7 @@ install: $(INSTALLED)  ## make the environment
 demo: $(INSTALLED)  ## run the whole pipeline on a small collection it renders itself
 	$(BIN)/har run params/demo.yaml --summary workspace/demo-summary.json
 
-check: lint  ## check style and types, and run the unit tests (under 90 s on 2 cores)
+check: lint  ## check style and types, and run the unit tests (3 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) tests/pipeline_lib
 
 test: $(INSTALLED)  ## run the tests (under 8 minutes on 2 cores)
