@@ -22,6 +22,7 @@ from prefect.states import Crashed
 from flows import terminal
 from flows.cells import Cell, CellKey, best_cell
 from flows.services import mlflow_address
+from flows.summary import lost_videos
 from pipeline_lib.addresses import redact
 from pipeline_lib.params import Params
 from tasks import progress, registry, tracking
@@ -117,12 +118,10 @@ class Record:
         run.log(tracking.set_tags, {"artifact_key": ref.key, f"cache.{ref.stage}": "miss" if ref.made else "hit"})
 
     def _log_quarantine(self, run: Run) -> None:
-        from pipeline_lib.tables import read_videos
-
-        videos = read_videos(ref.directory(self.context) for ref in run.refs["subsample"].values())
-        lost = videos.loc[videos["reason"].notna(), ["video", "reason", "stderr"]].fillna("").astype(str)
-        rows = [{str(name): value for name, value in row.items()} for row in lost.to_dict("records")]
-        text = f"{len(lost)} of {len(videos)} videos not decodable"
+        lost = lost_videos(run)
+        rows = [{str(name): str(value) for name, value in row.items()} for row in lost.to_dict("records")]
+        total = len(lost) + sum(ref.counts["videos"] for ref in run.refs["subsample"].values())
+        text = f"{len(lost)} of {total} videos not decodable"
         self.prefect.call(lambda: create_table_artifact(key="quarantine", table=rows, description=text))
         self.parent.log(tracking.log_rows, lost, "quarantine.json")
 
