@@ -65,10 +65,16 @@ class Record:
     """Digests of the backbones that the parent run has."""
 
     @property
+    def parent_run_id(self) -> str:
+        """The MLflow run of the whole, which is open from the beginning."""
+        assert self.parent.id
+        return self.parent.id
+
+    @property
     def address(self) -> str:
         """Where a browser shows the parent run, once an MLflow server is up."""
         base = self.tracking_uri if self.tracking_uri.startswith("http") else mlflow_address(self.context.workspace)
-        return f"{base}/#/experiments/{self.experiment_id}/runs/{self.parent.id}"
+        return f"{base}/#/experiments/{self.experiment_id}/runs/{self.parent_run_id}"
 
     def open_child(self, cell: Cell, params: Params) -> tracking.TrackedRun:
         """Open a cell's own MLflow run."""
@@ -143,9 +149,8 @@ class Record:
 
     def _log_parts(self, child_run_id: str, cell: Cell, ref: Ref) -> None:
         """Log to the child what its model needs beside the checkpoint, and to the parent each backbone once."""
-        assert self.parent.id
         candidate = self._candidate(child_run_id, cell, ref)
-        self._backbones |= registry.log_parts(self.parent.id, [candidate], known=self._backbones)
+        self._backbones |= registry.log_parts(self.parent_run_id, [candidate], known=self._backbones)
 
     def _candidate(self, child_run_id: str, cell: Cell, ref: Ref) -> registry.Candidate:
         from pipeline_lib.predict.origin import parts_of_training

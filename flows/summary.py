@@ -35,7 +35,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "models": _models(run),
         "results": _results(run),
         "failures": list(run.failures),
-        "mlflow": {"tracking_uri": run.record.tracking_uri, "parent_run_id": run.record.parent.id},
+        "mlflow": {"tracking_uri": run.record.tracking_uri, "parent_run_id": run.record.parent_run_id},
         "report": str(report.directory(run.context) / "index.html") if report else None,
         "best_params": str(report.directory(run.context) / "best.yaml") if report and run.found else None,
     }
