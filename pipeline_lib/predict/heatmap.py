@@ -27,6 +27,7 @@ def draw_heatmap(
     prediction: Prediction,
     model: str,
     destination: Path,
+    params: HeatmapsParams,
     *,
     on_frame: Callable[[int], None] | None = None,
 ) -> None:
@@ -37,6 +38,7 @@ def draw_heatmap(
         prediction: what it returned.
         model: whose attention is drawn.
         destination: an MP4.
+        params: colours and scale; the size is the video's own.
         on_frame: called with the number of frames drawn.
 
     Raises:
@@ -46,7 +48,8 @@ def draw_heatmap(
     if result.attention_TKK is None:
         raise ValueError(f"{model} has no attention to draw")
     size = prediction.video.width, prediction.video.height
-    painter = Painter(HeatmapsParams(side=LONGER_SIDE, aspect="original"), result.attention_TKK.shape[1], size)
+    params = params.model_copy(update={"side": LONGER_SIDE, "aspect": "original"})
+    painter = Painter(params, result.attention_TKK.shape[1], size)
     width, height = painter.size
     rows = zip(result.attention_TKK, result.frame_labels, result.frame_confidence, strict=True)
     with (
