@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,11 +21,14 @@ install: $(INSTALLED)  ## make the environment
 demo: $(INSTALLED)  ## run the whole pipeline on a small collection it renders itself
 	$(BIN)/har run params/demo.yaml --summary workspace/demo-summary.json
 
-test: $(INSTALLED)  ## run the tests (under 12 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow"
+check: lint  ## check style and types, and run the unit tests (3 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) tests/pipeline_lib
 
-test-all: $(INSTALLED)  ## run all tests, the slow trials too
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  ## run the tests (under 8 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
+
+test-all: test  ## run all tests, the slow trials too, one by one and with their times
+	$(BIN)/python -m pytest -m slow --durations=0 --durations-min=1
 
 up: $(INSTALLED)  ## start the Prefect server, the MLflow server and the deployments
 	$(BIN)/har up
@@ -42,4 +46,4 @@ bench: $(INSTALLED)  ## measure speed on this machine (5 minutes)
 clean:  ## remove the environment and caches; the workspace stays
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info
 
-.PHONY: help install demo test test-all up down lint bench clean
+.PHONY: help install demo check test test-all up down lint bench clean

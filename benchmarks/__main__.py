@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.collection import make_shards
+from benchmarks.controls import compare_controls, time_hmdb51
 from benchmarks.extraction import compare_extraction
 from benchmarks.measuring import Comparison, spread
 from benchmarks.training import compare_training
@@ -31,6 +32,7 @@ def main() -> None:
     print()
     for line in _table(comparisons):
         print(line)
+    print(f"\n{time_hmdb51()}")
     minutes = (time.monotonic() - started) / 60
     print(f"\nlowest – median – highest of {len(comparisons[0].ours)} repeats in turns; {minutes:.1f} minutes in all")
     print(f"{_processor()}: {describe_device(torch.device('cpu'))}, {torch.get_num_threads()} threads; load before: {load:.1f}")
@@ -44,6 +46,8 @@ def _measure(folder: Path) -> Iterator[Comparison]:
     yield from compare_training(shards, folder)
     print("feature extraction ...", flush=True)
     yield compare_extraction(shards, folder)
+    print("controls ...", flush=True)
+    yield compare_controls()
 
 
 def _table(comparisons: Iterable[Comparison]) -> Iterator[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
 from pipeline_lib.params import ModelName, ModelParams, Params, TrainParams
 
+CellKey = tuple[str, int, int]
+"""A cell's name, split and seed."""
 Overrides = Mapping[ModelName, Mapping[str, Any]]
 """The best hyper-parameters that a sweep found, by model."""
 
@@ -26,7 +28,7 @@ class Cell:
     """The name, and split and seed where the run has several."""
 
     @property
-    def key(self) -> tuple[str, int, int]:
+    def key(self) -> CellKey:
         """What tells it from the run's other cells."""
         return self.name, self.split, self.seed
 
@@ -39,6 +41,14 @@ def plan_cells(params: Params, found: Overrides) -> list[Cell]:
         for split in params.chunk.splits
         for seed in params.train.all_seeds
     ]
+
+
+def first_of_each_name(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the first cell of each name: the one that is drawn and shown."""
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        first.setdefault(cell.name, cell)
+    return list(first.values())
 
 
 def _variants(train: TrainParams, found: Overrides) -> Iterator[tuple[ModelName, str, TrainParams]]:
@@ -61,13 +71,15 @@ def _label(name: str, split: int, seed: int, params: Params) -> str:
 
 
 def best_cell(cells: Sequence[Cell], counts: Sequence[Mapping[str, Any]]) -> int:
-    """Return the index of the best cell of the best model by validation accuracy.
+    """Return the index of the best model's cell: the model by its means over folds and seeds, then the first fold's best seed.
 
-    At equal accuracy a model that shows where it looked is better, then one of smaller calibrated validation loss.
+    Every fold has a validation split of its own, and one may be easier than another. So folds are averaged, which is fair to
+    models that were trained on all of them, but never compared. Better is higher validation accuracy; at equal accuracy a
+    model that shows where it looked, then smaller calibrated validation loss.
 
     Args:
         cells: all cells of a run.
-        counts: what training each of them counted. Models are compared by their means over splits and seeds.
+        counts: what training each of them counted.
     """
 
     def score(indices: list[int]) -> tuple[float, bool, float]:
@@ -79,4 +91,5 @@ def best_cell(cells: Sequence[Cell], counts: Sequence[Mapping[str, Any]]) -> int
     for index, cell in enumerate(cells):
         by_name.setdefault(cell.name, []).append(index)
     best: list[int] = max(by_name.values(), key=score)
-    return max(best, key=lambda index: score([index]))
+    first_fold = [index for index in best if cells[index].split == cells[best[0]].split]
+    return max(first_fold, key=lambda index: score([index]))

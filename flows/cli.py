@@ -14,9 +14,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from flows.servers import HOST, MLFLOW_PORT, PREFECT_PORT
+from pipeline_lib.addresses import redact_text
 from pipeline_lib.errors import UserError
+from pipeline_lib.stages import STAGES
 
-STAGES = ("fetch", "subsample", "chunk", "finetune", "features", "sweep", "train", "evaluate", "heatmaps", "report")
 DEFAULT_WORKSPACE = "workspace"
 DEFAULT_MODEL = "models:/har@champion"
 STOP_SECONDS = 10.0
@@ -34,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in MENDABLE:
             raise
-        print(f"har: {error}", file=sys.stderr)  # noqa: T201
+        for line in redact_text(str(error)).splitlines():
+            print(f"har: {line}", file=sys.stderr)  # noqa: T201
         code = 1
     except KeyboardInterrupt:
         print("har: stopped; the same command goes on from here", file=sys.stderr)  # noqa: T201
@@ -79,21 +82,55 @@ def _parser() -> argparse.ArgumentParser:
     app.add_argument("--model", default=DEFAULT_MODEL, metavar="SOURCE",
                      help="registered model, checkpoint or run id; default: %(default)s, else the newest")  # fmt: skip
     app.add_argument("--port", type=int, default=7860, metavar="PORT", help="default: %(default)s")
-    app.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s, this machine alone")
+    app.add_argument("--host", default=HOST, metavar="ADDRESS", help="default: %(default)s, this machine alone")
     app.set_defaults(command=_app)
     promote = commands.add_parser("promote", help="make a registered model the champion, which `har predict` uses")
     promote.add_argument("which", nargs="?", metavar="VERSION|RUN_ID", help="default: the newest version")
     promote.set_defaults(command=_promote)
     up = commands.add_parser("up", help="start the Prefect server, the MLflow server and the deployments")
-    up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="default: %(default)s")
-    up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="default: %(default)s")
+    up.add_argument("--prefect-port", type=int, default=PREFECT_PORT, metavar="PORT", help="default: %(default)s")
+    up.add_argument("--mlflow-port", type=int, default=MLFLOW_PORT, metavar="PORT", help="default: %(default)s")
     up.set_defaults(command=_up)
     commands.add_parser("down", help="stop what `har up` started").set_defaults(command=_down)
     doctor = commands.add_parser("doctor", help="what is installed, reachable, left half-done, and how to mend it")
+    doctor.add_argument("--fix", action="store_true", help="remove drafts of killed runs and close their records")
     doctor.set_defaults(command=_doctor)
-    for command in (predict, app, promote, up, doctor, commands.choices["down"]):
-        command.add_argument("--workspace", type=Path, default=DEFAULT_WORKSPACE, help="default: %(default)s")
+    verify = commands.add_parser("verify", help="read every artifact's files again and find those that are damaged")
+    verify.set_defaults(command=_verify)
+    _add_gc(commands)
+    for name in ("predict", "app", "promote", "up", "down", "doctor", "verify", "gc"):
+        commands.choices[name].add_argument("--workspace", type=Path, default=DEFAULT_WORKSPACE, help="default: %(default)s")
     return parser
+
+
+def _add_gc(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    gc = commands.add_parser("gc", help="remove artifacts that no recent run needs; shows what would go, until --delete")
+    gc.add_argument("--older-than", type=_age, metavar="AGE",
+                    help="those that no run needed for so long, such as 12h or 8w; default: 30d")  # fmt: skip
+    gc.add_argument("--keep-size", type=_size, metavar="SIZE",
+                    help="those needed longest ago, until the rest fits into this, such as 50GB")  # fmt: skip
+    gc.add_argument("--keep-runs", type=int, default=1, metavar="N",
+                    help="so many of the newest runs keep all that they used; default: %(default)s")  # fmt: skip
+    gc.add_argument("--delete", action="store_true", help="remove them")
+    gc.set_defaults(command=_gc)
+
+
+def _age(text: str) -> float:
+    """Return an age in seconds."""
+    return _quantity(text, {"h": 3600, "d": 86400, "w": 7 * 86400}, "an age such as 12h, 30d or 8w")
+
+
+def _size(text: str) -> float:
+    """Return a size in bytes."""
+    return _quantity(text, {"MB": 1e6, "GB": 1e9, "TB": 1e12}, "a size such as 500MB or 50GB")
+
+
+def _quantity(text: str, units: dict[str, float], expected: str) -> float:
+    number = text.rstrip("".join(units))
+    unit = text[len(number) :]
+    if unit not in units or not number.replace(".", "", 1).isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not {expected}")
+    return float(number) * units[unit]
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -106,12 +143,13 @@ def _run(options: argparse.Namespace) -> int:
     _use_prefect(workspace)
     from flows.har import har
     from flows.services import wait_for_prefect
+    from flows.settings import conceal
     from flows.terminal import quiet_prefect, say_summary, show_progress
 
     quiet_prefect()
     wait_for_prefect(os.environ["PREFECT_API_URL"])
     with show_progress():
-        summary = har(options.params, options.settings, options.until, options.refresh)
+        summary = har(options.params, conceal(options.settings), options.until, options.refresh)
     say_summary(summary)
     if options.summary:
         options.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -169,8 +207,8 @@ def _up(options: argparse.Namespace) -> int:
     workspace = options.workspace.absolute()
     start_services(workspace, options.prefect_port, options.mlflow_port, say)
     say("run one with: prefect deployment run har/demo")
-    if options.prefect_port != 4200:
-        say(f"after: export PREFECT_API_URL=http://127.0.0.1:{options.prefect_port}/api")
+    if options.prefect_port != PREFECT_PORT:
+        say(f"after: export PREFECT_API_URL=http://{HOST}:{options.prefect_port}/api")
     return 0
 
 
@@ -186,7 +224,20 @@ def _down(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from flows.doctor import examine
 
-    return examine(options.workspace.absolute())
+    return examine(options.workspace.absolute(), fix=options.fix)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from flows.verify import verify
+
+    return verify(options.workspace.absolute())
+
+
+def _gc(options: argparse.Namespace) -> int:
+    from flows.gc import collect
+
+    older_than = _age("30d") if options.older_than is None and options.keep_size is None else options.older_than
+    return collect(options.workspace.absolute(), older_than, options.keep_size, options.keep_runs, delete=options.delete)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from pipeline_lib.stages import Stage
+
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
-DESCRIPTIONS = {
-    "full": "The whole pipeline on HMDB-51, from its archive to the report.",
-    "demo": "The whole pipeline on a small collection that the project renders itself.",
+UP_TO: dict[Stage, str] = {
     "fetch": "Fetch the collection.",
     "subsample": "Everything up to videos at 15 fps.",
     "chunk": "Everything up to the clip table.",
@@ -20,6 +20,10 @@ DESCRIPTIONS = {
     "evaluate": "Everything up to scores on the test part.",
     "heatmaps": "Everything up to heatmap videos.",
 }
+DESCRIPTIONS: dict[str, str] = {
+    "full": "The whole pipeline on HMDB-51, from its archive to the report.",
+    "demo": "The whole pipeline on a small collection that the project renders itself.",
+} | {str(stage): text for stage, text in UP_TO.items()}
 DEMO_PARAMS = "params/demo.yaml"
 
 

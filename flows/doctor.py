@@ -1,4 +1,4 @@
-"""`har doctor`: what is installed, reachable, left half-done, and how to mend it."""
+"""`har doctor`: what is installed, reachable, left half-done, and how to mend it. Only `--fix` changes anything."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 
 from flows.services import running_services
 from flows.terminal import say
-from pipeline_lib.params import TrackingParams
-from pipeline_lib.workspace import WorkspaceBusyError, hold_workspace, workspace_id
+from pipeline_lib.artifacts import find_drafts
+from pipeline_lib.workspace import hold_workspace, is_held, known_id
 
 PACKAGES = ("prefect", "mlflow", "torch", "torchvision", "h5py", "fastapi")
 MIN_FREE_BYTES = 5 * 1024**3
 
 
-def examine(workspace: Path) -> int:
-    """Print one line a finding, close the records of killed runs, and return 1 if something needs mending."""
+def examine(workspace: Path, *, fix: bool) -> int:
+    """Print one line a finding and return 1 if something needs mending; with `fix`, clean up after killed runs."""
     num_faults = 0
-    for check in (_packages, _programs, _device, _disk, _services, _leftovers):
+    for check in (_packages, _programs, _device, _disk, _services, _fixed_leftovers if fix else _leftovers):
         for sound, line in check(workspace):
             say(f"{'ok  ' if sound else 'MEND'}  {line}")
             num_faults += not sound
@@ -81,26 +81,52 @@ def _services(workspace: Path) -> Iterator[Finding]:
 
 
 def _leftovers(workspace: Path) -> Iterator[Finding]:
+    """Report what killed runs have left."""
     if not workspace.is_dir():
         yield True, f"no workspace at {workspace} yet"
         return
-    try:
-        with hold_workspace(workspace):
-            yield from _mend_leftovers(workspace)
-    except WorkspaceBusyError as busy:
-        yield True, f"a run is under way: {busy}"
-
-
-def _mend_leftovers(workspace: Path) -> Iterator[Finding]:
-    from tasks import tracking
-    from tasks.stage import open_store
-
-    num_drafts = open_store(workspace).remove_drafts()
-    yield True, f"{num_drafts} half-made artifacts of killed runs removed"
+    if is_held(workspace):
+        yield True, "a run is under way"
+        return
+    how = "`har doctor --fix` or the next run"
+    if drafts := find_drafts(workspace):
+        yield True, f"{len(drafts)} half-made artifacts of killed runs: {how} removes them, or puts back what they replaced"
     for partial in sorted((workspace / "partial").glob("*/*")):
         if any(partial.iterdir()):
             yield True, f"{partial.parent.name} was interrupted and goes on from {partial.relative_to(workspace)}"
-    if (workspace / "mlflow" / "mlflow.db").is_file() and "MLFLOW_TRACKING_URI" not in os.environ:
-        _, experiment_id = tracking.init_tracking(TrackingParams(), workspace)
-        num_dead = tracking.end_dead_runs(experiment_id, workspace_id(workspace))
-        yield True, f"{num_dead} MLflow runs of killed processes closed"
+    if dead := _dead_runs(workspace):
+        yield True, f"{len(dead)} MLflow runs of killed processes are open: {how} closes them"
+    if not (drafts or dead):
+        yield True, "killed runs have left nothing to clean up"
+
+
+def _fixed_leftovers(workspace: Path) -> Iterator[Finding]:
+    """Clean up after killed runs, then report what is left."""
+    if workspace.is_dir():
+        with hold_workspace(workspace):
+            yield from _fix(workspace)
+    yield from _leftovers(workspace)
+
+
+def _fix(workspace: Path) -> Iterator[Finding]:
+    from tasks import tracking
+    from tasks.stage import open_store
+
+    if find_drafts(workspace):
+        yield True, f"{open_store(workspace).remove_drafts()} half-made artifacts of killed runs removed"
+    dead = _dead_runs(workspace)
+    for run_id in dead:
+        tracking.end_run(run_id, "KILLED")
+    if dead:
+        yield True, f"{len(dead)} MLflow runs of killed processes closed"
+
+
+def _dead_runs(workspace: Path) -> list[str]:
+    """Return the ids of MLflow runs whose process is gone, where the workspace itself keeps MLflow's store."""
+    from tasks import tracking
+
+    name = known_id(workspace)
+    if name is None or not (workspace / "mlflow" / "mlflow.db").is_file() or tracking.ENVIRONMENT_VARIABLE in os.environ:
+        return []
+    tracking.open_tracking(workspace)
+    return tracking.find_dead_runs(name)

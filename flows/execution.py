@@ -1,22 +1,43 @@
-"""How a run's stages are submitted, waited for and recorded."""
+"""How a run's work is submitted, watched and judged.
+
+Work that the whole run needs ends it when it fails. Work of one model, and the controls, do not: the rest goes on to its end
+(docs/decisions/2026-11-29-failures.md).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 from prefect import Task
-from prefect.futures import PrefectFuture, as_completed
+from prefect.futures import PrefectFuture
 
+from pipeline_lib.addresses import redact_text
+from pipeline_lib.errors import UserError
 from pipeline_lib.params import STAGES, Params
 from tasks.stage import Context, Ref
 
+logger = logging.getLogger(__name__)
+
 Future = PrefectFuture[Ref]
+ISOLATED = ("train", "evaluate", "controls", "results", "heatmaps")
+"""Kinds of work whose failure leaves the rest of the run going."""
+STAGE_OF = {"quarantine": "subsample", "check": "train", "controls": "evaluate", "results": "evaluate"}
+"""The stages of those kinds of work that are not called as their stage is."""
 
 
 class StageReached(Exception):  # noqa: N818 - not an error: the stage asked for has been submitted
     """Ends the flow's body after the stage given as `until`."""
+
+
+class FailedWorkError(UserError):
+    """Some of the run's work failed, and the rest was done; a line each."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +58,32 @@ class StageResult:
         return sum(ref.seconds for ref in self.refs if ref.made)
 
 
-def _answer(future: Future) -> Ref:
-    """Return a finished task's reference; a cached one still tells of the run that made it, so it is set right."""
-    ref = future.result()
-    return ref.model_copy(update={"made": False}) if future.state.name == "Cached" else ref
+@dataclass(frozen=True)
+class Work:
+    """A task of the run."""
+
+    kind: str
+    key: Any
+    """What tells it from others of its kind: a shard, a split, a model's name, split and seed."""
+    label: str
+    """What it is for, in words; empty if it is the only one of its kind."""
+    future: PrefectFuture[Any]
+
+    @property
+    def stage(self) -> str:
+        """The stage it belongs to."""
+        return STAGE_OF.get(self.kind, self.kind)
+
+    def result(self) -> Ref | None:
+        """Return the finished task's reference; None of a check, or if it did not begin because work before it failed.
+
+        A cached reference still says that it was made, in the run that made it, so it is set right.
+        """
+        self.future.wait()
+        if self.future.state.name == "NotReady":
+            return None
+        ref = self.future.result()
+        return ref.model_copy(update={"made": False}) if ref and self.future.state.name == "Cached" else ref
 
 
 @dataclass
@@ -50,17 +93,51 @@ class Execution:
     params: Params
     context: Context
     until: str | None
-    futures: dict[str, list[Future]] = field(default_factory=dict)
+    works: list[Work] = field(default_factory=list)
+    refs: defaultdict[str, dict[Any, Ref]] = field(default_factory=lambda: defaultdict(dict))
+    """What finished work returned, by its kind and key."""
     results: dict[str, StageResult] = field(default_factory=dict)
+    """The stages that are over, as far as they did not fail."""
+    failures: list[str] = field(default_factory=list)
+    """A line for each failure that left the rest going."""
+    _num_open: Counter[str] = field(default_factory=Counter)
+    """Work under way, by stage."""
+    _ended: SimpleQueue[Work] = field(default_factory=SimpleQueue)
 
-    def submit(self, stage: str, task: Task[..., Ref], wait_for: Sequence[PrefectFuture[Any]] = (), **inputs: Any) -> Future:
-        """Submit a task of a stage, unless the run ends before that stage."""
+    def submit(
+        self,
+        kind: str,
+        task: Task[..., Ref],
+        key: Hashable = None,
+        label: str = "",
+        wait_for: Sequence[PrefectFuture[Any]] = (),
+        **inputs: Any,
+    ) -> Future:
+        """Submit the task of an artifact, unless the run ends before its stage."""
+        stored = task.with_options(result_storage=self.context.results)
+        return self._submit(kind, stored, key, label, wait_for, inputs)
+
+    def check(self, kind: str, task: Task[..., None], key: Hashable = None, **inputs: Any) -> PrefectFuture[Any]:
+        """Submit a task that makes nothing, and fails if the run cannot go on."""
+        return self._submit(kind, task, key, "", (), inputs)
+
+    def _submit(
+        self,
+        kind: str,
+        task: Task[..., Any],
+        key: Hashable,
+        label: str,
+        wait_for: Sequence[PrefectFuture[Any]],
+        inputs: dict[str, Any],
+    ) -> PrefectFuture[Any]:
+        stage = STAGE_OF.get(kind, kind)
         if self.until and STAGES.index(stage) > STAGES.index(self.until):
             raise StageReached
-        task = task.with_options(result_storage=self.context.results)
-        future: Future = task.submit(context=self.context, wait_for=list(wait_for), **inputs)
-        self.futures.setdefault(stage, []).append(future)
-        return future
+        work = Work(kind, key, label, task.submit(context=self.context, wait_for=list(wait_for), **inputs))
+        self.works.append(work)
+        self._num_open[stage] += 1
+        work.future.add_done_callback(lambda _: self._ended.put(work))
+        return work.future
 
     def stop_after(self, stage: str) -> None:
         """End the flow's body here if it is to end after this stage."""
@@ -68,20 +145,74 @@ class Execution:
             raise StageReached
 
     def gather(self) -> None:
-        """Wait for every stage submitted, in order."""
-        for stage in self.futures:
-            self.gather_stage(stage)
+        """Wait for all work, and record each piece as it ends."""
+        self._settle_until(lambda: not self._num_open.total())
 
     def gather_stage(self, stage: str) -> StageResult:
-        """Wait for a stage and record what came of it."""
-        if stage in self.results:
-            return self.results[stage]
-        for future in as_completed(self.futures[stage]):
-            future.result()  # the first failure ends the run
-        result = StageResult([_answer(future) for future in self.futures[stage]])
-        self.results[stage] = result
-        self.gathered(stage, result)
-        return result
+        """Wait for a stage, and record each piece of work that ends meanwhile, of whichever stage."""
+        self._settle_until(lambda: not self._num_open[stage])
+        return self.results[stage]
 
-    def gathered(self, stage: str, result: StageResult) -> None:
+    def settle_ended(self) -> None:
+        """Record the work that has ended already, and submit no more: the run is about to fail."""
+        self.until = STAGES[0]
+        while not self._ended.empty():
+            with suppress(Exception):
+                self._settle(self._ended.get())
+
+    def _settle_until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._settle(self._ended.get())
+
+    def _settle(self, work: Work) -> None:
+        """Judge work that has ended, and close its stage with the last of it.
+
+        Raises:
+            Exception: what ended work that the run needs.
+        """
+        self._num_open[work.stage] -= 1
+        is_failure = False
+        try:
+            ref = work.result()
+        except Exception as error:
+            if work.kind not in ISOLATED:
+                raise
+            ref, is_failure = None, True
+            self._add_failure(work, error)
+        if ref:
+            self.refs[work.kind][work.key] = ref
+        self.ended(work, ref, is_failure=is_failure)
+        if not self._num_open[work.stage]:
+            self._close_stage(work.stage)
+
+    def _add_failure(self, work: Work, error: Exception) -> None:
+        """Note and log a failure; of one that is no user's mistake, with its traceback."""
+        is_bug = not isinstance(error, UserError)
+        reason = redact_text(next(iter(str(error).splitlines()), ""))
+        name = " ".join(filter(None, (work.kind, work.label)))
+        self.failures.append(f"{name} failed: {type(error).__name__ + ': ' if is_bug else ''}{reason}")
+        trace = redact_text("".join(traceback.format_exception(error))) if is_bug else ""
+        logger.error("%s", f"{self.failures[-1]}\n{trace}".rstrip())
+
+    def _close_stage(self, stage: str) -> None:
+        refs = [
+            self.refs[work.kind][work.key] for work in self.works if work.stage == stage and work.key in self.refs[work.kind]
+        ]
+        if refs:
+            self.results[stage] = StageResult(refs)
+            self.stage_over(stage, self.results[stage])
+
+    def raise_failures(self) -> None:
+        """Fail if any work did.
+
+        Raises:
+            FailedWorkError: a line for each failure.
+        """
+        if self.failures:
+            raise FailedWorkError("\n".join(self.failures))
+
+    def ended(self, work: Work, ref: Ref | None, *, is_failure: bool) -> None:
+        """Do what is to be done when work has ended, which may be to submit more."""
+
+    def stage_over(self, stage: str, result: StageResult) -> None:
         """Do what is to be done when a stage is over."""

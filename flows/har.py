@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow
 
 from flows.run import open_run
+from flows.settings import reveal
 from pipeline_lib.params import load_params
-
-Stage = Literal["fetch", "subsample", "chunk", "finetune", "features", "sweep", "train", "evaluate", "heatmaps", "report"]
+from pipeline_lib.stages import Stage
 
 
 @flow(name="har", log_prints=True)
@@ -30,7 +30,7 @@ def har(
     Returns:
         The run's summary: dataset, stages with cache hits, models with accuracies, MLflow ids, report.
     """
-    with open_run(load_params(params, settings or ()), until=until, refresh=refresh or ()) as run:
+    with open_run(load_params(params, reveal(settings or ())), until=until, refresh=refresh or ()) as run:
         collection = run.fetch()
         shards = run.subsample(collection)
         clips = run.chunk(collection, shards)

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from flows.terminal import console, say
+from pipeline_lib.addresses import redact
 from pipeline_lib.errors import UserError
 from pipeline_lib.predict.heatmap import draw_heatmap
 from pipeline_lib.predict.results import ResultFiles, describe
@@ -49,7 +50,7 @@ def predict(
     if heatmaps and not opened.predictor.attends(opened.model):
         say(f"            {opened.model} has no attention, so there are no heatmap videos")
         heatmaps = False
-    header = {"model": opened.title, "source": source, "overlap": overlap}
+    header = {"model": opened.title, "source": redact(source), "overlap": overlap}
     with ResultFiles(folder, header, opened.predictor.classes(opened.model)) as files, _show_progress() as step:
         job = _Job(opened, folder, overlap, heatmaps, step)
         for number, video in enumerate(videos, 1):
@@ -77,7 +78,7 @@ class _Job:
             try:
                 self._predict(video, files, place, Path(scratch))
             except VideoError as error:
-                files.add({"video": video.name, "error": error.reason})
+                files.add({"video": video.shown, "error": error.reason})
 
     def _predict(self, video: AskedVideo, files: ResultFiles, place: str, scratch: Path) -> None:
         path = video.fetch(scratch, lambda done, total: self.step(f"{place}: download {video.stem}", done, total))
@@ -90,7 +91,7 @@ class _Job:
             subsampled=subsampled,
             on_progress=lambda done, total: self.step(f"{place}: predict {video.stem}", done, total),
         )
-        row: dict[str, Any] = {"video": video.name, **describe(prediction, model), "heatmap": None, "error": None}
+        row: dict[str, Any] = {"video": video.shown, **describe(prediction, model), "heatmap": None, "error": None}
         if self.heatmaps:
             row["heatmap"] = self._free_name(video.stem)
             num_frames = prediction.video.num_frames

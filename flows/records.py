@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
+import threading
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 from prefect import runtime
 from prefect.artifacts import create_link_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
@@ -17,15 +20,16 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
 from flows import terminal
-from flows.cells import Cell, best_cell
+from flows.cells import Cell, CellKey, best_cell
 from flows.services import mlflow_address
-from pipeline_lib.errors import UserError
+from pipeline_lib.addresses import redact
 from pipeline_lib.params import Params
 from tasks import progress, registry, tracking
+from tasks.background import Background
 from tasks.stage import Context, Ref
 
 if TYPE_CHECKING:
-    from flows.execution import StageResult
+    from flows.execution import StageResult, Work
     from flows.run import Run
 
 logger = logging.getLogger(__name__)
@@ -41,173 +45,215 @@ ALIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 
 @dataclass
 class Record:
-    """The records of one run."""
+    """The records of one run. What MLflow and Prefect are told, they are told in the background."""
 
     context: Context
     tracking_uri: str
     experiment_id: str
-    parent_run_id: str
+    parent: tracking.TrackedRun
+    mlflow: Background
+    prefect: Background
     system_metrics: tracking.SystemMetrics
-    children: dict[tuple[str, int, int], str] = field(default_factory=dict)
-    """The MLflow run of each cell, by its key."""
-    sweeps: dict[str, str] = field(default_factory=dict)
+    bars: ProgressBars
+    children: dict[CellKey, tracking.TrackedRun] = field(default_factory=dict)
+    """The MLflow run of each cell."""
+    sweeps: dict[str, tracking.TrackedRun] = field(default_factory=dict)
     """The MLflow run of each model's sweep, under which its trials are."""
-    bars: ProgressBars | None = None
+    _ended: set[CellKey] = field(default_factory=set)
+    _backbones: set[str] = field(default_factory=set)
+    """Digests of the backbones that the parent run has."""
 
     @property
     def address(self) -> str:
         """Where a browser shows the parent run, once an MLflow server is up."""
         base = self.tracking_uri if self.tracking_uri.startswith("http") else mlflow_address(self.context.workspace)
-        return f"{base}/#/experiments/{self.experiment_id}/runs/{self.parent_run_id}"
+        return f"{base}/#/experiments/{self.experiment_id}/runs/{self.parent.id}"
 
-    def open_child(self, cell: Cell, params: Params) -> str:
+    def open_child(self, cell: Cell, params: Params) -> tracking.TrackedRun:
         """Open a cell's own MLflow run."""
         sections = params.model_dump(mode="json", include={"chunk", "finetune", "features"})
         values = {"train": cell.params.recipe()} | sections
         values["chunk"]["split"] = cell.split
         tags = {"model": cell.name, "split": str(cell.split), "seed": str(cell.seed), "stage": "train"}
-        self.children[cell.key] = tracking.start_child(self.parent_run_id, cell.label, tags, values)
+        self.children[cell.key] = self.parent.open_child(cell.label, tags, values)
         return self.children[cell.key]
 
-    def open_sweep(self, model: str) -> str:
+    def open_sweep(self, model: str) -> tracking.TrackedRun:
         """Open the MLflow run that a sweep's trials go under."""
         tags = {"model": model, "stage": "sweep"}
-        self.sweeps[model] = tracking.start_child(self.parent_run_id, f"sweep {model}", tags, {})
+        self.sweeps[model] = self.parent.open_child(f"sweep {model}", tags, {})
         return self.sweeps[model]
 
-    def log_stage(self, run: Run, stage: str, result: StageResult) -> None:
-        """Record a finished stage, whether it was made or answered from artifacts."""
-        terminal.say_stage(stage, result)
-        manifests = [ref.model_dump() | {"params": _params_of(self.context, ref)} for ref in result.refs]
-        tracking.log_json(self.parent_run_id, manifests, f"manifests/{stage}.json")
-        tracking.set_tags(self.parent_run_id, {f"cache.{stage}": result.cache})
-        tracking.log_metrics(self.parent_run_id, {f"seconds/{stage}": result.seconds} | _counts(stage, result))
-        log = getattr(self, f"_log_{stage}", None)
-        if log:
-            log(run, result)
+    def end_child(self, key: CellKey, status: str) -> None:
+        """Close a cell's MLflow run as FINISHED or FAILED."""
+        self.children[key].log(tracking.end_run, status)
+        self._ended.add(key)
 
-    def _log_subsample(self, run: Run, result: StageResult) -> None:
+    def log_work(self, run: Run, work: Work, ref: Ref) -> None:
+        """Record finished work, whether it was made or answered from artifacts."""
+        match work.kind:
+            case "subsample" if len(run.refs["subsample"]) == len(run.shard_names):
+                self._log_quarantine(run)
+            case "chunk":
+                self._log_clips(run, work.key, ref)
+            case "sweep":
+                self._log_folder(self.sweeps[str(work.key)], ref, "sweep")
+            case "train":
+                self._log_training(run, run.cell(work.key), ref)
+            case "evaluate":
+                self._log_evaluation(self.children[run.cell(work.key).key], ref)
+            case "controls":
+                self.parent.log(tracking.log_folder, ref.directory(self.context), f"controls/split {work.key}")
+            case "results":
+                self._log_results(ref.directory(self.context))
+            case "heatmaps":
+                self.children[run.cell(work.key).key].log(tracking.log_folder, ref.directory(self.context), "heatmaps")
+            case "report":
+                self._log_report(ref)
+
+    def _log_folder(self, run: tracking.TrackedRun, ref: Ref, name: str) -> None:
+        """Log an artifact to a run, and to its tags which one it is and whether it was made."""
+        run.log(tracking.log_folder, ref.directory(self.context), name)
+        run.log(tracking.set_tags, {"artifact_key": ref.key, f"cache.{ref.stage}": "miss" if ref.made else "hit"})
+
+    def _log_quarantine(self, run: Run) -> None:
         from pipeline_lib.tables import read_videos
 
-        videos = read_videos(ref.directory(self.context) for ref in result.refs)
-        lost = videos.loc[videos["reason"].notna(), ["video", "reason", "stderr"]].fillna("")
-        tracking.log_rows(self.parent_run_id, lost, "quarantine.json")
+        videos = read_videos(ref.directory(self.context) for ref in run.refs["subsample"].values())
+        lost = videos.loc[videos["reason"].notna(), ["video", "reason", "stderr"]].fillna("").astype(str)
+        rows = [{str(name): value for name, value in row.items()} for row in lost.to_dict("records")]
+        text = f"{len(lost)} of {len(videos)} videos not decodable"
+        self.prefect.call(lambda: create_table_artifact(key="quarantine", table=rows, description=text))
+        self.parent.log(tracking.log_rows, lost, "quarantine.json")
 
-    def _log_chunk(self, run: Run, result: StageResult) -> None:
-        splits = run.params.chunk.splits
-        for split, ref in zip(splits, result.refs, strict=True):
-            name = "dataset" if len(splits) == 1 else f"dataset/split {split}"
-            tracking.log_files(self.parent_run_id, [ref.directory(self.context) / "clips.parquet"], name)
-            self._log_dataset([self.parent_run_id], ref)
+    def _log_clips(self, run: Run, split: Hashable, ref: Ref) -> None:
+        name = "dataset" if len(run.params.chunk.splits) == 1 else f"dataset/split {split}"
+        self.parent.log(tracking.log_files, [ref.directory(self.context) / "clips.parquet"], name)
+        self.parent.log(tracking.log_dataset, ref.directory(self.context), "clips", ref.content_key)
 
-    def _log_dataset(self, run_ids: list[str], clips: Ref) -> None:
-        from pipeline_lib.tables import read_clips
+    def _log_training(self, run: Run, cell: Cell, ref: Ref) -> None:
+        child = self.children[cell.key]
+        if not ref.made:  # else every epoch was logged as it ended
+            for record in _read_json(ref.directory(self.context) / "history.json"):
+                child.log(tracking.log_epoch, record)
+        self._log_folder(child, ref, "checkpoint")
+        clips = run.refs["chunk"][cell.split]
+        child.log(tracking.log_dataset, clips.directory(self.context), "clips", clips.content_key)
+        child.log(tracking.set_tags, _candidate_tags(cell, ref))
+        child.log(self._log_parts, cell, ref)
 
-        tracking.log_dataset(run_ids, read_clips(clips.directory(self.context)), "clips", clips.content_key)
+    def _log_parts(self, child_run_id: str, cell: Cell, ref: Ref) -> None:
+        """Log to the child what its model needs beside the checkpoint, and to the parent each backbone once."""
+        assert self.parent.id
+        candidate = self._candidate(child_run_id, cell, ref)
+        self._backbones |= registry.log_parts(self.parent.id, [candidate], known=self._backbones)
 
-    def _log_sweep(self, run: Run, result: StageResult) -> None:
-        for run_id, ref in zip(self.sweeps.values(), result.refs, strict=True):
-            tracking.log_folder(run_id, ref.directory(self.context), "sweep")
-            tracking.set_tags(run_id, {"artifact_key": ref.key, "cache.sweep": "miss" if ref.made else "hit"})
-
-    def _log_train(self, run: Run, result: StageResult) -> None:
-        for cell, ref in zip(run.cells, result.refs, strict=True):
-            run_id, folder = self.children[cell.key], ref.directory(self.context)
-            history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
-            if not ref.made:  # else every epoch was logged as it ended
-                for record in history:
-                    tracking.log_epoch(run_id, record)
-            tracking.log_folder(run_id, folder, "checkpoint")
-            tracking.set_tags(run_id, {"artifact_key": ref.key, "cache.train": "miss" if ref.made else "hit"})
-        for split, clips in zip(run.params.chunk.splits, run.results["chunk"].refs, strict=True):
-            self._log_dataset([self.children[cell.key] for cell in run.cells if cell.split == split], clips)
-        self._register_best(run, result)
-
-    def _register_best(self, run: Run, result: StageResult) -> None:
-        """Log what every model needs to predict, and register the best; a run does not fail for want of it."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            candidates = [self._candidate(cell, ref) for cell, ref in zip(run.cells, result.refs, strict=True)]
-            registry.log_parts(self.parent_run_id, candidates)
-            found = registry.register(candidates[best_cell(run.cells, [ref.counts for ref in result.refs])])
-            tracking.set_tags(self.parent_run_id, {registry.VERSION: str(found.version)})
-            terminal.say(f"registered {registry.describe(found)}: {registry.standing(found)}")
-        except (UserError, MlflowException) as error:
-            logger.warning("no model is registered: %s", error)
-
-    def _candidate(self, cell: Cell, ref: Ref) -> registry.Candidate:
+    def _candidate(self, child_run_id: str, cell: Cell, ref: Ref) -> registry.Candidate:
         from pipeline_lib.predict.origin import parts_of_training
 
         trained = self.context.store.load("train", ref.key)
         assert trained, "train artifacts of this run are there"
-        tags = {"model": cell.name, "split": str(cell.split), "seed": str(cell.seed)}
-        tags |= {"val_accuracy": f"{ref.counts['best_val_clip_accuracy']:.6f}"}
-        tracking.set_tags(self.children[cell.key], tags)
-        return registry.Candidate(self.children[cell.key], parts_of_training(self.context.store, trained, cell.label), tags)
+        parts = parts_of_training(self.context.store, trained, cell.label)
+        return registry.Candidate(child_run_id, parts, _candidate_tags(cell, ref))
 
-    def _log_evaluate(self, run: Run, result: StageResult) -> None:
-        for cell, ref in zip(run.cells, result.refs, strict=False):
-            folder = ref.directory(self.context)
-            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-            maps = folder / "maps.json"
-            attention = json.loads(maps.read_text(encoding="utf-8"))["measures"] if maps.is_file() else {}
-            tracking.log_metrics(self.children[cell.key], _test_metrics(metrics, attention))
-            tracking.log_folder(self.children[cell.key], folder, "evaluation")
-        for split, ref in zip(run.params.chunk.splits, result.refs[len(run.cells) :], strict=False):
-            tracking.log_folder(self.parent_run_id, ref.directory(self.context), f"controls/split {split}")
-        self._log_results(result.refs[-1].directory(self.context))
+    def _register_best(self, parent_run_id: str, cells: Sequence[Cell], refs: Sequence[Ref]) -> None:
+        """Register the best of the trained models."""
+        best = best_cell(cells, [ref.counts for ref in refs])
+        child_run_id = self.children[cells[best].key].id
+        if child_run_id is None:
+            return
+        found = registry.register(self._candidate(child_run_id, cells[best], refs[best]))
+        tracking.set_tags(parent_run_id, {registry.VERSION: str(found.version)})
+        terminal.say(f"registered {registry.describe(found)}: {registry.standing(found)}")
+
+    def _log_evaluation(self, child: tracking.TrackedRun, ref: Ref) -> None:
+        folder = ref.directory(self.context)
+        maps = folder / "maps.json"
+        attention = _read_json(maps)["measures"] if maps.is_file() else {}
+        child.log(tracking.log_metrics, _test_metrics(_read_json(folder / "metrics.json"), attention))
+        child.log(tracking.log_folder, folder, "evaluation")
 
     def _log_results(self, folder: Path) -> None:
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        tracking.log_folder(self.parent_run_id, folder, "results")
-        tracking.log_metrics(self.parent_run_id, _parent_metrics(results))
+        results = _read_json(folder / "results.json")
+        self.parent.log(tracking.log_folder, folder, "results")
+        self.parent.log(tracking.log_metrics, _parent_metrics(results))
         columns = ("model", "num_cells", *SCORES)
         table = [{name: ({**row, **row["mean"]}).get(name) for name in columns} for row in results["models"]]
-        create_table_artifact(key="results", table=table, description="Accuracy on the test part, mean over splits and seeds")
+        text = "Accuracy on the test part, mean over splits and seeds"
+        self.prefect.call(lambda: create_table_artifact(key="results", table=table, description=text))
 
-    def _log_heatmaps(self, run: Run, result: StageResult) -> None:
-        for index, ref in zip(run.drawn, result.refs, strict=True):
-            tracking.log_folder(self.children[run.cells[index].key], ref.directory(self.context), "heatmaps")
-
-    def _log_report(self, run: Run, result: StageResult) -> None:
-        tracking.log_folder(self.parent_run_id, result.refs[0].directory(self.context), "report")
+    def _log_report(self, ref: Ref) -> None:
         page = f"{self.address}/artifacts/report/index.html"
-        create_link_artifact(key="report", link=page, link_text="This run's report")
-        tracking.set_tags(self.parent_run_id, {DESCRIPTION: f"[Report](#{page.partition('#')[2]})"})
+        self.parent.log(tracking.log_folder, ref.directory(self.context), "report")
+        self.parent.log(tracking.set_tags, {DESCRIPTION: f"[Report](#{page.partition('#')[2]})"})
+        self.prefect.call(lambda: create_link_artifact(key="report", link=page, link_text="This run's report"))
+
+    def log_stage(self, run: Run, stage: str, result: StageResult) -> None:
+        """Record a stage that is over, and register the best model once all are trained."""
+        terminal.say_stage(stage, result)
+        manifests = [ref.model_dump() | {"params": _params_of(self.context, ref)} for ref in result.refs]
+        self.parent.log(tracking.log_json, manifests, f"manifests/{stage}.json")
+        self.parent.log(tracking.set_tags, {f"cache.{stage}": result.cache})
+        self.parent.log(tracking.log_metrics, {f"seconds/{stage}": result.seconds} | _counts(stage, result))
+        if stage == "train":
+            trained = run.refs["train"]
+            cells = [cell for cell in run.cells if cell.key in trained]
+            self.parent.log(self._register_best, cells, [trained[cell.key] for cell in cells])
 
     def close(self, status: str, run: Run) -> None:
-        """Close every MLflow run as FINISHED, FAILED or KILLED."""
-        self.system_metrics.stop()
-        if self.bars:
-            self.bars.close()
+        """Close every MLflow run that is open as FINISHED, FAILED or KILLED, and wait until all is written."""
+        self.bars.close()
+        if status == "KILLED":  # there is no time for what waits
+            self.mlflow.discard()
+            self.prefect.discard()
+        self.parent.log(lambda _: self.system_metrics.stop())
         if run.summary:
-            tracking.log_json(self.parent_run_id, run.summary, "summary.json")
-        for run_id in (*self.children.values(), *self.sweeps.values(), self.parent_run_id):
-            tracking.end_run(run_id, status)
+            self.parent.log(tracking.log_json, run.summary, "summary.json")
+        open_children = [child for key, child in self.children.items() if key not in self._ended]
+        for tracked in (*open_children, *self.sweeps.values(), self.parent):
+            tracked.log(tracking.end_run, status)
+        self.mlflow.close()
+        self.prefect.close()
 
 
 class ProgressBars:
-    """One Prefect progress artifact a stage, brought up to date at whole percents."""
+    """One Prefect progress artifact a stage, brought up to date in the background at every fifth percent."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefect: Background) -> None:
         """Listen to the stages' progress."""
+        self._prefect = prefect
+        self._lock = threading.Lock()
         self._artifacts: dict[str, Any] = {}
-        self._percent: dict[str, int] = {}
+        self._fives: dict[str, int] = {}
         self.close = progress.listen(self._show)
 
     def _show(self, stage: str, done: float, total: float | None) -> None:
         percent = int(100 * min(1.0, done / total)) if total else 0
-        if not total or percent // 5 <= self._percent.get(stage, -1) // 5:
-            return
-        self._percent[stage] = percent
-        self._write(stage, percent)
+        with self._lock:
+            is_news = bool(total) and percent // 5 > self._fives.get(stage, -1)
+            if is_news:
+                self._fives[stage] = percent // 5
+        if is_news:
+            self._prefect.call(lambda: self._write(stage, float(percent)))
 
-    def _write(self, stage: str, percent: int) -> None:
+    def _write(self, stage: str, percent: float) -> None:
         if stage in self._artifacts:
-            update_progress_artifact(self._artifacts[stage], float(percent))
+            update_progress_artifact(self._artifacts[stage], percent)
         else:
-            self._artifacts[stage] = create_progress_artifact(float(percent), key=f"progress-{stage}", description=stage)
+            self._artifacts[stage] = create_progress_artifact(percent, key=f"progress-{stage}", description=stage)
+
+
+def _is_prefect_outage(error: Exception) -> bool:
+    return isinstance(error, httpx.TransportError)
+
+
+def _candidate_tags(cell: Cell, ref: Ref) -> dict[str, str]:
+    accuracy = f"{ref.counts['best_val_clip_accuracy']:.6f}"
+    return {"model": cell.name, "split": str(cell.split), "seed": str(cell.seed), "val_accuracy": accuracy}
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _test_metrics(metrics: dict[str, Any], attention: dict[str, Any]) -> dict[str, float]:
@@ -250,23 +296,40 @@ def _counts(stage: str, result: StageResult) -> dict[str, float]:
 
 
 def open_record(params: Params, workspace: Path, workspace_id: str) -> Record:
-    """Open the run's MLflow parent run, and close the records that killed runs of this workspace left open."""
+    """Open the run's MLflow parent run, and close the records that killed runs of this workspace left open.
+
+    Raises:
+        UserError: MLflow cannot be used. From here on, that costs a warning.
+    """
     uri, experiment_id = tracking.init_tracking(params.tracking, workspace)
-    num_dead = tracking.end_dead_runs(experiment_id, workspace_id) + crash_dead_flow_runs(workspace_id)
+    tags = {tracking.WORKSPACE_TAG: workspace_id} | _prefect_tags() | _source_tags()
+    name = runtime.flow_run.name or "har"
+    with tracking.usable(uri):
+        num_dead = tracking.end_dead_runs(experiment_id, workspace_id) + crash_dead_flow_runs(workspace_id)
+        parent_id = tracking.start_parent(experiment_id, name, tags, params.model_dump(mode="json"))
     if num_dead:
         logger.warning("closed %d records of runs that were killed", num_dead)
-    name = runtime.flow_run.name or "har"
-    tags = {tracking.WORKSPACE_TAG: workspace_id} | _prefect_tags() | _source_tags()
-    parent = tracking.start_parent(experiment_id, name, tags, params.model_dump(mode="json"))
-    metrics = tracking.SystemMetrics(parent, enabled=params.tracking.system_metrics)
-    record = Record(Context(workspace=workspace), uri, experiment_id, parent, metrics, bars=ProgressBars())
-    create_link_artifact(key="mlflow-run", link=record.address, link_text="This run in MLflow")
+    uri = redact(uri)
+    mlflow, prefect = Background(f"MLflow at {uri}", tracking.is_outage), Background("Prefect", _is_prefect_outage)
+    record = Record(
+        Context(workspace=workspace),
+        uri,
+        experiment_id,
+        tracking.TrackedRun(mlflow, parent_id),
+        mlflow,
+        prefect,
+        tracking.SystemMetrics(parent_id, enabled=params.tracking.system_metrics),
+        ProgressBars(prefect),
+    )
+    address = record.address
+    prefect.call(lambda: create_link_artifact(key="mlflow-run", link=address, link_text="This run in MLflow"))
     return record
 
 
 def _prefect_tags() -> dict[str, str]:
     run = runtime.flow_run
-    return {"prefect.flow_run_id": str(run.id), "prefect.flow_run_name": str(run.name), "prefect.url": str(run.ui_url or "")}
+    url = redact(str(run.ui_url or ""))
+    return {"prefect.flow_run_id": str(run.id), "prefect.flow_run_name": str(run.name), "prefect.url": url}
 
 
 def _source_tags() -> dict[str, str]:

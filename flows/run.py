@@ -1,4 +1,4 @@
-"""One run of the pipeline: submits each stage's tasks, gathers what they return, and tells MLflow, Prefect and the terminal.
+"""One run of the pipeline: submits each stage's tasks, watches them, and tells MLflow, Prefect and the terminal.
 
 Stages are submitted at once and Prefect starts each task when what it needs is there, so that shards flow from one stage into
 the next. Only `fetch` is waited for, since it says how many shards there are, and `sweep`, since it says what to train.
@@ -6,13 +6,12 @@ the next. Only `fetch` is waited for, since it says how many shards there are, a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from prefect.futures import PrefectFuture
+from typing import TYPE_CHECKING, Any
 
 import tasks.chunk
 import tasks.evaluate
@@ -24,9 +23,9 @@ import tasks.report
 import tasks.subsample
 import tasks.sweep
 import tasks.train
-from flows import records, summary
-from flows.cells import Cell, Overrides, plan_cells
-from flows.execution import Execution, Future, StageReached, StageResult
+from flows import records, summary, terminal
+from flows.cells import Cell, CellKey, Overrides, first_of_each_name, plan_cells
+from flows.execution import Execution, FailedWorkError, Future, StageReached, StageResult, Work
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import videos_root
 from pipeline_lib.params import STAGES, Params
@@ -35,6 +34,12 @@ from pipeline_lib.workspace import hold_workspace, workspace_id
 from tasks import progress
 from tasks.placing import end_workers
 from tasks.stage import Context, Ref, cancel_waiting_work
+
+if TYPE_CHECKING:
+    from prefect import Task
+
+if TYPE_CHECKING:
+    from prefect import Task
 
 BySplit = Mapping[int, Future]
 FeaturesBySplit = Mapping[int, Sequence[Future]]
@@ -51,8 +56,10 @@ class Run(Execution):
     """What the sweep found."""
     summary: dict[str, Any] = field(default_factory=dict)
     shard_names: list[str] = field(default_factory=list)
-    quarantine: PrefectFuture[Any] | None = None
-    """Fails if subsampling lost more videos than allowed."""
+    _num_works: Counter[CellKey] = field(default_factory=Counter)
+    """Work under way, by the cell that it is of."""
+    _failed: set[CellKey] = field(default_factory=set)
+    """The cells of which some work failed."""
 
     def fetch(self) -> Ref:
         """Fetch the collection and wait for it."""
@@ -66,24 +73,21 @@ class Run(Execution):
         progress.expect("subsample", sum(len(videos) for videos in shards.values()))
         self.shard_names = list(shards)
         root = videos_root(self.params.fetch, directory)
-        for shard, videos in shards.items():
-            self.submit(
-                "subsample", tasks.subsample.subsample, shard=shard, videos=videos, root=root, params=self.params.subsample
-            )
-        shard_futures: list[Any] = self.futures["subsample"]
-        self.quarantine = tasks.subsample.quarantine.submit(
-            context=self.context, shards=shard_futures, params=self.params.subsample
-        )
-        return shard_futures
+        params = self.params.subsample
+        return [
+            self.submit("subsample", tasks.subsample.subsample, shard, shard=shard, videos=videos, root=root, params=params)
+            for shard, videos in shards.items()
+        ]
 
     def chunk(self, collection: Ref, shards: Sequence[Future]) -> BySplit:
         """Cut clips, and deal them to parts for each split, once it is sure that not too many videos are lost."""
-        assert self.quarantine is not None
+        quarantine = self.check("quarantine", tasks.subsample.quarantine, shards=shards, params=self.params.subsample)
         return {
             split: self.submit(
                 "chunk",
                 tasks.chunk.chunk,
-                wait_for=[self.quarantine],
+                split,
+                wait_for=[quarantine],
                 collection=collection,
                 shards=shards,
                 params=self.params.chunk.of_split(split),
@@ -101,6 +105,7 @@ class Run(Execution):
             split: self.submit(
                 "finetune",
                 tasks.finetune.finetune,
+                split,
                 clips=table,
                 shards=shards,
                 params=self.params.finetune,
@@ -112,14 +117,15 @@ class Run(Execution):
     def features(self, shards: Sequence[Future], backbones: BySplit) -> FeaturesBySplit:
         """Extract features shard by shard, each as soon as its frames are there: once for all splits, or for each its own."""
         if backbones:
-            return {split: self._extract(shards, backbone) for split, backbone in backbones.items()}
-        return dict.fromkeys(self.params.chunk.splits, self._extract(shards, None))
+            return {split: self._extract(shards, backbone, split) for split, backbone in backbones.items()}
+        return dict.fromkeys(self.params.chunk.splits, self._extract(shards))
 
-    def _extract(self, shards: Sequence[Future], backbone: Future | None) -> list[Future]:
+    def _extract(self, shards: Sequence[Future], backbone: Future | None = None, split: int | None = None) -> list[Future]:
         return [
             self.submit(
                 "features",
                 tasks.features.features,
+                (split, name),
                 name=name,
                 shard=shard,
                 backbone=backbone,
@@ -142,19 +148,17 @@ class Run(Execution):
             self.submit(
                 "sweep",
                 tasks.sweep.sweep,
+                model,
                 model=model,
                 clips=clips[split],
                 features=features[split],
                 params=self.params.sweep,
                 base=self.params.train.of(model),
-                mlflow_run_id=self.record.open_sweep(model),
+                mlflow_run=self.record.open_sweep(model),
             )
-        self.gather()
-        refs = self.results["sweep"].refs
+        self.gather_stage("sweep")
         self.stop_after("sweep")
-        self.found = {
-            model: tasks.sweep.read_best(ref.directory(self.context)) for model, ref in zip(models, refs, strict=True)
-        }
+        self.found = {model: tasks.sweep.read_best(self.refs["sweep"][model].directory(self.context)) for model in models}
         return self.found
 
     def train(self, clips: BySplit, features: FeaturesBySplit, found: Overrides) -> list[Future]:
@@ -164,28 +168,57 @@ class Run(Execution):
         alike = len(self.params.chunk.splits) * len(self.params.train.all_seeds)
         self.context = self.context.model_copy(update={"alike": alike, "workers": self.params.train.workers})
         progress.expect("train", sum(cell.params.epochs for cell in self.cells))
+        device = self.params.train.device
+        checks = {
+            split: self.check("check", tasks.train.check, split, split=split, clips=table, device=device)
+            for split, table in clips.items()
+        }
         return [
-            self.submit(
+            self._submit_of(
+                cell,
                 "train",
                 tasks.train.train,
-                cell=cell.label,
+                wait_for=[checks[cell.split]],
                 clips=clips[cell.split],
                 features=features[cell.split],
                 params=cell.params,
-                mlflow_run_id=self.record.open_child(cell, self.params),
+                mlflow_run=self.record.open_child(cell, self.params),
             )
             for cell in self.cells
         ]
 
+    def cell(self, key: Any) -> Cell:
+        """Return the cell of this key."""
+        return next(cell for cell in self.cells if cell.key == key)
+
+    def _submit_of(self, cell: Cell, kind: str, task: Task[..., Ref], **inputs: Any) -> Future:
+        """Submit work that is of one cell."""
+        future = self.submit(kind, task, cell.key, cell.label, cell=cell.label, **inputs)
+        self._num_works[cell.key] += 1
+        return future
+
     def evaluate(
         self, models: Sequence[Future], clips: BySplit, features: FeaturesBySplit, shards: Sequence[Future], collection: Ref
     ) -> Sequence[Future]:
-        """Score each cell on its test part, find what needs no model to be scored, and compare them all."""
-        evaluated = [
+        """Score each cell on its test part, and find what needs no model to be scored; `ended` has them compared."""
+        for split, table in clips.items():
             self.submit(
+                "controls",
+                tasks.evaluate.controls,
+                split,
+                f"split {split}",
+                split=split,
+                clips=table,
+                features=features[split],
+                shards=shards,
+                params=self.params.evaluate,
+                fps=self.params.subsample.fps,
+            )
+        return [
+            self._submit_of(
+                cell,
                 "evaluate",
                 tasks.evaluate.evaluate,
-                cell=cell.label,
                 trained=trained,
                 clips=clips[cell.split],
                 features=features[cell.split],
@@ -195,69 +228,81 @@ class Run(Execution):
             )
             for cell, trained in zip(self.cells, models, strict=True)
         ]
-        controls = [
-            self.submit(
-                "evaluate",
-                tasks.evaluate.controls,
-                split=split,
-                clips=table,
-                features=features[split],
-                shards=shards,
-                params=self.params.evaluate,
-                fps=self.params.subsample.fps,
-            )
-            for split, table in clips.items()
-        ]
+
+    def _compare(self) -> None:
+        """Compare the models that could be evaluated, with the controls that there are."""
+        evaluated, controls = self.refs["evaluate"], self.refs["controls"]
+        cells = [cell.key for cell in self.evaluated_cells]
+        if not cells:
+            return
+        splits = [split for split in self.params.chunk.splits if split in controls]
         self.submit(
-            "evaluate",
+            "results",
             tasks.evaluate.results,
-            cells=[cell.key for cell in self.cells],
-            evaluated=evaluated,
-            splits=list(clips),
-            controls=controls,
+            cells=cells,
+            evaluated=[evaluated[key] for key in cells],
+            splits=splits,
+            controls=[controls[split] for split in splits],
             params=self.params.evaluate,
         )
-        return evaluated
 
     @property
-    def shown(self) -> list[int]:
-        """Indices of the cells that are drawn and shown: the first one of each name."""
-        names = [cell.name for cell in self.cells]
-        return [names.index(name) for name in dict.fromkeys(names)]
+    def evaluated_cells(self) -> list[Cell]:
+        """The cells that are evaluated."""
+        return [cell for cell in self.cells if cell.key in self.refs["evaluate"]]
 
     @property
-    def drawn(self) -> list[int]:
-        """Those among them that have attention to draw."""
-        return [index for index in self.shown if self.cells[index].params.attends]
+    def drawn(self) -> list[Cell]:
+        """The cells that are drawn: the first one of each name that has attention."""
+        return [cell for cell in first_of_each_name(self.cells) if cell.params.attends]
 
     def heatmaps(self, scores: Sequence[Future], shards: Sequence[Future]) -> None:
         """Draw the attention of each model that has any."""
         progress.expect("heatmaps", (self.params.heatmaps.successes + self.params.heatmaps.failures) * len(self.drawn))
-        for index in self.drawn:
-            self.submit(
+        evaluated = dict(zip((cell.key for cell in self.cells), scores, strict=True))
+        for cell in self.drawn:
+            self._submit_of(
+                cell,
                 "heatmaps",
                 tasks.heatmaps.heatmaps,
-                cell=self.cells[index].label,
-                evaluated=scores[index],
+                evaluated=evaluated[cell.key],
                 shards=shards,
                 params=self.params.heatmaps,
                 fps=self.params.subsample.fps,
             )
 
     def report(self) -> None:
-        """Write the page, once everything it shows is there."""
+        """Write the page, once everything it shows is there; after failures, of what is there."""
         self.stop_after("heatmaps")
         self.gather()
+        if not self.refs["results"]:
+            return
         run = summary.describe_report(self)
-        self.submit("report", tasks.report.report, run=run, run_id=self.record.parent_run_id)
+        self.submit("report", tasks.report.report, run=run, run_id=self.record.parent.id)
         self.gather_stage("report")
 
-    def gathered(self, stage: str, result: StageResult) -> None:
-        """Record a stage that is over; subsampling is not before it is sure that not too many videos are lost."""
-        if stage == "subsample" and self.quarantine:
-            self.quarantine.result()
+    def ended(self, work: Work, ref: Ref | None, *, is_failure: bool) -> None:
+        """Record the work, close its model's record with the last of it, and compare the models once all are evaluated."""
+        if ref:
+            self.record.log_work(self, work, ref)
+        if work.key in self._num_works:
+            self._end_work_of(work.key, is_failure=is_failure)
+        if work.kind in ("evaluate", "controls") and not self._num_open["evaluate"]:
+            self._compare()
+
+    def _end_work_of(self, key: CellKey, *, is_failure: bool) -> None:
+        self._num_works[key] -= 1
+        if is_failure:
+            self._failed.add(key)
+        if not self._num_works[key]:
+            self.record.end_child(key, "FAILED" if key in self._failed else "FINISHED")
+
+    def stage_over(self, stage: str, result: StageResult) -> None:
+        """Record a stage."""
+        if stage == "subsample":
             progress.expect("features", sum(ref.counts["frames"] for ref in result.refs))
         progress.finish(stage)
+        self.context.store.record_run(str(self.record.parent.id), result.refs)
         self.record.log_stage(self, stage, result)
 
 
@@ -279,9 +324,13 @@ def open_run(params: Params, *, until: str | None, refresh: Sequence[str]) -> It
                 yield run
             run.gather()
             run.summary.update(summary.summarise(run))
+            run.raise_failures()
             record.close("FINISHED", run)
         except BaseException as error:
             cancel_waiting_work()
+            if isinstance(error, FailedWorkError):
+                terminal.say_summary(run.summary)
+            run.settle_ended()
             record.close("FAILED" if isinstance(error, Exception) else "KILLED", run)
             raise
         finally:

@@ -20,13 +20,11 @@ from pathlib import Path
 import psutil
 
 from flows.deployments import deployment_names
+from flows.servers import HOST, MLFLOW_PORT
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import TrackingParams
 from tasks.tracking import QUIET
 
-HOST = "127.0.0.1"
-PREFECT_PORT = 4200
-MLFLOW_PORT = 5000
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 _started: list[subprocess.Popen[bytes]] = []

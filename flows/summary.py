@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.cells import Cell, with_overrides
+from flows.cells import Cell, first_of_each_name, with_overrides
+from pipeline_lib.addresses import redact_all
 from pipeline_lib.artifacts import tool_versions
+from pipeline_lib.params import STAGES
 
 if TYPE_CHECKING:
     from flows.run import Run
@@ -16,18 +18,24 @@ if TYPE_CHECKING:
 
 
 def summarise(run: Run) -> dict[str, Any]:
-    """Return what DESIGN.md names: dataset, stages, models, mlflow, report; parts not run are left out or null."""
-    report = run.results.get("report")
+    """Return what DESIGN.md names: dataset, stages, models, mlflow, report; parts not run are left out or null.
+
+    `failures` has a line for each failure that left the rest of the run going.
+    """
+    report = run.refs["report"].get(None)
     return {
         "dataset": _dataset(run),
         "stages": {
-            stage: {"cache": result.cache, "seconds": round(result.seconds, 3)} for stage, result in run.results.items()
+            stage: {"cache": run.results[stage].cache, "seconds": round(run.results[stage].seconds, 3)}
+            for stage in STAGES
+            if stage in run.results
         },
         "models": _models(run),
         "results": _results(run),
-        "mlflow": {"tracking_uri": run.record.tracking_uri, "parent_run_id": run.record.parent_run_id},
-        "report": str(report.refs[0].directory(run.context) / "index.html") if report else None,
-        "best_params": str(report.refs[0].directory(run.context) / "best.yaml") if report and run.found else None,
+        "failures": list(run.failures),
+        "mlflow": {"tracking_uri": run.record.tracking_uri, "parent_run_id": run.record.parent.id},
+        "report": str(report.directory(run.context) / "index.html") if report else None,
+        "best_params": str(report.directory(run.context) / "best.yaml") if report and run.found else None,
     }
 
 
@@ -46,13 +54,13 @@ def _dataset(run: Run) -> dict[str, Any]:
 
 def _models(run: Run) -> dict[str, Any]:
     """Return each model's test metrics, means over its cells where there are several, and each cell's own."""
-    if "evaluate" not in run.results:
+    if not run.refs["results"]:
         return {}
     by_name: dict[str, list[dict[str, Any]]] = {}
-    refs = zip(run.cells, run.results["train"].refs, run.results["evaluate"].refs, strict=False)
-    for cell, trained, evaluated in refs:
-        row = _read_json(evaluated.directory(run.context) / "metrics.json") | {
-            "mlflow_run_id": run.record.children[cell.key],
+    for cell in run.evaluated_cells:
+        trained = run.refs["train"][cell.key]
+        row = _read_json(run.refs["evaluate"][cell.key].directory(run.context) / "metrics.json") | {
+            "mlflow_run_id": run.record.children[cell.key].id,
             "checkpoint": str(trained.directory(run.context) / "checkpoint.safetensors"),
         }
         place = {"split": cell.split, "seed": cell.seed, "val_calibrated_loss": trained.counts["best_val_calibrated_loss"]}
@@ -72,9 +80,8 @@ def _model(cells: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, An
 
 def _results(run: Run) -> dict[str, Any]:
     """Return models, controls and comparisons as the evaluate stage wrote them."""
-    if "evaluate" not in run.results:
-        return {}
-    results: dict[str, Any] = _read_json(run.results["evaluate"].refs[-1].directory(run.context) / "results.json")
+    compared = run.refs["results"].get(None)
+    results: dict[str, Any] = _read_json(compared.directory(run.context) / "results.json") if compared else {}
     return results
 
 
@@ -91,19 +98,21 @@ def describe_report(run: Run) -> RunReport:
     return RunReport(
         title=run.params.report.title,
         summary=summarise(run),
-        params=run.params.model_dump(mode="json"),
+        params=redact_all(run.params.model_dump(mode="json")),
         quarantined=videos.loc[videos["reason"].notna(), ["video", "reason", "stderr"]].fillna(""),
-        models=[_describe_model(run, index, run.cells[index]) for index in run.shown],
+        models=[_describe_model(run, cell) for cell in first_of_each_name(run.evaluated_cells)],
         tools=tool_versions(),
         sweeps=list(_describe_sweeps(run)),
         best_params=_best_params(run) if run.found else None,
+        failures=list(run.failures),
     )
 
 
 def _best_params(run: Run) -> dict[str, Any]:
-    """Return the run's parameters with what the sweep found, ready to run."""
+    """Return the run's parameters with what the sweep found, ready to run but for secrets in addresses."""
     train, sweep = with_overrides(run.params.train, run.found), run.params.sweep.model_copy(update={"enabled": False})
-    return run.params.model_copy(update={"train": train, "sweep": sweep}).model_dump(mode="json")
+    values: dict[str, Any] = run.params.model_copy(update={"train": train, "sweep": sweep}).model_dump(mode="json")
+    return redact_all(values)
 
 
 def _describe_sweeps(run: Run) -> Iterator[SweepReport]:
@@ -111,21 +120,22 @@ def _describe_sweeps(run: Run) -> Iterator[SweepReport]:
 
     if "sweep" not in run.results:
         return
-    for model, ref in zip(run.params.sweep.models, run.results["sweep"].refs, strict=True):
+    for model in run.params.sweep.models:
+        ref = run.refs["sweep"][model]
         folder = ref.directory(run.context)
         yield SweepReport(model, ref.counts, _read_json(folder / "best.json"), _read_json(folder / "importance.json"))
 
 
-def _describe_model(run: Run, index: int, cell: Cell) -> ModelReport:
+def _describe_model(run: Run, cell: Cell) -> ModelReport:
     from pipeline_lib.report import ModelReport
 
-    trained, evaluated = (run.results[stage].refs[index].directory(run.context) for stage in ("train", "evaluate"))
-    drawn = dict(zip(run.drawn, run.results["heatmaps"].refs, strict=True)) if run.drawn else {}
+    trained, evaluated = (run.refs[stage][cell.key].directory(run.context) for stage in ("train", "evaluate"))
+    drawn = run.refs["heatmaps"].get(cell.key)
     return ModelReport(
         name=cell.name,
         label=cell.label,
         metrics=_read_json(evaluated / "metrics.json"),
         history=_read_json(trained / "history.json"),
         evaluation=evaluated,
-        heatmaps=drawn[index].directory(run.context) if index in drawn else None,
+        heatmaps=drawn.directory(run.context) if drawn else None,
     )

@@ -26,6 +26,8 @@ PLAIN_WIDTH = 120
 """Columns where there is no terminal to ask: the results table fits."""
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+IN_BYTES = ("fetch", "verify")
+"""Whose progress is counted in bytes."""
 WORDS = {"hit": "from artifacts", "miss": "made", "partial": "partly made"}
 
 
@@ -102,7 +104,7 @@ class _Bars:
                 self._ids[stage] = self._bars.add_task(stage, total=total, amount="", visible=False)
             bar = self._bars.tasks[self._bars.task_ids.index(self._ids[stage])]
             under_way = done > 0 and (total is None or done < total)
-            amount = _megabytes(done, total, bar.speed) if stage == "fetch" else _count(done, total)
+            amount = _megabytes(done, total, bar.speed) if stage in IN_BYTES else _count(done, total)
             self._bars.update(bar.id, completed=done, total=total, amount=amount, visible=under_way)
 
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 HIDDEN = "***"
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+SIGNING = re.compile(
+    r"x-(amz|goog|oss)-.*|.*(sig|token|expires|credential|secret|passw|auth|policy|api_?key|access_?key|key-pair).*"
+    r"|se|sp|sr|ss|st|sv|ske|sks|skt|skv|skoid|sktid|sip|spr|srt",
+    re.IGNORECASE,
+)
+"""Names in a query that sign an address (Amazon, Google, Azure, CloudFront and the like) rather than say what it is of."""
 
 
 def redact(address: str) -> str:
@@ -15,13 +24,27 @@ def redact(address: str) -> str:
     """
     try:
         parts = urlsplit(address)
-    except ValueError:  # such as an unclosed bracket: not an address that could be opened
-        return address
+    except ValueError:  # such as an unclosed bracket: it cannot be opened, but may hold a password all the same
+        return re.sub(r"(?<=://).*@", f"{HIDDEN}@", address)
     if not parts.netloc:
         return address
     _, at, host = parts.netloc.rpartition("@")
     query = "&".join(f"{name.partition('=')[0]}={HIDDEN}" for name in parts.query.split("&")) if parts.query else ""
     return urlunsplit(parts._replace(netloc=f"{HIDDEN}@{host}" if at else host, query=query))
+
+
+def redact_text(text: str) -> str:
+    """Return a text, such as an error's message, with every address in it redacted."""
+    return ADDRESS.sub(lambda match: redact(match[0]), text)
+
+
+def identity(address: str) -> str:
+    """Return what tells an address from others: the redacted address, and a digest of its query without what signs it.
+
+    Addresses of one file that are signed anew have the same identity.
+    """
+    query = [pair for pair in parse_qsl(urlsplit(address).query, keep_blank_values=True) if not SIGNING.fullmatch(pair[0])]
+    return f"{redact(address)} {hashlib.sha256(repr(query).encode()).hexdigest()[:16]}" if query else redact(address)
 
 
 def redact_all(values: Any) -> Any:

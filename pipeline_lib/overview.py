@@ -38,13 +38,19 @@ def results_overview(results: Mapping[str, Any]) -> Overview:
     """Return every model's metrics in percent, and below them what no model is needed for, from `results.json`."""
     models = results["models"]
     first = models[0]
-    spread = "95 % interval" if first["num_cells"] == 1 else f"± deviation over {first['num_cells']} splits and seeds"
+    spread = (
+        "95 % interval over groups" if first["num_cells"] == 1 else f"± deviation over {first['num_cells']} splits and seeds"
+    )
     return Overview(
-        title=f"Test part: {first['mean']['num_videos']:.0f} videos, in percent [{spread}]",
+        title=f"Test split: {_tested(first['mean'])}, in percent [{spread}]",
         headings=list(HEADINGS.values()),
         models=[[_name(row["model"]), *(_cell(row, metric) for metric in HEADINGS)] for row in models],
         references=[[name, *(cells.get(metric, "") for metric in HEADINGS)] for name, cells in _references(results)],
     )
+
+
+def _tested(counts: Mapping[str, float]) -> str:
+    return f"{counts['num_videos']:.0f} videos of {counts['num_groups']:.0f} groups"
 
 
 def pairs_overview(results: Mapping[str, Any]) -> Overview:

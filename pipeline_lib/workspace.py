@@ -40,13 +40,50 @@ def hold_workspace(workspace: Path) -> Iterator[None]:
         yield
 
 
+def is_held(workspace: Path) -> bool:
+    """Return whether a run holds the workspace, without changing anything."""
+    try:
+        with (workspace / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def workspace_id(workspace: Path) -> str:
-    """Return the workspace's own name, made up once, by which its runs are recognised in Prefect and MLflow."""
-    path = workspace / "workspace.json"
-    if not path.is_file():
-        _create(workspace)
-        path.write_text(json.dumps({"id": uuid.uuid4().hex[:12]}), encoding="utf-8")
-    return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+    """Return the id by which the workspace's runs are recognised in Prefect and MLflow, drawn anew for a copy."""
+    _create(workspace)
+    values = {"id": known_id(workspace) or uuid.uuid4().hex[:12], "inode": workspace.stat().st_ino}
+    if _read_values(workspace) != values:
+        draft = workspace / f".workspace.{os.getpid()}.json"
+        draft.write_text(json.dumps(values), encoding="utf-8")
+        draft.replace(_values_file(workspace))
+    return str(values["id"])
+
+
+def known_id(workspace: Path) -> str | None:
+    """Return the id drawn for the workspace, or None if there is none yet or it was drawn for the folder this one is a copy of.
+
+    A folder keeps its inode when it is moved; a copy has another one.
+    """
+    values = _read_values(workspace)
+    if "id" not in values or values.get("inode", inode := workspace.stat().st_ino) != inode:
+        return None
+    return str(values["id"])
+
+
+def _read_values(workspace: Path) -> dict[str, str | int]:
+    try:
+        values = json.loads(_values_file(workspace).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _values_file(workspace: Path) -> Path:
+    return workspace / "workspace.json"
 
 
 def _create(workspace: Path) -> None:

@@ -15,9 +15,9 @@ from tasks.stage import Context, Ref, stage
 if TYPE_CHECKING:
     from pipeline_lib.workers.hardware import Plan
 
-VERSION = "evaluate-3"
-CONTROLS_VERSION = "controls-1"
-RESULTS_VERSION = "results-2"
+VERSION = "evaluate-4"
+CONTROLS_VERSION = "controls-2"
+RESULTS_VERSION = "results-3"
 
 CellKey = tuple[str, int, int]
 """A model's name in the run, its split and its seed."""
@@ -92,7 +92,7 @@ def controls_recipe(
     return Recipe("evaluate", CONTROLS_VERSION, params.recipe() | {"fps": fps}, inputs)
 
 
-@stage(controls_recipe, worker="model", plan=plan, task_run_name="evaluate controls, split {split}")
+@stage(controls_recipe, worker="decoder", task_run_name="evaluate controls, split {split}")
 def controls(
     directory: Path,
     context: Context,
@@ -102,15 +102,12 @@ def controls(
     shards: Sequence[Ref],
     params: EvaluateParams,
     fps: float,
-    plan: Plan,
 ) -> Mapping[str, Any]:
     """Write what is reached by a linear model, with permuted labels, and without looking at a pixel."""
     from pipeline_lib.evaluate import evaluate_controls
     from pipeline_lib.tables import read_clips, read_videos
 
-    return run_at(
-        plan,
-        evaluate_controls,
+    return evaluate_controls(
         read_clips(clips.directory(context)),
         feature_files(context, features),
         read_videos(shard.directory(context) for shard in shards),
@@ -134,7 +131,7 @@ def results_recipe(
     return Recipe("evaluate", RESULTS_VERSION, params.recipe() | {"cells": [list(key) for key in cells]}, inputs)
 
 
-@stage(results_recipe, worker="model", task_run_name="evaluate results")
+@stage(results_recipe, worker="decoder", task_run_name="evaluate results")
 def results(
     directory: Path,
     context: Context,

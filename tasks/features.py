@@ -16,7 +16,7 @@ from tasks.stage import Context, Ref, stage
 if TYPE_CHECKING:
     from pipeline_lib.workers.hardware import Plan
 
-VERSION = "features-1"
+VERSION = "features-2"
 
 
 def backbone_recipe(context: Context, params: FeaturesParams) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline_lib.addresses import identity, redact
 from pipeline_lib.artifacts import Recipe, digest
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import fetch_collection
@@ -18,7 +19,7 @@ ADDRESSES = ("videos", "splits", "sources", "boxes")
 
 
 def recipe(context: Context, params: FetchParams) -> Recipe:
-    """Identify local input by its content, and remote input by its address or checksum: never by a local path."""
+    """Identify local input by its content, never its path; remote input by its checksum or its address without signatures."""
     values = params.recipe()
     inputs: dict[str, str] = {}
     for name in ADDRESSES:
@@ -32,10 +33,10 @@ def recipe(context: Context, params: FetchParams) -> Recipe:
 
 def _identify(context: Context, address: str) -> str:
     if address.startswith(("http://", "https://")):
-        return address
+        return identity(address)
     path = Path(address).expanduser()
     if not path.exists():
-        raise UserError(f"fetch: {address}: no such file or folder; relative paths start at {Path.cwd()}")
+        raise UserError(f"fetch: {redact(address)}: no such file or folder; relative paths start at {Path.cwd()}")
     if path.is_dir():
         return digest([[entry.relative_to(path).as_posix(), _sha256(context, entry)] for entry in sorted(path.rglob("*"))])
     return str(_sha256(context, path))
@@ -47,7 +48,7 @@ def _sha256(context: Context, path: Path) -> str | None:
 
 
 @stage(recipe, worker="decoder")
-def fetch(directory: Path, context: Context, params: FetchParams) -> Mapping[str, Any]:
+def fetch(directory: Path, context: Context, made_from: Recipe, params: FetchParams) -> Mapping[str, Any]:
     """Fill the folder with the collection: videos by class, split files, and an index with every video's SHA-256."""
-    partial = context.store.partial(recipe(context=context, params=params))
+    partial = context.store.partial(made_from)
     return fetch_collection(params, directory, partial, sha256=context.store.digests.sha256, progress=transfer("fetch"))

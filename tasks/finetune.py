@@ -12,7 +12,7 @@ from tasks.features import backbone_recipe
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
 
-VERSION = "finetune-2"
+VERSION = "finetune-3"
 
 
 def recipe(context: Context, clips: Ref, shards: Sequence[Ref], params: FinetuneParams, features: FeaturesParams) -> Recipe:
@@ -24,13 +24,19 @@ def recipe(context: Context, clips: Ref, shards: Sequence[Ref], params: Finetune
 
 @stage(recipe, worker="device")
 def finetune(
-    directory: Path, context: Context, clips: Ref, shards: Sequence[Ref], params: FinetuneParams, features: FeaturesParams
+    directory: Path,
+    context: Context,
+    made_from: Recipe,
+    clips: Ref,
+    shards: Sequence[Ref],
+    params: FinetuneParams,
+    features: FeaturesParams,
 ) -> Mapping[str, Any]:
     """Write the tuned weights."""
     from pipeline_lib.finetune import finetune_backbone
     from pipeline_lib.tables import read_clips, video_paths
 
-    partial = context.store.partial(recipe(context=context, clips=clips, shards=shards, params=params, features=features))
+    partial = context.store.partial(made_from)
     table = read_clips(clips.directory(context))
     paths = video_paths(shard.directory(context) for shard in shards)
     return finetune_backbone(

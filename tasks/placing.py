@@ -104,12 +104,13 @@ def run_at(
 
 
 def _open(places: tuple[Place, ...]) -> Pool:
-    """Return the workers at these places, which stay for the next call."""
+    """Return the workers at these places, which stay for the next call; those that died are replaced."""
     from pipeline_lib.workers.pool import Pool
 
     with _lock:
         if places not in _pools:
             _pools[places] = Pool(places)
+        _pools[places].replace_dead()
         return _pools[places]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 
 Listener = Callable[[str, float, float | None], None]
 """Called with (stage, done, total or None if it is not known)."""
+
+logger = logging.getLogger(__name__)
 
 _lock = threading.Lock()
 _listeners: list[Listener] = []
@@ -16,9 +19,19 @@ _total: dict[str, float | None] = {}
 
 
 def listen(listener: Listener) -> Callable[[], None]:
-    """Call `listener` at every step from now on; returns what stops it."""
-    _listeners.append(listener)
-    return lambda: _listeners.remove(listener)
+    """Call `listener` at every step from now on, in the thread that works; returns what stops it.
+
+    A listener must be quick and safe across threads. One that raises is not called again.
+    """
+    with _lock:
+        _listeners.append(listener)
+    return lambda: _stop(listener)
+
+
+def _stop(listener: Listener) -> None:
+    with _lock:
+        if listener in _listeners:
+            _listeners.remove(listener)
 
 
 def begin() -> None:
@@ -67,5 +80,11 @@ def transfer(stage: str) -> Callable[[int, int | None], None]:
 
 
 def _tell(stage: str) -> None:
-    for listener in _listeners:
-        listener(stage, _done.get(stage, 0), _total.get(stage))
+    with _lock:
+        listeners, done, total = tuple(_listeners), _done.get(stage, 0), _total.get(stage)
+    for listener in listeners:
+        try:
+            listener(stage, done, total)
+        except Exception as error:
+            _stop(listener)
+            logger.warning("progress is no longer shown: %s: %s", type(error).__name__, error)

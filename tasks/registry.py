@@ -7,7 +7,7 @@ run, once. `tasks.sources` puts a model together from them.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -50,16 +50,27 @@ class Candidate:
     """What is `SHOWN` of its version."""
 
 
-def log_parts(parent_run_id: str, candidates: Iterable[Candidate]) -> None:
-    """Log to each child what its model needs beside the checkpoint, and to the parent each backbone once."""
+def log_parts(parent_run_id: str, candidates: Iterable[Candidate], known: Container[str] = ()) -> set[str]:
+    """Log to each child what its model needs beside the checkpoint, and to the parent each backbone once.
+
+    Args:
+        parent_run_id: where backbones are logged.
+        candidates: children.
+        known: digests of the backbones that the parent has.
+
+    Returns:
+        The digests of the backbones logged.
+    """
     from pipeline_lib.models.checkpoints import read_metadata
 
     backbones = {}
     for candidate in candidates:
         tracking.log_json(candidate.run_id, candidate.parts.preparation.model_dump(), PREPARATION)
         backbones[read_metadata(candidate.parts.checkpoint).features["weights_sha256"]] = candidate.parts.backbone
-    for sha256, backbone in backbones.items():
+    new = {sha256: backbone for sha256, backbone in backbones.items() if sha256 not in known}
+    for sha256, backbone in new.items():
         tracking.log_files(parent_run_id, [backbone], backbone_folder(sha256))
+    return set(new)
 
 
 def backbone_folder(weights_sha256: str) -> str:

@@ -14,10 +14,8 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from pipeline_lib.predict.predictor import Predictor
 from pipeline_lib.predict.results import describe
+from pipeline_lib.predict.videos import MAX_BYTES, MAX_SECONDS
 from pipeline_lib.video.ffmpeg import VideoError
-
-MAX_BYTES = 200_000_000
-MAX_SECONDS = 600.0
 
 
 class ServedModel(PythonModel):

@@ -71,7 +71,7 @@ class Context(BaseModel):
     @property
     def results(self) -> Path:
         """Where Prefect keeps the results of cached tasks."""
-        return self.workspace / "prefect" / "results"
+        return self.store.results
 
 
 class Ref(BaseModel):
@@ -131,19 +131,23 @@ def stage(
 ) -> Callable[[Callable[..., Mapping[str, Any]]], Task[..., Ref]]:
     """Make a stage's task of `build(directory, context, **inputs) -> counts`, which fills an empty folder.
 
-    `recipe(context, **inputs)` takes what the task takes and says what the artifact is made from. `plan(context, **inputs)`,
-    if there is one, says where it is made beside others: `build` begins when there is room, and gets it as `plan`.
+    `recipe(context, **inputs)` takes what the task takes and says what the artifact is made from; a `build` with a parameter
+    `made_from` gets it. `plan(context, **inputs)`, if there is one, says where it is made beside others: `build` begins when
+    there is room, and gets it as `plan`.
     """
 
     def decorate(build: Callable[..., Mapping[str, Any]]) -> Task[..., Ref]:
         whole = inspect.signature(build)
-        parameters = [parameter for name, parameter in whole.parameters.items() if name not in ("directory", "plan")]
+        own = ("directory", "made_from", "plan")
+        parameters = [parameter for name, parameter in whole.parameters.items() if name not in own]
         signature = whole.replace(parameters=parameters, return_annotation=Ref)
 
         @functools.wraps(build)
         def make(*args: Any, **kwargs: Any) -> Ref:
             inputs = dict(signature.bind(*args, **kwargs).arguments)
-            return _make(recipe(**inputs), build, inputs, worker, plan)
+            made_from = recipe(**inputs)
+            given = {"made_from": made_from} if "made_from" in whole.parameters else {}
+            return _make(made_from, functools.partial(build, **given), inputs, worker, plan)
 
         make.__signature__ = signature  # type: ignore[attr-defined]
         policy = ArtifactPolicy(recipe=recipe)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from pipeline_lib.artifacts import Recipe
@@ -36,14 +35,9 @@ def subsample(
 
 
 @task(name="quarantine", cache_policy=NO_CACHE)
-def quarantine(context: Context, shards: Sequence[Ref], params: SubsampleParams) -> list[dict[str, str]]:
-    """Show what could not be decoded as a Prefect table, and fail if it is more than `params.max_quarantined`."""
+def quarantine(context: Context, shards: Sequence[Ref], params: SubsampleParams) -> None:
+    """Fail if more videos than `params.max_quarantined` could not be decoded."""
     from pipeline_lib.subsample import check_quarantine
     from pipeline_lib.tables import read_videos
 
-    videos = read_videos(shard.directory(context) for shard in shards)
-    columns = videos.loc[videos["reason"].notna(), ["video", "reason", "stderr"]].fillna("")
-    lost = [{str(name): str(value) for name, value in row.items()} for row in columns.to_dict("records")]
-    create_table_artifact(key="quarantine", table=lost, description=f"{len(lost)} of {len(videos)} videos not decodable")
-    check_quarantine([videos], params.max_quarantined)
-    return lost
+    check_quarantine([read_videos(shard.directory(context) for shard in shards)], params.max_quarantined)

@@ -12,12 +12,12 @@ from pipeline_lib.params import ModelParams, SweepParams
 from tasks.features import feature_files
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
-from tasks.tracking import log_trial
+from tasks.tracking import TrackedRun, log_trial
 
 if TYPE_CHECKING:
     from pipeline_lib.sweep.trials import Trial
 
-VERSION = "sweep-1"
+VERSION = "sweep-2"
 
 
 def recipe(
@@ -27,7 +27,7 @@ def recipe(
     features: Sequence[Ref],
     params: SweepParams,
     base: ModelParams,
-    mlflow_run_id: str | None,
+    mlflow_run: TrackedRun | None,
 ) -> Recipe:
     """A sweep depends on what it searches, where it starts, and on the clips and features it trains with."""
     inputs = {"clips": clips.content_key} | {f"features {n}": shard.content_key for n, shard in enumerate(features)}
@@ -50,12 +50,13 @@ def study_folder(context: Context, recipe: Recipe) -> Path:
 def sweep(
     directory: Path,
     context: Context,
+    made_from: Recipe,
     model: str,
     clips: Ref,
     features: Sequence[Ref],
     params: SweepParams,
     base: ModelParams,
-    mlflow_run_id: str | None,
+    mlflow_run: TrackedRun | None,
 ) -> Mapping[str, Any]:
     """Search, or go on searching, and log every trial as an MLflow run under the sweep's."""
     from pipeline_lib.sweep.search import search
@@ -63,9 +64,9 @@ def sweep(
 
     def on_trial(trial: Trial) -> None:
         advance("sweep")
-        log_trial(mlflow_run_id, trial)
+        if mlflow_run:
+            mlflow_run.log(log_trial, trial)
 
-    made_from = recipe(context, model, clips, features, params, base, mlflow_run_id)
     files = feature_files(context, features)
     table = read_clips(clips.directory(context))
     return search(table, files, directory, study_folder(context, made_from), params, base, on_trial=on_trial)

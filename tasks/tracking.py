@@ -5,6 +5,7 @@ MLflow takes seconds to import, so only functions that talk to it import it.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import tempfile
@@ -12,17 +13,21 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from pipeline_lib.addresses import redact, redact_all, redact_text
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import TrackingParams
+from tasks.background import Background
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
     from pipeline_lib.sweep.trials import Trial
 
@@ -46,6 +51,13 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """Environment in which MLflow keeps to itself."""
+IN_A_RUN = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""Environment in which MLflow gives a request up within half a minute (`Background` makes it again) and prints no address."""
+RUNS_A_PAGE = 1000
 EPOCH_METRICS = {
     "train_loss": "train/loss",
     "train_frame_accuracy": "train/frame_accuracy",
@@ -77,13 +89,14 @@ def init_tracking(params: TrackingParams, workspace: Path) -> tuple[str, str]:
         UserError: the store cannot be reached.
     """
     import mlflow
-    from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(params, workspace)
     (workspace / "mlflow").mkdir(parents=True, exist_ok=True)
+    for name, value in IN_A_RUN.items():
+        os.environ.setdefault(name, value)
     if uri.startswith("http"):
         _refuse_silence(uri)
-    try:
+    with usable(uri):
         _make_database(uri)
         _set_uri(uri)
         experiment = mlflow.get_experiment_by_name(params.experiment)
@@ -92,8 +105,93 @@ def init_tracking(params: TrackingParams, workspace: Path) -> tuple[str, str]:
         # A server keeps artifacts where it was told to; the workspace's own store keeps them beside the database.
         location = (workspace / "mlflow" / "artifacts").as_uri() if uri.startswith("sqlite:") else None
         return uri, mlflow.create_experiment(params.experiment, artifact_location=location)
+
+
+@contextmanager
+def usable(uri: str) -> Iterator[None]:
+    """Turn what MLflow raises in the block into one line for users; for the beginning of a run, when nothing is spent yet.
+
+    Raises:
+        UserError: the store cannot be used.
+    """
+    from mlflow.exceptions import MlflowException
+
+    _redact_logs()
+    try:
+        yield
     except (MlflowException, OSError) as error:
-        raise UserError(f"tracking.uri: MLflow at {uri} cannot be used: {str(error).splitlines()[0]}") from None
+        reason = redact_text(str(error).splitlines()[0])
+        raise UserError(f"tracking.uri: MLflow at {redact(uri)} cannot be used: {reason}") from None
+
+
+def _redact_logs() -> None:
+    """Redact the addresses in MLflow's own log lines: its system metrics report errors there."""
+
+    def redacted(record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact_text(record.getMessage()), ()
+        return True
+
+    for handler in logging.getLogger("mlflow").handlers:
+        if not handler.filters:
+            handler.addFilter(redacted)
+
+
+def is_outage(error: Exception) -> bool:
+    """Return whether an exception means that MLflow's store is out of reach for now, rather than that it refuses a record."""
+    from mlflow.exceptions import MlflowException, RestException
+    from requests import ConnectionError as Unconnected
+    from requests import Timeout
+
+    if isinstance(error, RestException):
+        return False
+    if isinstance(error, MlflowException):
+        text = str(error)
+        failed = text.startswith("API request") and "too many 500 error" not in text
+        return failed or "database is locked" in text
+    return isinstance(error, Unconnected | Timeout | ConnectionError | TimeoutError)
+
+
+class TrackedRun:
+    """An MLflow run that is written to in the background, in the order of the calls."""
+
+    def __init__(self, background: Background, opened: str | Callable[[], str]) -> None:
+        """Take the id of an open run, or a function that opens one, which is called in the background."""
+        self._background = background
+        self._id: str | None = None
+        self._open = opened
+        if isinstance(opened, str):
+            self._id = opened
+        else:
+            background.call(self._set_id)
+
+    def _set_id(self) -> None:
+        assert callable(self._open)
+        self._id = self._open()
+
+    @property
+    def id(self) -> str | None:
+        """The run's id; None if it could not be opened so far. Waits while it is being opened."""
+        self._background.wait(lambda: self._id is not None)
+        return self._id
+
+    def log(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+        """Have `function(run_id, *args, **kwargs)` called; nothing is called for a run that the server refused to open."""
+
+        def call() -> None:
+            if self._id is not None:
+                function(self._id, *args, **kwargs)
+
+        self._background.call(call)
+
+    def open_child(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> TrackedRun:
+        """Return a run under this one."""
+
+        def open_it() -> str:
+            if self._id is None:
+                raise RuntimeError(f"{name} has no parent run")
+            return start_child(self._id, name, tags, params)
+
+        return TrackedRun(self._background, open_it)
 
 
 def open_tracking(workspace: Path) -> str:
@@ -114,10 +212,10 @@ def open_tracking(workspace: Path) -> str:
 
 
 def current_uri() -> str:
-    """Return the address of the store that MLflow is pointed at."""
+    """Return the address of the store that MLflow is pointed at, as it may be shown."""
     import mlflow
 
-    return str(mlflow.get_tracking_uri())
+    return redact(str(mlflow.get_tracking_uri()))
 
 
 def _make_database(uri: str) -> None:
@@ -136,15 +234,19 @@ def _make_database(uri: str) -> None:
 
 
 def _refuse_silence(uri: str) -> None:
-    """Ask a server once whether it is there; MLflow itself would ask for minutes."""
+    """Ask a server once whether it is there, without the name and password that urllib would take for its host."""
+    parts = urlsplit(uri)
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path.rstrip('/')}/health", query="")
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_SECONDS):
+        with urllib.request.urlopen(address.geturl(), timeout=SERVER_SECONDS):
             return
     except urllib.error.HTTPError:
         return  # it answers, if only to say no
-    except OSError as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise UserError(f"tracking.uri: no MLflow server answers at {uri} ({reason}); start it or leave the key out") from None
+        raise UserError(
+            f"tracking.uri: no MLflow server answers at {redact(uri)} ({reason}); start it or leave the key out"
+        ) from None
 
 
 def _set_uri(uri: str) -> None:
@@ -175,7 +277,7 @@ def _start(experiment_id: str, name: str, tags: Mapping[str, str], params: Mappi
 
     client = _client()
     run_id = str(client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id)
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(params).items()])
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(redact_all(params)).items()])
     return run_id
 
 
@@ -192,14 +294,25 @@ def end_run(run_id: str, status: str) -> None:
     _client().set_terminated(run_id, status)
 
 
+def find_dead_runs(workspace_id: str, experiment_id: str | None = None) -> list[str]:
+    """Return the ids of the workspace's open runs, in one or all experiments. If no run holds it, their processes are gone."""
+    client, token, run_ids = _client(), None, list[str]()
+    experiment_ids = [experiment_id] if experiment_id else [one.experiment_id for one in client.search_experiments()]
+    filter_string = f"attributes.status = 'RUNNING' AND tags.`{WORKSPACE_TAG}` = '{workspace_id}'"
+    while True:
+        page = client.search_runs(experiment_ids, filter_string, max_results=RUNS_A_PAGE, page_token=token)
+        run_ids += [run.info.run_id for run in page]
+        token = page.token
+        if not token:
+            return run_ids
+
+
 def end_dead_runs(experiment_id: str, workspace_id: str) -> int:
     """Close as KILLED the runs of this workspace whose process is gone; call only while holding the workspace."""
-    client = _client()
-    filter_string = f"attributes.status = 'RUNNING' AND tags.`{WORKSPACE_TAG}` = '{workspace_id}'"
-    runs = client.search_runs([experiment_id], filter_string=filter_string, max_results=1000)
-    for run in runs:
-        client.set_terminated(run.info.run_id, "KILLED")
-    return len(runs)
+    run_ids = find_dead_runs(workspace_id, experiment_id)
+    for run_id in run_ids:
+        end_run(run_id, "KILLED")
+    return len(run_ids)
 
 
 def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
@@ -210,17 +323,14 @@ def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> Non
     _client().log_batch(run_id, [Metric(key, float(value), now_ms, step) for key, value in metrics.items()])
 
 
-def log_epoch(run_id: str | None, record: Mapping[str, float]) -> None:
+def log_epoch(run_id: str, record: Mapping[str, float]) -> None:
     """Log one epoch of training as a step."""
-    if run_id:
-        metrics = {name: record[key] for key, name in EPOCH_METRICS.items() if record.get(key) is not None}
-        log_metrics(run_id, metrics, step=int(record["epoch"]))
+    metrics = {name: record[key] for key, name in EPOCH_METRICS.items() if record.get(key) is not None}
+    log_metrics(run_id, metrics, step=int(record["epoch"]))
 
 
-def log_trial(sweep_run_id: str | None, trial: Trial) -> None:
+def log_trial(sweep_run_id: str, trial: Trial) -> None:
     """Log a finished trial of a sweep as a run under the sweep's."""
-    if sweep_run_id is None:
-        return
     tags = {"stage": "sweep", "trial": str(trial.number), "trial.state": trial.state}
     run_id = start_child(sweep_run_id, f"trial {trial.number}", tags, trial.params)
     for record in trial.history:
@@ -259,16 +369,25 @@ def log_rows(run_id: str, table: pd.DataFrame, name: str) -> None:
     _client().log_table(run_id, {str(name): values for name, values in table.to_dict("list").items()}, name)
 
 
-def log_dataset(run_ids: Iterable[str], clips: pd.DataFrame, name: str, digest: str) -> None:
-    """Log the clip table as the runs' dataset input, once for each part."""
+def log_dataset(run_id: str, folder: Path, name: str, digest: str) -> None:
+    """Log the clip table in a chunk artifact's folder as the run's dataset input, once for each part."""
+    _client().log_inputs(run_id, _dataset_inputs(folder, name, digest))
+
+
+@functools.lru_cache(maxsize=8)  # it is the same for all models
+def _dataset_inputs(folder: Path, name: str, digest: str) -> list[DatasetInput]:
     from mlflow.data.pandas_dataset import from_pandas
     from mlflow.entities import DatasetInput, InputTag
 
-    for part, rows in clips.groupby("part"):
-        dataset = from_pandas(rows, name=f"{name}-{part}", digest=digest[:16])._to_mlflow_entity()
-        tag = InputTag("mlflow.data.context", str(part))
-        for run_id in run_ids:
-            _client().log_inputs(run_id, [DatasetInput(dataset, [tag])])
+    from pipeline_lib.tables import read_clips
+
+    return [
+        DatasetInput(
+            from_pandas(rows, name=f"{name}-{part}", digest=digest[:16])._to_mlflow_entity(),
+            [InputTag("mlflow.data.context", str(part))],
+        )
+        for part, rows in read_clips(folder).groupby("part")
+    ]
 
 
 class SystemMetrics:

@@ -1,4 +1,7 @@
-"""Fixtures shared by all tests. Prefect's settings are read when it is first imported, so they are set before that."""
+"""Fixtures shared by all tests. Prefect's settings are read when it is first imported, so they are set before that.
+
+With pytest-xdist every worker has its own of everything here: Prefect server, its folder, finished run.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ os.environ.update(
     MLFLOW_DISABLE_TELEMETRY="true",
     MLFLOW_LOGGING_LEVEL="WARNING",
 )
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # workers share the cores; read when torch is first imported, here and in subprocesses
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
     os.environ.pop(name, None)
 
@@ -40,8 +45,16 @@ def prefect_server() -> Iterator[str]:
     address = start_temporary_prefect(PREFECT)
     wait_for_prefect(address)
     os.environ["PREFECT_API_URL"] = address
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: address}):
+    # A flow run with a heartbeat ends up to a second late: Prefect waits for the thread, which sleeps.
+    with temporary_settings({PREFECT_API_URL: address, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield address
     stop_temporary_prefect()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests recorded with `record_property`."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")

@@ -1,6 +1,6 @@
 """Videos in turn for their prediction: one worker, and nothing of them stays for long.
 
-All that belongs to a job lies in its own folder. The event loop makes, finds and removes jobs; the worker only changes the one
+All that belongs to a job lies in its own folder. The event loop makes, finds and forgets jobs; the worker only changes the one
 that it runs.
 """
 
@@ -73,6 +73,10 @@ class Job:
         """Change the state."""
         self.state, self.since = state, time.monotonic()
 
+    def delete_files(self) -> None:
+        """Delete its folder; not on an event loop, which this may hold up."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def advance(self, done: int, total: int) -> None:
         """Note progress.
 
@@ -107,7 +111,6 @@ class Jobs:
         Raises:
             FullError: enough wait already.
         """
-        self.sweep()
         if sum(job.is_pending or job.state == "uploading" for job in self._jobs.values()) > WAITING_AT_MOST:
             raise FullError
         job = Job(self._folder / secrets.token_urlsafe(18), label)
@@ -143,16 +146,19 @@ class Jobs:
         if job.state == "waiting":
             job.enter("cancelled")
 
+    def forget(self, job: Job) -> None:
+        """Know nothing of a job any more; its files are the caller's to delete."""
+        self._jobs.pop(job.id, None)
+
     def remove(self, job: Job) -> None:
         """Forget a job and delete its files."""
-        self._jobs.pop(job.id, None)
-        shutil.rmtree(job.folder, ignore_errors=True)
+        self.forget(job)
+        job.delete_files()
 
-    def sweep(self) -> None:
-        """Remove what is long over."""
-        for job in list(self._jobs.values()):
-            if not job.is_pending and time.monotonic() - job.since > KEPT_SECONDS:
-                self.remove(job)
+    def over(self) -> list[Job]:
+        """Return the jobs that are long over."""
+        earliest = time.monotonic() - KEPT_SECONDS
+        return [job for job in self._jobs.values() if not job.is_pending and job.since < earliest]
 
     def close(self) -> None:
         """Stop the worker and remove everything."""

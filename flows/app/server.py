@@ -14,7 +14,7 @@ from importlib import resources
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import jinja2
@@ -28,6 +28,7 @@ from flows.app.jobs import FullError, Job, Jobs
 from flows.app.results import file_result, page_result, title_of
 from pipeline_lib.artifacts import file_sha256
 from pipeline_lib.predict.examples import Example
+from pipeline_lib.predict.videos import MAX_BYTES, MAX_SECONDS
 from pipeline_lib.report import page as report_page
 from pipeline_lib.report.player import ASSETS as REPORT_ASSETS
 from pipeline_lib.report.player import PLAYER_FILES
@@ -55,8 +56,10 @@ HEADERS = {
 class Limits:
     """What is accepted."""
 
-    max_bytes: int = 200_000_000
-    max_seconds: float = 600.0
+    max_bytes: int = MAX_BYTES
+    max_seconds: float = MAX_SECONDS
+    silence_seconds: float = 30.0
+    """Longest wait for the next part of an upload."""
 
 
 class TooLargeError(Exception):
@@ -92,12 +95,20 @@ async def keep_tidy(jobs: Jobs) -> AsyncIterator[None]:
     async def sweep() -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            jobs.sweep()
+            await discard(jobs, *jobs.over())
 
     sweeping = asyncio.create_task(sweep())
     yield
     sweeping.cancel()
     await asyncio.to_thread(jobs.close)
+
+
+async def discard(jobs: Jobs, *unwanted: Job) -> None:
+    """Forget jobs at once, and delete their files in a thread."""
+    for job in unwanted:
+        jobs.forget(job)
+    for job in unwanted:
+        await asyncio.to_thread(job.delete_files)
 
 
 class Guard:
@@ -237,12 +248,14 @@ def _add_uploads(app: FastAPI, jobs: Jobs, limits: Limits) -> None:
         job = _create(jobs)
         job.video = job.folder / "upload"
         try:
-            job.sha256 = await receive(request, job.video, limits.max_bytes)
-        except (TooLargeError, ClientDisconnect, OSError) as error:
-            jobs.remove(job)
-            raise _refusal(error, limits) from None
+            job.sha256 = await receive(request, job.video, limits)
+        except BaseException as error:
+            await discard(jobs, job)
+            if isinstance(error, TooLargeError | ClientDisconnect | OSError):
+                raise _refusal(error, limits) from None
+            raise
         if known := jobs.find_done(job.sha256, None):
-            jobs.remove(job)
+            await discard(jobs, job)
             return {"id": known.id}
         jobs.submit(job)
         return {"id": job.id}
@@ -251,6 +264,8 @@ def _add_uploads(app: FastAPI, jobs: Jobs, limits: Limits) -> None:
 def _refusal(error: TooLargeError | ClientDisconnect | OSError, limits: Limits) -> HTTPException:
     if isinstance(error, TooLargeError):
         return HTTPException(413, _too_large(limits))
+    if isinstance(error, TimeoutError):  # an OSError, too
+        return HTTPException(408, f"nothing came for {limits.silence_seconds:g} s; send it again")
     if isinstance(error, OSError):
         return HTTPException(507, f"cannot be stored here: {error.strerror}")
     return HTTPException(400, "the upload was cut off")
@@ -303,19 +318,28 @@ def _too_large(limits: Limits) -> str:
     return f"larger than the {limits.max_bytes // 1_000_000} MB allowed here"
 
 
-async def receive(request: Request, destination: Path, max_bytes: int) -> str:
-    """Write a request's body into a new file; returns its SHA-256.
+async def receive(request: Request, destination: Path, limits: Limits) -> str:
+    """Write a request's body into a new file, in threads of the event loop; returns its SHA-256.
 
     Raises:
         TooLargeError: it has more bytes.
+        TimeoutError: it stalled.
         ClientDisconnect: it ended early.
     """
     digest, num_bytes = hashlib.sha256(), 0
+    parts = request.stream()
     with destination.open("xb") as file:
-        async for part in request.stream():
+        while True:
+            async with asyncio.timeout(limits.silence_seconds):
+                part = await anext(parts, None)
+            if part is None:
+                return digest.hexdigest()
             num_bytes += len(part)
-            if num_bytes > max_bytes:
+            if num_bytes > limits.max_bytes:
                 raise TooLargeError
-            digest.update(part)
-            file.write(part)
-    return digest.hexdigest()
+            await asyncio.to_thread(_store, part, file, digest)
+
+
+def _store(part: bytes, file: BinaryIO, digest: Any) -> None:
+    digest.update(part)
+    file.write(part)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pipeline_lib.evaluate.comparison import Cell
+from pipeline_lib.evaluate.intervals import LEVEL
 from pipeline_lib.evaluate.maps import interval_of_mean, less, mean_of_totals
 from pipeline_lib.evaluate.measures import MEASURES, MODEL, UNIFORM
-from pipeline_lib.params import EvaluateParams
 
 FIRST, SECOND = "conv_alstm", "alstm"
 
@@ -26,13 +26,16 @@ class Claim:
     difference: float
     """How far the first is ahead of its own uniform map, less how far the second is; negative may be the better."""
     interval: list[float]
-    """95 % bootstrap interval of the difference, over test videos."""
+    """Of the difference, over groups; the intervals of all claims hold together with 95 % (Bonferroni)."""
+    num_claims: int
+    """Claims that are made together."""
     num_videos: int
+    num_groups: int
     holds: bool | None
     """None: the interval holds zero."""
 
 
-def attention_claims(cells: Sequence[Cell], params: EvaluateParams) -> list[Claim]:
+def attention_claims(cells: Sequence[Cell]) -> list[Claim]:
     """Compare the two models' maps on the same videos, splits and seeds; nothing where one of the two was not trained.
 
     Each model is first compared with the uniform map (a random order) on itself. Against boxes that changes nothing; but the
@@ -40,20 +43,34 @@ def attention_claims(cells: Sequence[Cell], params: EvaluateParams) -> list[Clai
     """
     maps = {(cell.model, cell.split, cell.seed): cell.maps for cell in cells if cell.maps is not None}
     pairs = [(maps[first], maps[SECOND, *first[1:]]) for first in maps if first[0] == FIRST and (SECOND, *first[1:]) in maps]
-    return [claim for measure in MEASURES if (claim := _claim(measure, pairs, params))]
+    directed = [name for name, measure in MEASURES.items() if measure.better] if pairs else []
+    totals = {name: _lead(name, pairs) for name in directed}
+    known = {name: rows for name, rows in totals.items() if len(rows)}
+    return [_claim(name, rows, len(known)) for name, rows in known.items()]
 
 
-def _claim(measure: str, pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], params: EvaluateParams) -> Claim | None:
-    better = MEASURES[measure].better
+def _lead(measure: str, pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> pd.DataFrame:
+    """Return how far the first model is ahead of the second on each video, over all splits and seeds."""
     apart = [less(_gain(measure, first), _gain(measure, second)) for first, second in pairs]
-    totals = pd.concat(apart).groupby("video", as_index=False)[["total", "frames"]].sum() if apart else pd.DataFrame()
-    if better is None or totals.empty:
-        return None
-    low, high = interval_of_mean(totals, params)
-    ahead, behind = (low > 0, high < 0) if better == "higher" else (high < 0, low > 0)
-    holds = None if not (ahead or behind) else ahead
-    title = f"{MEASURES[measure].title}, less the uniform map's"
-    return Claim(measure, title, FIRST, SECOND, mean_of_totals(totals), [low, high], len(totals), holds)
+    return pd.concat(apart).groupby(["video", "group"], as_index=False)[["total", "frames"]].sum()
+
+
+def _claim(name: str, totals: pd.DataFrame, num_claims: int) -> Claim:
+    low, high = interval_of_mean(totals, level=1 - (1 - LEVEL) / num_claims)
+    measure = MEASURES[name]
+    ahead, behind = (low > 0, high < 0) if measure.better == "higher" else (high < 0, low > 0)
+    return Claim(
+        measure=name,
+        title=f"{measure.title}, less the uniform map's",
+        first=FIRST,
+        second=SECOND,
+        difference=mean_of_totals(totals),
+        interval=[low, high],
+        num_claims=num_claims,
+        num_videos=len(totals),
+        num_groups=totals["group"].nunique(),
+        holds=None if not (ahead or behind) else ahead,
+    )
 
 
 def _gain(measure: str, maps: pd.DataFrame) -> pd.DataFrame:

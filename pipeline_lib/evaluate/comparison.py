@@ -8,9 +8,10 @@ from itertools import combinations
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from pipeline_lib.evaluate.bootstrap import mean_interval
+from pipeline_lib.evaluate.intervals import ratio_intervals
 from pipeline_lib.evaluate.pairing import holm, paired_test
 from pipeline_lib.params import EvaluateParams
 
@@ -29,6 +30,7 @@ COLUMNS = {
     "majority_class": "commonest class (clips)",
     "majority_class_video": "commonest class (videos)",
     "num_videos": "test videos",
+    "num_groups": "test groups",
     "num_clips": "test clips",
     "num_frames": "test frames",
 }
@@ -45,7 +47,7 @@ class Cell:
     metrics: Mapping[str, Any]
     """What `evaluate_model` returned; a model may lack some."""
     videos: pd.DataFrame
-    """Its videos.parquet; `video` and `correct` are enough."""
+    """Its videos.parquet; `video`, `group` and `correct` are enough."""
     maps: pd.DataFrame | None = None
     """Its maps.parquet; None without attention."""
 
@@ -70,10 +72,11 @@ class Pair:
     first: str
     second: str
     num_videos: int
+    num_groups: int
     difference: float
     """Video accuracy, by the mode, of the first less that of the second."""
     interval: list[float]
-    """95 % bootstrap interval of the difference, over videos."""
+    """95 % interval of the difference, over groups."""
     test: str
     p_value: float
     p_holm: float
@@ -89,14 +92,18 @@ def compare(cells: Sequence[Cell], params: EvaluateParams) -> list[Pair]:
     """Compare every two models that have a split in common, video by video.
 
     A video's correctness is averaged over the seeds, and the splits, that test it. So seeds are taken as given, and the test
-    asks whether the difference would hold on other videos, not with other seeds.
+    asks whether the difference would hold on other groups of videos, not with other seeds.
     """
+    group_of = (
+        pd.concat([cell.videos[["video", "group"]] for cell in cells]).drop_duplicates("video").set_index("video")["group"]
+    )
     shares = {model: _shares_correct(own) for model, own in _by_model(cells).items()}
     pairs = []
     for first, second in combinations(shares, 2):
         both = pd.concat({first: shares[first], second: shares[second]}, axis=1, join="inner")
         if len(both):
-            pairs.append(_pair(first, second, both.groupby("video").mean(), params))
+            by_video = both.groupby("video").mean()
+            pairs.append(_pair(first, second, by_video, group_of[by_video.index].to_numpy(), params))
     adjusted = holm([pair.p_value for pair in pairs])
     return [replace(pair, p_holm=p_holm) for pair, p_holm in zip(pairs, adjusted, strict=True)]
 
@@ -133,8 +140,11 @@ def _shares_correct(cells: Iterable[Cell]) -> pd.Series:
     return pd.concat(tables).groupby(["split", "video"])["correct"].mean()
 
 
-def _pair(first: str, second: str, shares: pd.DataFrame, params: EvaluateParams) -> Pair:
+def _pair(first: str, second: str, shares: pd.DataFrame, group_V: np.ndarray, params: EvaluateParams) -> Pair:
     difference_V = (shares[first] - shares[second]).to_numpy()
-    test, p_value = paired_test(difference_V, flips=params.resamples, seed=params.seed)
-    interval = mean_interval(difference_V, resamples=params.resamples, seed=params.seed)
-    return Pair(first, second, len(difference_V), float(difference_V.mean()), interval, test, p_value, p_holm=p_value)
+    test, p_value = paired_test(difference_V, group_V, flips=params.resamples, seed=params.seed)
+    [interval] = ratio_intervals(difference_V[:, None], np.ones((len(difference_V), 1)), group_V)
+    num_groups = len(set(group_V))
+    return Pair(
+        first, second, len(difference_V), num_groups, float(difference_V.mean()), interval, test, p_value, p_holm=p_value
+    )

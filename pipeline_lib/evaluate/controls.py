@@ -4,13 +4,12 @@ Real collections give their labels away: by the scenes and people that a class w
 of its files. A model's accuracy means something as far as it is above that.
 """
 
-# V videos, D channels (or columns), C classes
+# F label sets, V videos, D channels (or columns), C classes
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -18,14 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.pipeline import Pipeline
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluate.bootstrap import mean_interval
 from pipeline_lib.evaluate.inputs import average_features, file_metadata
-from pipeline_lib.evaluate.regression import Examples, fit_logistic_regression, inverse_penalty
+from pipeline_lib.evaluate.intervals import accuracy_interval
+from pipeline_lib.evaluate.regression import Examples, regress
 from pipeline_lib.evaluate.sources import permute_labels, split_sources, video_sources
 from pipeline_lib.features.hdf5 import FeatureReader
+from pipeline_lib.models.devices import choose_device
 from pipeline_lib.params import EvaluateParams
 
 PARTS = ("train", "val", "test")
@@ -45,82 +44,91 @@ def evaluate_controls(
 
     - `logistic_regression`: multinomial, on features averaged over each video's valid frames and all cells, standardised.
       What any attention over the same features has to reach.
-    - `permuted_labels`: the same, its training labels permuted within each source, `params.permutations` times over.
-      Such labels tell which actions a source shows and not which of its videos shows which: what is scored above chance
-      on the true labels of the test part comes from the source, not from the action. Sources of one class, which that
-      would leave as they are, exchange their labels as wholes; where all are such, no label has anything to do with its
-      video any more, and the control shows no more than how far chance strays.
+    - `permuted_labels`: the same, the labels of its training and validation videos permuted within each source,
+      `params.permutations` times over. Such labels tell which actions a source shows and not which of its videos shows which:
+      what is scored above chance on the true labels of the test part comes from the source, not from the action. Sources of
+      one class, which that would leave as they are, exchange their labels as wholes; where all are such, no label has
+      anything to do with its video any more, and the control shows no more than how far chance strays.
       `labels_changed` is the share of training videos with another label than their own, `in_mixed_sources` the share
-      whose source has several classes.
+      of training and validation videos whose source has several classes.
     - `metadata`: a random forest on the size, aspect, frame rate and length of the video, none of its pixels.
 
-    Writes controls.json, and videos.parquet with the logistic regression's predictions (video, class_name, predicted,
+    Writes controls.json, and videos.parquet with the logistic regression's predictions (video, class_name, group, predicted,
     confidence, correct). `videos` is the table of subsampled videos (see `pipeline_lib.evaluate.inputs.file_metadata`).
+    Intervals are over groups (see `pipeline_lib.evaluate.intervals`).
 
     Raises:
         UserError: no test clips, or a clip is in none of the feature files.
     """
-    used = clips[clips["part"].isin(PARTS)]
-    table = used.drop_duplicates("video").reset_index(drop=True)
-    if "test" not in set(table["part"]):
-        raise UserError("the test part has no clips; check the split files, or raise chunk.test_fraction")
+    device = choose_device(params.device, key="evaluate.device")
+    table, used = _order_by_part(clips)
     label_V, classes = pd.factorize(table["class_name"], sort=True)
     with FeatureReader(feature_files) as reader:
-        averages = _parts(average_features(used, reader), label_V, table["part"])
+        averages = _parts(average_features(used, reader, device), label_V, table["part"])
     metadata = _parts(file_metadata(table["video"], videos, fps=fps), label_V, table["part"])
-    model = fit_logistic_regression(averages["train"], averages["val"])
-    predictions = _predictions(model, averages["test"], table[table["part"] == "test"], classes)
+    fitted = table[table["part"] != "test"]
+    true_V = label_V[: len(fitted)]
+    mixed, single = split_sources(fitted["source"], true_V)
+    rng = np.random.default_rng(params.seed)
+    permuted_FV = np.array([permute_labels(true_V, mixed, single, rng) for _ in range(params.permutations)])
+    found = regress(averages, np.concatenate([true_V[None], permuted_FV]), len(classes), device)
+    predictions = _predictions(found.probability_FVC[0], table[table["part"] == "test"], classes)
     predictions.to_parquet(directory / "videos.parquet", index=False)
-    regression = _scores(predictions["correct"].to_numpy(), params)
     controls = {
-        "logistic_regression": regression | {"inverse_penalty": inverse_penalty(model)},
-        "permuted_labels": _permuted_labels(averages, video_sources(table[table["part"] == "train"]), params),
-        "metadata": _metadata(metadata, params),
+        "logistic_regression": _scores(predictions["correct"], predictions["group"])
+        | {"inverse_penalty": found.inverse_penalty_F[0]},
+        "permuted_labels": _permuted_scores(found.probability_FVC[1:], averages, permuted_FV)
+        | {"in_mixed_sources": sum(map(len, mixed)) / len(fitted)},
+        "metadata": _metadata(metadata, predictions["group"], params),
     }
     (directory / "controls.json").write_text(json.dumps(controls, indent=2), encoding="utf-8")
     return controls
+
+
+def _order_by_part(clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a row a video, with its `source`, and a row a clip: training, validation and test videos, in this order."""
+    used = pd.concat([clips[clips["part"] == part] for part in PARTS])
+    table = used.drop_duplicates("video").reset_index(drop=True)
+    if "test" not in set(table["part"]):
+        raise UserError("the test part has no clips; check the split files, or raise chunk.test_fraction")
+    return table.assign(source=video_sources(table)), used
 
 
 def _parts(input_VD: np.ndarray, label_V: np.ndarray, part: pd.Series) -> Parts:
     return {name: Examples(input_VD[part == name], label_V[part == name]) for name in PARTS}
 
 
-def _predictions(model: Pipeline, test: Examples, videos: pd.DataFrame, classes: pd.Index) -> pd.DataFrame:
-    probability_VC = model.predict_proba(test.input_VD)
-    table = videos[["video", "class_name"]].reset_index(drop=True)
-    table["predicted"] = classes.to_numpy()[model.classes_[probability_VC.argmax(axis=1)]]
+def _predictions(probability_VC: np.ndarray, videos: pd.DataFrame, classes: pd.Index) -> pd.DataFrame:
+    table = videos[["video", "class_name"]].reset_index(drop=True).assign(group=videos["source"].to_numpy())
+    table["predicted"] = classes.to_numpy()[probability_VC.argmax(axis=1)]
     table["confidence"] = probability_VC.max(axis=1)
     table["correct"] = table["predicted"] == table["class_name"]
     return table
 
 
-def _scores(correct_V: np.ndarray, params: EvaluateParams) -> dict[str, Any]:
+def _scores(correct_V: pd.Series, group_V: pd.Series) -> dict[str, Any]:
     """Return the accuracy and its interval, named as `evaluate_model` names them."""
-    interval = mean_interval(correct_V, resamples=params.resamples, seed=params.seed)
-    return {"video_accuracy": float(correct_V.mean()), "intervals": {"video_accuracy": interval}}
+    interval = accuracy_interval(correct_V.to_numpy(), group_V.to_numpy())
+    return {
+        "video_accuracy": float(correct_V.mean()),
+        "intervals": {"video_accuracy": interval},
+        "num_groups": int(group_V.nunique()),
+    }
 
 
-def _permuted_labels(parts: Parts, source_V: pd.Series, params: EvaluateParams) -> dict[str, Any]:
-    rng = np.random.default_rng(params.seed)
+def _permuted_scores(probability_FVC: np.ndarray, parts: Parts, permuted_FV: np.ndarray) -> dict[str, Any]:
     train, test = parts["train"], parts["test"]
-    mixed, single = split_sources(source_V, train.label_V)
-    accuracies, changed = [], []
-    for _ in range(params.permutations):
-        permuted = replace(train, label_V=permute_labels(train.label_V, mixed, single, rng))
-        predicted_V = fit_logistic_regression(permuted, parts["val"]).predict(test.input_VD)
-        accuracies.append(float((predicted_V == test.label_V).mean()))
-        changed.append(float((permuted.label_V != train.label_V).mean()))
+    accuracies = (probability_FVC.argmax(axis=2) == test.label_V).mean(axis=1).tolist()
     return {
         "mean": mean(accuracies),
         "standard_deviation": stdev(accuracies) if len(accuracies) > 1 else None,
         "highest": max(accuracies),
         "permutations": len(accuracies),
-        "labels_changed": mean(changed),
-        "in_mixed_sources": sum(map(len, mixed)) / len(train.label_V),
+        "labels_changed": float((permuted_FV[:, : len(train.label_V)] != train.label_V).mean()),
     }
 
 
-def _metadata(parts: Parts, params: EvaluateParams) -> dict[str, Any]:
+def _metadata(parts: Parts, group_V: pd.Series, params: EvaluateParams) -> dict[str, Any]:
     train, test = parts["train"], parts["test"]
     forest = RandomForestClassifier(random_state=params.seed, n_jobs=1).fit(train.input_VD, train.label_V)
-    return _scores(forest.predict(test.input_VD) == test.label_V, params)
+    return _scores(pd.Series(forest.predict(test.input_VD) == test.label_V), group_V)

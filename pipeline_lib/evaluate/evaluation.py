@@ -21,6 +21,7 @@ from pipeline_lib.evaluate.masking import choose_clips, masked_curves
 from pipeline_lib.evaluate.pointing import Actor, find_actor
 from pipeline_lib.evaluate.predictions import clip_predictions, video_predictions
 from pipeline_lib.evaluate.scores import class_scores, confusion_counts, overall_scores
+from pipeline_lib.evaluate.sources import video_sources
 from pipeline_lib.features.hdf5 import FeatureReader
 from pipeline_lib.models.batches import ClipSource
 from pipeline_lib.models.checkpoints import Metadata, load_checkpoint
@@ -53,6 +54,7 @@ def evaluate_model(
     """
     network, metadata = load_checkpoint(checkpoint)
     test = clips[clips["part"] == "test"].reset_index(drop=True)
+    test["group"] = video_sources(test)
     _check_classes(checkpoint, test, metadata)
     device = choose_device(params.device, key="evaluate.device")
     network = network.to(device)
@@ -66,9 +68,9 @@ def evaluate_model(
             maps = _score_maps(network, source_of, test, outputs, metadata, actor, params.batch_size)
     predictions, videos = _write_predictions(directory, test, outputs, metadata.classes)
     train = clips[clips["part"] == "train"]
-    metrics = overall_scores(predictions, videos, metadata.classes, train=train, params=params)
+    metrics = overall_scores(predictions, videos, metadata.classes, train=train)
     if maps:
-        write_maps(directory, maps, params)
+        write_maps(directory, maps)
         metrics |= maps.pointing()
     _write_scores(directory, predictions, videos, metadata, metrics)
     return metrics

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import torch
 
 from pipeline_lib.features.hdf5 import FeatureReader
-from pipeline_lib.models.voting import valid_mask
+from pipeline_lib.models.batches import ClipSource
 
 CLIPS_AT_ONCE = 32
 """Clips read before they are averaged; 30 frames of VGG16's features take 1.5 MB."""
@@ -18,7 +20,7 @@ UNKNOWN = -1.0
 """Stands for a number that the file does not tell; no file has it."""
 
 
-def average_features(clips: pd.DataFrame, reader: FeatureReader) -> np.ndarray:
+def average_features(clips: pd.DataFrame, reader: FeatureReader, device: torch.device) -> np.ndarray:
     """Return features_VD of each video, in the order of their first clips, averaged over its valid frames and all cells.
 
     Raises:
@@ -26,14 +28,15 @@ def average_features(clips: pd.DataFrame, reader: FeatureReader) -> np.ndarray:
     """
     video_N, videos = pd.factorize(clips["video"])
     valid_N = clips["valid_frames"].to_numpy()
-    sum_VD = np.zeros((len(videos), reader.shape[-1]))
-    for first in range(0, len(clips), CLIPS_AT_ONCE):
-        chosen = slice(first, first + CLIPS_AT_ONCE)
-        features_NTKKD = reader.load(clips["clip"].iloc[chosen].tolist())
-        features_NTD = features_NTKKD.mean(dim=(2, 3), dtype=torch.float32).numpy()
-        valid_NT1 = valid_mask(valid_N[chosen], features_NTD.shape[1])[:, :, None]
-        np.add.at(sum_VD, video_N[chosen], features_NTD.sum(axis=1, dtype=np.float64, where=valid_NT1))
-    return sum_VD / np.bincount(video_N, weights=valid_N)[:, None]
+    num_cells = reader.shape[2] * reader.shape[3]  # opens the files, before threads read them
+    source = ClipSource(reader, clips, list(clips["class_name"].unique()), device, in_memory=False)
+    batches = (batch.features_BTKKD for batch in source.batches(CLIPS_AT_ONCE))
+    sums = zip(itertools.chain.from_iterable(batches), valid_N.tolist(), strict=True)
+    # Clip by clip: what is converted to fp32 stays in a CPU's cache until it is added up.
+    sum_ND = torch.stack([clip_TKKD[:valid].flatten(0, 2).float().sum(dim=0) for clip_TKKD, valid in sums])
+    sum_VD = np.zeros((len(videos), sum_ND.shape[1]))
+    np.add.at(sum_VD, video_N, sum_ND.cpu().numpy())
+    return sum_VD / (num_cells * np.bincount(video_N, weights=valid_N))[:, None]
 
 
 def file_metadata(names: pd.Series, videos: pd.DataFrame, *, fps: float) -> np.ndarray:

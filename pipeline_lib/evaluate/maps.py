@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline_lib.evaluate.bootstrap import ratio_intervals
+from pipeline_lib.evaluate.intervals import LEVEL, ratio_intervals
 from pipeline_lib.evaluate.masking import Curves
 from pipeline_lib.evaluate.measures import (
     CONTROLS,
@@ -31,9 +31,10 @@ from pipeline_lib.evaluate.measures import (
 )
 from pipeline_lib.evaluate.pointing import Actor, mass_in_box, points_at_actor
 from pipeline_lib.models.voting import valid_mask
-from pipeline_lib.params import EvaluateParams
 
 MAPS_JSON, MAPS_TABLE = "maps.json", "maps.parquet"
+VIDEO = ["video", "class_name", "group"]
+"""Columns that tell of a video."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class ScoredMaps:
     classes: Sequence[str]
     grid: int
     totals: pd.DataFrame
-    """Columns map, measure, video, class_name, `total` over the video's frames that count, and how many `frames` those are."""
+    """Columns map, measure, video, class_name, group, `total` over its frames that count, and how many `frames` those are."""
     curves: Curves
 
     def pointing(self) -> dict[str, Any]:
@@ -99,27 +100,29 @@ def _frame_values(
 
 
 def _add_up(clips: pd.DataFrame, name: str, measure: str, value_NT: np.ndarray, counts_NT: np.ndarray) -> pd.DataFrame:
-    table = clips[["video", "class_name"]].assign(total=(value_NT * counts_NT).sum(axis=1), frames=counts_NT.sum(axis=1))
-    table = table.groupby(["video", "class_name"], as_index=False)[["total", "frames"]].sum()
+    table = clips[VIDEO].assign(total=(value_NT * counts_NT).sum(axis=1), frames=counts_NT.sum(axis=1))
+    table = table.groupby(VIDEO, as_index=False)[["total", "frames"]].sum()
     table = table[table["frames"] > 0].astype({"frames": "int64"})
     return pd.DataFrame({"map": name, "measure": measure}, index=table.index).join(table)
 
 
-def write_maps(directory: Path, scored: ScoredMaps, params: EvaluateParams) -> None:
+def write_maps(directory: Path, scored: ScoredMaps) -> None:
     """Write maps.parquet and maps.json.
 
-    maps.json holds `num_clips`, `num_masked` (videos of the curves) and `grid`; `measures` by name, with the model's value and
-    its 95 % interval, the controls' values, and, where one direction is better, how far the model is from each control on
-    the same videos (`differences`, with intervals); `classes`, a row each; and `curves`, the true class's mean probability.
+    maps.json holds `num_clips`, `num_groups`, `num_masked` (videos of the curves) and `grid`; `measures` by name, with the
+    model's value and its 95 % interval over groups, the controls' values, and, where one direction is better, how far the model
+    is from each control on the same videos (`differences`, with intervals); `classes`, a row each; and `curves`, the true
+    class's mean probability.
     """
     scored.totals.to_parquet(directory / MAPS_TABLE, index=False)
     of_measure = {name: scored.totals[scored.totals["measure"] == name] for name in MEASURES}
     known = {name: totals for name, totals in of_measure.items() if len(totals)}
     content = {
         "num_clips": len(scored.test),
+        "num_groups": int(scored.test["group"].nunique()),
         "num_masked": len(scored.curves.probability_NF[MODEL, "deletion"]),
         "grid": scored.grid,
-        "measures": {name: _describe(MEASURES[name], totals, params) for name, totals in known.items()},
+        "measures": {name: _describe(MEASURES[name], totals) for name, totals in known.items()},
         "classes": _class_rows(scored, known),
         "curves": {measure: _describe_curves(measure, scored) for measure in ("deletion", "insertion")},
     }
@@ -138,10 +141,10 @@ def less(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     return first.loc[both].assign(total=first.loc[both, "total"] - second.loc[both, "total"]).reset_index()
 
 
-def interval_of_mean(totals: pd.DataFrame, params: EvaluateParams) -> list[float]:
-    """Return the 95 % bootstrap interval, over videos, of `mean_of_totals`."""
+def interval_of_mean(totals: pd.DataFrame, *, level: float = LEVEL) -> list[float]:
+    """Return the interval, over groups, of `mean_of_totals`."""
     total_V1, frames_V1 = (totals[[name]].to_numpy(dtype=np.float64) for name in ("total", "frames"))
-    [ends] = ratio_intervals(total_V1, frames_V1, resamples=params.resamples, seed=params.seed)
+    [ends] = ratio_intervals(total_V1, frames_V1, totals["group"].to_numpy(), level=level)
     return [_rounded(end) for end in ends]
 
 
@@ -150,15 +153,14 @@ def _rounded(value: float) -> float:
     return round(float(value), 9) + 0.0
 
 
-def _describe(measure: Measure, totals: pd.DataFrame, params: EvaluateParams) -> dict[str, Any]:
+def _describe(measure: Measure, totals: pd.DataFrame) -> dict[str, Any]:
     by_map = {name: totals[totals["map"] == name] for name in (MODEL, *CONTROLS)}
     row = asdict(measure) | {name: mean_of_totals(rows) for name, rows in by_map.items()}
-    row["interval"] = interval_of_mean(by_map[MODEL], params)
+    row["interval"] = interval_of_mean(by_map[MODEL])
     if measure.better:
         apart = {name: less(by_map[MODEL], by_map[name]) for name in CONTROLS}
         row["differences"] = {
-            name: {"difference": mean_of_totals(rows), "interval": interval_of_mean(rows, params)}
-            for name, rows in apart.items()
+            name: {"difference": mean_of_totals(rows), "interval": interval_of_mean(rows)} for name, rows in apart.items()
         }
     return row
 

@@ -1,13 +1,17 @@
-"""Which of two models is better, judged on the videos that both were tested on."""
+"""Which of two models is better, judged on the groups of videos that both were tested on."""
 
-# V videos, R random sign flips
+# V videos, G groups, R sign flips
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
+import pandas as pd
 from scipy.stats import binomtest
 
-MCNEMAR, SIGN_FLIP = "exact McNemar", "sign flips"
+MCNEMAR, SIGN_FLIP = "exact McNemar", "sign flips of groups"
 
 SIGNS_AT_ONCE = 2**22
 """Signs drawn before they are added up; bounds memory to some 40 MB."""
@@ -16,30 +20,37 @@ ROUNDING = 1e-9
 """Sums of shares may differ by this much and be the same."""
 
 
-def paired_test(difference_V: np.ndarray, *, flips: int, seed: int) -> tuple[str, float]:
+def paired_test(difference_V: np.ndarray, group_V: np.ndarray, *, flips: int, seed: int) -> tuple[str, float]:
     """Return the test's name and its two-sided p-value for "as good as each other" on these videos.
 
-    `difference_V` is the first model's correctness less the second's, between -1 and 1. If the models are alike, each
-    difference could as well have had the other sign. Where all are -1, 0 or 1 the distribution of their sum under flipped
-    signs is binomial: McNemar's exact test. Others, averages over seeds or splits, are flipped `flips` times at random.
+    `difference_V` is the first model's correctness less the second's, between -1 and 1. If the models are alike, a group's
+    differences, which belong together, could as well have had the other sign. Where every group is one video and all
+    differences are -1, 0 or 1, the distribution of their sum under flipped signs is binomial: McNemar's exact test. Otherwise
+    groups' sums are flipped in all ways, or in `flips` random ones where there are more.
     """
-    if np.isin(difference_V, (-1, 0, 1)).all():
-        num_first, num_second = int((difference_V == 1).sum()), int((difference_V == -1).sum())
+    sum_G = pd.Series(difference_V).groupby(np.asarray(group_V)).sum().to_numpy()
+    if len(sum_G) == len(difference_V) and np.isin(sum_G, (-1, 0, 1)).all():
+        num_first, num_second = int((sum_G == 1).sum()), int((sum_G == -1).sum())
         discordant = num_first + num_second
         return MCNEMAR, float(binomtest(num_first, discordant).pvalue) if discordant else 1.0
-    return SIGN_FLIP, _sign_flip_p(difference_V[difference_V != 0], flips, seed)
+    return SIGN_FLIP, _sign_flip_p(sum_G[np.abs(sum_G) > ROUNDING], flips, seed)
 
 
-def _sign_flip_p(difference_V: np.ndarray, flips: int, seed: int) -> float:
-    """Count the flips that are at least as extreme as what was seen, itself among them: p is never 0."""
+def _sign_flip_p(sum_G: np.ndarray, flips: int, seed: int) -> float:
+    """Return the share of flips that are at least as extreme as what was seen; that is one of them, so p is never 0."""
+    seen = abs(sum_G.sum()) - ROUNDING
+    if 2 ** len(sum_G) <= flips:
+        signs_RG = np.array(list(itertools.product((-1, 1), repeat=len(sum_G))))
+        return float((np.abs(signs_RG @ sum_G) >= seen).mean())
+    extreme = sum(int((np.abs(signs_RG @ sum_G) >= seen).sum()) for signs_RG in _random_signs(len(sum_G), flips, seed))
+    return (extreme + 1) / (flips + 1)
+
+
+def _random_signs(num_groups: int, flips: int, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
-    seen = abs(difference_V.sum()) - ROUNDING
-    block = max(1, SIGNS_AT_ONCE // len(difference_V))
-    extreme = 1
+    block = max(1, SIGNS_AT_ONCE // num_groups)
     for first in range(0, flips, block):
-        signs_RV = 2.0 * rng.integers(0, 2, (min(block, flips - first), len(difference_V)), dtype=np.int8) - 1
-        extreme += int((np.abs(signs_RV @ difference_V) >= seen).sum())
-    return extreme / (flips + 1)
+        yield 2.0 * rng.integers(0, 2, (min(block, flips - first), num_groups), dtype=np.int8) - 1
 
 
 def holm(p_values: list[float]) -> list[float]:

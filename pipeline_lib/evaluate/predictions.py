@@ -26,7 +26,7 @@ def clip_predictions(
     """
     names = np.asarray(classes, dtype=object)
     frame_NT, confidence_NT = names[probability_NTC.argmax(axis=2)], probability_NTC.max(axis=2)
-    table = test[["clip", "video", "class_name"]].copy()
+    table = test[["clip", "video", "class_name", "group"]].copy()
     _add_verdicts(table, clip_tally, names)
     table["valid_frames"] = test["valid_frames"].astype("int32")
     table["frames_correct"] = clip_tally.votes_NC[np.arange(len(table)), _labels(table, classes)].astype("int32")
@@ -45,7 +45,7 @@ def video_predictions(clips: pd.DataFrame, clip_tally: Tally, classes: Sequence[
     """
     video_N, _ = pd.factorize(clips["video"])
     grouped = clips.groupby("video", sort=False)
-    table = grouped["class_name"].first().reset_index()
+    table = grouped[["class_name", "group"]].first().reset_index()
     pooled = clip_tally.pool(video_N, len(table))
     _add_verdicts(table, pooled, np.asarray(classes, dtype=object))
     table["top5_correct"] = pooled.among_best(_labels(table, classes), TOP)

@@ -1,21 +1,21 @@
-"""Multinomial logistic regression whose penalty the validation part chooses."""
+"""Multinomial logistic regression on videos, for several label sets at once; the validation split chooses the penalty."""
 
-# V videos, D channels, C classes
+# F label sets, V videos, D channels, C classes, P penalties
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+import torch
+
+from pipeline_lib.models.logistic_regression import fit_classifiers
 
 INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""scikit-learn's C, to choose from by the validation part's log-loss."""
+"""scikit-learn's C, to choose from by the validation split's log-loss; a penalty is 1 / (C x videos)."""
 
-DEFAULT_INVERSE_PENALTY = 1e-2
+DEFAULT = INVERSE_PENALTIES.index(1e-2)
 """Taken where there is nothing to choose by."""
 
 
@@ -27,28 +27,34 @@ class Examples:
     label_V: np.ndarray
 
 
-def fit_logistic_regression(train: Examples, val: Examples) -> Pipeline:
-    """Return a classifier of standardised inputs; where training knows one class only, one that always says that."""
-    if len(np.unique(train.label_V)) == 1:
-        return make_pipeline(DummyClassifier()).fit(train.input_VD, train.label_V)
-    known_V = np.isin(val.label_V, train.label_V)
-    val = Examples(val.input_VD[known_V], val.label_V[known_V])
-    if len(val.label_V) == 0:
-        return _fit(train, DEFAULT_INVERSE_PENALTY)
-    return min((_fit(train, candidate) for candidate in INVERSE_PENALTIES), key=lambda model: _log_loss(model, val))
+@dataclass(frozen=True)
+class Regression:
+    """What the fit to each label set makes of the test videos."""
+
+    probability_FVC: np.ndarray
+    inverse_penalty_F: list[float | None]
+    """scikit-learn's C; None where the labels were all the same, which needs no fit."""
 
 
-def inverse_penalty(model: Pipeline) -> float | None:
-    """Return scikit-learn's C of a classifier, or None if there was no choice of classes."""
-    return getattr(model[-1], "C", None)
+def regress(parts: Mapping[str, Examples], label_FV: np.ndarray, num_classes: int, device: torch.device) -> Regression:
+    """Fit every label set (labels of the `train` videos, then of the `val` videos), and predict the `test` videos."""
+    train_VD, val_VD, test_VD = (torch.from_numpy(parts[name].input_VD).to(device) for name in ("train", "val", "test"))
+    label_FN, label_FM = torch.from_numpy(label_FV).to(device).split([len(train_VD), len(val_VD)], dim=1)
+    found = fit_classifiers(
+        (train_VD, label_FN),
+        (val_VD, label_FM),
+        num_classes=num_classes,
+        penalty_PF=_penalties(label_FN, num_classes),
+        default=DEFAULT,
+    )
+    is_one_F = (label_FN == label_FN[:, :1]).all(dim=1).tolist()
+    chosen_F = zip(is_one_F, found.chosen_F.tolist(), strict=True)
+    inverse_F = [None if is_one else INVERSE_PENALTIES[index] for is_one, index in chosen_F]
+    return Regression(found.probabilities(test_VD).transpose(1, 2).cpu().numpy(), inverse_F)
 
 
-def _fit(train: Examples, candidate: float) -> Pipeline:
-    regression = LogisticRegression(C=candidate, max_iter=1000)
-    return make_pipeline(StandardScaler(), regression).fit(train.input_VD, train.label_V)
-
-
-def _log_loss(model: Pipeline, val: Examples) -> float:
-    column_V = np.searchsorted(model.classes_, val.label_V)
-    own_V = np.take_along_axis(model.predict_proba(val.input_VD), column_V[:, None], axis=1)
-    return float(-np.log(np.maximum(own_V, np.finfo(np.float64).tiny)).mean())
+def _penalties(label_FN: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Return penalty_PF. As in scikit-learn two classes share one weight vector, which doubles the penalty of two."""
+    num_known_F = torch.nn.functional.one_hot(label_FN, num_classes).amax(dim=1).sum(dim=1)
+    inverse_P1 = torch.tensor(INVERSE_PENALTIES, dtype=torch.float64, device=label_FN.device)[:, None]
+    return torch.where(num_known_F == 2, 2.0, 1.0) / (inverse_P1 * label_FN.shape[1])

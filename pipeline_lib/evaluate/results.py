@@ -67,7 +67,7 @@ def write_results(
         "models": [asdict(row) for row in summaries],
         "controls": _control_rows([control.scores for control in controls]),
         "pairs": [asdict(pair) for pair in pairs],
-        "attention_claims": [asdict(claim) for claim in attention_claims(cells, params)],
+        "attention_claims": [asdict(claim) for claim in attention_claims(cells)],
     }
     (directory / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     results_table(summaries, pairs).to_csv(directory / "results.csv", index=False, float_format="%.6g")

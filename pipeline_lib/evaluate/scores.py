@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
-from pipeline_lib.evaluate.bootstrap import ratio_intervals
+from pipeline_lib.evaluate.intervals import accuracy_intervals
 from pipeline_lib.evaluate.predictions import TOP
-from pipeline_lib.params import EvaluateParams
 
 ACCURACIES = {
     "frame_accuracy": ("frames_correct", "num_frames"),
@@ -27,13 +27,13 @@ CALIBRATION_BINS = 15
 
 
 def overall_scores(
-    predictions: pd.DataFrame, videos: pd.DataFrame, classes: Sequence[str], *, train: pd.DataFrame, params: EvaluateParams
+    predictions: pd.DataFrame, videos: pd.DataFrame, classes: Sequence[str], *, train: pd.DataFrame
 ) -> dict[str, Any]:
     """Return accuracies as fractions of the test part with their intervals, beside what needs no model.
 
     Without a suffix a verdict is by the mode, with `_by_mean` by mean probability; `macro_f1` is by the mode, and
     `top5_accuracy` (None where five classes are all there are) and `calibration_error` by mean probability, all three of
-    videos. `intervals` holds 95 % bootstrap intervals (see `pipeline_lib.evaluate.bootstrap`).
+    videos. `intervals` holds 95 % intervals over the `num_groups` groups (see `pipeline_lib.evaluate.intervals`).
 
     `chance` is 1 / C. `majority_class` is the share of test clips that carry the label most frequent among the clips of
     `train`: the clip accuracy of always saying that one; `majority_class_video` is the same of videos. On a tie there, the
@@ -53,16 +53,15 @@ def overall_scores(
         "num_frames": int(videos["num_frames"].sum()),
         "num_clips": len(predictions),
         "num_videos": len(videos),
-        "intervals": _intervals(videos, params),
+        "num_groups": int(videos["group"].nunique()),
+        "intervals": _intervals(videos),
     }
 
 
 def macro_f1(videos: pd.DataFrame) -> float:
     """Return the F1 of videos, by the mode, averaged over the classes of the test part, each weighing the same."""
-    names = sorted(set(videos["class_name"]))
-    hits_C = videos.loc[videos["correct"], "class_name"].value_counts().reindex(names, fill_value=0)
-    actual_C, predicted_C = (videos[name].value_counts().reindex(names, fill_value=0) for name in ("class_name", "predicted"))
-    return float((2 * hits_C / (actual_C + predicted_C)).mean())
+    actual, names = videos["class_name"], sorted(set(videos["class_name"]))
+    return float(f1_score(actual, videos["predicted"], labels=names, average="macro", zero_division=0))
 
 
 def calibration_error(confidence_N: np.ndarray, correct_N: np.ndarray, num_bins: int) -> float:
@@ -81,17 +80,18 @@ def class_scores(predictions: pd.DataFrame, videos: pd.DataFrame, classes: Seque
 
     What has no denominator (the recall of a class without test clips, the precision of one never predicted) is empty.
     """
-    counts_CC = confusion_counts(predictions, classes)
-    hits_C, actual_C, predicted_C = counts_CC.diagonal(), counts_CC.sum(axis=1), counts_CC.sum(axis=0)
     names, by_class = list(classes), videos.groupby("class_name")
+    precision_C, recall_C, f1_C, clips_C = precision_recall_fscore_support(
+        predictions["class_name"], predictions["predicted"], labels=names, zero_division=np.nan
+    )
     return pd.DataFrame(
         {
             "class": names,
-            "clips": actual_C,
+            "clips": clips_C,
             "videos": by_class.size().reindex(names, fill_value=0).to_numpy(),
-            "precision": _ratio(hits_C, predicted_C),
-            "recall": _ratio(hits_C, actual_C),
-            "f1": _ratio(2 * hits_C, actual_C + predicted_C),
+            "precision": precision_C,
+            "recall": recall_C,
+            "f1": f1_C,
             "frame_accuracy": (by_class["frames_correct"].sum() / by_class["num_frames"].sum()).reindex(names).to_numpy(),
             "video_accuracy": by_class["correct"].mean().reindex(names).to_numpy(),
         }
@@ -100,10 +100,7 @@ def class_scores(predictions: pd.DataFrame, videos: pd.DataFrame, classes: Seque
 
 def confusion_counts(predictions: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
     """Return counts_CC of clips: rows are true classes, columns predicted ones."""
-    index = pd.Index(classes)
-    counts_CC = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    actual_N, predicted_N = (index.get_indexer(pd.Index(predictions[name])) for name in ("class_name", "predicted"))
-    np.add.at(counts_CC, (actual_N, predicted_N), 1)
+    counts_CC: np.ndarray = confusion_matrix(predictions["class_name"], predictions["predicted"], labels=list(classes))
     return counts_CC
 
 
@@ -112,9 +109,8 @@ def _accuracies(videos: pd.DataFrame) -> dict[str, float]:
     return dict(zip(ACCURACIES, (numerator_VM.sum(axis=0) / denominator_VM.sum(axis=0)).tolist(), strict=True))
 
 
-def _intervals(videos: pd.DataFrame, params: EvaluateParams) -> dict[str, list[float]]:
-    intervals = ratio_intervals(*_terms(videos), resamples=params.resamples, seed=params.seed)
-    return dict(zip(ACCURACIES, intervals, strict=True))
+def _intervals(videos: pd.DataFrame) -> dict[str, list[float]]:
+    return dict(zip(ACCURACIES, accuracy_intervals(*_terms(videos), videos["group"].to_numpy()), strict=True))
 
 
 def _terms(videos: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -127,9 +123,3 @@ def _terms(videos: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 def _share_of_majority(labels: pd.Series, train_labels: pd.Series) -> float:
     return float((labels == train_labels.value_counts().sort_index().idxmax()).mean())
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    ratio = np.full(len(numerator), np.nan)
-    np.divide(numerator, denominator, out=ratio, where=denominator > 0)
-    return ratio

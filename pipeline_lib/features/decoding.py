@@ -4,106 +4,110 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import cycle
 from pathlib import Path
-from queue import Empty as NothingThere
-from queue import Full, Queue
+from queue import SimpleQueue
 
 import numpy as np
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.video.decoders import Shape, empty_array, read_arrays
+from pipeline_lib.video.decoders import DecoderDiedError, Shape, empty_array, read_arrays
 from pipeline_lib.video.ffmpeg import VideoError
 
 LOOKAHEAD = 4
-"""Most arrays of decoded frames that wait per open video; bounds memory whatever a video's length."""
-
-POLL_SECONDS = 0.2
-
-Empty = Callable[[Shape], np.ndarray]
+"""Most arrays of decoded frames that wait per worker; bounds memory whatever a video's length."""
 
 
-class _VideoQueue:
-    """The frames of one video, passed from the thread that reads them to the one that uses them."""
+class _Worker:
+    """A thread that decodes its videos one after the other into one bounded queue.
 
-    def __init__(self, path: Path, empty: Empty, stopped: threading.Event) -> None:
-        self.path, self.empty = path, empty
-        self.stopped = stopped
-        self.queue: Queue[np.ndarray | Exception | None] = Queue(LOOKAHEAD)
+    It waits for nobody but the reader of that queue, whose order is the order of use: workers cannot block each other.
+    """
 
-    def fill(self) -> None:
-        """Decode the video into the queue; `None` or an error ends it."""
-        arrays = read_arrays(self.path, empty=self.empty)
-        try:
-            for frames_NHWC in arrays:
-                if not self._put(frames_NHWC):
-                    return
-            self._put(None)
-        except Exception as error:  # raised again in the thread that uses the frames
-            self._put(error)
-        finally:
-            arrays.close()  # type: ignore[attr-defined]
-
-    def _put(self, item: np.ndarray | Exception | None) -> bool:
-        while not self.stopped.is_set():
-            try:
-                self.queue.put(item, timeout=POLL_SECONDS)
-                return True
-            except Full:
-                continue
-        return False
+    def __init__(self, paths: Sequence[Path], read: Callable[[Path], Iterator[np.ndarray]]) -> None:
+        self._paths, self._read = paths, read
+        self._room = threading.Semaphore(LOOKAHEAD)
+        self._decoded: SimpleQueue[np.ndarray | Exception | None] = SimpleQueue()
+        self._is_stopped = False
+        self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
+        self._thread.start()
 
     def arrays(self) -> Iterator[np.ndarray]:
-        while (item := self._get()) is not None:
+        """Yield the arrays of the next video, or raise what decoding it raised."""
+        while (item := self._decoded.get()) is not None:
             if isinstance(item, Exception):
                 raise item
+            self._room.release()
             yield item
 
-    def _get(self) -> np.ndarray | Exception | None:
-        while not self.stopped.is_set():
+    def stop(self) -> None:
+        """Have the thread end at its next array."""
+        self._is_stopped = True
+        self._room.release()
+
+    def join(self) -> None:
+        """Wait until it has ended."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        for path in self._paths:
+            error = None
             try:
-                return self.queue.get(timeout=POLL_SECONDS)
-            except NothingThere:
-                continue
-        return None
+                self._decode(path)
+            except Exception as raised:  # raised again in the thread that uses the frames
+                error = raised
+            if self._is_stopped:
+                return
+            self._decoded.put(error)
+
+    def _decode(self, path: Path) -> None:
+        arrays = self._read(path)
+        try:
+            for frames_NHWC in arrays:
+                self._room.acquire()
+                if self._is_stopped:
+                    return
+                self._decoded.put(frames_NHWC)
+        finally:
+            arrays.close()  # type: ignore[attr-defined]  # it is a generator
 
 
 def read_ahead(
-    videos: Iterable[tuple[str, Path]], *, threads: int = 2, empty: Empty = empty_array
+    videos: Iterable[tuple[str, Path]],
+    *,
+    workers: int = 2,
+    empty: Callable[[Shape], np.ndarray] = empty_array,
+    max_side: int | None = None,
 ) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
-    """Yield each video's name and frames in arrays of several (uint8 RGB, N x H x W x 3, made by `empty`), in order.
+    """Yield each video's name and frames in arrays of several (uint8 RGB, N x H x W x 3), in order.
 
-    `threads` videos are decoded at once. The frames of one must be used before the next video is asked for.
+    Of W workers, worker w decodes the videos w, w + W, w + 2 W, ..., each in a process of its own. The frames of one video are
+    to be used before the next is asked for. For `empty` and `max_side` see `read_arrays`.
 
     Raises:
         UserError: a video cannot be decoded; raised while its frames are read.
     """
-    waiting = iter(videos)
-    opened: deque[tuple[str, _VideoQueue]] = deque()
-    stopped = threading.Event()
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-
-        def open_next() -> None:
-            for name, path in waiting:
-                opened.append((name, _VideoQueue(path, empty, stopped)))
-                pool.submit(opened[-1][1].fill)
-                return
-
-        try:
-            for _ in range(threads):
-                open_next()
-            while opened:
-                name, video = opened[0]
-                yield name, _named_arrays(name, video)
-                opened.popleft()
-                open_next()
-        finally:
-            stopped.set()
-
-
-def _named_arrays(name: str, video: _VideoQueue) -> Iterator[np.ndarray]:
+    videos = list(videos)
+    read = partial(read_arrays, empty=empty, max_side=max_side)
+    pool = [_Worker([path for _, path in videos[first::workers]], read) for first in range(min(workers, len(videos)))]
     try:
-        yield from video.arrays()
+        for (name, _), worker in zip(videos, cycle(pool), strict=False):
+            arrays = _named_arrays(name, worker.arrays())
+            yield name, arrays
+            deque(arrays, maxlen=0)  # what is left of it is not the next video's
+    finally:
+        for worker in pool:
+            worker.stop()
+        for worker in pool:
+            worker.join()
+
+
+def _named_arrays(name: str, arrays: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    try:
+        yield from arrays
+    except DecoderDiedError as error:
+        raise UserError(f"{name}: {error.reason}") from None
     except VideoError as error:
         raise UserError(f"{name}: no longer decodes ({error.reason}); run with `--refresh subsample`") from None

@@ -20,8 +20,12 @@ from torch import Tensor
 from pipeline_lib.errors import UserError
 from pipeline_lib.models.backbones import Backbone
 from pipeline_lib.models.fusing import fuse
+from pipeline_lib.models.gpu import exact
 
 logger = logging.getLogger(__name__)
+
+UNSCALED_SIDE = 640
+"""Pixels: frames within it come as they are stored, however small the network's input."""
 
 
 class Moment:
@@ -122,7 +126,7 @@ class FrameEncoder:
 
     @torch.inference_mode()
     def _encode_batch(self, arrays: Sequence[np.ndarray]) -> Encoded:
-        with self._launching, self._chosen():
+        with exact(self.device), self._launching, self._chosen():
             began = Moment(self.device)
             pixels_NCHW = resize(self._upload(arrays), self.image_size)
             frames_NCHW = normalise(pixels_NCHW, self.backbone)
@@ -182,6 +186,14 @@ def pinned_array(shape: tuple[int, ...]) -> np.ndarray:
     """Return a uint8 array of any content in memory that a GPU reads while the processor goes on; PyTorch uses it again."""
     pixels: np.ndarray = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
     return pixels
+
+
+def decoded_side(image_size: int) -> int:
+    """Return the width and height in pixels beyond which frames are scaled down while they are decoded.
+
+    What is left is still resized to `image_size`, with antialiasing, from at least twice that size.
+    """
+    return max(UNSCALED_SIDE, 2 * image_size)
 
 
 def resize(pixels: Sequence[Tensor], image_size: int) -> Tensor:

@@ -25,7 +25,7 @@ from pipeline_lib.artifacts import tool_versions
 from pipeline_lib.chunk import cut_clips
 from pipeline_lib.errors import UserError
 from pipeline_lib.features.decoding import read_ahead
-from pipeline_lib.features.encoding import Encoded, FrameEncoder, batches, pinned_array
+from pipeline_lib.features.encoding import Encoded, FrameEncoder, batches, decoded_side, pinned_array
 from pipeline_lib.features.hdf5 import FeatureWriter
 from pipeline_lib.models.backbones import build_backbone
 from pipeline_lib.models.devices import PRECISIONS, choose_device, choose_precision
@@ -92,7 +92,7 @@ def extract_features(
         frame_shape = (params.grid, params.grid, encoder.backbone.channels)
         with FeatureWriter(directory / FEATURES, clips, frame_shape=frame_shape, frames=chunk.frames) as writer:
             writer.describe(_provenance(encoder, fps))
-            arrays = _frames_of_clips(subsample_shard, videos, clips, device)
+            arrays = _frames_of_clips(subsample_shard, videos, clips, device, decoded_side(params.image_size))
             for num_frames in _encode_and_write(arrays, encoder, writer, busy):
                 if on_frames:
                     on_frames(num_frames)
@@ -161,15 +161,17 @@ def _encode_and_write(arrays: Iterable[np.ndarray], encoder: FrameEncoder, write
             pool.shutdown(cancel_futures=True)
 
 
-def _frames_of_clips(shard: Path, videos: pd.DataFrame, clips: pd.DataFrame, device: torch.device) -> Iterator[np.ndarray]:
+def _frames_of_clips(
+    shard: Path, videos: pd.DataFrame, clips: pd.DataFrame, device: torch.device, max_side: int
+) -> Iterator[np.ndarray]:
     """Yield the frames of all clips in arrays, in the order of the clips, and count the frames of every video on the way."""
     expected_frames = videos.set_index("video")["num_frames"]
     frames_in_clips = _frames_in_clips(clips)
     paths = ((video, subsampled_path(shard, video)) for video in frames_in_clips)
     # A GPU is hard to keep busy; on a CPU the network needs the cores.
     on_gpu = device.type == "cuda"
-    threads, empty = (max(2, num_cores() - 2), pinned_array) if on_gpu else (2, empty_array)
-    for video, arrays in read_ahead(paths, threads=threads, empty=empty):
+    workers, empty = (max(2, num_cores() - 2), pinned_array) if on_gpu else (2, empty_array)
+    for video, arrays in read_ahead(paths, workers=workers, empty=empty, max_side=max_side):
         num_decoded = 0
         for frames_NHWC in arrays:
             wanted = frames_in_clips[video] - num_decoded

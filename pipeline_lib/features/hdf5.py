@@ -178,8 +178,12 @@ class FeatureReader:
     def _read(self, place: tuple[int, int], clip_TKKD: np.ndarray) -> None:
         """Fill an array with the clip at an offset of a file."""
         file_index, offset = place
-        if os.preadv(self._descriptors[file_index], [clip_TKKD.data], offset) < clip_TKKD.nbytes:
-            raise _damaged(self.paths[file_index], OSError("it ends within a clip"))
+        rest = clip_TKKD.reshape(-1).view(np.uint8).data
+        while rest:  # a file system may give less than it is asked for
+            num_read = os.preadv(self._descriptors[file_index], [rest], offset)
+            if num_read == 0:
+                raise _damaged(self.paths[file_index], OSError("it ends within a clip"))
+            rest, offset = rest[num_read:], offset + num_read
 
     def _opened(self) -> list[h5py.File]:
         if self._stack is None:
@@ -251,11 +255,11 @@ def _offsets(path: Path, features: h5py.Dataset) -> list[int]:
     return [offsets[row] for row in range(len(features))]
 
 
-def _damaged(path: Path, error: OSError) -> ValueError:
+def _damaged(path: Path, error: OSError) -> UserError:
     if "unable to lock" in str(error) or "No locks available" in str(error):
-        return ValueError(f"{path} cannot be locked ({error}); on a network drive set HDF5_USE_FILE_LOCKING=FALSE")
+        return UserError(f"{path} cannot be locked ({error}); on a network drive set HDF5_USE_FILE_LOCKING=FALSE")
     reason = "no such file" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
-    return ValueError(f"{path}: {reason}; make it again with `--refresh features`")
+    return UserError(f"{path}: {reason}; make it again with `--refresh features`")
 
 
 def _plain(value: Any) -> Any:

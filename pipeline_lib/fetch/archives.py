@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import filecmp
+import itertools
 import logging
 import os
 import re
@@ -12,11 +13,13 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline_lib.fetch.members import NOT_FIRST_VOLUME, ArchiveError, DamagedArchiveError, Member, refuse_harmful, show
 from pipeline_lib.fetch.seven_zip import extract, list_members, too_large
+from pipeline_lib.workers.cores import num_cores
 
 __all__ = ["ArchiveError", "DamagedArchiveError", "Limits", "Unpacked", "unpack"]
 
@@ -62,7 +65,7 @@ def unpack(archive: Path, destination: Path, limits: Limits = Limits(), label: s
         raise ArchiveError(f"{label}: {NOT_FIRST_VOLUME}")
     staging = _new_staging(destination.absolute())
     try:
-        folder = _Unpacking(staging, limits).run(archive, label)
+        folder = _Unpacking(staging, limits, label).run(archive)
         files = [path for path in walk(folder) if not path.is_dir() or path.is_symlink()]
         unpacked = Unpacked(len(files), sum(path.lstat().st_size for path in files))
         folder.replace(destination)
@@ -86,75 +89,99 @@ def _new_staging(destination: Path) -> Path:
 
 
 class _Unpacking:
-    """One run over an archive and what is nested in it, with what is left of the limits."""
+    """One run over an archive and what is nested in it, level by level; the archives of a level are unpacked in parallel."""
 
-    def __init__(self, staging: Path, limits: Limits) -> None:
+    def __init__(self, staging: Path, limits: Limits, label: str) -> None:
         self.staging = staging
+        self.limits = limits
+        self.label = label
         self.deadline = time.monotonic() + limits.seconds
-        self.members_left = limits.max_members
-        self.bytes_left = limits.max_bytes
-        self.num_folders = 0
+        self.num_members = 0
+        self.folder_bytes: dict[Path, int] = {}
+        """The size of what lies, or is about to, in the folder of each archive."""
+        self.failed = False
 
-    def run(self, archive: Path, label: str, depth: int = 0) -> Path:
+    def run(self, archive: Path) -> Path:
         """Return a new folder with everything in the archive."""
-        if depth > MAX_DEPTH:
-            raise ArchiveError(f"{label}: archives are nested more than {MAX_DEPTH} deep: unpack it by hand")
-        members = self._list(archive, label)
-        folder = self.staging / str(self.num_folders)
-        self.num_folders += 1
-        folder.mkdir()
-        extract(archive, folder, label, self.deadline, self.bytes_left)
-        self._verify(folder, label, members)
-        for inner in [path for path in walk(folder) if _is_inner(path)]:
-            self._open_inner(inner, f"{label}: {inner.relative_to(folder).as_posix()}", depth)
-        return folder
+        [content] = self._unpack_all([archive], [self.label])
+        for depth in itertools.count():
+            inner = [path for path in walk(content) if _is_inner(path)]
+            labels = [f"{self.label}: {path.relative_to(content).as_posix()}" for path in inner]
+            if not inner:
+                break
+            if depth == MAX_DEPTH:
+                raise ArchiveError(f"{labels[0]}: archives are nested more than {MAX_DEPTH} deep: unpack it by hand")
+            for path, label, folder in zip(inner, labels, self._unpack_all(inner, labels), strict=True):
+                for volume in (path, *_later_volumes(path)):
+                    volume.unlink()
+                _merge(folder, path.parent, label)
+        return content
+
+    def _unpack_all(self, archives: list[Path], labels: list[str]) -> list[Path]:
+        """Return a new folder for each archive with what it holds; nothing is written before all are admitted."""
+        folders = [self.staging / str(len(self.folder_bytes) + number) for number in range(len(archives))]
+        with ThreadPoolExecutor(min(num_cores(), len(archives))) as pool:
+            listings = list(pool.map(self._list, archives, labels))
+            for folder, label, members in zip(folders, labels, listings, strict=True):
+                self._admit(folder, label, members)
+            self._check_disk(sum(self.folder_bytes[folder] for folder in folders))
+            try:
+                list(pool.map(self._extract, archives, folders, labels, listings))
+            except BaseException:
+                self.failed = True  # which stops the extractions that still run
+                raise
+        return folders
 
     def _list(self, archive: Path, label: str) -> list[Member]:
-        """Return the members, all of them harmless and within the limits."""
-        members = []
-        listed_bytes = 0
+        """Return the members, all of them harmless, and at most one more than allowed."""
         with contextlib.closing(list_members(archive, label, self.deadline)) as listing:
-            for member in listing:
-                members.append(member)
-                listed_bytes += member.size_bytes
-                if len(members) > self.members_left:
-                    raise ArchiveError(f"{label}: it holds more members than allowed: raise fetch.max_members if that is right")
-                if listed_bytes > self.bytes_left:
-                    raise too_large(label)
-        self.members_left -= len(members)
+            members = list(itertools.islice(listing, self.limits.max_members + 1))
         refuse_harmful(members, label)
-        free_bytes = shutil.disk_usage(self.staging).free
-        if listed_bytes > free_bytes:
-            raise ArchiveError(
-                f"{label}: needs {listed_bytes} bytes of disk, {free_bytes} are free: make room or move the workspace"
-            )
         return members
 
-    def _verify(self, folder: Path, label: str, members: list[Member]) -> None:
-        """Check on disk what the listing promised, and give every file plain permissions."""
-        num_files = 0
+    def _admit(self, folder: Path, label: str, members: list[Member]) -> None:
+        """Count the members and their listed sizes, and refuse them if that is more than allowed."""
+        self.num_members += len(members)
+        if self.num_members > self.limits.max_members:
+            raise ArchiveError(f"{label}: it holds more members than allowed: raise fetch.max_members if that is right")
+        self.folder_bytes[folder] = 0
+        if not self._fits(folder, sum(member.size_bytes for member in members)):
+            raise too_large(label)
+
+    def _fits(self, folder: Path, size_bytes: int) -> bool:
+        """Record how much lies in a folder, and return whether all folders together hold no more than allowed."""
+        self.folder_bytes[folder] = max(size_bytes, self.folder_bytes[folder])
+        return sum(self.folder_bytes.values()) <= self.limits.max_bytes
+
+    def _check_disk(self, needed_bytes: int) -> None:
+        free_bytes = shutil.disk_usage(self.staging).free
+        if needed_bytes > free_bytes:
+            raise ArchiveError(
+                f"{self.label}: needs {needed_bytes} bytes of disk, {free_bytes} are free: make room or move the workspace"
+            )
+
+    def _extract(self, archive: Path, folder: Path, label: str, members: list[Member]) -> None:
+        """Unpack one archive, check on disk what its listing promised, and give every file plain permissions."""
+        folder.mkdir()
+        extract(archive, folder, label, self.deadline, lambda size_bytes: not self.failed and self._fits(folder, size_bytes))
+        num_files = size_bytes = 0
         for path in walk(folder):
-            mode = path.lstat().st_mode
-            if stat.S_ISLNK(mode):
+            status = path.lstat()
+            if stat.S_ISDIR(status.st_mode):
+                continue
+            if stat.S_ISLNK(status.st_mode):
                 _refuse_leaving_link(path, folder, label)
-            elif stat.S_ISREG(mode):
+            elif stat.S_ISREG(status.st_mode):
                 path.chmod(0o644)
-                self.bytes_left -= path.lstat().st_size
-            elif not stat.S_ISDIR(mode):
+                size_bytes += status.st_size
+            else:
                 raise ArchiveError(f"{label}: {show(path.name)} is a device or pipe: such archives are not unpacked")
-            num_files += not stat.S_ISDIR(mode)
+            num_files += 1
         listed = sum(member.kind != "folder" for member in members)
         if num_files != listed:
             raise DamagedArchiveError(label, f"it lists {listed} files, {num_files} came out")
-        if self.bytes_left < 0:
+        if not self._fits(folder, size_bytes):
             raise too_large(label)
-
-    def _open_inner(self, inner: Path, label: str, depth: int) -> None:
-        """Replace an archive by what it holds."""
-        content = self.run(inner, label, depth + 1)
-        for volume in (inner, *_later_volumes(inner)):
-            volume.unlink()
-        _merge(content, inner.parent, label)
 
 
 def _refuse_leaving_link(path: Path, folder: Path, label: str) -> None:
@@ -191,7 +218,7 @@ def _merge(source: Path, target: Path, label: str) -> None:
 
 def walk(folder: Path) -> Iterator[Path]:
     """Yield everything below a folder in a fixed order, making folders accessible and following no link."""
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
         if path.is_dir() and not path.is_symlink():
             path.chmod(0o755)
             yield path

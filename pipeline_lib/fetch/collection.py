@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
+from pipeline_lib.addresses import redact
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch import hmdb51
-from pipeline_lib.fetch.archives import DamagedArchiveError, Limits, remove_tree, unpack
-from pipeline_lib.fetch.download import Address, Patience, Progress, download
+from pipeline_lib.fetch.archives import Limits, remove_tree, unpack
+from pipeline_lib.fetch.download import Address, Progress, RetryPolicy, download, first_usable
 from pipeline_lib.fetch.tables import check_boxed_videos, copy_boxes, copy_sources
+from pipeline_lib.fetch.transfer import UnusableError
 from pipeline_lib.params import Addresses, FetchParams
+from pipeline_lib.workers.cores import num_cores
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +89,8 @@ def _is_video(path: Path) -> bool:
 
 def _visible(folder: Path) -> list[Path]:
     """Return what lies in a folder, without hidden entries and macOS's shadow of an archive."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "__MACOSX")
+    paths = (path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "__MACOSX")
+    return sorted(paths, key=lambda path: path.name)
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
@@ -111,7 +117,7 @@ def fetch_collection(
 
     It gets `videos/<class>/<file>` (not for `kind: folder`, whose videos stay where they are), `splits/`, `boxes.csv`
     and `sources.csv` where there are any, and `collection.parquet` (video, class_name, size_bytes, sha256). Downloads
-    go to `partial`, which may outlive the call: a later one takes them up again. `sha256` digests a file.
+    go to `partial`, which may outlive the call: a later one takes them up again. `sha256` digests a file, from any thread.
 
     Raises:
         UserError: an address, archive, folder or table that is not what it should be; one line with the mend.
@@ -127,14 +133,14 @@ def fetch_collection(
     root = videos_root(params, directory)
     videos = list_videos(root)
     check_boxed_videos(params.boxes, dict.fromkeys(video.video for video in videos))
-    if params.kind == "hmdb51":
-        hmdb51.check_complete([video.video for video in videos], directory / "splits")
+    with ThreadPoolExecutor(num_cores()) as pool:
+        digests = list(pool.map(lambda video: sha256(root / video.video), videos))
     table = pd.DataFrame(
         {
             "video": [video.video for video in videos],
             "class_name": [video.class_name for video in videos],
             "size_bytes": [(root / video.video).stat().st_size for video in videos],
-            "sha256": [sha256(root / video.video) for video in videos],
+            "sha256": digests,
         }
     )
     table.to_parquet(directory / "collection.parquet", index=False)
@@ -168,70 +174,84 @@ def _pack_synthetic(params: FetchParams, partial: Path) -> FetchParams:
 
 
 def _addresses(given: Addresses, sha256: str | None, known: Sequence[Address]) -> list[Address]:
-    """Return where to look: what the parameters name, else the known addresses, each with the digest known for it."""
+    """Return where to look: what the parameters name, else the known addresses, each with what is known of it."""
     urls = [address.url for address in known] if given is None else [given] if isinstance(given, str) else list(given)
-    digests = {address.url: address.sha256 for address in known}
-    return [Address(url, sha256 or digests.get(url)) for url in urls]
+    by_url = {address.url: address for address in known}
+    addresses = [by_url.get(url, Address(url)) for url in urls]
+    return [replace(address, sha256=sha256) for address in addresses] if sha256 else addresses
 
 
 def _fetch_videos(params: FetchParams, directory: Path, partial: Path, progress: Progress | None) -> None:
+    """Put the class folders of the first usable archive into `directory/videos`."""
     known = hmdb51.VIDEOS if params.kind == "hmdb51" else ()
-    addresses = _addresses(params.videos, params.videos_sha256, known)
-    unpacked = _fetch_folder("fetch.videos", addresses, params, partial, progress)
-    if unpacked.parent != partial:
-        raise UserError(f"fetch.videos: {unpacked} is a folder, not an archive: set fetch.kind: folder")
-    shutil.move(_class_folders_root(unpacked), directory / "videos")
-    remove_tree(unpacked)
+
+    def use(address: Address) -> None:
+        with _opened("fetch.videos", address, params, partial, progress) as folder:
+            if folder.parent != partial:
+                raise UserError(f"fetch.videos: {folder} is a folder, not an archive: set fetch.kind: folder")
+            root = _class_folders_root(folder, f"fetch.videos: {redact(address.url)}")
+            if params.kind == "hmdb51":
+                hmdb51.check_complete([video.video for video in list_videos(root)], directory / "splits")
+            shutil.move(root, directory / "videos")
+
+    first_usable(_addresses(params.videos, params.videos_sha256, known), use, key="fetch.videos")
 
 
 def _fetch_splits(params: FetchParams, directory: Path, partial: Path, progress: Progress | None) -> int:
-    """Copy the split files into `directory/splits` and return how many there are."""
+    """Copy the first usable split files into `directory/splits` and return how many there are."""
     known = hmdb51.SPLITS if params.kind == "hmdb51" else ()
+
+    def use(address: Address) -> int:
+        with _opened("fetch.splits", address, params, partial, progress) as folder:
+            files = [path for path in _files_below(folder) if SPLIT_FILE.fullmatch(path.name)]
+            folders = sorted({path.parent for path in files})
+            if len(folders) != 1:
+                found = f"split files in {len(folders)} folders" if folders else "no split file"
+                raise UnusableError(
+                    f"fetch.splits: {redact(address.url)}: {found}: one folder of <class>_test_split1.txt, ... is expected"
+                )
+            if params.kind == "hmdb51":
+                hmdb51.check_splits(folders[0])
+            (directory / "splits").mkdir(parents=True)
+            for path in files:
+                shutil.copyfile(path, directory / "splits" / path.name)
+            return len(files)
+
     addresses = _addresses(params.splits, params.splits_sha256, known) if params.splits or known else []
-    if not addresses:
-        return 0
-    folder = _fetch_folder("fetch.splits", addresses, params, partial, progress)
-    files = [path for path in _files_below(folder) if SPLIT_FILE.fullmatch(path.name)]
-    folders = sorted({str(path.parent) for path in files})
-    if len(folders) != 1:
-        found = f"split files in {len(folders)} folders" if folders else "no split file"
-        raise UserError(
-            f"fetch.splits: {params.splits or folder}: {found}: one folder of <class>_test_split1.txt, ... is expected"
-        )
-    (directory / "splits").mkdir(parents=True)
-    for path in files:
-        shutil.copyfile(path, directory / "splits" / path.name)
-    return len(files)
+    return first_usable(addresses, use, key="fetch.splits") if addresses else 0
 
 
-def _fetch_folder(
-    key: str, addresses: Sequence[Address], params: FetchParams, partial: Path, progress: Progress | None
-) -> Path:
-    """Return the local folder that an address names, or the one its archive was unpacked to, which is in `partial`."""
-    patience = Patience(params.retries, params.timeout_seconds)
-    path = download(addresses, partial / "downloads", key=key, patience=patience, progress=progress)
+@contextlib.contextmanager
+def _opened(key: str, address: Address, params: FetchParams, partial: Path, progress: Progress | None) -> Iterator[Path]:
+    """Yield the local folder that an address names, or a temporary one in `partial` with what its archive holds.
+
+    A downloaded archive is deleted if it turns out unusable: the next run must not meet it again.
+    """
+    downloads, destination = partial / "downloads", partial / key.removeprefix("fetch.")
+    policy = RetryPolicy(params.retries, params.timeout_seconds)
+    path = download(address, downloads, policy=policy, progress=progress)
     if path.is_dir():
-        return path
-    destination = partial / key.removeprefix("fetch.")
-    remove_tree(destination)
+        yield path
+        return
     limits = Limits(params.unpack_seconds, params.max_members, params.max_unpacked_bytes)
+    remove_tree(destination)
     try:
-        unpack(path, destination, limits, f"{key}: {path}")
-    except DamagedArchiveError:
-        if path.parent == partial / "downloads":
-            path.unlink()  # the next run must not meet the same damage again
+        unpack(path, destination, limits, f"{key}: {redact(address.url)}")
+        yield destination
+    except UnusableError:
+        if path.parent == downloads:
+            path.unlink()
         raise
-    return destination
+    finally:
+        remove_tree(destination)
 
 
-def _class_folders_root(unpacked: Path) -> Path:
+def _class_folders_root(unpacked: Path, label: str) -> Path:
     """Return the folder whose subfolders hold the videos, wherever the archive put it."""
     roots = sorted({path.parent.parent for path in _files_below(unpacked) if _is_video(path)})
     if len(roots) == 1 and roots[0].is_relative_to(unpacked):
         return roots[0]
     if not roots:
-        raise UserError(f"fetch.videos: no video in the archive: {LAYOUT} is expected")
+        raise UnusableError(f"{label}: no video in the archive: {LAYOUT} is expected")
     shown = ", ".join(f"{root.relative_to(unpacked)}/" if root.is_relative_to(unpacked) else "the top" for root in roots[:3])
-    raise UserError(
-        f"fetch.videos: the archive's videos are not in class folders of one folder ({shown}): {LAYOUT} is expected"
-    )
+    raise UnusableError(f"{label}: the archive's videos are not in class folders of one folder ({shown}): {LAYOUT} is expected")

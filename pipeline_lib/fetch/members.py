@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.fetch.transfer import UnusableError
 
 NOT_FIRST_VOLUME = "it is not the first volume of its set: name the first one"
 
@@ -18,7 +19,7 @@ class ArchiveError(UserError):
     """An archive that cannot or must not be unpacked: its name, what is wrong, and the mend, in one line."""
 
 
-class DamagedArchiveError(ArchiveError):
+class DamagedArchiveError(ArchiveError, UnusableError):
     """An archive that another copy of may be sound."""
 
     def __init__(self, label: str, what: str) -> None:

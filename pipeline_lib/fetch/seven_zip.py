@@ -9,13 +9,13 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from pipeline_lib.fetch.members import ArchiveError, DamagedArchiveError, Member, parse_member
-from pipeline_lib.fetch.transfer import is_html
+from pipeline_lib.fetch.transfer import text_kind
 
 FORMATS = frozenset({"Rar", "Rar5", "zip", "7z", "tar", "gzip", "bzip2", "xz", "zstd"})
 """7-Zip also opens programs, disk images and films; those are not collections."""
@@ -68,25 +68,32 @@ def list_members(archive: Path, label: str, deadline: float) -> Generator[Member
         raise DamagedArchiveError(label, "it is not an archive (RAR, zip, 7z or tar)")
 
 
-def extract(archive: Path, directory: Path, label: str, deadline: float, max_bytes: int) -> None:
-    """Unpack the archive into a folder, and stop as soon as more than `max_bytes` lie there or `deadline` passes.
+def extract(archive: Path, directory: Path, label: str, deadline: float, fits: Callable[[int], bool]) -> None:
+    """Unpack the archive into a folder, and stop as soon as the bytes that lie there do not fit or `deadline` passes.
 
     Raises:
         ArchiveError: as `list_members`, or the archive unpacks to more than it said.
     """
     arguments = ["x", "-y", "-bso0", f"-o{directory}"]
     with tempfile.TemporaryFile() as output, _seven_zip(arguments, archive, output) as process:
-        while process.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(POLL_SECONDS)
+        while not _ended(process):
             if time.monotonic() > deadline:
                 raise _too_slow(label)
-            if total_bytes(directory) > max_bytes:
+            if not fits(total_bytes(directory)):
                 raise too_large(label)
         output.seek(0, os.SEEK_END)
         output.seek(max(0, output.tell() - TAIL_BYTES))
         text = output.read().decode("utf-8", "replace")
     _judge(archive, label, _Talk(text, process.returncode))
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """Return whether the process has ended after waiting a moment for that."""
+    try:
+        process.wait(POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def total_bytes(directory: Path) -> int:
@@ -167,8 +174,8 @@ def _judge(archive: Path, label: str, talk: _Talk) -> None:
     if talk.returncode in (0, 1):
         return
     with archive.open("rb") as file:
-        if is_html(file.read(256)):
-            raise DamagedArchiveError(label, "it is a web page (HTML) saved under an archive's name")
+        if kind := text_kind(file.read(512)):
+            raise DamagedArchiveError(label, f"it is {kind} saved under an archive's name")
     for words, meaning in COMPLAINTS:
         if words in talk.text:
             raise ArchiveError(f"{label}: {meaning}")

@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from pipeline_lib.addresses import redact
 from pipeline_lib.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -92,9 +93,9 @@ def _read_csv(key: str, name: str) -> list[list[str]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return [row for row in csv.reader(file) if row]
     except FileNotFoundError:
-        raise UserError(f"{key}: {path}: no such file: check the path") from None
+        raise UserError(f"{key}: {redact(name)}: no such file: check the path") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{key}: {path}: cannot be read as a CSV file in UTF-8 ({error})") from None
+        raise UserError(f"{key}: {redact(name)}: cannot be read as a CSV file in UTF-8 ({error})") from None
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import http.client
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline_lib.addresses import redact
 from pipeline_lib.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -27,16 +29,23 @@ Progress = Callable[[int, int | None], None]
 """Called with the bytes there are and the bytes there will be, if the server says."""
 
 BLOCK_BYTES = 256 * 1024
-PASSING_STATUSES = (408, 425, 429, 500, 502, 503, 504)
+TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses that may be gone at the next try."""
+TEXTS = {b"<": "a web page", b"{": "a JSON message", b"[": "a JSON message", b"version https://git-lfs.": "a Git LFS pointer"}
+"""How the texts begin that servers send in place of a file."""
+TEXT_TYPES = {"text/html": "a web page", "application/xhtml+xml": "a web page", "application/json": "a JSON message"}
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a file can be had: an http(s) address or a local path, and the digest of what lies there, if known."""
+    """Where a file can be had: an http(s) address or a local path, and what is known of the file there."""
 
     url: str
+    """May carry `user:password@`, for HTTP's basic authentication."""
     sha256: str | None = None
+    size_bytes: int | None = None
+    kind: str = "an archive"
+    """What is expected there, for messages."""
 
     @property
     def is_remote(self) -> bool:
@@ -45,7 +54,7 @@ class Address:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to wait for a server, and how often to try again."""
 
     retries: int = 5
@@ -60,40 +69,71 @@ class Patience:
         return min(self.backoff_seconds * 2.0 ** min(retry, 16), 60.0) * random.uniform(0.5, 1.5)
 
 
-class AddressError(Exception):
-    """The address does not give the file, and would not if asked again."""
+class PermanentError(Exception):
+    """The address does not give the file, and would not if asked again; the message is the reason alone."""
 
 
-class PassingError(Exception):
+class TransientError(Exception):
     """The transfer broke; another try may go on from there."""
 
 
-def check_file(path: Path, expected_sha256: str | None) -> None:
-    """Raise an `AddressError` for a web page or a file with another digest."""
+class UnusableError(UserError):
+    """What an address gave is not what was asked for; another address may give it."""
+
+
+def check_file(path: Path, address: Address) -> None:
+    """Raise a `PermanentError` for a text in place of a file, or a file of another size or digest."""
+    size_bytes = path.stat().st_size
     with path.open("rb") as file:
-        if is_html(file.read(256)):
-            raise AddressError("this is a web page (HTML), not the file")
+        if kind := text_kind(file.read(512)):
+            raise PermanentError(f"{'answered with' if address.is_remote else 'it is'} {kind}, not {address.kind}")
+        if address.size_bytes not in (None, size_bytes):
+            raise _wrong_size(size_bytes, address)
         file.seek(0)
-        found = hashlib.file_digest(file, "sha256").hexdigest() if expected_sha256 else None
-    if found != expected_sha256:
-        raise AddressError(f"the file is damaged or another one: its SHA-256 is {found}, expected {expected_sha256}")
+        found = hashlib.file_digest(file, "sha256").hexdigest() if address.sha256 else None
+    if found != address.sha256:
+        raise PermanentError(f"the file is damaged or another one: its SHA-256 is {found}, expected {address.sha256}")
 
 
-def is_html(first_bytes: bytes) -> bool:
-    """Return whether a file that begins with these bytes is a web page."""
-    return first_bytes.removeprefix(b"\xef\xbb\xbf").lstrip()[:14].lower().startswith((b"<!doctype html", b"<html"))
+def text_kind(first_bytes: bytes) -> str | None:
+    """Return what kind of text a file that begins with these bytes is, if it is one that servers send in place of a file."""
+    if b"\0" in first_bytes:
+        return None
+    text = first_bytes.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return next((kind for start, kind in TEXTS.items() if text.startswith(start)), None)
+
+
+def _wrong_size(size_bytes: int, address: Address) -> PermanentError:
+    return PermanentError(f"the file is another one: it has {size_bytes} bytes, expected {address.size_bytes}")
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to http(s) addresses only, and tells a login to no other host."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        parts = urllib.parse.urlsplit(newurl)
+        if parts.scheme not in ("http", "https"):
+            raise urllib.error.HTTPError(newurl, code, msg, headers, fp)
+        request = super().redirect_request(req, fp, code, msg, headers, _without_login(parts))
+        login = req.get_header("Authorization")
+        downgraded = req.type == "https" and parts.scheme == "http"
+        if request and login and parts.netloc == req.host and not downgraded:
+            request.add_unredirected_header("Authorization", login)
+        return request
 
 
 class Transfer:
     """The transfer of one remote file into a folder."""
 
-    def __init__(self, address: Address, directory: Path, patience: Patience, progress: Progress | None) -> None:
+    def __init__(self, address: Address, directory: Path, policy: RetryPolicy, progress: Progress | None) -> None:
         self.address = address
-        self.patience = patience
+        self.shown = redact(address.url)
+        self.policy = policy
         self.progress = progress or (lambda done_bytes, total_bytes: None)
-        self.url = _checked_url(address.url)
-        directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / _file_name(address.url)
+        directory.mkdir(parents=True, exist_ok=True)
         self.part = self.path.with_name(f"{self.path.name}.part")
         self.state = self.path.with_name(f"{self.path.name}.part.json")
 
@@ -110,72 +150,77 @@ class Transfer:
         while True:
             try:
                 return self._try()
-            except PassingError as error:
+            except TransientError as error:
                 if self._part_bytes() > furthest_bytes:
                     retry, furthest_bytes = 0, self._part_bytes()
-                if retry >= self.patience.retries:
-                    raise AddressError(f"{error}; gave up after {retry + 1} tries") from None
-                wait_seconds = self.patience.wait_seconds(retry)
-                logger.info("%s: %s; trying again in %.1f s", self.address.url, error, wait_seconds)
+                if retry >= self.policy.retries:
+                    raise PermanentError(f"{error}; gave up after {retry + 1} tries") from None
+                wait_seconds = self.policy.wait_seconds(retry)
+                logger.info("%s: %s; trying again in %.1f s", self.shown, error, wait_seconds)
                 time.sleep(wait_seconds)
                 retry += 1
 
     def _publish(self) -> None:
         try:
-            check_file(self.part, self.address.sha256)
-        except AddressError:
-            self._forget()
+            check_file(self.part, self.address)
+        except PermanentError:
+            self._discard_partial()
             raise
         self.part.replace(self.path)
         self.state.unlink(missing_ok=True)
 
     def _try(self) -> None:
         offset_bytes, validator = self._resume_point()
-        headers = {"User-Agent": "har", "Accept-Encoding": "identity"}
+        request = _request(self.address.url)
         if offset_bytes:
-            headers |= {"Range": f"bytes={offset_bytes}-", "If-Range": validator}
-        request = urllib.request.Request(self.url, headers=headers)
+            request.add_header("Range", f"bytes={offset_bytes}-")
+            request.add_header("If-Range", validator)
+        opener = urllib.request.build_opener(_Redirects)
         try:
-            with urllib.request.urlopen(request, timeout=self.patience.timeout_seconds) as response:
+            with opener.open(request, timeout=self.policy.timeout_seconds) as response:
                 self._receive(response, offset_bytes, validator)
         except urllib.error.HTTPError as error:
             error.close()
             self._judge_status(error, offset_bytes)
         except (OSError, http.client.HTTPException) as error:
-            raise self._judge_break(error) from None
+            raise self._classify(error) from None
 
-    def _judge_break(self, error: Exception) -> Exception:
+    def _classify(self, error: Exception) -> Exception:
         """Return what a broken connection means; only a certificate that cannot be trusted is for good."""
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, ssl.SSLCertVerificationError):
-            return AddressError(f"its certificate cannot be trusted: {reason.verify_message}")
+            return PermanentError(f"its certificate cannot be trusted: {reason.verify_message}")
         if isinstance(reason, TimeoutError):
-            return PassingError(f"silent for {self.patience.timeout_seconds:g} s")
-        return PassingError(f"the connection broke: {reason or type(reason).__name__}")
+            return TransientError(f"silent for {self.policy.timeout_seconds:g} s")
+        return TransientError(f"the connection broke: {reason or type(reason).__name__}")
 
     def _judge_status(self, error: urllib.error.HTTPError, offset_bytes: int) -> None:
         """Return if the part turns out to be whole; else say whether another try makes sense."""
         if error.code == 416 and offset_bytes:
             if _total_bytes(error.headers) == offset_bytes:
                 return
-            self._forget()
-            raise PassingError("the file changed; starting over")
+            self._discard_partial()
+            raise TransientError("the file changed; starting over")
+        if 300 <= error.code < 400:
+            raise PermanentError(f"HTTP {error.code}: it redirects in a circle, or to what is no http(s) address")
         message = f"HTTP {error.code} {error.reason}"
-        raise PassingError(message) if error.code in PASSING_STATUSES else AddressError(message)
+        raise TransientError(message) if error.code in TRANSIENT_STATUSES else PermanentError(message)
 
     def _receive(self, response: Any, offset_bytes: int, validator: str) -> None:
         resumed = response.status == 206
         if resumed and (not _starts_at(response.headers, offset_bytes) or _validator(response.headers) != validator):
-            self._forget()
-            raise PassingError("the file changed; starting over")
-        if response.headers.get_content_type() == "text/html":
-            raise AddressError("the server sent a web page (HTML), not the file")
+            self._discard_partial()
+            raise TransientError("the file changed; starting over")
+        if kind := TEXT_TYPES.get(response.headers.get_content_type()):
+            raise PermanentError(f"answered with {kind}, not {self.address.kind}")
         done_bytes = offset_bytes if resumed else 0
         total_bytes = _total_bytes(response.headers)
+        if total_bytes is not None and self.address.size_bytes not in (None, total_bytes):
+            raise _wrong_size(total_bytes, self.address)
         if (total_bytes or 0) - done_bytes > shutil.disk_usage(self.part.parent).free:
             raise self._full_disk(total_bytes)
         if not resumed:
-            self._forget()
+            self._discard_partial()
             self.state.write_text(json.dumps({"validator": _validator(response.headers)}))
         self._append(response, done_bytes, total_bytes)
 
@@ -187,7 +232,7 @@ class Transfer:
                 done_bytes += len(block)
                 self.progress(done_bytes, total_bytes)
         if total_bytes is not None and done_bytes < total_bytes:
-            raise PassingError(f"the connection broke after {done_bytes} of {total_bytes} bytes")
+            raise TransientError(f"the connection broke after {done_bytes} of {total_bytes} bytes")
 
     def _write(self, file: Any, block: bytes, total_bytes: int | None) -> None:
         """Write a block whole; an unbuffered file may take less than all of it at once."""
@@ -210,34 +255,48 @@ class Transfer:
     def _part_bytes(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
 
-    def _forget(self) -> None:
+    def _discard_partial(self) -> None:
         self.part.unlink(missing_ok=True)
         self.state.unlink(missing_ok=True)
 
-    def _full_disk(self, total_bytes: int | None) -> ValueError:
+    def _full_disk(self, total_bytes: int | None) -> UserError:
         done_bytes, free_bytes = self._part_bytes(), shutil.disk_usage(self.part.parent).free
         needed = "more space is" if total_bytes is None else f"another {total_bytes - done_bytes} bytes are"
-        return ValueError(
-            f"{self.part.parent}: the disk is full: {needed} needed for {self.address.url}, {free_bytes} are free; "
+        return UserError(
+            f"{self.part.parent}: the disk is full: {needed} needed for {self.shown}, {free_bytes} are free; "
             "make room or move the workspace, then run again: the transfer goes on where it stopped"
         )
 
 
-def _checked_url(url: str) -> str:
-    """Return the address with characters that HTTP does not carry (spaces, non-ASCII) written as %XX."""
+def _split(url: str) -> urllib.parse.SplitResult:
     try:
         parts = urllib.parse.urlsplit(url)
         opens = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         opens = False
     if not opens:
-        raise AddressError("only http(s) addresses and local paths can be opened")
-    return urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+        raise PermanentError("only http(s) addresses and local paths can be opened")
+    return parts
+
+
+def _request(url: str) -> urllib.request.Request:
+    """Return the request for an address: its login as a header (RFC 7617), spaces and non-ASCII characters as %XX."""
+    parts = _split(url)
+    quoted = urllib.parse.quote(_without_login(parts), safe="%/:=&?~#+!$,;'@()*[]")
+    request = urllib.request.Request(quoted, headers={"User-Agent": "har", "Accept-Encoding": "identity"})
+    if parts.username is not None:
+        login = urllib.parse.unquote(f"{parts.username}:{parts.password or ''}")
+        request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
+    return request
+
+
+def _without_login(parts: urllib.parse.SplitResult) -> str:
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _file_name(url: str) -> str:
     """Return a name that ends like the address's last part, so that its suffix tells, and differs for each address."""
-    name = urllib.parse.unquote(urllib.parse.urlsplit(url).path).replace("\\", "/").rsplit("/", 1)[-1]
+    name = urllib.parse.unquote(_split(url).path).replace("\\", "/").rsplit("/", 1)[-1]
     plain = "".join(character if character.isalnum() or character in "._-" else "_" for character in name)[-100:]
     return f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{plain or 'file'}"
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.features.decoding import read_ahead
-from pipeline_lib.features.encoding import resize
+from pipeline_lib.features.encoding import decoded_side, resize
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ MAX_STORE_BYTES = 4 * 1024**3
 """Most memory for the frames of one part; beyond it, fewer frames of each video are kept, evenly spaced."""
 
 RESIZE_FRAMES = 64
-"""Frames held at full size at once."""
+"""Frames held as they were decoded at once."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,17 @@ def _decode(wanted: Mapping[str, Sequence[int]], video_path: Callable[[str], Pat
     frames_NCHW = torch.empty(sum(map(len, wanted.values())), 3, image_size, image_size, dtype=torch.uint8)
     frames_NCHW = frames_NCHW.contiguous(memory_format=torch.channels_last)
     start = 0
-    for batch in _batches(_chosen_frames(wanted, video_path)):
+    for batch in _batches(_chosen_frames(wanted, video_path, decoded_side(image_size))):
         frames_NCHW[start : start + len(batch)] = resize(_stacks(batch), image_size)
         start += len(batch)
     assert start == len(frames_NCHW), "every wanted frame was decoded"
     return frames_NCHW
 
 
-def _chosen_frames(wanted: Mapping[str, Sequence[int]], video_path: Callable[[str], Path]) -> Iterator[np.ndarray]:
-    for video, arrays in read_ahead((video, video_path(video)) for video in wanted):
+def _chosen_frames(
+    wanted: Mapping[str, Sequence[int]], video_path: Callable[[str], Path], max_side: int
+) -> Iterator[np.ndarray]:
+    for video, arrays in read_ahead(((video, video_path(video)) for video in wanted), max_side=max_side):
         missing = set(wanted[video])
         for number, frame in enumerate(itertools.chain.from_iterable(arrays)):
             if number in missing:

@@ -3,6 +3,10 @@
 Every tensor is contiguous but `cells`, whose frames lie `clip_stride` apart. One row of a grid is one clip.
 """
 
+# Triton reads the kernels' source, which is not Python to type checkers.
+# mypy: ignore-errors
+# ruff: noqa: ANN001, ANN201, ANN202
+
 # B batch, I cells, D channels, U units, V width of the scorer, S = D + U
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -29,6 +30,9 @@ and the neighbours."""
 
 READ_AHEAD = 2
 """Batches that are read from disk before they are asked for."""
+
+BLOCK_CLIPS = 256
+"""Clips that are copied to a GPU at once; bounds the pinned memory."""
 
 
 class Loaded:
@@ -144,11 +148,24 @@ def load_once(reader: FeatureReader, clips: Sequence[str], device: torch.device)
         key = _identity(reader, clips, device)
         loaded = _loaded.get(key)
         if loaded is None:
-            features_NTKKD = reader.load(clips)
-            if fits_on(device, features_NTKKD.nbytes):
-                features_NTKKD = features_NTKKD.to(device)
-            loaded = _loaded[key] = Loaded(features_NTKKD)
+            on_gpu = device.type == "cuda" and fits_on(device, _num_bytes(reader, len(clips)))
+            loaded = _loaded[key] = Loaded(_load_to_gpu(reader, clips, device) if on_gpu else reader.load(clips))
         return loaded
+
+
+def _load_to_gpu(reader: FeatureReader, clips: Sequence[str], device: torch.device) -> torch.Tensor:
+    """Return features_NTKKD on the GPU, copied from pinned memory block by block while the next block is read."""
+    features_NTKKD = torch.empty((len(clips), *reader.shape[1:]), dtype=torch.float16, device=device)
+    for first in range(0, len(clips), BLOCK_CLIPS):
+        block = slice(first, first + BLOCK_CLIPS)
+        features_NTKKD[block].copy_(reader.load(clips[block], pinned=True), non_blocking=True)
+    torch.cuda.current_stream(device).synchronize()  # other threads read them in other streams
+    return features_NTKKD
+
+
+def _num_bytes(reader: FeatureReader, num_clips: int) -> int:
+    """Return the bytes of so many clips' features in fp16."""
+    return 2 * num_clips * math.prod(reader.shape[1:])
 
 
 def _identity(reader: FeatureReader, clips: Sequence[str], device: torch.device) -> Hashable:
@@ -162,10 +179,9 @@ def _identity(reader: FeatureReader, clips: Sequence[str], device: torch.device)
 
 def fits_in_memory(reader: FeatureReader, parts: Sequence[Sequence[str]], device: torch.device) -> bool:
     """Whether the features of these parts' clips, in fp16, may be kept in memory, or are there already; says so in the log."""
-    frames, rows, columns, channels = reader.shape[-4:]
     with _loading:  # what is being loaded is there, once it is
         num_clips = sum(len(clips) for clips in parts if _identity(reader, clips, device) not in _loaded)
-    num_bytes = 2 * num_clips * frames * rows * columns * channels
+    num_bytes = _num_bytes(reader, num_clips)
     fits = num_clips == 0 or fits_on(torch.device("cpu"), num_bytes)
     logger.info("features of %d clips, %.2f GB: %s", num_clips, num_bytes / 1e9, "in memory" if fits else "from disk")
     return fits

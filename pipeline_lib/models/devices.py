@@ -6,7 +6,7 @@ import ctypes
 import functools
 import logging
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 Precision = Literal["auto", "fp16", "bf16", "fp32"]
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+CUBLAS_WORKSPACE, CUBLAS_DETERMINISTIC = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """What mallopt(3) calls them in malloc.h."""
@@ -32,8 +34,37 @@ def choose_device(name: Device, *, key: str = "features.device") -> torch.device
     if name == "cuda" and not has_gpu:
         raise UserError(f"{key} = cuda: PyTorch finds no GPU on this machine; use `auto` or `cpu`, or mend the driver")
     device = torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
+    if device.type == "cuda":
+        _settle()
     _log_device(device, key.partition(".")[0])
     return device
+
+
+@functools.cache
+def _settle() -> None:
+    """Choose once for the process, before its first work on a GPU, what must not depend on who comes first."""
+    set_fp32_precision("ieee", "ieee", "ieee")
+    # cuBLAS is deterministic only with a workspace of its own, and PyTorch asks for its size only once.
+    os.environ.setdefault(CUBLAS_WORKSPACE, CUBLAS_DETERMINISTIC)
+
+
+def fp32_precision() -> tuple[str, str, str]:
+    """Return how GPUs compute what is in fp32, `ieee` or `tf32`: products, convolutions and recurrent layers.
+
+    PyTorch's older functions for it (`allow_tf32`, `get_float32_matmul_precision`) warn in some versions and fail beside these.
+    """
+    return tuple(operations.fp32_precision for operations in _fp32_operations())
+
+
+def set_fp32_precision(*precisions: str) -> None:
+    """Set what `fp32_precision` returns. PyTorch's default is TF32 for convolutions and recurrent layers."""
+    for operations, precision in zip(_fp32_operations(), precisions, strict=True):
+        operations.fp32_precision = precision
+
+
+def _fp32_operations() -> tuple[Any, Any, Any]:
+    backends: Any = torch.backends
+    return backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
 
 
 def choose_precision(name: Precision, device: torch.device, *, training: bool) -> torch.dtype:

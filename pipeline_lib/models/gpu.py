@@ -7,6 +7,8 @@ else starts kernels that it would touch.
 
 from __future__ import annotations
 
+import functools
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,7 +16,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from pipeline_lib.models.devices import fp32_precision, set_fp32_precision
+from pipeline_lib.models.reproducibility import deterministic_algorithms
 from pipeline_lib.workers.room import Room
+
+logger = logging.getLogger(__name__)
 
 GPU = Room(places=16)
 """Inference takes a place, the capture of a training step all of them; replays of captured steps need none. One room for all
@@ -24,9 +30,14 @@ _idle_streams: defaultdict[int, list[torch.cuda.Stream]] = defaultdict(list)
 _idle_lock = threading.Lock()
 
 
-def exact(device: torch.device) -> AbstractContextManager[None]:
-    """Keep other threads from changing, in the block, how this device computes; for inference of any kind."""
-    return GPU.shared() if device.type == "cuda" else nullcontext()
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Compute in the block in true fp32, by deterministic algorithms, whatever other threads do; for inference of any kind."""
+    if device.type != "cuda":
+        yield
+        return
+    with GPU.shared(), deterministic_algorithms():
+        yield
 
 
 def undisturbed(device: torch.device) -> AbstractContextManager[None]:
@@ -36,16 +47,22 @@ def undisturbed(device: torch.device) -> AbstractContextManager[None]:
 
 @contextmanager
 def tensor_cores() -> Iterator[None]:
-    """Let GPUs round the factors of float32 products to 10 bits (TF32): half the time, where products of few rows bind.
+    """Let GPUs round the factors of fp32 products and convolutions to 10 bits (TF32): half the time, where they bind.
 
     This is a setting of the process, hence for one who is alone in `GPU`.
     """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    _say_tf32()
+    before = fp32_precision()
+    set_fp32_precision("tf32", "tf32", "tf32")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        set_fp32_precision(*before)
+
+
+@functools.cache
+def _say_tf32() -> None:
+    logger.info("training steps: what is in fp32 is computed in TF32; validation and all else in true fp32")
 
 
 @contextmanager

@@ -1,5 +1,9 @@
 """A Triton kernel for 2 x 2 max pooling; imported only where Triton is, on Linux with a GPU."""
 
+# Triton reads the kernels' source, which is not Python to type checkers.
+# mypy: ignore-errors
+# ruff: noqa: ANN001, ANN202
+
 # N frames, D channels, H W cells of a map
 
 from __future__ import annotations

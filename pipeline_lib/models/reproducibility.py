@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch.utils import deterministic
 
+from pipeline_lib.models.devices import CUBLAS_DETERMINISTIC, CUBLAS_WORKSPACE
+
 _GENERATORS = threading.Lock()
-CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def _refuse_others() -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     workspace = os.environ.get(CUBLAS_WORKSPACE)
-    os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")  # cuBLAS is deterministic only with a workspace of its own
+    os.environ.setdefault(CUBLAS_WORKSPACE, CUBLAS_DETERMINISTIC)
     torch.use_deterministic_algorithms(True)
     module: Any = deterministic  # a module with a property, which mypy does not see
     fills = module.fill_uninitialized_memory

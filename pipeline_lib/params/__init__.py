@@ -3,7 +3,6 @@
 from pipeline_lib.params.loading import load_params
 from pipeline_lib.params.section import Device
 from pipeline_lib.params.stages import (
-    STAGES,
     Addresses,
     ChunkParams,
     EvaluateParams,
@@ -19,6 +18,7 @@ from pipeline_lib.params.stages import (
     TrackingParams,
 )
 from pipeline_lib.params.training import MODELS, ModelName, ModelParams, TrainParams
+from pipeline_lib.stages import STAGES
 
 __all__ = [
     "MODELS",

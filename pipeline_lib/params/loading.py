@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from pipeline_lib.addresses import redact_all, redact_text
 from pipeline_lib.errors import UserError
 from pipeline_lib.params.stages import Params
 
@@ -57,18 +58,18 @@ def _apply_setting(values: dict[str, Any], setting: str) -> None:
     name, equals, text = setting.partition("=")
     *sections, key = name.strip().split(".")
     if not equals or not key or not all(sections):
-        raise UserError(f"--set {setting}: must look like section.key=value")
+        raise UserError(f"--set {redact_text(setting)}: must look like section.key=value")
     for section in sections:
         below = values.setdefault(section, {})
         if below is None:
             below = values[section] = {}
         if not isinstance(below, dict):
-            raise UserError(f"--set {setting}: {section} is not a section")
+            raise UserError(f"--set {redact_text(setting)}: {section} is not a section")
         values = below
     try:
         values[key] = yaml.load(text, _Loader)
     except yaml.YAMLError:
-        raise UserError(f"--set {setting}: the value is not valid YAML; quote it") from None
+        raise UserError(f"--set {redact_text(setting)}: the value is not valid YAML; quote it") from None
 
 
 def _describe(path: Path, mistake: Any) -> str:
@@ -81,7 +82,7 @@ def _describe(path: Path, mistake: Any) -> str:
         return f"{path}: {name} is missing"
     if mistake["type"] == "value_error":
         return f"{path}: {mistake['ctx']['error']}"
-    return f"{path}: {name} = {mistake['input']!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
+    return f"{path}: {name} = {redact_all(mistake['input'])!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
 
 
 def _accepted_keys(location: list[Any]) -> list[str]:

@@ -22,9 +22,6 @@ from pipeline_lib.params.section import (
 )
 from pipeline_lib.params.training import ModelName, TrainParams
 
-STAGES = ("fetch", "subsample", "chunk", "finetune", "features", "sweep", "train", "evaluate", "heatmaps", "report")
-"""Stage names in the order of the pipeline; also the names of artifact folders, deployments and parameter sections."""
-
 Addresses = str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None
 """A path, an http(s) address, or a list of either, tried in order."""
 
@@ -209,7 +206,7 @@ class EvaluateParams(Section):
     """How the test part is scored."""
 
     resamples: PositiveInt = 10_000
-    """Bootstrap resamples of the test videos behind each interval."""
+    """Random sign flips behind each paired test, where there are too many to try them all."""
     permutations: PositiveInt = 20
     """Times that the labels are permuted for the control."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.artifacts import MANIFEST, Artifact, Store, file_sha256
+from pipeline_lib.artifacts import Artifact, Store, file_sha256
 from pipeline_lib.errors import UserError
 from pipeline_lib.models.checkpoints import read_metadata
 from pipeline_lib.predict.parts import BACKBONE, CHECKPOINT, Parts, Preparation
@@ -58,9 +58,7 @@ def parts_of_training(store: Store, trained: Artifact, name: str | None = None) 
 
 def artifacts_of(store: Store, stage: str) -> Iterator[Artifact]:
     """Yield a stage's artifacts, in the order of their keys."""
-    for manifest in sorted((store.workspace / "artifacts" / stage).glob(f"[!.]*/{MANIFEST}")):
-        if artifact := store.load(stage, manifest.parent.name):
-            yield artifact
+    return store.artifacts(stage)
 
 
 def _find(store: Store, stage: str, content_key: str, checkpoint: Path) -> Artifact:

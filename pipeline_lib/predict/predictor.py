@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.features.encoding import FrameEncoder, batches
+from pipeline_lib.features.encoding import FrameEncoder, batches, decoded_side
 from pipeline_lib.models.backbones import build_backbone
 from pipeline_lib.models.checkpoints import Metadata, load_checkpoint
 from pipeline_lib.models.devices import PRECISIONS, choose_device
+from pipeline_lib.models.gpu import exact
 from pipeline_lib.models.voting import Tally, tally
 from pipeline_lib.params import Device, SubsampleParams
 from pipeline_lib.predict.parts import Parts, Preparation
@@ -212,7 +213,8 @@ class Predictor:
     def _features(self, video: Path, num_frames: int, on_progress: OnProgress | None) -> Generator[np.ndarray, None, None]:
         """Yield features_NKKD of the frames as feature files hold them: fp16, computed in the precision of the training's."""
         done = 0
-        for batch in batches(read_arrays(video), self._encoder.batch_frames):
+        arrays = read_arrays(video, max_side=decoded_side(self._encoder.image_size))
+        for batch in batches(arrays, self._encoder.batch_frames):
             for encoded in self._encoder.encode(batch):
                 features_NKKD = encoded.wait()
                 done += len(features_NKKD)
@@ -225,7 +227,9 @@ class Predictor:
         features_BTKKD = torch.from_numpy(np.stack([window.frames_T for window in windows])).to(self.device).float()
         valid_B = torch.tensor([window.valid_frames for window in windows], device=self.device)
         for name, (network, _) in self._models.items():
-            logits_BTC, attention_BTKK = (output.cpu() for output in network(features_BTKKD, valid_B))
+            with exact(self.device):
+                outputs = network(features_BTKKD, valid_B)
+            logits_BTC, attention_BTKK = (output.cpu() for output in outputs)
             _add(probability[name], windows, logits_BTC.softmax(dim=2).numpy())
             if name in attention:
                 _add(attention[name], windows, attention_BTKK.numpy())

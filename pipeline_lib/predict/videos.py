@@ -9,13 +9,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline_lib.addresses import redact
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import VIDEO_SUFFIXES
-from pipeline_lib.fetch.transfer import Address, AddressError, Patience, Progress, Transfer
+from pipeline_lib.fetch.transfer import Address, PermanentError, Progress, RetryPolicy, Transfer
 from pipeline_lib.video.ffmpeg import VideoError
 
-PATIENCE = Patience(retries=2, timeout_seconds=30.0)
+RETRY_POLICY = RetryPolicy(retries=2, timeout_seconds=30.0)
 """Somebody waits for the answer."""
+
+MAX_BYTES, MAX_SECONDS = 200_000_000, 600.0
+"""Most of a video that others send: what `har app` and the served model take."""
+MAX_DOWNLOAD_BYTES = 4_000_000_000
+"""Most of a video at an address."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,11 @@ class AskedVideo:
     def is_remote(self) -> bool:
         """Whether it must be downloaded first."""
         return self.name.startswith(("http://", "https://"))
+
+    @property
+    def shown(self) -> str:
+        """Its name without what is secret in an address."""
+        return redact(self.name)
 
     @property
     def stem(self) -> str:
@@ -45,9 +56,21 @@ class AskedVideo:
         if not self.is_remote:
             return Path(self.name)
         try:
-            return Transfer(Address(self.name), folder, PATIENCE, progress).run()
-        except AddressError as error:
+            return Transfer(Address(self.name, kind="a video"), folder, RETRY_POLICY, _limited(progress)).run()
+        except PermanentError as error:
             raise VideoError(str(error)) from None
+
+
+def _limited(progress: Progress | None) -> Progress:
+    """Return the callback with a limit: it ends a transfer that is, or says that it will be, too large."""
+
+    def advance(done_bytes: int, total_bytes: int | None) -> None:
+        if max(done_bytes, total_bytes or 0) > MAX_DOWNLOAD_BYTES:
+            raise VideoError(f"larger than the {MAX_DOWNLOAD_BYTES // 1_000_000} MB that are downloaded; give it as a file")
+        if progress:
+            progress(done_bytes, total_bytes)
+
+    return advance
 
 
 def find_videos(arguments: Iterable[str]) -> list[AskedVideo]:
@@ -65,7 +88,7 @@ def _expand(argument: str) -> Iterator[str]:
         yield argument
         return
     if separator and scheme != "file":
-        raise UserError(f"{argument}: only http, https and file addresses can be opened")
+        raise UserError(f"{redact(argument)}: only http, https and file addresses can be opened")
     path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(argument).path) if separator else argument).expanduser()
     if not path.exists():
         raise UserError(f"{argument}: no such file or folder")

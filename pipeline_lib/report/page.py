@@ -93,6 +93,8 @@ class RunReport:
     sweeps: Sequence[SweepReport] = ()
     best_params: Mapping[str, Any] | None = None
     """All parameters with what the searches found."""
+    failures: Sequence[str] = ()
+    """A line for each model, or other part of the run, that failed while the rest went on."""
 
 
 def write_report(directory: Path, run: RunReport) -> dict[str, int]:

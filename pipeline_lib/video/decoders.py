@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import signal
 import socket
 import struct
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,10 @@ SILENCE_SECONDS = 300
 """Longest that decoding may take between two answers."""
 
 Shape = tuple[int, ...]
+
+
+class DecoderDiedError(VideoError):
+    """The process that decoded a video died; the video may be sound."""
 
 
 class DecoderProcess:
@@ -51,15 +56,14 @@ class DecoderProcess:
         self._requests = self._process.stdin
         self._answers.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SILENCE_SECONDS, 0))
 
-    def frames(self, path: Path, empty: Callable[[Shape], np.ndarray]) -> Iterator[np.ndarray]:
+    def frames(self, path: Path, empty: Callable[[Shape], np.ndarray], max_side: int | None) -> Iterator[np.ndarray]:
         """Yield a video's frames in arrays of several, made by `empty`. To be exhausted before the next video.
 
         Raises:
-            VideoError: the video cannot be decoded.
-            RuntimeError: the process died.
+            VideoError: the video cannot be decoded, or the process died.
         """
         with suppress(BrokenPipeError):  # of a process that is dead, which reading will tell
-            self._requests.write(json.dumps(str(path.absolute())).encode() + b"\n")
+            self._requests.write(json.dumps([str(path.absolute()), max_side]).encode() + b"\n")
         while (header := HEADER.unpack(self._read(np.empty(HEADER.size, np.uint8)).tobytes()))[0] != END:
             kind, count, height, width = header
             if kind == ERROR:
@@ -75,9 +79,17 @@ class DecoderProcess:
             except BlockingIOError:
                 raise VideoError(f"decoding was silent for {SILENCE_SECONDS} seconds") from None
             if received == 0:
-                raise RuntimeError(f"a decoding process ended (exit code {self._process.wait()}): {read_tail(self._log)}")
+                raise self._death()
             rest = rest[received:]
         return wanted
+
+    def _death(self) -> DecoderDiedError:
+        """Return what the end of the process means."""
+        status, stderr = self._process.wait(), read_tail(self._log)
+        if status == -signal.SIGKILL:
+            return DecoderDiedError("its decoder was killed; if nobody did that, the machine ran out of memory", stderr)
+        last_line = stderr.splitlines()[-1] if stderr else "no message"
+        return DecoderDiedError(f"its decoder ended with exit status {status}: {last_line}", stderr)
 
     def close(self) -> None:
         """End the process."""
@@ -89,7 +101,6 @@ class DecoderProcess:
 
 _idle: list[DecoderProcess] = []
 _lock = threading.Lock()
-_cores = threading.BoundedSemaphore(num_cores())
 
 
 def empty_array(shape: Shape) -> np.ndarray:
@@ -97,34 +108,40 @@ def empty_array(shape: Shape) -> np.ndarray:
     return np.empty(shape, np.uint8)
 
 
-def read_arrays(path: Path, *, empty: Callable[[Shape], np.ndarray] = empty_array) -> Iterator[np.ndarray]:
-    """Yield a video's frames in arrays of several (uint8 RGB, N x H x W x 3), decoded in another process.
-
-    There is a process for each video that is read at once, up to one a core; they stay for the next videos.
+def read_arrays(
+    path: Path, *, empty: Callable[[Shape], np.ndarray] = empty_array, max_side: int | None = None
+) -> Iterator[np.ndarray]:
+    """Yield a video's frames in arrays of several (uint8 RGB, N x H x W x 3), decoded in a process of its own.
 
     Args:
         path: the video.
         empty: makes the arrays; where they are large and many, the memory of old ones had better be used again.
+        max_side: a width or height above it is scaled down to it, in the decoding process; the aspect is not kept.
 
     Raises:
-        VideoError: the video is missing, or cannot be decoded.
-        RuntimeError: the process that decoded it died.
+        VideoError: the video is missing or cannot be decoded, or the process that decoded it died.
     """
     check_file(path)
-    with _cores:
+    with _decoder() as process:
+        yield from process.frames(path, empty, max_side)
+
+
+@contextmanager
+def _decoder() -> Iterator[DecoderProcess]:
+    """Lend an idle process, or a new one; up to one a core is kept for the next video, unless the block failed."""
+    with _lock:
+        process = _idle.pop() if _idle else None
+    process = process or DecoderProcess()
+    is_kept = False
+    try:
+        yield process
         with _lock:
-            process = _idle.pop() if _idle else None
-        process = process or DecoderProcess()
-        exhausted = False
-        try:
-            yield from process.frames(path, empty)
-            exhausted = True
-        finally:
-            if exhausted:
-                with _lock:
-                    _idle.append(process)
-            else:
-                process.close()
+            is_kept = len(_idle) < num_cores()
+            if is_kept:
+                _idle.append(process)
+    finally:
+        if not is_kept:
+            process.close()
 
 
 @atexit.register

@@ -8,6 +8,7 @@ import multiprocessing
 import pickle
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
@@ -51,6 +52,7 @@ class Worker:
         """Start the process. Not forked: the caller may hold threads, locks and a GPU."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
+        self.place = place
         self._process = context.Process(target=work, args=(theirs, place), daemon=True)
         with _without_interrupts():
             self._process.start()
@@ -145,6 +147,7 @@ class Pool:
 
     def __init__(self, places: Sequence[Place]) -> None:
         """Start a worker for each place."""
+        self._places = tuple(places)
         self.workers: list[Worker] = []
         self._numbers = itertools.count()
         self._lock = threading.Lock()
@@ -172,6 +175,12 @@ class Pool:
         with self._lock, suppress(ValueError):
             self.workers.remove(worker)
             self.last_death = reason
+
+    def replace_dead(self) -> None:
+        """Start a worker at each place whose worker died."""
+        with self._lock:
+            missing = Counter(self._places) - Counter(worker.place for worker in self.workers)
+            self.workers += [Worker(place, self._remove) for place in missing.elements()]
 
     def wait(self) -> None:
         """Wait until all workers have started."""

@@ -197,7 +197,7 @@ def test_the_second_visitor_waits_for_the_first(
     assert second.locator("#result").is_hidden()
 
 
-def test_an_example_is_told_right_or_wrong(address: str, open_page: OpenPage) -> None:
+def test_an_example_is_told_right_or_wrong(address: str, open_page: OpenPage, gate: Gate) -> None:
     page = open_page(address, reduced_motion="reduce")
     example = page.locator("[data-example='0']")
     wait_until(page, "[...document.images].every(image => image.complete && image.naturalWidth)")
@@ -207,10 +207,9 @@ def test_an_example_is_told_right_or_wrong(address: str, open_page: OpenPage) ->
     label = page.locator("#label")
     assert label.inner_text()[0] == ("\u2713" if label.inner_text().endswith("wave") else "\u2717")
     assert page.locator(".model .right, .model .wrong").count() == 3
-    started = time.monotonic()
+    gate.close()  # what was predicted once is shown again at once
     page.locator("[data-example='0']").click()
     wait_until(page, "document.activeElement.id === 'result-title'")
-    assert time.monotonic() - started < 2
 
 
 def test_the_keyboard_does_everything(address: str, videos: Path, open_page: OpenPage) -> None:

@@ -190,9 +190,8 @@ def test_it_works_in_the_sandbox_of_mlflow(report: Path, tmp_path: Path, open_pa
 
 
 def test_two_hundred_clips_are_there_at_once(large_report: Path, open_page: OpenPage) -> None:
-    times = [first_view(open_page, large_report) for _ in range(3)]
-    assert min(painted for painted, _ in times) < 1000
-    assert min(drawn for _, drawn in times) < 1000
+    """Within a second. A busy machine may need more than one try."""
+    assert any(max(first_view(open_page, large_report)) < 1000 for _ in range(10))
 
 
 FIRST_DRAWN = """(() => { const look = () => {

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from pipeline_lib.fetch.rar import pack_collection, write_rar
-from tests.e2e.conftest import render_video
+from pipeline_lib.params import MODELS, STAGES
+from pipeline_lib.video.writing import VideoWriter
+
+PROJECT = Path(__file__).parents[2]
 
 
 def run(folder, values, *settings, until=None):
@@ -70,30 +80,91 @@ def test_surveillance_videos_with_real_weights_through_every_stage(shared, tmp_p
         assert 0.3 < row["clip_accuracy"] <= 1  # 51 clips of two classes: far below chance would mean swapped labels
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_hmdb51_at_full_size_in_names_and_counts(shared, tmp_path, prefect_server):
-    """All 6766 names as tiny videos, packed as HMDB-51 is, through fetch to chunk."""
-    splits = shared / "data" / "hmdb51_splits"
-    files = sorted(splits.glob("*_test_split1.txt"))
-    names = {file.name.removesuffix("_test_split1.txt"): split_names(file) for file in files}
-    render_video(tmp_path / "tiny.mp4", (200, 40, 40), num_frames=8, seed=0)
-    for class_name, videos in names.items():
-        folder = tmp_path / "rendered" / "videos" / class_name
-        folder.mkdir(parents=True)
-        for video in videos:
-            shutil.copy(tmp_path / "tiny.mp4", folder / video)
-    pack_collection(tmp_path / "rendered", tmp_path / "hmdb51_org.rar")
+NUM_TRAIN, NUM_TEST, NUM_UNUSED = 3570, 1530, 1666
+"""Videos that HMDB-51's first split files label 1, 2 and 0."""
+
+SMALL: dict[str, Any] = {
+    "chunk": {"frames": 10},
+    "features": {"backbone": "squeezenet1_1", "image_size": 64, "grid": 2},
+    "train": {"epochs": 1, "alstm_units": 64, "conv_alstm_units": 16},
+    "heatmaps": {"side": 64, "successes": 2, "failures": 2, "gif_side": 32},
+    "tracking": {"system_metrics": False},
+}
+
+
+def render_tiny(path: Path, number: int, num_frames: int) -> None:
+    """Write a square in a colour of the class's own, over noise that is the class's own too."""
+    generator = np.random.default_rng(number)
+    noise, colour = generator.integers(90, 150, (24, 32, 3), dtype=np.uint8), generator.integers(0, 256, 3, dtype=np.uint8)
+    with VideoWriter(path, width=32, height=24, fps=30) as writer:
+        for frame in range(num_frames):
+            picture, left = noise.copy(), frame % 24
+            picture[8:16, left : left + 8] = colour
+            writer.write(picture)
+
+
+def pack_in_small(splits: Path, folder: Path) -> dict[str, str]:
+    """Pack the names in HMDB-51's split files as it is packed, a rar of rars, with 8 to 40 frames in each video.
+
+    Returns:
+        The `fetch` parameters that name the two archives.
+    """
+    lengths = (8, 17, 28, 40)
+    for number, file in enumerate(sorted(splits.glob("*_test_split1.txt"))):
+        videos = folder / "rendered" / "videos" / file.name.removesuffix("_test_split1.txt")
+        videos.mkdir(parents=True)
+        for length in lengths:
+            render_tiny(folder / f"{length}.mp4", number, length)
+        for index, name in enumerate(split_names(file)):
+            shutil.copy(folder / f"{lengths[index % len(lengths)]}.mp4", videos / name)
+    archives = {"videos": folder / "hmdb51_org.rar", "splits": folder / "test_train_splits.rar"}
+    pack_collection(folder / "rendered", archives["videos"])
     members = [(f"testTrainMulti_7030_splits/{file.name}", file) for file in sorted(splits.glob("*_test_split?.txt"))]
-    write_rar(tmp_path / "test_train_splits.rar", members)
-    shutil.rmtree(tmp_path / "rendered")
-    archives = {"videos": str(tmp_path / "hmdb51_org.rar"), "splits": str(tmp_path / "test_train_splits.rar")}
-    summary = run(tmp_path, {"fetch": {"kind": "hmdb51"} | archives}, until="chunk")
-    dataset = summary["dataset"]
+    write_rar(archives["splits"], members)
+    shutil.rmtree(folder / "rendered")
+    return {name: str(path) for name, path in archives.items()}
+
+
+def run_command(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Run `har run` as a user does, with a Prefect server of its own, and return its summary."""
+    params, summary = folder / "params.yaml", folder / "summary.json"
+    params.write_text(yaml.safe_dump({"workspace": str(folder / "workspace")} | values))
+    command = [sys.executable, "-m", "flows.cli", "run", str(params), "--summary", str(summary)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    result = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-5000:]
+    return json.loads(summary.read_text(encoding="utf-8"))
+
+
+def check_results(summary: dict[str, Any], num_test: int) -> None:
+    """Check that five models, the linear reference and both controls were scored on all test videos, and compared."""
+    results = summary["results"]
+    assert list(summary["models"]) == list(MODELS)
+    assert [row["model"] for row in results["models"]] == [*MODELS, "logistic_regression"]
+    assert {row["num_videos"] for row in summary["models"].values()} == {num_test}
+    assert {"permuted_labels", "metadata"} <= results["controls"].keys()
+    assert len(results["pairs"]) == 15
+    assert results["attention_claims"]
+    page = Path(summary["report"]).read_text(encoding="utf-8")
+    assert all(name.replace("_", " ") in page for name in MODELS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_hmdb51_at_full_size_as_tiny_videos_through_every_stage(shared, tmp_path, record_property):
+    """All 6766 names and all split files, from a rar of rars to the report, with real weights; then all of it again."""
+    weights = shared / "weights" / "squeezenet1_1_imagenet_features.pth"
+    archives = pack_in_small(shared / "data" / "hmdb51_splits", tmp_path)
+    features = SMALL["features"] | {"weights": str(weights)}
+    values = SMALL | {"fetch": {"kind": "hmdb51"} | archives, "features": features}
+    summary, again = (run_command(tmp_path, values) for _ in range(2))
+    record_property("seconds of each stage", {stage: round(row["seconds"]) for stage, row in summary["stages"].items()})
+    dataset, videos = summary["dataset"], summary["dataset"]["cut"]["videos"]
     assert (dataset["classes"], dataset["videos"], dataset["quarantined"]) == (51, 6766, 0)
-    assert dataset["cut"]["videos"]["train"] + dataset["cut"]["videos"]["val"] == 3570
-    assert dataset["cut"]["videos"]["test"] == 1530
-    assert dataset["cut"]["videos"]["unused"] == 1666
+    assert (videos["train"] + videos["val"], videos["test"], videos["unused"]) == (NUM_TRAIN, NUM_TEST, NUM_UNUSED)
     assert dataset["cut"]["missing"] == 0
-    again = run(tmp_path, {"fetch": {"kind": "hmdb51"} | archives}, until="chunk")
-    assert {row["cache"] for row in again["stages"].values()} == {"hit"}
+    made = [stage for stage in STAGES if stage not in ("finetune", "sweep")]
+    assert {stage: row["cache"] for stage, row in summary["stages"].items()} == dict.fromkeys(made, "miss")
+    check_results(summary, NUM_TEST)
+    assert {stage: row["cache"] for stage, row in again["stages"].items()} == dict.fromkeys(made, "hit") | {"report": "miss"}
+    assert again["results"] == summary["results"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -20,9 +21,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from flows.app import jobs as jobs_module
+from flows.app import server
 from flows.app.jobs import FullError, Job, Jobs
 from flows.app.results import POINTS, probability_chart
-from flows.app.server import Limits, make_app, middle_frame
+from flows.app.server import Limits, discard, make_app, middle_frame
 from flows.app.serving import is_loopback, listen
 from pipeline_lib.artifacts import file_sha256
 from pipeline_lib.predict.examples import Example
@@ -122,11 +124,19 @@ def test_a_file_beyond_the_limit_is_refused_and_leaves_nothing(client, tmp_path,
     assert list((tmp_path / "app").iterdir()) == []
 
 
+SCOPE = {
+    "type": "http",
+    "method": "POST",
+    "path": "/jobs",
+    "headers": [(b"host", b"127.0.0.1"), (b"origin", b"http://127.0.0.1")],
+    "query_string": b"",
+    "http_version": "1.1",
+}
+
+
 def test_an_upload_that_breaks_off_leaves_nothing(opened, tmp_path):
     app = make_app(opened, tmp_path / "app", limits=LIMITS)
     messages = [{"type": "http.request", "body": b"begin", "more_body": True}, {"type": "http.disconnect"}]
-    headers = [(b"host", b"127.0.0.1"), (b"origin", b"http://127.0.0.1")]
-    scope = {"type": "http", "method": "POST", "path": "/jobs", "headers": headers, "query_string": b"", "http_version": "1.1"}
 
     async def receive() -> dict[str, Any]:
         return messages.pop(0) if messages else {"type": "http.disconnect"}
@@ -134,8 +144,53 @@ def test_an_upload_that_breaks_off_leaves_nothing(opened, tmp_path):
     async def send(message: Any) -> None:
         assert message.get("status") != 201
 
-    asyncio.run(app(scope, receive, send))
+    asyncio.run(app(SCOPE, receive, send))
     assert list((tmp_path / "app").iterdir()) == []
+
+
+def test_uploads_that_stall_give_their_slots_back(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs_module, "WAITING_AT_MOST", 1)
+    app = make_app(opened, tmp_path / "app", limits=dataclasses.replace(LIMITS, silence_seconds=0.05))
+    statuses: list[int] = []
+
+    async def upload() -> None:
+        messages = [{"type": "http.request", "body": b"begin", "more_body": True}]
+
+        async def receive() -> dict[str, Any]:
+            return messages.pop() if messages else await asyncio.Event().wait()  # type: ignore[return-value]
+
+        async def send(message: Any) -> None:
+            if "status" in message:
+                statuses.append(message["status"])
+
+        await app(SCOPE, receive, send)
+
+    async def upload_several() -> None:
+        await asyncio.gather(*(upload() for _ in range(3)))
+        await upload()
+
+    asyncio.run(asyncio.wait_for(upload_several(), 20))
+    assert statuses == [503, 408, 408, 408]
+    assert list((tmp_path / "app").iterdir()) == []
+
+
+def test_the_event_loop_neither_writes_nor_deletes_files(client, video, monkeypatch):
+    threads: set[str] = set()
+
+    def note(thread_of: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any) -> Any:
+            with pytest.raises(RuntimeError):
+                asyncio.get_running_loop()
+            threads.add(thread_of.__name__)
+            return thread_of(*args)
+
+        return called
+
+    monkeypatch.setattr(server, "_store", note(server._store))
+    monkeypatch.setattr(Job, "delete_files", note(Job.delete_files))
+    upload(client, video.read_bytes())
+    upload(client, video.read_bytes())
+    assert threads == {"_store", "delete_files"}
 
 
 @pytest.mark.parametrize(
@@ -295,12 +350,13 @@ def test_what_is_long_over_is_removed(start_jobs, tmp_path, monkeypatch):
     jobs.submit(running)
     work.began.wait(10)
     monkeypatch.setattr(jobs_module, "KEPT_SECONDS", -1.0)
-    jobs.sweep()
-    assert running.folder.is_dir()
+    assert jobs.over() == [uploading]
+    jobs.remove(uploading)
     assert not uploading.folder.exists()
     work.go.set()
     wait_for(lambda: running.state == "done")
-    jobs.sweep()
+    assert jobs.over() == [running]
+    asyncio.run(discard(jobs, *jobs.over()))
     assert jobs.get(running.id) is None
     assert not running.folder.exists()
 

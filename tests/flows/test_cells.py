@@ -33,3 +33,15 @@ def test_models_are_compared_by_their_means_and_the_best_of_the_best_is_taken():
     assert [cell.label for cell in planned] == ["alstm seed 0", "alstm seed 1", "conv_alstm seed 0", "conv_alstm seed 1"]
     lucky_once = counts((1.0, 0.1), (0.5, 0.9), (0.8, 0.3), (0.9, 0.3))
     assert planned[best_cell(planned, lucky_once)].label == "conv_alstm seed 1"
+
+
+def test_folds_are_never_compared():
+    """The second fold's validation split is easier for all; the first fold's better seed is taken all the same."""
+    planned = plan_cells(
+        Params.model_validate(
+            {"fetch": {"kind": "synthetic"}, "chunk": {"split": [1, 2]}, "train": {"models": ["alstm"], "seeds": [0, 1]}}
+        ),
+        {},
+    )
+    assert [(cell.split, cell.seed) for cell in planned] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert best_cell(planned, counts((0.6, 0.5), (0.7, 0.5), (1.0, 0.1), (0.9, 0.1))) == 1

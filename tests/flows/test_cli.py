@@ -8,7 +8,6 @@ import pytest
 
 from flows import cli
 from pipeline_lib.errors import UserError
-from pipeline_lib.params import STAGES
 from tasks import sources
 
 HEAVY = ("torch", "prefect", "mlflow", "pandas", "numpy", "pydantic")
@@ -28,14 +27,25 @@ def test_help_loads_nothing_heavy():
     code = LOADED.format(names=HEAVY)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
-    assert all(command in result.stdout for command in ("run", "predict", "app", "promote", "up", "down", "doctor"))
+    assert all(
+        command in result.stdout for command in ("run", "predict", "app", "promote", "up", "down", "doctor", "verify", "gc")
+    )
 
 
-def test_the_command_knows_every_stage():
-    assert cli.STAGES == STAGES
-
-
-@pytest.mark.parametrize("arguments", [[], ["rum"], ["predict"], ["run", "--until"], ["run", "--refresh", "all"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["rum"],
+        ["predict"],
+        ["run", "--until"],
+        ["run", "--refresh", "all"],
+        ["gc", "--older-than", "30"],
+        ["gc", "--older-than", "nand"],
+        ["gc", "--keep-size", "lots"],
+        ["gc", "--keep-size", "5GBGB"],
+    ],
+)
 def test_a_wrong_call_says_how_to_call(arguments, capsys):
     with pytest.raises(SystemExit) as exit_info:
         cli.main(arguments)

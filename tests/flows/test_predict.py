@@ -10,6 +10,11 @@ from typing import Any
 import pytest
 
 from flows.predict import _Job, predict
+from pipeline_lib.predict import predictor
+from pipeline_lib.predict.videos import AskedVideo
+from pipeline_lib.video import decoders
+from pipeline_lib.video.ffmpeg import VideoError
+from pipeline_lib.video.reading import VideoInfo
 from tests.models import CLASSES, make_parts, write_video
 
 
@@ -93,3 +98,37 @@ def test_what_was_done_before_a_stop_is_written(models, tmp_path, monkeypatch):
         run(videos, models["mean_pool"], tmp_path, output=tmp_path / "results")
     (row,) = json.loads((tmp_path / "results" / "predictions.json").read_text(encoding="utf-8"))["videos"]
     assert row["video"] == videos[0]
+
+
+def test_a_decoder_that_is_killed_and_a_picture_that_is_too_large_cost_one_video_each(models, tmp_path, monkeypatch, capsys):
+    videos = [str(write_video(tmp_path / f"{name}.mp4", 9)) for name in ("a", "huge", "b")]
+    decoders.close_idle_decoders()
+    decoders._idle.append(decoders.DecoderProcess())
+    decoders._idle[0]._process.kill()
+    probe = predictor.probe
+
+    def limited(video: Path) -> VideoInfo:
+        if video.stem == "huge":
+            raise VideoError("16384 x 16384 pixels, more than can be decoded here")
+        return probe(video)
+
+    monkeypatch.setattr(predictor, "probe", limited)
+    assert run(videos, models["mean_pool"], tmp_path, output=tmp_path / "results") == 1
+    rows = json.loads((tmp_path / "results" / "predictions.json").read_text(encoding="utf-8"))["videos"]
+    assert [row["error"] for row in rows] == [
+        "its decoder was killed; if nobody did that, the machine ran out of memory",
+        "16384 x 16384 pixels, more than can be decoded here",
+        None,
+    ]
+    assert "a.mp4" in capsys.readouterr().out
+
+
+def test_an_address_is_shown_without_its_signature(models, tmp_path, monkeypatch, capsys):
+    local = write_video(tmp_path / "local.mp4", 9)
+    monkeypatch.setattr(AskedVideo, "fetch", lambda *_: local)
+    address = "https://me:password@host/a.mp4?signature=secret"
+    assert run([address], models["mean_pool"], tmp_path, output=tmp_path / "results") == 0
+    written = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "results").iterdir())
+    assert "https://***@host/a.mp4?signature=***" in written
+    for secret in ("password", "=secret"):
+        assert secret not in written + capsys.readouterr().out

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipeline_lib.features.hdf5 import FeatureWriter
+from pipeline_lib.models import devices
 
 FPS = 15.0
 FRAMES, GRID, CHANNELS = 6, 4, 8
@@ -73,6 +74,12 @@ def single_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _gpu_settings() -> None:
+    """Have the settings that `choose_device` makes before the first work on a GPU."""
+    devices._settle()
 
 
 @pytest.fixture(scope="session")

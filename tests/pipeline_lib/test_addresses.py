@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline_lib.addresses import redact, redact_all
+from pipeline_lib.addresses import identity, redact, redact_all, redact_text
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ from pipeline_lib.addresses import redact, redact_all
         ("https://host/file.rar", "https://host/file.rar"),
         ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
         ("folder/what?.rar", "folder/what?.rar"),
+        ("http://me:secret@[broken/x", "http://***@[broken/x"),
     ],
 )
 def test_nothing_secret_is_left(address, shown):
@@ -24,3 +25,14 @@ def test_nothing_secret_is_left(address, shown):
 def test_nested_values_are_redacted():
     values = {"fetch": {"videos": ["https://a:b@c/d", "plain"]}, "seed": 1, "none": None}
     assert redact_all(values) == {"fetch": {"videos": ["https://***@c/d", "plain"]}, "seed": 1, "none": None}
+
+
+def test_addresses_in_a_text_are_redacted():
+    text = "GET https://me:secret@host/a?sig=secret failed; see 'http://host/b?key=secret' or file.txt"
+    assert redact_text(text) == "GET https://***@host/a?sig=*** failed; see 'http://host/b?key=***' or file.txt"
+
+
+def test_a_signature_is_no_part_of_an_addresss_identity():
+    assert identity("https://host/file.rar") == "https://host/file.rar"
+    assert identity("https://host/f?sv=1&sig=a") == identity("https://host/f?sv=2&sig=b") == "https://host/f?sv=***&sig=***"
+    assert identity("https://host/f?id=1") != identity("https://host/f?id=2")

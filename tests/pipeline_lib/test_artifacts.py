@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from pipeline_lib.artifacts import DigestCache, Recipe, Store, digest, file_sha256
+from pipeline_lib import artifacts
+from pipeline_lib.artifacts import DigestCache, Recipe, Store, digest, file_sha256, find_drafts
+from pipeline_lib.errors import UserError
 
 
 @pytest.fixture
@@ -115,6 +124,137 @@ def test_drafts_of_killed_runs_are_removed(store):
     assert store.remove_drafts() == 1
     assert not draft.exists()
     assert store.find("chunk", RECIPE.key)
+
+
+def damage_silently(path: Path) -> None:
+    """Change a file's content and neither its size, its modification time nor its inode, as a failing disk does."""
+    stat = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def several(directory):
+    (directory / "deep").mkdir()
+    for number in range(20):
+        (directory / "deep" / f"{number}.bin").write_bytes(bytes(1000 + number))
+    return {}
+
+
+def test_each_file_is_read_once(store, monkeypatch):
+    reads, digest_file = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: reads.append(file.name) or digest_file(file, name))
+    store.make(RECIPE, several)
+    assert store.find("chunk", RECIPE.key)
+    assert len(reads) == 20
+
+
+def test_data_and_folders_are_on_the_disk_before_the_manifest_is(store, monkeypatch):
+    """The order of what is synced, by inode; a rename keeps it."""
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino) or fsync(descriptor))
+    directory = store.make(RECIPE, several).directory
+    order = [synced.index(path.stat().st_ino) for path in (*directory.rglob("*.bin"), directory / "deep")]
+    manifest = synced.index((directory / "manifest.json").stat().st_ino)
+    assert max(order) < manifest < synced.index(directory.stat().st_ino) < synced.index(directory.parent.stat().st_ino)
+
+
+REPLACE_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from pipeline_lib.artifacts import Recipe, Store
+rename = Path.replace
+def replace(source, target):
+    if source.suffix == ".draft":  # the second of two renames
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(source, target)
+Path.replace = replace
+Store(Path(sys.argv[1])).make(Recipe("chunk", "chunk-1", {"frames": 30}, {"shard": "abc"}), lambda folder: {})
+"""
+
+
+def test_a_run_killed_between_the_renames_leaves_the_artifact_that_was_to_be_replaced(store):
+    store.make(RECIPE, write("first"))
+    process = subprocess.run([sys.executable, "-c", REPLACE_AND_DIE, store.workspace], check=False)
+    assert process.returncode == -signal.SIGKILL
+    assert store.find("chunk", RECIPE.key) is None
+    assert store.remove_drafts() == 2
+    assert store.find("chunk", RECIPE.key).path("data.txt").read_text() == "first"
+    assert find_drafts(store.workspace) == []
+
+
+def test_an_artifact_is_put_back_if_its_replacement_cannot_be_renamed(store, monkeypatch):
+    store.make(RECIPE, write("first"))
+    rename = Path.replace
+
+    def replace(source, target):
+        if source.suffix == ".draft":
+            raise OSError(5, "Input/output error")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(OSError, match="Input/output error"):
+        store.make(RECIPE, write("second"))
+    assert store.find("chunk", RECIPE.key).path("data.txt").read_text() == "first"
+
+
+def test_what_was_replaced_goes_with_the_drafts(store):
+    artifact = store.make(RECIPE, write("new"))
+    old = artifact.directory.with_name(f".{RECIPE.key}.7.old")
+    old.mkdir()
+    assert store.remove_drafts() == 1
+    assert not old.exists()
+    assert store.find("chunk", RECIPE.key)
+
+
+def test_silent_damage_is_found_by_reading_and_is_not_trusted_after(store):
+    artifact = store.make(RECIPE, write("hello"))
+    damage_silently(artifact.path("data.txt"))
+    assert store.find("chunk", RECIPE.key), "size, time and inode are what they were"
+    assert store.check_file(artifact, artifact.manifest.files[0]) == "does not hold what was written"
+    assert store.find("chunk", RECIPE.key) is None
+    made = store.make(RECIPE, write("hello"))
+    assert store.check_file(made, made.manifest.files[0]) is None
+    assert store.find("chunk", RECIPE.key)
+
+
+def test_a_file_that_cannot_be_read_is_not_trusted_after(store, monkeypatch):
+    artifact = store.make(RECIPE, write("hello"))
+
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(artifacts, "file_sha256", fail)
+        assert store.check_file(artifact, artifact.manifest.files[0]) == "cannot be read (Input/output error)"
+        assert store.find("chunk", RECIPE.key) is None
+    artifact.path("data.txt").unlink()
+    assert store.check_file(artifact, artifact.manifest.files[0]) == "is gone"
+
+
+def test_a_run_keeps_a_record_of_all_it_used(store):
+    first, second = Recipe("chunk", "1", {}), Recipe("train", "1", {})
+    refs = [Ref("chunk", first.key), Ref("train", second.key)]
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda ref: store.record_run("run-1", [ref]), refs))
+    (record,) = store.runs().values()
+    assert record.artifacts == (("chunk", first.key), ("train", second.key))
+    assert [path.name for path in (store.workspace / "runs").iterdir()] == ["run-1.json"]
+
+
+def test_a_damaged_record_of_a_run_is_named(store):
+    store.record_run("run-1", [])
+    (store.workspace / "runs" / "run-1.json").write_text("{")
+    with pytest.raises(UserError, match=r"run-1\.json: this record .* delete it"):
+        store.runs()
+
+
+@dataclass(frozen=True)
+class Ref:
+    stage: str
+    key: str
 
 
 def test_partial_work_outlives_a_failure_and_not_success(store):

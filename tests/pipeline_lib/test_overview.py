@@ -14,6 +14,7 @@ MEAN = {
     "majority_class": 0.3,
     "majority_class_video": 0.35,
     "num_videos": 40,
+    "num_groups": 8,
     "pointing_accuracy": 0.9,
     "pointing_chance": 0.1,
 }

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from pipeline_lib.errors import UserError
 from pipeline_lib.params import FetchParams
 from tasks.fetch import recipe
 from tasks.stage import Context
@@ -21,3 +24,23 @@ def test_boxes_count_by_their_content_and_not_by_their_place(tmp_path: Path) -> 
     boxed, moved, other = (key(context, tmp_path / name, videos) for name in ("b.csv", "moved/c.csv", "d.csv"))
     assert boxed == moved
     assert len({boxed, other, key(context, None, videos)}) == 3
+
+
+def test_an_address_that_cannot_be_opened_is_named_without_its_password(tmp_path: Path) -> None:
+    params = FetchParams(kind="archive", videos="ftp://me:secret@example.org/videos.zip")
+    with pytest.raises(UserError, match=r"ftp://\*\*\*@example\.org/videos\.zip: no such file"):
+        recipe(Context(workspace=tmp_path / "workspace"), params)
+
+
+def remote(context: Context, address: str) -> str:
+    return recipe(context, FetchParams(kind="archive", videos=address)).key
+
+
+def test_an_address_signed_anew_is_the_same_collection_and_another_file_is_not(tmp_path: Path) -> None:
+    context = Context(workspace=tmp_path)
+    first = remote(context, "https://host/get?file=a&X-Amz-Signature=one&X-Amz-Expires=9")
+    assert remote(context, "https://me:password@host/get?file=a&X-Amz-Signature=two&X-Amz-Expires=8") != first
+    assert remote(context, "https://host/get?file=a&X-Amz-Signature=two&X-Amz-Expires=8") == first
+    assert remote(context, "https://host/get?file=b&X-Amz-Signature=one&X-Amz-Expires=9") != first
+    made_from = recipe(context, FetchParams(kind="archive", videos="https://me:password@host/get?file=a&sig=secret"))
+    assert not any(secret in str(made_from) for secret in ("password", "secret"))

@@ -80,6 +80,14 @@ def test_a_process_that_dies_is_told_of_in_one_line():
         run_at(ELSEWHERE, functions.die)
 
 
+def test_a_process_that_died_is_replaced_for_the_next_call():
+    for _ in ELSEWHERE.places:
+        with pytest.raises(ValueError, match="SIGKILL"):
+            run_at(ELSEWHERE, functions.die)
+    first, second = (run_at(ELSEWHERE, functions.describe)["pid"] for _ in range(2))
+    assert os.getpid() not in (first, second)
+
+
 def test_no_more_is_begun_than_there_is_room_for():
     lock, inside, most = threading.Lock(), 0, 0
 

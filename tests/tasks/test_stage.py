@@ -8,13 +8,14 @@ from time import sleep
 import pytest
 
 from pipeline_lib.artifacts import Recipe
+from pipeline_lib.errors import UserError
 from tasks import progress
 from tasks.stage import ArtifactPolicy, Context, Ref, stage
 
 
 def recipe(context: Context, text: str) -> Recipe:
     if text == "faulty":
-        raise ValueError("faulty input")
+        raise UserError("faulty input")
     return Recipe("chunk", "chunk-1", {"text": text})
 
 
@@ -121,3 +122,21 @@ def test_progress_counts_across_callers_and_begins_anew():
     assert seen == [
         ("features", 3, None), ("features", 3, 10), ("features", 7, 10), ("features", 10, 10), ("features", 1, None),
     ]  # fmt: skip
+
+
+def test_a_listener_that_raises_costs_a_warning_and_is_not_called_again(caplog):
+    seen, calls = [], []
+
+    def broken(*step):
+        calls.append(step)
+        raise ConnectionError("no server")
+
+    stops = progress.listen(broken), progress.listen(lambda *step: seen.append(step))
+    progress.begin()
+    progress.advance("features")
+    progress.advance("features")
+    for stop in stops:
+        stop()
+    assert len(calls) == 1
+    assert len(seen) == 2
+    assert [record.getMessage() for record in caplog.records] == ["progress is no longer shown: ConnectionError: no server"]

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline_lib.params import TrackingParams
 from tasks import tracking
+from tests.e2e.tracking_server import TrackingServer
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +37,17 @@ def test_a_database_that_is_there_is_kept(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "mlflow" / "mlflow.db") as database:
         names = {name for (name,) in database.execute("select name from experiments")}
     assert {"first", "second"} <= names
+
+
+def test_a_server_behind_a_password_is_asked_without_it_and_shown_without_it(tmp_path: Path) -> None:
+    with TrackingServer() as server:
+        uri = server.uri.replace("//", "//me:secret@")
+        assert tracking.init_tracking(TrackingParams(uri=uri), tmp_path)[0] == uri
+        assert server.requests[0][0] == "/health"
+        server.answers_left = 1
+        with pytest.raises(ValueError, match=r"MLflow at http://\*\*\*@127") as error:
+            tracking.init_tracking(TrackingParams(uri=uri), tmp_path)
+    assert "secret" not in str(error.value)
+    with pytest.raises(ValueError, match=r"no MLflow server answers at http://\*\*\*@127") as error:
+        tracking.init_tracking(TrackingParams(uri=uri), tmp_path)
+    assert "secret" not in str(error.value)

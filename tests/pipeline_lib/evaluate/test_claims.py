@@ -1,14 +1,14 @@
 """Whether ConvALSTM attends better, from totals made by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from pipeline_lib.evaluate.claims import attention_claims
 from pipeline_lib.evaluate.comparison import Cell
-from pipeline_lib.params import EvaluateParams
 
-PARAMS = EvaluateParams(resamples=400)
 VIDEOS = [f"v{number}" for number in range(40)]
 
 
@@ -16,7 +16,15 @@ def make_cell(model, gains_V, *, measure="insertion", seed=0, split=1, uniform=0
     """Return a cell whose map is so far ahead of the uniform map's on each video."""
     tables = [
         pd.DataFrame(
-            {"map": name, "measure": measure, "video": VIDEOS, "class_name": "run", "total": total_V, "frames": frames}
+            {
+                "map": name,
+                "measure": measure,
+                "video": VIDEOS,
+                "class_name": "run",
+                "group": VIDEOS,
+                "total": total_V,
+                "frames": frames,
+            }
         )
         for name, total_V in (("model", uniform * frames + np.asarray(gains_V)), ("uniform", uniform * frames))
     ]
@@ -24,7 +32,7 @@ def make_cell(model, gains_V, *, measure="insertion", seed=0, split=1, uniform=0
 
 
 def claims(*cells):
-    return {claim.measure: claim for claim in attention_claims(cells, PARAMS)}
+    return {claim.measure: claim for claim in attention_claims(cells)}
 
 
 @pytest.mark.parametrize(
@@ -76,3 +84,20 @@ def test_no_claim_without_both_models_or_a_better_direction():
     lrcn = Cell("lrcn", 1, 0, {}, pd.DataFrame())
     assert claims(make_cell("alstm", flat), make_cell("attention_pool", flat), lrcn) == {}
     assert claims(*(make_cell(model, flat, measure="entropy") for model in ("alstm", "conv_alstm"))) == {}
+
+
+def test_intervals_of_several_claims_hold_together():
+    """Each of two claims alone has a narrower interval than beside the other."""
+    rng = np.random.default_rng(0)
+    cells = {}
+    for measure in ("insertion", "deletion"):
+        cells[measure] = [make_cell(model, rng.normal(0, 0.3, 40), measure=measure) for model in ("alstm", "conv_alstm")]
+    alone = claims(*cells["insertion"])["insertion"]
+    both = [
+        replace(first, maps=pd.concat([first.maps, second.maps]))
+        for first, second in zip(cells["insertion"], cells["deletion"], strict=True)
+    ]
+    beside = claims(*both)["insertion"]
+    assert (alone.num_claims, beside.num_claims) == (1, 2)
+    assert beside.interval[0] < alone.interval[0] < alone.interval[1] < beside.interval[1]
+    assert beside.num_groups == 40

@@ -19,7 +19,7 @@ PARAMS = EvaluateParams(resamples=500)
 def make_cell(model, correct, *, split=1, seed=0, first_video=0, **metrics):
     """Return a cell that is right (1) or wrong (0) on one video after the other."""
     names = [f"v{first_video + number:02d}" for number in range(len(correct))]
-    videos = pd.DataFrame({"video": names, "correct": np.array(correct) == 1})
+    videos = pd.DataFrame({"video": names, "group": names, "correct": np.array(correct) == 1})
     accuracy = float(videos["correct"].mean())
     intervals = {"video_accuracy": [accuracy - 0.1, accuracy + 0.1]}
     return Cell(model, split, seed, {"video_accuracy": accuracy, "intervals": intervals, **metrics}, videos)
@@ -63,8 +63,7 @@ def test_the_interval_is_paired():
     better = [1] * 4 + shared[4:]
     [pair] = compare([make_cell("alstm", better), make_cell("lrcn", shared)], PARAMS)
     assert pair.difference == pytest.approx(2 / 80)
-    assert pair.interval[0] >= 0
-    assert pair.interval[1] < 0.1
+    assert -0.02 < pair.interval[0] < pair.interval[1] < 0.1
 
 
 def test_seeds_are_averaged_video_by_video():
@@ -169,3 +168,14 @@ def test_controls_of_several_splits_are_averaged(tmp_path):
         "standard_deviation": pytest.approx(0.2 / 2**0.5),
         "interval": None,
     }
+
+
+def test_pairs_are_of_groups():
+    """Eight videos from two films: two pieces of evidence."""
+    cells = [make_cell("alstm", [1] * 8), make_cell("lrcn", [0, 1] + [0] * 6)]
+    filmed = [replace(cell, videos=cell.videos.assign(group=["one"] * 4 + ["two"] * 4)) for cell in cells]
+    [alone], [pair] = compare(cells, PARAMS), compare(filmed, PARAMS)
+    assert (alone.num_groups, pair.num_groups, pair.num_videos) == (8, 2, 8)
+    assert (pair.test, pair.p_value) == (SIGN_FLIP, 0.5)
+    assert alone.p_value < 0.05
+    assert pair.interval[0] < 0 < alone.interval[0]

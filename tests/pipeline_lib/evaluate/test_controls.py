@@ -7,17 +7,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from pipeline_lib.evaluate.comparison import Cell, compare, summarise
 from pipeline_lib.evaluate.controls import evaluate_controls
 from pipeline_lib.evaluate.inputs import average_features, file_metadata
+from pipeline_lib.evaluate.regression import regress
 from pipeline_lib.features.hdf5 import FeatureReader, FeatureWriter
 from pipeline_lib.params import EvaluateParams
 from tests.pipeline_lib.conftest import ATTRIBUTES, FPS
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
-PARAMS = EvaluateParams(resamples=200, permutations=5)
+PARAMS = EvaluateParams(resamples=200, permutations=5, device="cpu")
 CLASSES = ("dance", "fence", "jump", "run")
 CHANNELS = 12
 
@@ -95,6 +97,19 @@ def test_permuted_labels_are_at_chance_where_sources_say_nothing(honest, tmp_pat
     assert permuted["permutations"] == 40
 
 
+def test_permuted_labels_choose_their_penalty_by_permuted_labels(honest, tmp_path, monkeypatch):
+    """On true validation labels a penalty would be chosen that suits the true classes: the control must not see them."""
+    seen = []
+    monkeypatch.setattr("pipeline_lib.evaluate.controls.regress", lambda *args: seen.append(args) or regress(*args))
+    controls(honest, tmp_path)
+    [(parts, label_FV, _, _)] = seen
+    num_train, true_V = len(parts["train"].label_V), np.concatenate([parts[name].label_V for name in ("train", "val")])
+    assert (label_FV[0] == true_V).all()
+    changed_FV = label_FV[1:] != true_V
+    for part_FV in (changed_FV[:, :num_train], changed_FV[:, num_train:]):
+        assert part_FV.mean() == pytest.approx(3 / 4, abs=0.15)
+
+
 def test_permuted_labels_are_far_above_chance_where_sources_say_which(given_away, tmp_path):
     scores = controls(given_away, tmp_path)
     assert 0.7 < scores["logistic_regression"]["video_accuracy"] <= 6 / 7
@@ -130,7 +145,8 @@ def test_files(honest, tmp_path):
     assert json.loads((tmp_path / "controls.json").read_text()) == scores
     regression = scores["logistic_regression"]
     low, high = regression["intervals"]["video_accuracy"]
-    assert low <= regression["video_accuracy"] <= high
+    assert 0 <= low <= regression["video_accuracy"] <= high <= 1
+    assert regression["num_groups"] == scores["metadata"]["num_groups"] == 8  # films of the test part, not `<film>_<class>`
     videos = pd.read_parquet(tmp_path / "videos.parquet")
     test = honest.clips[honest.clips["part"] == "test"]
     assert videos[["video", "class_name"]].to_numpy().tolist() == test[["video", "class_name"]].to_numpy().tolist()
@@ -145,7 +161,7 @@ def test_the_regression_is_a_cell_to_compare_models_with(honest, tmp_path):
     never_right = replace(regression, model="alstm", videos=regression.videos.assign(correct=False))
     [pair] = compare([regression, never_right], PARAMS)
     assert pair.difference == metrics["video_accuracy"]
-    assert summarise([regression])[0].mean == {"video_accuracy": metrics["video_accuracy"]}
+    assert summarise([regression])[0].mean == {"video_accuracy": metrics["video_accuracy"], "num_groups": 8}
 
 
 def test_same_inputs_same_files(given_away, tmp_path):
@@ -222,7 +238,7 @@ def test_without_test_clips(honest, tmp_path):
 def test_averages_against_a_loop(feature_store):
     clips = feature_store.clips
     with FeatureReader(feature_store.files) as reader:
-        found_VD = average_features(clips, reader)
+        found_VD = average_features(clips, reader, torch.device("cpu"))
         assert len(found_VD) == clips["video"].nunique() == 36
         for average_D, (_, own) in zip(found_VD, clips.groupby("video", sort=False), strict=True):
             features = [

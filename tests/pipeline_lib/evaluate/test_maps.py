@@ -9,9 +9,7 @@ import pytest
 from pipeline_lib.evaluate.maps import ScoredMaps, curve_totals, map_totals, write_maps
 from pipeline_lib.evaluate.masking import Curves
 from pipeline_lib.evaluate.pointing import find_actor
-from pipeline_lib.params import EvaluateParams
 
-PARAMS = EvaluateParams(resamples=200)
 CLASSES = ("run", "sit", "wave")
 GRID, FRAMES, FPS = 4, 3, 15.0
 TEST = pd.DataFrame(
@@ -19,6 +17,7 @@ TEST = pd.DataFrame(
         "clip": ["a#0", "a#3", "b#0", "c#0"],
         "video": ["a", "a", "b", "c"],
         "class_name": ["run", "run", "run", "sit"],
+        "group": ["film", "film", "film", "other"],
         "first_frame": [0, 3, 0, 0],
         "valid_frames": [3, 2, 3, 1],
     }
@@ -52,14 +51,14 @@ def score(attention_NTI, test=TEST, boxed=("a", "b", "c")):
 
 
 def written(tmp_path, scored):
-    write_maps(tmp_path, scored, PARAMS)
+    write_maps(tmp_path, scored)
     return json.loads((tmp_path / "maps.json").read_text())
 
 
 def test_the_file_is_complete(tmp_path, attention_NTI):
     maps = written(tmp_path, score(attention_NTI))
     names = ["entropy", "centre_bias", "drift", "pointing", "mass_in_box", "deletion", "insertion"]
-    assert (maps["num_clips"], maps["num_masked"], maps["grid"]) == (4, 3, GRID)
+    assert (maps["num_clips"], maps["num_groups"], maps["num_masked"], maps["grid"]) == (4, 2, 3, GRID)
     assert list(maps["measures"]) == names
     for name, row in maps["measures"].items():
         assert row["interval"][0] <= row["model"] <= row["interval"][1], name

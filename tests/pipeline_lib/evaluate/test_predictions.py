@@ -21,7 +21,7 @@ def tables():
         ]
     )
     rows = [("b#0", "b", "run", 3), ("b#3", "b", "run", 2), ("a#0", "a", "sit", 3)]
-    test = pd.DataFrame(rows, columns=["clip", "video", "class_name", "valid_frames"])
+    test = pd.DataFrame(rows, columns=["clip", "video", "class_name", "valid_frames"]).assign(group="film")
     counted = tally(probability_NTC, test["valid_frames"].to_numpy())
     clips = clip_predictions(test, probability_NTC, counted, CLASSES)
     return clips, video_predictions(clips, counted, CLASSES)
@@ -59,7 +59,9 @@ def test_videos_hold_what_accuracies_are_added_up_from(tables):
 
 def test_top_five_of_six_classes():
     probability_NTC = np.array([[[0.4, 0.2, 0.15, 0.12, 0.08, 0.05]]] * 2)
-    test = pd.DataFrame({"clip": ["x", "y"], "video": ["x", "y"], "class_name": ["e", "f"], "valid_frames": [1, 1]})
+    test = pd.DataFrame({"clip": ["x", "y"], "video": ["x", "y"], "class_name": ["e", "f"], "valid_frames": [1, 1]}).assign(
+        group="film"
+    )
     counted = tally(probability_NTC, np.ones(2, dtype=int))
     clips = clip_predictions(test, probability_NTC, counted, tuple("abcdef"))
     assert video_predictions(clips, counted, tuple("abcdef"))["top5_correct"].tolist() == [True, False]

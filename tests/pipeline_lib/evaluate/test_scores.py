@@ -5,11 +5,10 @@ import pandas as pd
 import pytest
 
 from pipeline_lib.evaluate.confusion import draw_confusion
+from pipeline_lib.evaluate.intervals import accuracy_interval
 from pipeline_lib.evaluate.scores import calibration_error, class_scores, confusion_counts, macro_f1, overall_scores
-from pipeline_lib.params import EvaluateParams
 
 CLASSES = ("jump", "run", "sit")
-PARAMS = EvaluateParams(resamples=200)
 
 
 @pytest.fixture
@@ -28,6 +27,7 @@ def tables():
     videos = pd.DataFrame(rows, columns=columns)
     videos["correct"] = videos["predicted"] == videos["class_name"]
     videos["correct_by_mean"] = videos["predicted_by_mean"] == videos["class_name"]
+    videos["group"] = ["film", "film", "other"]
     return clips, videos
 
 
@@ -36,7 +36,7 @@ def train_clips(*class_names, videos=None):
 
 
 def test_overall(tables):
-    scores = overall_scores(*tables, CLASSES, train=train_clips("sit", "run", "jump", "jump"), params=PARAMS)
+    scores = overall_scores(*tables, CLASSES, train=train_clips("sit", "run", "jump", "jump"))
     assert scores["frame_accuracy"] == 5 / 8
     assert scores["clip_accuracy"] == scores["clip_accuracy_by_mean"] == 3 / 5
     assert scores["video_accuracy"] == scores["video_accuracy_by_mean"] == 2 / 3
@@ -50,23 +50,26 @@ def test_overall(tables):
 def test_majority_class_is_decided_by_the_training_part(tables):
     """Two videos run, one sits; yet the clips of the one are more."""
     train = train_clips("run", "run", "sit", "sit", "sit", videos=["a", "b", "c", "c", "c"])
-    scores = overall_scores(*tables, CLASSES, train=train, params=PARAMS)
+    scores = overall_scores(*tables, CLASSES, train=train)
     assert scores["majority_class"] == 3 / 5
     assert scores["majority_class_video"] == 1 / 3
 
 
 def test_top5_needs_a_sixth_class(tables):
     train = train_clips("run")
-    assert overall_scores(*tables, CLASSES, train=train, params=PARAMS)["top5_accuracy"] is None
-    assert overall_scores(*tables, tuple("abcdef"), train=train, params=PARAMS)["top5_accuracy"] == 2 / 3
+    assert overall_scores(*tables, CLASSES, train=train)["top5_accuracy"] is None
+    assert overall_scores(*tables, tuple("abcdef"), train=train)["top5_accuracy"] == 2 / 3
 
 
-def test_intervals_are_of_resampled_videos(tables):
-    scores = overall_scores(*tables, CLASSES, train=train_clips("run"), params=PARAMS)
+def test_intervals_are_over_groups(tables):
+    clips, videos = tables
+    scores = overall_scores(clips, videos, CLASSES, train=train_clips("run"))
     assert list(scores["intervals"]) == [name for name in scores if name.split("_")[1:2] == ["accuracy"] and name[:3] != "top"]
-    # Only whole videos are drawn: worst is thrice the video with 2 of 4 frames, best thrice the one with 1 of 1.
-    assert scores["intervals"]["frame_accuracy"] == [0.5, 1.0]
-    assert scores["intervals"]["clip_accuracy_by_mean"] == [0.0, 1.0]
+    assert (scores["num_videos"], scores["num_groups"]) == (3, 2)
+    alone = overall_scores(clips, videos.assign(group=videos["video"]), CLASSES, train=train_clips("run"))
+    assert alone["num_groups"] == 3
+    assert scores["intervals"]["video_accuracy"] == accuracy_interval(videos["correct"].to_numpy(), videos["group"].to_numpy())
+    assert scores["intervals"] != alone["intervals"]
 
 
 def test_macro_f1_weighs_classes_alike_and_knows_the_test_part_only():

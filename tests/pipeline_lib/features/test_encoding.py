@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
 
+from pipeline_lib.features import encoding
 from pipeline_lib.features.encoding import Encoded, FrameEncoder, batches, normalise, resize
 from pipeline_lib.models.backbones import Backbone, build_backbone
 
@@ -117,3 +121,16 @@ def test_gpu_agrees_with_the_cpu(backbone: Backbone, encoder: FrameEncoder) -> N
     on_gpu = FrameEncoder(backbone, image_size=32, batch_frames=8, device=torch.device("cuda"), precision=torch.float32)
     features_NKKD = encode(on_gpu, frames).astype(float)
     assert np.linalg.norm(features_NKKD - expected_NKKD) / np.linalg.norm(expected_NKKD) < 1e-2
+
+
+def test_batches_are_computed_where_no_other_thread_changes_how(encoder: FrameEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[torch.device] = []
+
+    @contextmanager
+    def exact(device: torch.device) -> Iterator[None]:
+        entered.append(device)
+        yield
+
+    monkeypatch.setattr(encoding, "exact", exact)
+    encode(encoder, make_frames(20))
+    assert entered == [CPU] * 4

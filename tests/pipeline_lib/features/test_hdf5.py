@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from pipeline_lib.features import FeatureReader, FeatureWriter
 
@@ -113,6 +114,14 @@ def test_damaged_file_is_one_line_naming_it_and_the_mend(paths: list[Path], dama
     with pytest.raises(ValueError, match=r"b\.h5: .*--refresh features") as caught, FeatureReader(paths) as reader:
         reader.load(["w/4#00000"])
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_system_may_give_less_than_it_is_asked_for(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    with FeatureReader(paths) as reader:
+        expected_NTKKD = reader.load(reader.clips)
+        preadv = os.preadv
+        monkeypatch.setattr(os, "preadv", lambda file, buffers, offset: preadv(file, [buffers[0][:37]], offset))
+        assert torch.equal(reader.load(reader.clips), expected_NTKKD)
 
 
 def test_file_cut_off_after_it_was_opened_is_told(paths: list[Path]) -> None:

@@ -12,12 +12,12 @@ import tarfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from pipeline_lib.fetch import seven_zip
+from pipeline_lib.fetch import archives, seven_zip
 from pipeline_lib.fetch.archives import ArchiveError, DamagedArchiveError, Limits, unpack
 from pipeline_lib.fetch.rar import write_rar
 
@@ -95,10 +95,10 @@ def refusal(archive: Path, destination: Path, limits: Limits = MINUTE) -> str:
 
 def test_every_real_archive_is_unpacked_or_refused_with_one_line(shared: Path, tmp_path: Path):
     root = shared / "data" / "rar"
-    archives = [path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix not in (".exp", ".md")]
-    archives = [path for path in archives if path.parent.name != "sources"]
+    real = [path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix not in (".exp", ".md")]
+    real = [path for path in real if path.parent.name != "sources"]
     refused = {}
-    for archive in archives:
+    for archive in real:
         destination = tmp_path / "jail" / "videos"
         started = time.monotonic()
         try:
@@ -108,7 +108,7 @@ def test_every_real_archive_is_unpacked_or_refused_with_one_line(shared: Path, t
             refused[archive.name] = str(error)
         assert time.monotonic() - started < 30
         assert [path.name for path in tmp_path.rglob("*")] == ["jail"], archive.name
-    assert len(archives) == 79
+    assert len(real) == 79
     assert refused.keys() == REAL_REFUSED.keys()
     for name, message in refused.items():
         assert REAL_REFUSED[name] in message
@@ -253,6 +253,26 @@ def test_limits_are_for_the_sum_over_nesting(tmp_path: Path, destination: Path):
     assert unpack(outer, destination, Limits(max_members=8, max_bytes=202_000)).num_files == 4
 
 
+def test_a_failure_stops_the_extractions_beside_it(tmp_path: Path, destination: Path, monkeypatch: pytest.MonkeyPatch):
+    inner = {f"{n}.zip": pack_zip(tmp_path / f"{n}.zip", {f"{n}.avi": b"film"}).read_bytes() for n in range(2)}
+    outer = pack_zip(tmp_path / "outer.zip", inner)
+    extract = archives.extract
+
+    def extract_or_not(archive: Path, directory: Path, label: str, deadline: float, fits: Callable[[int], bool]) -> None:
+        if archive.name == "0.zip":
+            raise KeyboardInterrupt
+        if archive.name == "1.zip":
+            while fits(0):
+                time.sleep(0.01)
+        else:
+            extract(archive, directory, label, deadline, fits)
+
+    monkeypatch.setattr(archives, "num_cores", lambda: 2)
+    monkeypatch.setattr(archives, "extract", extract_or_not)
+    with pytest.raises(KeyboardInterrupt):
+        unpack(outer, destination)
+
+
 def test_a_bomb_that_does_not_tell_its_size_is_stopped(tmp_path: Path, destination: Path):
     (tmp_path / "bomb.bz2").write_bytes(bz2.compress(bytes(80_000_000), 9))
     assert "max_unpacked_bytes" in refusal(tmp_path / "bomb.bz2", destination, Limits(max_bytes=1_000_000))
@@ -317,7 +337,7 @@ def test_a_missing_volume_is_named_as_such(shared: Path, tmp_path: Path, destina
     [
         (b"", "not an archive"),
         (b"hello\n" * 1000, "not an archive"),
-        (b"\n<!DOCTYPE HTML><title>Serre Lab</title>", r"web page (HTML) saved under an archive's name"),
+        (b"\n<!DOCTYPE HTML><title>Serre Lab</title>", r"web page saved under an archive's name"),
         (Path("/bin/sh").read_bytes(), "not an archive"),
     ],
     ids=["empty", "text", "html", "program"],

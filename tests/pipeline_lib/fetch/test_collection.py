@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from pipeline_lib.artifacts import file_sha256
+from pipeline_lib.errors import UserError
 from pipeline_lib.fetch import hmdb51
 from pipeline_lib.fetch.collection import fetch_collection, list_videos, videos_root
-from pipeline_lib.fetch.download import Address
+from pipeline_lib.fetch.transfer import Address, PermanentError
 from pipeline_lib.params import FetchParams
 
 VIDEOS = ["walk/-odd (1) [x].avi", "walk/b.MP4", "wave/#1.webm", "wave/vidéo.avi"]
@@ -154,7 +155,7 @@ def test_a_folder_given_as_archive_is_said_so(source: Path, fetch):
 
 def test_a_bad_archive_is_one_line_with_key_and_path(source: Path, tmp_path: Path, fetch):
     bad = write(tmp_path, "bad.rar", content="<html>moved</html>") / "bad.rar"
-    with pytest.raises(ValueError, match=r"^fetch\.videos: .*bad\.rar.*web page \(HTML\)"):
+    with pytest.raises(ValueError, match=r"^fetch\.videos: .*bad\.rar \(it is a web page, not an archive\)"):
         fetch(kind="archive", videos=str(bad))
     bad.write_text("nothing of the kind")
     with pytest.raises(ValueError, match=r"^fetch\.splits: .*bad\.rar: it is not an archive") as caught:
@@ -210,6 +211,11 @@ def test_bad_tables_are_named(source: Path, tmp_path: Path, fetch, key: str, con
         fetch(kind="folder", videos=str(source), **{key: str(tmp_path / "table.csv")})
 
 
+def test_an_address_in_place_of_a_table_is_named_without_its_password(source: Path, fetch):
+    with pytest.raises(UserError, match=r"^fetch\.boxes: https://\*\*\*@example\.org/b\.csv: no such file: check the path"):
+        fetch(kind="folder", videos=str(source), boxes="https://me:secret@example.org/b.csv")
+
+
 def test_only_the_first_mistakes_of_a_long_table_are_told(source: Path, tmp_path: Path, fetch):
     write(tmp_path, "table.csv", content=BOXES + "walk/b.MP4,0,0,0,2,2\n" * 2000)
     with pytest.raises(ValueError, match="more like these") as error:
@@ -236,20 +242,20 @@ def test_a_table_that_is_not_text_is_named(source: Path, tmp_path: Path, fetch):
 def test_the_known_addresses_stand_in_for_hmdb51(tmp_path: Path, fetch, monkeypatch: pytest.MonkeyPatch):
     asked: list[Address] = []
 
-    def refuse(addresses: list[Address], directory: Path, **options: object) -> Path:
-        asked.extend(addresses)
-        raise ValueError("stop")
+    def refuse(address: Address, directory: Path, **options: object) -> Path:
+        asked.append(address)
+        raise PermanentError("gone")
+
+    def asked_for(**params: object) -> list[Address]:
+        asked.clear()
+        with pytest.raises(UserError, match=r"^fetch\.splits: could not be downloaded from .* \(gone\)"):
+            fetch(kind="hmdb51", **params)
+        return asked
 
     monkeypatch.setattr("pipeline_lib.fetch.collection.download", refuse)
-    with pytest.raises(ValueError, match="stop"):
-        fetch(kind="hmdb51")
-    assert asked == list(hmdb51.SPLITS)
-    with pytest.raises(ValueError, match="stop"):
-        fetch(kind="hmdb51", splits=["/a", hmdb51.SPLITS[0].url])
-    assert asked[-2:] == [Address("/a"), hmdb51.SPLITS[0]]
-    with pytest.raises(ValueError, match="stop"):
-        fetch(kind="hmdb51", splits="/a", splits_sha256="0" * 64)
-    assert asked[-1] == Address("/a", "0" * 64)
+    assert asked_for() == list(hmdb51.SPLITS)
+    assert asked_for(splits=["/a", hmdb51.SPLITS[0].url]) == [Address("/a"), hmdb51.SPLITS[0]]
+    assert asked_for(splits="/a", splits_sha256="0" * 64) == [Address("/a", "0" * 64)]
 
 
 def test_the_synthetic_collection_walks_through_its_archives(tmp_path: Path, fetch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import hashlib
@@ -19,13 +20,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.fetch import transfer
-from pipeline_lib.fetch.download import Address, Patience, download
+from pipeline_lib.fetch.download import Address, RetryPolicy, download, first_usable
 
 ROOT = Path(__file__).resolve().parents[3]
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-QUICK = Patience(retries=3, timeout_seconds=5.0, backoff_seconds=0.001)
+QUICK = RetryPolicy(retries=3, timeout_seconds=5.0, backoff_seconds=0.001)
 
 
 @dataclass
@@ -47,6 +49,10 @@ class Site:
     pause: threading.Event | None = None
     """Waited for in the middle of an answer."""
     ranges: list[str | None] = field(default_factory=list)
+    redirects: dict[str, str] = field(default_factory=dict)
+    """By path."""
+    logins: list[str | None] = field(default_factory=list)
+    """The `Authorization` of every request."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -55,10 +61,17 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         site = self.site
         site.ranges.append(self.headers["Range"])
+        site.logins.append(self.headers["Authorization"])
         if site.stalls:
             site.stalls.wait(10)
         if site.statuses:
             self.send_error(site.statuses.pop(0))
+            return
+        if self.path in site.redirects:
+            self.send_response(301)
+            self.send_header("Location", site.redirects[self.path])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         start = self._start()
         if start is not None and start >= len(site.content):
@@ -111,9 +124,13 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         thread.join()
 
 
-def get(directory: Path, *addresses: Address | str, patience: Patience = QUICK, **options: object) -> Path:
+def get(directory: Path, *addresses: Address | str, policy: RetryPolicy = QUICK, **options: object) -> Path:
     known = [Address(address) if isinstance(address, str) else address for address in addresses]
-    return download(known, directory, key="fetch.videos", patience=patience, **options)  # type: ignore[arg-type]
+
+    def use(address: Address) -> Path:
+        return download(address, directory, policy=policy, **options)  # type: ignore[arg-type]
+
+    return first_usable(known, use, key="fetch.videos")
 
 
 def test_a_whole_file_is_fetched_once_and_its_progress_told(site: Site, tmp_path: Path):
@@ -135,7 +152,7 @@ def test_a_broken_transfer_goes_on_where_it_stopped(site: Site, tmp_path: Path):
 
 def test_breaks_that_bring_something_new_do_not_use_up_the_retries(site: Site, tmp_path: Path):
     site.breaks = [50_000] * 10
-    assert get(tmp_path, site.url, patience=Patience(1, 5.0, 0.001)).read_bytes() == CONTENT
+    assert get(tmp_path, site.url, policy=RetryPolicy(1, 5.0, 0.001)).read_bytes() == CONTENT
 
 
 def test_a_later_call_takes_up_what_a_killed_one_left(site: Site, tmp_path: Path):
@@ -155,7 +172,7 @@ def test_a_process_killed_in_the_middle_is_taken_up_again(site: Site, tmp_path: 
     site.pause = threading.Event()
     program = (
         "import sys; from pathlib import Path; from pipeline_lib.fetch.download import *;"
-        "download([Address(sys.argv[1])], Path(sys.argv[2]), key='fetch.videos', patience=Patience())"
+        "download(Address(sys.argv[1]), Path(sys.argv[2]), policy=RetryPolicy())"
     )
     with subprocess.Popen([sys.executable, "-c", program, site.url, str(tmp_path)], cwd=ROOT) as process:
         deadline = time.monotonic() + 30
@@ -190,7 +207,7 @@ def test_a_part_longer_than_the_file_is_begun_anew(site: Site, tmp_path: Path):
 def test_a_file_that_cannot_be_resumed_or_changed_is_begun_anew(site: Site, tmp_path: Path, change: dict[str, object]):
     site.breaks = [300_000]
     with pytest.raises(ValueError, match="gave up after 1 tries"):
-        get(tmp_path, site.url, patience=Patience(0, 5.0, 0.001))
+        get(tmp_path, site.url, policy=RetryPolicy(0, 5.0, 0.001))
     for name, value in change.items():
         setattr(site, name, value)
     assert get(tmp_path, site.url).read_bytes() == site.content
@@ -199,7 +216,7 @@ def test_a_file_that_cannot_be_resumed_or_changed_is_begun_anew(site: Site, tmp_
 def test_a_server_that_resumes_another_file_is_not_believed(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     site.breaks = [300_000]
     with pytest.raises(ValueError, match="gave up"):
-        get(tmp_path, site.url, patience=Patience(0, 5.0, 0.001))
+        get(tmp_path, site.url, policy=RetryPolicy(0, 5.0, 0.001))
     site.etag, site.content = '"two"', CONTENT[::-1]
     monkeypatch.setattr(Handler, "_start", lambda self: 300_000 if self.headers["Range"] else None)
     assert get(tmp_path, site.url).read_bytes() == CONTENT[::-1]
@@ -228,10 +245,88 @@ def test_a_wrong_checksum_goes_to_the_next_address_and_leaves_nothing(site: Site
 @pytest.mark.parametrize("content_type", ["text/html; charset=utf-8", "application/x-rar"])
 def test_a_web_page_is_recognised(site: Site, tmp_path: Path, content_type: str):
     site.content, site.content_type = b"\n<!DOCTYPE html>\n<title>Serre Lab</title>", content_type
-    with pytest.raises(ValueError, match=r"^fetch\.videos: .*web page \(HTML\).*Set fetch\.videos to the path"):
+    with pytest.raises(
+        ValueError, match=r"^fetch\.videos: .*answered with a web page, not an archive.*Set fetch\.videos to the path"
+    ):
         get(tmp_path, Address(site.url, SHA256))
     assert len(site.ranges) == 1
     assert not list(tmp_path.iterdir())
+
+
+LFS_POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{SHA256}\nsize {len(CONTENT)}\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("content_type", "content", "kind"),
+    [
+        ("text/plain", b"<!-- moved --><html>", "a web page"),
+        ("application/json", b"{}", "a JSON message"),
+        ("application/zip", b'{"error": "Entry not found"}', "a JSON message"),
+        ("text/plain; charset=utf-8", LFS_POINTER, "a Git LFS pointer"),
+    ],
+)
+def test_a_text_in_place_of_an_archive_is_recognised(site: Site, tmp_path: Path, content_type: str, content: bytes, kind: str):
+    site.content_type, site.content = content_type, content
+    with pytest.raises(UserError, match=rf"could not be downloaded from .* \(answered with {kind}, not an archive\)"):
+        get(tmp_path, site.url)
+    assert not list(tmp_path.iterdir())
+
+
+def test_content_that_only_begins_as_a_text_does_is_no_text():
+    assert transfer.text_kind(b"<a>.avi" + bytes(93)) is None
+    assert transfer.text_kind(b"Rar!\x1a\x07\x01\x00") is None
+
+
+def test_another_size_goes_to_the_next_address_before_it_is_transferred(site: Site, tmp_path: Path):
+    seen: list[int] = []
+    wrong = Address(site.url, size_bytes=5)
+    right = Address(f"{site.url}?mirror", SHA256, len(CONTENT))
+    path = get(tmp_path, wrong, right, progress=lambda done, total: seen.append(done))
+    assert path.read_bytes() == CONTENT
+    assert seen == sorted(seen)  # nothing of the first
+    site.sends_length = False
+    with pytest.raises(UserError, match=rf"it has {len(CONTENT)} bytes, expected 5"):
+        get(tmp_path, wrong)
+    with pytest.raises(UserError, match=rf"it has {len(CONTENT)} bytes, expected 5"):
+        get(tmp_path, Address(str(path), size_bytes=5))
+
+
+def test_a_redirect_to_a_home_page_is_a_web_page(site: Site, tmp_path: Path):
+    site.redirects = {"/files/hmdb51_org.rar": "/"}
+    site.content_type, site.content = "text/html; charset=UTF-8", b"<!DOCTYPE html><title>Serre Lab</title>"
+    with pytest.raises(UserError, match=r"hmdb51_org\.rar \(answered with a web page, not an archive\)"):
+        get(tmp_path, site.url)
+
+
+@pytest.mark.parametrize("location", ["ftp://127.0.0.1/x.rar", "file:///etc/passwd", "/files/hmdb51_org.rar"])
+def test_redirects_that_lead_nowhere_are_refused(site: Site, tmp_path: Path, location: str):
+    site.redirects = {"/files/hmdb51_org.rar": location}
+    with pytest.raises(UserError, match=r"HTTP 301: it redirects in a circle, or to what is no http\(s\) address"):
+        get(tmp_path, site.url)
+
+
+def test_a_login_in_the_address_is_used_and_never_shown(site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("DEBUG")
+    secret = site.url.replace("http://", "http://me:s3cr%40t@") + "?signature=s1gned"
+    site.redirects = {"/files/hmdb51_org.rar?signature=s1gned": "/moved.rar"}
+    site.statuses = [503]
+    path = get(tmp_path, Address(secret, SHA256))
+    assert [base64.b64decode((login or "").removeprefix("Basic ")) for login in site.logins] == [b"me:s3cr@t"] * 3
+    path.unlink()
+    site.statuses = [404]
+    with pytest.raises(UserError, match=r"http://\*\*\*@127.* \(HTTP 404 Not Found\)") as caught:
+        get(tmp_path, secret)
+    shown = f"{caught.value}{caplog.text}{[child.name for child in tmp_path.iterdir()]}{path}"
+    assert "s3cr" not in shown
+    assert "s1gned" not in shown
+
+
+def test_a_login_is_not_told_to_the_host_of_a_redirect(site: Site, tmp_path: Path):
+    elsewhere = site.url.replace("127.0.0.1", "localhost").replace("files", "moved")
+    site.redirects = {"/files/hmdb51_org.rar": elsewhere}
+    assert get(tmp_path, Address(site.url.replace("http://", "http://me:secret@"), SHA256)).read_bytes() == CONTENT
+    assert site.logins[0]
+    assert site.logins[1:] == [None]
 
 
 def test_a_length_that_is_not_told_is_accepted(site: Site, tmp_path: Path):
@@ -244,14 +339,14 @@ def test_a_length_that_is_not_told_is_accepted(site: Site, tmp_path: Path):
 def test_a_silent_server_is_given_up(site: Site, tmp_path: Path):
     site.stalls = threading.Event()
     with pytest.raises(ValueError, match=r"silent for 0\.1 s; gave up after 2 tries"):
-        get(tmp_path, site.url, patience=Patience(1, 0.1, 0.001))
+        get(tmp_path, site.url, policy=RetryPolicy(1, 0.1, 0.001))
 
 
 def test_the_one_error_names_every_address_and_its_reason(site: Site, tmp_path: Path):
     site.statuses = [404]
     addresses = [site.url, "http://127.0.0.1:9/x.rar", "ftp://example.org/x.rar", "http://[bad/x", str(tmp_path / "none.rar")]
     with pytest.raises(ValueError, match=r"^fetch\.videos: ") as caught:
-        get(tmp_path, *addresses, patience=Patience(1, 5.0, 0.001))
+        get(tmp_path, *addresses, policy=RetryPolicy(1, 5.0, 0.001))
     message = str(caught.value)
     assert all(address in message for address in addresses)
     assert "HTTP 404" in message
@@ -277,7 +372,7 @@ def test_odd_characters_in_an_address_are_escaped(site: Site, tmp_path: Path):
 
 def test_a_disk_too_small_for_the_file_is_told_before_it_is_filled(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(ValueError, match=rf"disk is full: another {len(CONTENT)} bytes are needed .* 1000 are free"):
+    with pytest.raises(UserError, match=rf"disk is full: another {len(CONTENT)} bytes are needed .* 1000 are free"):
         get(tmp_path, site.url, f"{site.url}?mirror")
     assert len(site.ranges) == 1
     assert not list(tmp_path.iterdir())
@@ -296,7 +391,7 @@ def test_a_disk_that_fills_up_keeps_what_there_is(site: Site, tmp_path: Path, mo
         write(self, file if len(blocks) == 1 else Full(), block, total_bytes)
 
     monkeypatch.setattr(transfer.Transfer, "_write", fill)
-    with pytest.raises(ValueError, match=r"disk is full: another \d+ bytes are needed"):
+    with pytest.raises(UserError, match=r"disk is full: another \d+ bytes are needed"):
         get(tmp_path, site.url)
     monkeypatch.undo()
     assert get(tmp_path, Address(site.url, SHA256)).read_bytes() == CONTENT
@@ -304,8 +399,8 @@ def test_a_disk_that_fills_up_keeps_what_there_is(site: Site, tmp_path: Path, mo
 
 
 def test_waits_double_vary_and_end():
-    patience = Patience(backoff_seconds=1.0)
-    assert 0.5 <= patience.wait_seconds(0) <= 1.5
-    assert 4 <= patience.wait_seconds(3) <= 12
-    assert patience.wait_seconds(5000) <= 90
-    assert len({patience.wait_seconds(1) for _ in range(5)}) > 1
+    policy = RetryPolicy(backoff_seconds=1.0)
+    assert 0.5 <= policy.wait_seconds(0) <= 1.5
+    assert 4 <= policy.wait_seconds(3) <= 12
+    assert policy.wait_seconds(5000) <= 90
+    assert len({policy.wait_seconds(1) for _ in range(5)}) > 1

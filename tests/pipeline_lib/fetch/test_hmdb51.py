@@ -7,11 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.artifacts import file_sha256
 from pipeline_lib.fetch import hmdb51
-from pipeline_lib.fetch.collection import fetch_collection
-from pipeline_lib.fetch.rar import pack_collection, write_rar
-from pipeline_lib.params import FetchParams
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +58,3 @@ def test_a_renamed_video_is_noticed_though_the_counts_fit(splits: Path, names: l
     with pytest.raises(ValueError, match="6766 of 6766 videos") as caught:
         hmdb51.check_complete([*names[1:], "wave/mine.avi"], splits)
     assert str(caught.value).splitlines()[1:] == [f"missing: {names[0]}", "not in the split files: wave/mine.avi"]
-
-
-def test_all_6766_names_survive_a_rar_of_51_rars(splits: Path, names: list[str], tmp_path: Path):
-    for name in names:
-        path = tmp_path / "made" / "videos" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-    pack_collection(tmp_path / "made", tmp_path / "hmdb51_org.rar")
-    write_rar(tmp_path / "splits.rar", [(f"testTrainMulti_7030_splits/{file.name}", file) for file in splits.iterdir()])
-    params = FetchParams(kind="hmdb51", videos=str(tmp_path / "hmdb51_org.rar"), splits=str(tmp_path / "splits.rar"))
-    (tmp_path / "artifact").mkdir()
-    counts = fetch_collection(params, tmp_path / "artifact", tmp_path / "partial", sha256=file_sha256)
-    assert (counts["classes"], counts["videos"], counts["split_files"]) == (51, 6766, 153)
-    assert all((tmp_path / "artifact" / "videos" / name).read_text() == name for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import subprocess
 import sys
@@ -33,6 +34,22 @@ def test_auto_is_the_cpu_without_a_gpu_and_says_so_once(
         assert choose_device("auto") == CPU
         assert choose_device("auto") == CPU
     assert caplog.messages == [f"features on {describe_device(CPU)}"]
+
+
+def test_on_a_gpu_fp32_is_true_fp32_from_the_first_choice_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's own default is TF32 in convolutions; the setting is made once, not while others may have another."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.delenv(devices.CUBLAS_WORKSPACE, raising=False)
+    devices._settle.cache_clear()
+    devices.set_fp32_precision("none", "tf32", "tf32")
+    choose_device("cpu")
+    assert devices.fp32_precision() == ("none", "tf32", "tf32")
+    for _ in range(2):
+        choose_device("auto")
+    assert devices.fp32_precision() == ("ieee", "ieee", "ieee")
+    assert devices._settle.cache_info().misses == 1
+    assert os.environ[devices.CUBLAS_WORKSPACE] == ":4096:8"
 
 
 def test_auto_is_the_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

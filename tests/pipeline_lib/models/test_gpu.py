@@ -7,7 +7,9 @@ import threading
 import pytest
 import torch
 
+from pipeline_lib.models.devices import fp32_precision
 from pipeline_lib.models.gpu import GPU, exact, own_stream, tensor_cores, undisturbed
+from pipeline_lib.models.reproducibility import deterministic_algorithms
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a stream needs a GPU")
@@ -31,16 +33,29 @@ def test_inference_on_a_gpu_waits_for_who_is_alone_there_and_on_a_cpu_does_not()
         thread.join()
 
 
-def test_tensor_cores_are_put_back_after_an_error() -> None:
-    before = torch.get_float32_matmul_precision()
+def test_fp32_is_true_fp32_but_where_tensor_cores_are_asked_for() -> None:
     with tensor_cores():
-        assert torch.get_float32_matmul_precision() == "high"
+        assert fp32_precision() == ("tf32",) * 3
     with pytest.raises(ValueError, match="inside"), tensor_cores():
         raise ValueError("inside")
-    assert torch.get_float32_matmul_precision() == before
+    assert fp32_precision() == ("ieee",) * 3
 
 
-def test_on_a_cpu_there_are_no_streams() -> None:
+def test_inference_on_a_gpu_is_deterministic_and_in_true_fp32_whoever_is_beside_it() -> None:
+    def settings() -> tuple[object, ...]:
+        return fp32_precision(), torch.are_deterministic_algorithms_enabled(), GPU._places._value
+
+    alone = settings()
+    with exact(CUDA):
+        inside = settings()
+        with deterministic_algorithms(), exact(CPU):
+            assert settings() == inside
+    assert inside == (("ieee",) * 3, True, alone[2] - 1)
+    assert settings() == alone
+
+
+def test_on_a_cpu_no_stream_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline_lib.models.gpu._take_stream", lambda: pytest.fail("a stream was taken"))
     with own_stream(CPU), own_stream(CPU):
         pass
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.utils import deterministic
 
-from pipeline_lib.models.reproducibility import CUBLAS_WORKSPACE, deterministic_algorithms, reproducible, seeded
+from pipeline_lib.models.devices import CUBLAS_WORKSPACE
+from pipeline_lib.models.reproducibility import deterministic_algorithms, reproducible, seeded
 
 
 def settings() -> tuple[bool, bool, str | None]:

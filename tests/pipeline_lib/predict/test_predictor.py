@@ -112,7 +112,7 @@ def test_memory_holds_a_few_windows_however_long_the_video(parts, monkeypatch):
     made: list[weakref.ref[np.ndarray]] = []
     most = 0
 
-    def endless(video: Path) -> Iterator[np.ndarray]:
+    def endless(video: Path, max_side: int) -> Iterator[np.ndarray]:
         nonlocal most
         for _ in range(150):
             frames = np.zeros((16, 8, 8, 3), np.uint8)

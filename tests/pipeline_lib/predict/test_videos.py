@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_lib.predict import videos
 from pipeline_lib.predict.videos import AskedVideo, find_videos
+from pipeline_lib.video.ffmpeg import VideoError
 
 
 class Silent(SimpleHTTPRequestHandler):
@@ -56,6 +58,13 @@ def test_an_address_that_gives_no_video_is_one_clear_line(site, tmp_path):
         AskedVideo(f"{site}/none.mp4").fetch(tmp_path)
     with pytest.raises(ValueError, match="web page"):
         AskedVideo(f"{site}/").fetch(tmp_path)
+
+
+def test_a_download_beyond_the_limit_is_refused_as_soon_as_its_size_is_known(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(videos, "MAX_DOWNLOAD_BYTES", 2_000)
+    (asked,) = find_videos([f"{site}/%231%20(%C3%BC).mp4"])
+    with pytest.raises(VideoError, match=r"^larger than the 0 MB that are downloaded; give it as a file$"):
+        asked.fetch(tmp_path)
 
 
 @pytest.mark.parametrize(

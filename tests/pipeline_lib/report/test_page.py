@@ -98,7 +98,7 @@ def test_several_cells_have_their_deviation(run: RunReport) -> None:
 def test_results_have_their_intervals_and_comparisons(run: RunReport, tmp_path: Path) -> None:
     words = write(run, tmp_path / "report").words
     for expected in (
-        "40 videos, in percent [95 % interval]",
+        "40 videos of 8 groups, in percent [95 % interval over groups]",
         "100.0 [80, 100]",
         "commonest class",
         "\u22122.5 [0.031]",

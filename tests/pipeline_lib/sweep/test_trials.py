@@ -2,7 +2,6 @@
 
 import pytest
 
-from pipeline_lib.sweep.importance import expected_accuracy
 from pipeline_lib.sweep.trials import Trial, best_of, kept_epoch, score
 
 
@@ -31,12 +30,3 @@ def test_no_loss_outweighs_a_clip(val_clips):
     scores = [score([row(accuracy, loss)], val_clips) for accuracy in right for loss in (1e9, 1.0, 0.0)]
     assert scores == sorted(scores)
     assert len(set(scores)) == len(scores)
-
-
-def test_a_pruned_trial_is_expected_to_stay_as_far_from_the_others():
-    others = [Trial(n, "complete", {}, end, (row(half, 2.0, 1), row(end, 1.0, 2)), 1.0) for n, (half, end) in enumerate(CURVES)]
-    assert expected_accuracy(trial(9, 0.1, 2.0, "pruned"), others) == pytest.approx(0.1 + 0.7 - 0.3)
-    assert expected_accuracy(others[0], others) == 0.5
-
-
-CURVES = [(0.2, 0.5), (0.3, 0.8), (0.4, 0.7)]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline_lib.models.batches import Batch
+from pipeline_lib.models.devices import fp32_precision
 from pipeline_lib.models.dropout import draw_from
 from pipeline_lib.models.gpu import GPU, own_stream, tensor_cores
 from pipeline_lib.models.registry import build_model
@@ -104,7 +105,7 @@ class FakeGraph:
         assert generator.device.type == "cpu"
 
     def replay(self):
-        assert torch.get_float32_matmul_precision() == "highest"
+        assert fp32_precision() == ("ieee",) * 3
         assert not GPU._door.locked()
 
 
@@ -118,7 +119,7 @@ def test_warm_up_and_capture_are_alone_and_in_tf32_and_nothing_else_is(monkeypat
     graphed = graphed_on_cpu(trainer)
 
     def step(batch):
-        calls.append((torch.get_float32_matmul_precision(), GPU._door.locked()))
+        calls.append((fp32_precision(), GPU._door.locked()))
         if len(calls) == failing_call:
             raise KeyboardInterrupt
         return trainer._step(batch)
@@ -127,8 +128,8 @@ def test_warm_up_and_capture_are_alone_and_in_tf32_and_nothing_else_is(monkeypat
     with pytest.raises(KeyboardInterrupt) if failing_call else nullcontext():
         graphed(make_batch(0))
         graphed(make_batch(1))
-    assert calls == [("high", True)] * (failing_call or 4)
-    assert torch.get_float32_matmul_precision() == "highest"
+    assert calls == [(("tf32",) * 3, True)] * (failing_call or 4)
+    assert fp32_precision() == ("ieee",) * 3
     assert [options["capture_error_mode"] for options in captures] == ([] if failing_call == 1 else ["thread_local"])
     assert gc.isenabled()
     with GPU.alone():

@@ -22,6 +22,7 @@ import torch
 from pipeline_lib.features.hdf5 import FeatureWriter
 from pipeline_lib.models import batches
 from pipeline_lib.models.batches import Batch, ClipSource
+from pipeline_lib.models.devices import fp32_precision
 from pipeline_lib.models.gpu import GPU, own_stream, tensor_cores
 from pipeline_lib.models.inference import infer
 from pipeline_lib.models.registry import build_model
@@ -148,7 +149,7 @@ def test_each_gives_the_bits_that_it_gives_alone(tmp_path: Path, store: Store, d
         assert train_together(store, tmp_path / f"together{turn}", trainings) == alone
     assert len(set(alone)) == len(models)
     assert not torch.are_deterministic_algorithms_enabled()
-    assert torch.get_float32_matmul_precision() == "highest"
+    assert fp32_precision() == ("ieee",) * 3
 
 
 @device
@@ -262,7 +263,7 @@ def test_a_capture_that_fails_leaves_room_for_others(monkeypatch: pytest.MonkeyP
     with own_stream(torch.device("cuda")):
         with pytest.raises(ValueError, match="within the capture"), closing(trainer):
             trainer.step(batch)
-        assert torch.get_float32_matmul_precision() == "highest"
+        assert fp32_precision() == ("ieee",) * 3
         with GPU.alone():
             pass
         with closing(make_trainer(2)) as other:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline_lib.video import decode_worker, decoders
-from pipeline_lib.video.decoders import DecoderProcess, close_idle_decoders, empty_array, read_arrays
+from pipeline_lib.video.decoders import DecoderDiedError, DecoderProcess, close_idle_decoders, empty_array, read_arrays
 from pipeline_lib.video.ffmpeg import VideoError, ffmpeg_path
 from pipeline_lib.video.reading import read_frames
 from pipeline_lib.video.writing import VideoWriter
@@ -53,6 +53,22 @@ def test_arrays_hold_so_many_bytes_and_are_made_by_the_caller(tmp_path: Path) ->
     assert sum(len(frames_NHWC) for frames_NHWC in read_arrays(path, empty=empty)) == 9
     most = decode_worker.CHUNK_BYTES // (1280 * 720 * 3)
     assert [shape[0] for shape in shapes] == [most] * (9 // most) + ([9 % most] if 9 % most else [])
+
+
+@pytest.mark.parametrize(("max_side", "size"), [(None, (96, 128)), (128, (96, 128)), (100, (96, 100)), (64, (64, 64))], ids=str)
+def test_large_frames_are_scaled_down_while_they_are_decoded(tmp_path, max_side, size) -> None:
+    """And those that are not large are left as they are, to the bit."""
+    path = tmp_path / "ramp.mp4"
+    ramp_HW3 = np.broadcast_to(np.linspace(20, 235, 128).astype(np.uint8)[:, None], (96, 128, 3))
+    with VideoWriter(path, width=128, height=96, fps=15) as writer:
+        for _ in range(3):
+            writer.write(ramp_HW3)
+    frames = np.concatenate(list(read_arrays(path, max_side=max_side)))
+    assert frames.shape == (3, *size, 3)
+    if size == (96, 128):
+        assert np.array_equal(frames, np.concatenate(list(read_arrays(path))))
+    expected_W = np.linspace(20, 235, size[1])
+    assert abs(frames.mean(axis=(0, 1, 3)) - expected_W).max() < 6
 
 
 def test_real_videos_of_any_kind(shared: Path) -> None:
@@ -105,16 +121,33 @@ def test_leaving_early_ends_the_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_dead_before", [False, True])
-def test_a_process_that_is_killed_is_told_and_replaced(tmp_path: Path, is_dead_before: bool) -> None:
+def test_a_decoder_that_is_killed_is_told_and_replaced(tmp_path: Path, is_dead_before: bool) -> None:
     path = make_video(tmp_path / "a.mp4", num_frames=3)
     process = DecoderProcess()
     os.kill(process._process.pid, signal.SIGKILL)
     if is_dead_before:
         process._process.wait()
     decoders._idle.append(process)
-    with pytest.raises(RuntimeError, match=r"a decoding process ended .*-9"):
+    with pytest.raises(DecoderDiedError, match=r"its decoder was killed; if nobody did that, the machine ran out of memory"):
         list(read_arrays(path))
     assert sum(map(len, read_arrays(path))) == 3
+
+
+def test_a_decoder_that_fails_is_told_with_its_last_words(tmp_path, monkeypatch) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise SystemExit('no codec here')")
+    monkeypatch.setattr(decode_worker, "__file__", str(broken))
+    with pytest.raises(DecoderDiedError, match=r"^its decoder ended with exit status 1: no codec here$"):
+        list(read_arrays(make_video(tmp_path / "a.mp4", num_frames=3)))
+
+
+def test_no_more_idle_decoders_are_kept_than_there_are_cores(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(decoders, "num_cores", lambda: 1)
+    path = make_video(tmp_path / "a.mp4", num_frames=3)
+    open_at_once = [read_arrays(path) for _ in range(2)]
+    for arrays in (*open_at_once, *open_at_once):
+        next(arrays, None)
+    assert len(decoders._idle) == 1
 
 
 def test_silence_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

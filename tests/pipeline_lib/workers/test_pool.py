@@ -118,7 +118,8 @@ def test_the_end_of_the_pool_ends_what_is_under_way():
     assert not psutil.pid_exists(pids[0])
 
 
-def test_a_worker_takes_its_place():
+def test_a_worker_takes_its_place(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # what it inherits is not what it keeps
     core = min(psutil.Process().cpu_affinity())
     with Pool([Place(gpu="7", threads=1, cores=frozenset({core}))]) as pool:
         assert pool.run(functions.place) == {"CUDA_VISIBLE_DEVICES": "7", "OMP_NUM_THREADS": "1", "cores": {core}}

@@ -1,0 +1,67 @@
+"""`har gc`: shows which artifacts no recent run needs, and removes them when told to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from flows.terminal import say
+from pipeline_lib.artifacts import Artifact, open_workspace, timestamp
+from pipeline_lib.garbage import Garbage, Limits, find_garbage, folder_bytes, remove_garbage
+from pipeline_lib.stages import STAGES
+from pipeline_lib.workspace import hold_workspace, is_held
+
+
+def collect(workspace: Path, older_than: float | None, max_bytes: float | None, keep_runs: int, *, delete: bool) -> int:
+    """Print what no kept run needs, remove it if told to, and return 0.
+
+    Args:
+        workspace: whose artifacts are meant.
+        older_than: age in seconds beyond which artifacts go; None for any age.
+        max_bytes: how much room the artifacts may take; None for any.
+        keep_runs: number of the newest runs that keep all their artifacts.
+        delete: whether to remove anything.
+
+    Raises:
+        UserError: there is no workspace, or a run is using it and something is to be removed.
+    """
+    limits = Limits(None if older_than is None else timestamp(max(0.0, time.time() - older_than)), max_bytes, keep_runs)
+    with open_workspace(workspace) as store:
+        if not delete:
+            _say(find_garbage(store, limits), limits)
+            held = is_held(workspace)
+            say("a run is under way: har gc --delete waits for its end" if held else "nothing is removed yet: add --delete")
+            return 0
+        with hold_workspace(workspace):
+            garbage = find_garbage(store, limits)
+            _say(garbage, limits)
+            remove_garbage(store, garbage)
+    say("removed")
+    return 0
+
+
+def _say(garbage: Garbage, limits: Limits) -> None:
+    """Print what goes, by stage, and how much that is."""
+    for stage, artifacts in groupby(sorted(garbage.artifacts, key=_order), key=lambda artifact: artifact.manifest.stage):
+        _say_row(stage, [artifact.num_bytes for artifact in artifacts], "artifacts")
+    _say_row("unfinished", [folder_bytes(folder) for folder in (*garbage.partial, *garbage.drafts)], "folders of killed runs")
+    _say_row("records", [path.stat().st_size for path in (*garbage.results, *garbage.runs)], "of what is gone")
+    kept_bytes = sum(artifact.num_bytes for artifact in garbage.kept)
+    say(f"{'in all':<10} {_size(garbage.num_bytes)}; {len(garbage.kept)} artifacts stay, {_size(kept_bytes)}")
+    if limits.max_bytes is not None and kept_bytes > limits.max_bytes:
+        say(f"the newest {limits.keep_runs} runs alone need more than {_size(limits.max_bytes).strip()}")
+
+
+def _order(artifact: Artifact) -> int:
+    return STAGES.index(artifact.manifest.stage)
+
+
+def _say_row(name: str, sizes: Sequence[int], things: str) -> None:
+    if sizes:
+        say(f"{name:<10} {_size(sum(sizes))}   {len(sizes):,} {things}")
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:8.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:8.1f} MB"

@@ -1,0 +1,67 @@
+"""`har verify`: reads every artifact's files again and finds those that no longer hold what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+
+from flows.terminal import say, show_progress
+from pipeline_lib.artifacts import READERS, Artifact, FileRecord, Store, open_workspace
+from tasks import progress
+
+MEND = "the next run that needs it makes it again"
+
+
+def verify(workspace: Path) -> int:
+    """Print one line for each damaged artifact and return 1 if there are any. Safe beside a run.
+
+    Only the digest cache is written: it takes note of what the files hold, so that a run no longer trusts a damaged artifact.
+    """
+    with open_workspace(workspace) as store:
+        artifacts = list(store.artifacts())
+        for folder in (broken := store.broken()):
+            say(f"DAMAGED  {folder.parent.name}/{folder.name}: its manifest cannot be read; {MEND}")
+        with show_progress():
+            damaged = list(_damaged(store, artifacts))
+        num_damaged = len(broken) + len(damaged)
+    num_bytes = sum(artifact.num_bytes for artifact in artifacts)
+    say(f"{num_damaged} damaged of {len(artifacts) + len(broken)} artifacts, {num_bytes / 1e9:,.1f} GB read")
+    return 1 if num_damaged else 0
+
+
+def _damaged(store: Store, artifacts: list[Artifact]) -> Iterator[Artifact]:
+    """Yield the artifacts that are damaged, each with a line on the terminal."""
+    files = [(artifact, file) for artifact in artifacts for file in artifact.manifest.files]
+    progress.begin()
+    progress.expect("verify", sum(file.size_bytes for _, file in files))
+
+    def check(pair: tuple[Artifact, FileRecord]) -> str | None:
+        fault = store.check_file(*pair)
+        progress.advance("verify", pair[1].size_bytes)
+        return fault
+
+    with _readers() as readers:
+        checked = zip(files, readers.map(check, files), strict=True)
+        for _, rows in groupby(checked, key=lambda row: row[0][0].directory):
+            faults = [(artifact, file, fault) for (artifact, file), fault in rows if fault]
+            if not faults:
+                continue
+            artifact, file, fault = faults[0]
+            if store.load(artifact.manifest.stage, artifact.key) != artifact:
+                continue  # a run replaced it meanwhile
+            more = f" ({len(faults)} of its {len(artifact.manifest.files)} files are damaged)" if len(faults) > 1 else ""
+            say(f"DAMAGED  {artifact.manifest.stage}/{artifact.key}: {file.path} {fault}{more}; {MEND}")
+            yield artifact
+
+
+@contextmanager
+def _readers() -> Iterator[ThreadPoolExecutor]:
+    """Open a pool of threads that stops at once when the command is stopped."""
+    readers = ThreadPoolExecutor(READERS, thread_name_prefix="verify")
+    try:
+        yield readers
+    finally:
+        readers.shutdown(cancel_futures=True)
