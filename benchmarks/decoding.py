@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import os
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ from av.video.reformatter import VideoReformatter
 from pipeline_lib.video.decoders import read_arrays
 from pipeline_lib.video.ffmpeg import ffmpeg_path
 from pipeline_lib.video.reading import read_frames
+from pipeline_lib.workers.cores import num_cores
 
 Way = Callable[[Path], int]
 """Decodes a video to RGB in memory and returns the number of its frames."""
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=1, help="how often each video is decoded")
     options = parser.parse_args()
     paths = sorted(options.folder.rglob("*.mp4")) * options.copies
-    cores = os.cpu_count() or 1
+    cores = num_cores()
     spawn = get_context("spawn")
     ways: list[tuple[str, Way, Executor]] = [
         ("a process of ffmpeg's program for each video", by_program, ThreadPoolExecutor(cores)),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import psutil
 
 from pipeline_lib.artifacts import MANIFEST, Manifest
 from pipeline_lib.params import STAGES
+from pipeline_lib.workers.cores import num_cores
 
 SAMPLE_SECONDS = 0.5
 WAITED = 0.1
@@ -121,7 +121,7 @@ def main() -> None:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     made = read_made(workspace, began)
     core_seconds = _core_seconds(used) - _core_seconds(before)
-    print(f"\n{ended - began:.1f} s in all; {core_seconds:.0f} core-seconds of {os.cpu_count()} cores")
+    print(f"\n{ended - began:.1f} s in all; {core_seconds:.0f} core-seconds of {num_cores()} cores")
     print(f"peak memory of all processes {sampler.peak_memory_bytes / 2**30:.1f} GiB" + _describe_gpu(sampler.gpu_busy))
     print_stages(made, ended - began)
     print_path(made)

@@ -39,6 +39,7 @@ from pipeline_lib.subsample import subsampled_path
 from pipeline_lib.train import train_model
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer
+from pipeline_lib.workers.cores import num_cores
 from pipeline_lib.workers.hardware import Plan, plan_trainings
 from tasks.placing import plan_shards, run_at
 
@@ -75,7 +76,7 @@ def main() -> None:
         feature_files = [Path(folder) / "features" / shard.name / "features.h5" for shard in shards]
         measure_streaming(feature_files)
         measure_seeds(feature_files[:SEED_SHARDS], Path(folder) / "seeds")
-    print(f"{torch.cuda.get_device_name()}, {os.cpu_count()} cores; torch {torch.__version__}, PyAV {av.__version__}")
+    print(f"{torch.cuda.get_device_name()}, {num_cores()} cores; torch {torch.__version__}, PyAV {av.__version__}")
 
 
 def compare_steps() -> Iterator[Comparison]:

@@ -7,7 +7,6 @@ cut, crop and flip of one of the given videos: classes mean nothing, but decodin
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import subprocess
 import time
@@ -20,6 +19,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from pipeline_lib.fetch.rar import pack_collection, write_rar
+from pipeline_lib.workers.cores import num_cores
 
 WIDTH, HEIGHT, FPS = 320, 240, 30
 MASTER_WIDTH, MASTER_HEIGHT, MASTER_SECONDS = 480, 360, 12
@@ -61,7 +61,7 @@ def hmdb51_names(splits: Path) -> list[tuple[str, str]]:
 def make_videos(footage: Path, names: Sequence[tuple[str, str]], folder: Path) -> int:
     """Write `folder/videos/<class>/<video>` for each name, and return the number of frames."""
     sources = sorted(path for path in footage.rglob("*") if path.suffix in (".mp4", ".avi"))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         masters = list(pool.map(lambda source: _make_master(source, folder / "masters" / f"{source.name}.avi"), sources))
         return sum(pool.map(lambda number: _make_video(number, names[number], masters, folder / "videos"), range(len(names))))
 

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from pipeline_lib.features import FeatureReader
+from pipeline_lib.workers.cores import num_cores
 
 MOST_CLIPS = 100
 REPEATS = 3
@@ -40,7 +41,7 @@ def main() -> None:
             read = min(_read(path, clips_NTKKD) for _ in range(REPEATS))
             size = path.stat().st_size / len(clips_NTKKD) / 1e6
             print(f"| {name} | {size:.2f} | {num_frames / written:,.0f} | {num_frames / read:,.0f} |", flush=True)
-    print(f"\nbest of {REPEATS}; writing ends when the disk has it, reading is from memory; one thread; {os.cpu_count()} cores")
+    print(f"\nbest of {REPEATS}; writing ends when the disk has it, reading is from memory; one thread; {num_cores()} cores")
 
 
 def filters() -> dict[str, Mapping[str, Any]]:

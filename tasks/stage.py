@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextvars
 import functools
 import inspect
-import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline_lib.artifacts import Artifact, Recipe, Store
 from pipeline_lib.errors import UserError
+from pipeline_lib.workers.cores import num_cores
 from pipeline_lib.workers.room import Room
 from tasks.placing import MOST_MODELS, end_workers, turn
 
@@ -211,7 +211,7 @@ def _threads(worker: Worker) -> int:
         from pipeline_lib.features.extraction import shards_at_once
 
         return shards_at_once()
-    return {"device": 1, "model": MOST_MODELS}.get(worker) or os.cpu_count() or 1
+    return {"device": 1, "model": MOST_MODELS}.get(worker) or num_cores()
 
 
 def cancel_waiting_work() -> None:

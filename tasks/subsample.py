@@ -16,7 +16,7 @@ from pipeline_lib.subsample import subsample_shard
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
 
-VERSION = "subsample-2"
+VERSION = "subsample-3"
 
 
 def recipe(context: Context, shard: str, videos: Sequence[SourceVideo], root: Path, params: SubsampleParams) -> Recipe:

@@ -12,6 +12,7 @@ import torch
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import Device
+from pipeline_lib.workers.cores import num_cores
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     unit = _cpu_bf16_unit()
-    return f"CPU ({os.cpu_count()} cores, {f'bf16 {unit}' if unit else 'fp32'})"
+    return f"CPU ({num_cores()} cores, {f'bf16 {unit}' if unit else 'fp32'})"
 
 
 def keep_freed_memory() -> None:

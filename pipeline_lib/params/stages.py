@@ -6,6 +6,7 @@ is made and never enter a cache key.
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
@@ -21,6 +22,8 @@ from pipeline_lib.params.section import (
     operational,
 )
 from pipeline_lib.params.training import ModelName, TrainParams
+
+logger = logging.getLogger(__name__)
 
 Addresses = str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None
 """A path, an http(s) address, or a list of either, tried in order."""
@@ -77,15 +80,22 @@ class SubsampleParams(Section):
 
     fps: PositiveFloat = 15.0
     crf: Annotated[int, Field(ge=0, le=30)] = 16
-    """x264 quality; 16 is visually lossless."""
+    """x264 quality; 16 is visually lossless, 0 loses nothing."""
     shard_videos: PositiveInt = 128
     """Most videos of a class that share one shard."""
     timeout_seconds: PositiveFloat = operational(300.0)
     """Longest time ffmpeg may take over one video."""
     max_quarantined: Fraction = operational(0.01)
     """Share of videos that may turn out undecodable before the stage fails."""
-    workers: PositiveInt | None = operational(None)
-    """Shards subsampled at once; default: one per core."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forget_workers(cls, values: Any) -> Any:
+        """Ignore a key that older parameter files may have, and that never did anything."""
+        if not isinstance(values, dict) or "workers" not in values:
+            return values
+        logger.warning("subsample.workers is ignored: shards are subsampled one a core; remove it from the parameters")
+        return {name: value for name, value in values.items() if name != "workers"}
 
 
 class ChunkParams(Section):

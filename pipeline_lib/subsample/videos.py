@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.params import SubsampleParams
-from pipeline_lib.video.ffmpeg import VideoError, open_video, run
-from pipeline_lib.video.reading import FIRST_VIDEO_STREAM, count_frames, probe
+from pipeline_lib.video.ffmpeg import MAX_PIXELS, VideoError, open_video, run
+from pipeline_lib.video.reading import FIRST_VIDEO_STREAM, parse_info, parse_num_frames
 from pipeline_lib.video.writing import EXACT_SCALING, h264_options
 
 TIME_BASE = "1/90000"
@@ -17,13 +17,18 @@ TIME_BASE = "1/90000"
 TOLERANCE = 0.1
 """Periods of the new rate by which a frame may be late and still be the one its moment shows (see `_graph`)."""
 
+PRESET = "ultrafast"
+X264_PARAMS = "partitions=i4x4:subme=1"
+"""Intra blocks of 4x4 and motion to a quarter of a pixel: better pictures in smaller files for an eighth more time. Why this
+preset: docs/decisions/2026-11-29-subsampling.md."""
+
 
 @dataclass(frozen=True)
 class SubsampledVideo:
     """What came out of one video."""
 
     num_frames: int
-    """Frames at the new rate, counted by decoding them."""
+    """Frames at the new rate."""
     width: int
     height: int
     source_fps: float
@@ -43,16 +48,17 @@ def subsample_video(source: Path, destination: Path, params: SubsampleParams) ->
         VideoError: the video cannot be decoded, or not within `params.timeout_seconds`; nothing is left at `destination`.
     """
     try:
-        source_fps = probe(source).fps
-        stderr = run(_graph(source, destination, params), timeout_seconds=params.timeout_seconds)
-        num_frames = count_frames(destination, timeout_seconds=params.timeout_seconds)
+        log = run(_graph(source, destination, params), timeout_seconds=params.timeout_seconds)
+        num_frames = parse_num_frames(log.info)
         if num_frames == 0:
-            raise VideoError("no frame could be decoded")
-        result = probe(destination)
+            raise VideoError("no frame could be decoded", log.errors)
     except BaseException:
         destination.unlink(missing_ok=True)
         raise
-    return SubsampledVideo(num_frames, result.width, result.height, source_fps, stderr or None)
+    # The last one: what stands before may quote the source's metadata.
+    source_info, _, result_info = log.info.rpartition("Output #0, mp4")
+    result = parse_info(result_info)
+    return SubsampledVideo(num_frames, result.width, result.height, parse_info(source_info).fps, log.errors or None)
 
 
 def _graph(source: Path, destination: Path, params: SubsampleParams) -> Any:
@@ -61,13 +67,13 @@ def _graph(source: Path, destination: Path, params: SubsampleParams) -> Any:
     From 30 fps to 15 these are frames 0, 2, 4, ... Plain rounding would put frame 1 exactly between two outputs, where the
     jitter of a millisecond container decides. TOLERANCE keeps clear of that for every whole multiple of the rate up to 9.
     """
-    # With several threads a decoder conceals damage differently from run to run; shards make up for the speed.
-    video = open_video(source, threads=1)[FIRST_VIDEO_STREAM]
+    video = open_video(source)[FIRST_VIDEO_STREAM]
     video = video.filter("settb", TIME_BASE).filter("setpts", f"PTS-STARTPTS-{TOLERANCE}/({params.fps}*TB)")
     video = video.filter("fps", params.fps, round="up")
-    video = video.filter("scale", "round(iw*sar)", "ih", out_range="tv", flags=EXACT_SCALING).filter("setsar", 1)
+    # 0 leaves the width as it is, where a file claims pixels of an absurd shape.
+    width = f"if(lte(iw*sar*ih,{MAX_PIXELS}),round(iw*sar),0)"
+    video = video.filter("scale", width, "ih", out_range="tv", flags=EXACT_SCALING).filter("setsar", 1)
     # yuv420p needs even sizes: losing a line at the edge is better than resampling the whole picture.
     video = video.filter("crop", "trunc(iw/2)*2", "trunc(ih/2)*2", 0, 0)
-    # What is decoded several times may be larger by a tenth, if it decodes twice as fast at the same quality.
-    options = h264_options(crf=params.crf) | {"tune": "fastdecode"}
+    options = h264_options(crf=params.crf, preset=PRESET, x264_params=X264_PARAMS)
     return video.output(str(destination.absolute()), **options).overwrite_output()

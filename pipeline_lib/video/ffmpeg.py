@@ -12,6 +12,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,9 +22,18 @@ import imageio_ffmpeg
 from pipeline_lib.errors import UserError
 
 STDERR_TAIL_BYTES = 4000
-"""How much of ffmpeg's stderr is kept: the cause stands at its end."""
+"""How much of ffmpeg's errors is kept: the cause stands at the end."""
+
+LOG_BYTES = 1 << 20
+"""How much of ffmpeg's log is read from its beginning, and again from its end."""
+
+MAX_PIXELS = 8192 * 4320
+"""Largest picture that is decoded: a small file can declare one of gigabytes."""
+
+TOO_LARGE = f"its pictures are larger than {MAX_PIXELS / 1e6:.0f} million pixels"
 
 REASONS = (
+    ("exceeds specified max pixel count", TOO_LARGE),
     ("matches no streams", "no video stream"),
     ("moov atom not found", "cut off or damaged: its index (moov atom) is missing"),
     ("Decode error rate", "damaged: most of it cannot be decoded"),
@@ -35,7 +45,9 @@ REASONS = (
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<")
 """How HLS, ffmpeg's own list and DASH begin."""
 
-STOPPED_FROM_OUTSIDE = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+STOPPED_BY_USER = (signal.SIGINT, signal.SIGTERM)
+
+_LEVEL = re.compile(r"^(?P<where>(?:\[[^][]*\] )*)\[(?P<level>panic|fatal|error|warning|info)\] (?P<text>.*)$")
 
 
 class VideoError(UserError):
@@ -48,9 +60,28 @@ class VideoError(UserError):
         self.stderr = stderr
 
 
+@dataclass(frozen=True)
+class Log:
+    """What ffmpeg wrote to stderr, by level."""
+
+    info: str
+    """The streams that it read and wrote, how many frames, and warnings."""
+    errors: str
+    """The last `STDERR_TAIL_BYTES` of the errors."""
+
+
 def ffmpeg_path() -> str:
     """Return the path of the ffmpeg that was installed with the project."""
     return str(imageio_ffmpeg.get_ffmpeg_exe())
+
+
+INPUT_OPTIONS: dict[str, Any] = {
+    # What is left of playlists must not make ffmpeg open addresses.
+    "protocol_whitelist": "file",
+    "max_pixels": MAX_PIXELS,
+    # With several threads a decoder conceals damage differently from run to run. Callers run several processes instead.
+    "threads": 1,
+}
 
 
 def open_video(path: Path, **options: Any) -> Any:
@@ -60,8 +91,7 @@ def open_video(path: Path, **options: Any) -> Any:
         VideoError: the file is missing, unreadable, empty or a playlist.
     """
     check_file(path)
-    # What is left of playlists must not make ffmpeg open addresses.
-    return ffmpeg.input(str(path.absolute()), protocol_whitelist="file", **options)
+    return ffmpeg.input(str(path.absolute()), **(INPUT_OPTIONS | options))
 
 
 def check_file(path: Path) -> None:
@@ -79,10 +109,11 @@ def check_file(path: Path) -> None:
         raise VideoError("a playlist, not a video")
 
 
-def command(stream: Any) -> list[str]:
-    """Compile a graph to the argument list of a quiet, non-interactive ffmpeg."""
+def command(stream: Any, *, loglevel: str = "error") -> list[str]:
+    """Compile a graph to the argument list of a non-interactive ffmpeg that filters in one thread."""
     program, *arguments = ffmpeg.compile(stream, cmd=ffmpeg_path())
-    return [program, "-hide_banner", "-nostdin", "-loglevel", "error", *arguments]
+    quiet = ["-hide_banner", "-nostdin", "-nostats", "-loglevel", loglevel]
+    return [program, *quiet, "-filter_complex_threads", "1", *arguments]
 
 
 def start(
@@ -100,31 +131,47 @@ def start(
     return subprocess.Popen(arguments, stdin=stdin, stdout=stdout, stderr=log, bufsize=bufsize, start_new_session=True)
 
 
-def run(stream: Any, *, timeout_seconds: float) -> str:
-    """Run a graph to its end and return the end of ffmpeg's stderr.
+def run(stream: Any, *, timeout_seconds: float) -> Log:
+    """Run a graph to its end and return ffmpeg's log.
 
     Raises:
-        VideoError: ffmpeg failed, or took longer than `timeout_seconds`.
+        VideoError: ffmpeg failed, was killed, or took longer than `timeout_seconds`.
         OSError: the disk is full.
         RuntimeError: somebody stopped ffmpeg.
     """
-    with tempfile.TemporaryFile() as log:
-        process = start(command(stream), log)
+    arguments = command(stream, loglevel="level+info")
+    # Python looks for the end of a process twenty times a second, but learns at once that its pipe is closed.
+    with tempfile.TemporaryFile() as file, start(arguments, file, stdout=subprocess.PIPE) as process:
         try:
-            process.wait(timeout_seconds)
+            process.communicate(timeout=timeout_seconds)
         except subprocess.TimeoutExpired:
-            raise VideoError(f"ffmpeg took longer than {timeout_seconds:g} seconds", read_tail(log)) from None
+            raise VideoError(f"ffmpeg took longer than {timeout_seconds:g} seconds", read_log(file).errors) from None
         finally:
             stop(process)
-        stderr = read_tail(log)
-    check_status(process.returncode, stderr)
-    return stderr
+        log = read_log(file)
+    check_status(process.returncode, log.errors)
+    return log
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     """Kill the process if it still runs, and reap it."""
     process.kill()
     process.wait()
+
+
+def read_log(file: BinaryIO) -> Log:
+    """Read what ffmpeg wrote to its stderr file at `-loglevel level+info`."""
+    size_bytes = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    content = file.read(LOG_BYTES)
+    file.seek(max(LOG_BYTES, size_bytes - LOG_BYTES))
+    lines: dict[bool, list[str]] = {False: [], True: []}
+    for line in clean_text(content + file.read()).splitlines():
+        match = _LEVEL.match(line)
+        is_error = bool(match) and match["level"] in ("panic", "fatal", "error")
+        lines[is_error].append(match["where"] + match["text"] if match else line)
+    info, errors = ("\n".join(lines[is_error]) for is_error in (False, True))
+    return Log(info, errors[-STDERR_TAIL_BYTES:].strip())
 
 
 def read_tail(log: BinaryIO) -> str:
@@ -145,8 +192,10 @@ def check_status(returncode: int, stderr: str) -> None:
         return
     if os.strerror(errno.ENOSPC) in stderr:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: make room and run again")
-    if -returncode in STOPPED_FROM_OUTSIDE or "received signal" in stderr:
-        raise RuntimeError("ffmpeg was stopped from outside; if nobody did, the machine ran out of memory")
+    if -returncode in STOPPED_BY_USER or "received signal" in stderr:
+        raise RuntimeError("ffmpeg was stopped from outside")
+    if -returncode == signal.SIGKILL:
+        raise VideoError("ffmpeg was killed, as when memory runs out", stderr)
     if returncode < 0:
         raise VideoError(f"ffmpeg crashed ({signal.Signals(-returncode).name})", stderr)
     raise VideoError(_reason(stderr), stderr)

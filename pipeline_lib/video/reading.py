@@ -18,7 +18,11 @@ from typing import Any
 import numpy as np
 
 from pipeline_lib.video.ffmpeg import (
+    INPUT_OPTIONS,
+    MAX_PIXELS,
+    TOO_LARGE,
     VideoError,
+    check_file,
     check_status,
     clean_text,
     command,
@@ -61,11 +65,12 @@ def probe(path: Path) -> VideoInfo:
     """Read what a file declares about itself, without decoding it.
 
     Raises:
-        VideoError: not a video file.
+        VideoError: not a video file, or one of pictures that are too large.
     """
-    open_video(path)
+    check_file(path)
     # There is no ffprobe in the wheel; `ffmpeg -i` without an output prints the same and exits with an error.
-    arguments = [ffmpeg_path(), "-hide_banner", "-nostdin", "-protocol_whitelist", "file", "-i", str(path.absolute())]
+    options = [part for name, value in INPUT_OPTIONS.items() for part in (f"-{name}", str(value))]
+    arguments = [ffmpeg_path(), "-hide_banner", "-nostdin", *options, "-i", str(path.absolute())]
     try:
         stderr = subprocess.run(
             arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_SECONDS, check=False, start_new_session=True
@@ -75,10 +80,18 @@ def probe(path: Path) -> VideoInfo:
     text = clean_text(stderr)
     if "Input #0" not in text:
         check_status(1, text)
-    return _parse_info(text)
+    info = parse_info(text)
+    if info.width * info.height > MAX_PIXELS:
+        raise VideoError(TOO_LARGE, text)
+    return info
 
 
-def _parse_info(text: str) -> VideoInfo:
+def parse_info(text: str) -> VideoInfo:
+    """Return what ffmpeg's log says about the first video stream in it.
+
+    Raises:
+        VideoError: there is none.
+    """
     stream = _VIDEO_STREAM.search(text)
     if not stream:
         raise VideoError("no video stream", text)
@@ -104,9 +117,14 @@ def count_frames(path: Path, *, timeout_seconds: float = 300.0) -> int:
     Raises:
         VideoError: the video cannot be decoded.
     """
-    stream = open_video(path)[FIRST_VIDEO_STREAM].output("pipe:", format="null", fps_mode="passthrough", progress="pipe:2")
-    counts = re.findall(r"^frame=\s*(\d+)", run(stream, timeout_seconds=timeout_seconds), re.MULTILINE)
-    assert counts, "ffmpeg reports its progress at the end"
+    stream = open_video(path)[FIRST_VIDEO_STREAM].output("pipe:", format="null", fps_mode="passthrough")
+    return parse_num_frames(run(stream, timeout_seconds=timeout_seconds).info)
+
+
+def parse_num_frames(text: str) -> int:
+    """Return how many frames ffmpeg's log says it wrote."""
+    counts = re.findall(r"^frame=\s*(\d+)", text, re.MULTILINE)
+    assert counts, "ffmpeg reports its frames at the end"
     return int(counts[-1])
 
 

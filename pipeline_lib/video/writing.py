@@ -26,9 +26,8 @@ SAME_BYTES: dict[str, Any] = {
     "map_metadata": -1,
     "fflags": "+bitexact",
     "flags:v": "+bitexact",
-    # x264's output depends on the number of its threads, and on the processor unless told otherwise.
+    # x264's output depends on the number of its threads.
     "threads": 1,
-    "x264-params": "cpu-independent=1",
 }
 """Output options under which equal frames give equal bytes, on any machine."""
 
@@ -39,10 +38,15 @@ EXACT_SCALING = "bicubic+accurate_rnd+full_chroma_int+bitexact"
 """Flags of ffmpeg's scaler, which also converts between RGB and YUV: the same result on any processor."""
 
 
-def h264_options(*, crf: int, preset: str = PRESET) -> dict[str, Any]:
-    """Return the output options of an H.264 MP4 that browsers play while it still loads, and whose bytes repeat."""
+def h264_options(*, crf: int, preset: str = PRESET, x264_params: str = "") -> dict[str, Any]:
+    """Return the output options of an H.264 MP4 that browsers play while it still loads, and whose bytes repeat.
+
+    `x264_params` are `key=value` pairs joined by colons, which change what the preset says.
+    """
     playable = {"format": "mp4", "vcodec": "libx264", "pix_fmt": "yuv420p", "movflags": "+faststart"}
-    return playable | {"crf": crf, "preset": preset, "fps_mode": "passthrough"} | SAME_BYTES
+    # x264's output depends on the processor unless told otherwise.
+    x264 = {"x264-params": ":".join(filter(None, ("cpu-independent=1", x264_params)))}
+    return playable | {"crf": crf, "preset": preset, "fps_mode": "passthrough"} | SAME_BYTES | x264
 
 
 def write_gif(frames: Sequence[np.ndarray], path: Path, *, fps: float) -> None:

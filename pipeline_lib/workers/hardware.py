@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from pipeline_lib.models.batches import MEMORY_SHARE
-from pipeline_lib.workers.cores import num_cores
+from pipeline_lib.workers.cores import core_numbers, num_cores
 from pipeline_lib.workers.worker import Place
 
 MOST_PROCESSES = 8
@@ -71,7 +71,7 @@ def gpu_places() -> tuple[Place, ...]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     names = [name.strip() for name in visible.split(",")] if visible else [str(index) for index in range(count)]
-    cores = sorted(os.sched_getaffinity(0))
+    cores = core_numbers()
     # With fewer cores than GPUs some get none to themselves, and use all.
     return tuple(Place(gpu=name, cores=frozenset(cores[index::count])) for index, name in enumerate(names[:count]))
 

@@ -166,7 +166,7 @@ def _settle(place: Place) -> None:
     """Take the place, before anything that would look for GPUs or count cores is imported, and after."""
     if place.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.gpu
-    if place.cores:
+    if place.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, place.cores)
     if place.threads:
         os.environ["OMP_NUM_THREADS"] = str(place.threads)

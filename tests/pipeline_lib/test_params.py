@@ -70,6 +70,12 @@ def test_every_mistake_has_its_own_line(params_file):
     assert len(str(error.value).splitlines()) == 2
 
 
+def test_a_key_that_is_gone_is_ignored_with_a_warning(params_file, caplog):
+    params = load_params(params_file("fetch: {kind: synthetic}\nsubsample: {workers: 3, fps: 10}"))
+    assert params.subsample.fps == 10
+    assert "subsample.workers is ignored" in caplog.text
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"nothing\.yaml: no such parameter file"):
         load_params(tmp_path / "nothing.yaml")

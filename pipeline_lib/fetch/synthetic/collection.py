@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +17,7 @@ from pipeline_lib.fetch.synthetic.actions import ACTIONS
 from pipeline_lib.fetch.synthetic.encoding import AviWriter, write_broken_avi
 from pipeline_lib.fetch.synthetic.films import HEIGHT, WIDTH, Film, Source, random_source
 from pipeline_lib.params import SyntheticParams
+from pipeline_lib.workers.cores import num_cores
 
 SOURCE_NAMES = (
     "#1_(Fun)_[best]!",
@@ -106,7 +106,7 @@ def _source_name(number: int) -> str:
 
 
 def _film_all(videos: Path, plans: Sequence[SourcePlan], params: SyntheticParams) -> list[FilmedSource]:
-    workers = min(os.cpu_count() or 1, MAX_WORKERS, len(plans))
+    workers = min(num_cores(), MAX_WORKERS, len(plans))
     # Not forked: the caller may hold threads and locks.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         return list(pool.map(film_source, [videos] * len(plans), plans, [params] * len(plans)))

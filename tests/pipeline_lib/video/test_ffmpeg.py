@@ -30,10 +30,15 @@ def test_a_full_disk_is_no_fault_of_the_video():
     assert caught.value.errno == errno.ENOSPC
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_ffmpeg_is_no_fault_of_the_video(number: signal.Signals):
     with pytest.raises(RuntimeError, match="stopped from outside"):
         check_status(-number, "")
+
+
+def test_a_kill_for_memory_is_told_of_the_video():
+    with pytest.raises(VideoError, match="killed, as when memory runs out"):
+        check_status(-signal.SIGKILL, "")
 
 
 def test_a_crash_of_ffmpeg_is_named():

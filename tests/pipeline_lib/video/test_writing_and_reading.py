@@ -77,7 +77,7 @@ def test_probe_tells_what_the_file_declares(video: Path):
     ],
 )
 def test_probe_understands_ffmpegs_ways_to_say_it(line: str, fps: float):
-    info = reading._parse_info(f"Input #0\n  {line}\n")
+    info = reading.parse_info(f"Input #0\n  {line}\n")
     assert (info.width, info.height) == (320, 240)
     np.testing.assert_equal(info.fps, fps)
 
@@ -85,7 +85,7 @@ def test_probe_understands_ffmpegs_ways_to_say_it(line: str, fps: float):
 def test_a_cover_picture_is_no_video():
     line = "Stream #0:1[0x0]: Video: mjpeg (Baseline), yuvj420p(pc), 64x64, 90k tbr, 90k tbn (attached pic)"
     with pytest.raises(VideoError, match="no video stream"):
-        reading._parse_info(f"Input #0\n  {line}\n")
+        reading.parse_info(f"Input #0\n  {line}\n")
 
 
 def test_frames_can_be_scaled(video: Path):
