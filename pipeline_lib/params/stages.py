@@ -81,7 +81,7 @@ class SubsampleParams(Section):
     fps: PositiveFloat = 15.0
     crf: Annotated[int, Field(ge=0, le=30)] = 16
     """x264 quality; 16 is visually lossless, 0 loses nothing."""
-    shard_videos: PositiveInt = 128
+    shard_videos: PositiveInt = 64
     """Most videos of a class that share one shard."""
     timeout_seconds: PositiveFloat = operational(300.0)
     """Longest time ffmpeg may take over one video."""
