@@ -170,7 +170,7 @@ def _frames_of_clips(
     paths = ((video, subsampled_path(shard, video)) for video in frames_in_clips)
     # A GPU is hard to keep busy; on a CPU the network needs the cores.
     on_gpu = device.type == "cuda"
-    workers, empty = (max(2, num_cores() - 2), pinned_array) if on_gpu else (2, empty_array)
+    workers, empty = (max(2, num_cores() // SHARDS_ON_GPU), pinned_array) if on_gpu else (2, empty_array)
     for video, arrays in read_ahead(paths, workers=workers, empty=empty, max_side=max_side):
         num_decoded = 0
         for frames_NHWC in arrays:
