@@ -20,6 +20,7 @@ import numpy as np
 from pipeline_lib.video.ffmpeg import (
     INPUT_OPTIONS,
     MAX_PIXELS,
+    REFUSED_PIXELS,
     TOO_LARGE,
     VideoError,
     check_file,
@@ -78,7 +79,7 @@ def probe(path: Path) -> VideoInfo:
     except subprocess.TimeoutExpired:
         raise VideoError(f"ffmpeg took longer than {PROBE_SECONDS:g} seconds to open it") from None
     text = clean_text(stderr)
-    if "Input #0" not in text:
+    if "Input #0" not in text or REFUSED_PIXELS in text:
         check_status(1, text)
     info = parse_info(text)
     if info.width * info.height > MAX_PIXELS:
