@@ -168,7 +168,8 @@ def read_log(file: BinaryIO) -> Log:
     file.seek(0)
     content = file.read(LOG_BYTES)
     file.seek(max(LOG_BYTES, size_bytes - LOG_BYTES))
-    info, errors = [], []
+    info: list[str] = []
+    errors: list[str] = []
     for line in clean_text(content + file.read()).splitlines():
         where, level, text = match.groups() if (match := _LEVEL.match(line)) else ("", "", line)
         (errors if level in ("panic", "fatal", "error") else info).append(where + text)
