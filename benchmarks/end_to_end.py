@@ -41,7 +41,8 @@ class Made:
     @property
     def name(self) -> str:
         """The stage, and which of its artifacts."""
-        return f"{self.manifest.stage} {self.manifest.version.rpartition('-')[0]} {self.manifest.key[:6]}"
+        kind = self.manifest.version.rpartition("-")[0]
+        return f"{self.manifest.stage} {self.manifest.params.get('model', kind)} ({self.manifest.key[:6]})"
 
 
 @dataclass

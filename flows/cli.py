@@ -145,8 +145,10 @@ def _run(options: argparse.Namespace) -> int:
     from flows.services import wait_for_prefect
     from flows.settings import conceal
     from flows.terminal import quiet_prefect, say_summary, show_progress
+    from tasks.tracking import init_tracking
 
     quiet_prefect()
+    init_tracking(params.tracking, workspace)  # takes seconds in a new workspace, while Prefect's server starts
     wait_for_prefect(os.environ["PREFECT_API_URL"])
     with show_progress():
         summary = har(options.params, conceal(options.settings), options.until, options.refresh)

@@ -102,6 +102,8 @@ class Execution:
     """A line for each failure that left the rest going."""
     _num_open: Counter[str] = field(default_factory=Counter)
     """Work under way, by stage."""
+    _stored: dict[Task[..., Ref], Task[..., Ref]] = field(default_factory=dict)
+    """The tasks as they are submitted: with their results in the workspace."""
     _ended: SimpleQueue[Work] = field(default_factory=SimpleQueue)
 
     def submit(
@@ -114,8 +116,9 @@ class Execution:
         **inputs: Any,
     ) -> Future:
         """Submit the task of an artifact, unless the run ends before its stage."""
-        stored = task.with_options(result_storage=self.context.results)
-        return self._submit(kind, stored, key, label, wait_for, inputs)
+        if task not in self._stored:  # it takes Prefect milliseconds, for hundreds of shards
+            self._stored[task] = task.with_options(result_storage=self.context.results)
+        return self._submit(kind, self._stored[task], key, label, wait_for, inputs)
 
     def check(self, kind: str, task: Task[..., None], key: Hashable = None, **inputs: Any) -> PrefectFuture[Any]:
         """Submit a task that makes nothing, and fails if the run cannot go on."""

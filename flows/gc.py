@@ -51,7 +51,7 @@ def _say(garbage: Garbage, limits: Limits) -> None:
     kept_bytes = sum(artifact.num_bytes for artifact in garbage.kept)
     say(f"{'in all':<10} {_size(garbage.num_bytes)}; {len(garbage.kept)} artifacts stay, {_size(kept_bytes)}")
     if limits.max_bytes is not None and kept_bytes > limits.max_bytes:
-        say(f"the newest {limits.keep_runs} runs alone need more than {_size(limits.max_bytes).strip()}")
+        say(f"no more can go: what the newest runs need does not fit into {_size(limits.max_bytes).strip()}")
 
 
 def _order(artifact: Artifact) -> int:

@@ -100,6 +100,7 @@ class _Job:
                 prediction,
                 model,
                 self.folder / row["heatmap"],
+                self.opened.drawing,
                 on_frame=lambda done: self.step(f"{place}: draw {video.stem}", done, num_frames),
             )
         files.add(row, prediction.models[model], prediction.fps)

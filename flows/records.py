@@ -22,6 +22,7 @@ from prefect.states import Crashed
 from flows import terminal
 from flows.cells import Cell, CellKey, best_cell
 from flows.services import mlflow_address
+from flows.summary import lost_videos
 from pipeline_lib.addresses import redact
 from pipeline_lib.params import Params
 from tasks import progress, registry, tracking
@@ -64,10 +65,16 @@ class Record:
     """Digests of the backbones that the parent run has."""
 
     @property
+    def parent_run_id(self) -> str:
+        """The MLflow run of the whole, which is open from the beginning."""
+        assert self.parent.id
+        return self.parent.id
+
+    @property
     def address(self) -> str:
         """Where a browser shows the parent run, once an MLflow server is up."""
         base = self.tracking_uri if self.tracking_uri.startswith("http") else mlflow_address(self.context.workspace)
-        return f"{base}/#/experiments/{self.experiment_id}/runs/{self.parent.id}"
+        return f"{base}/#/experiments/{self.experiment_id}/runs/{self.parent_run_id}"
 
     def open_child(self, cell: Cell, params: Params) -> tracking.TrackedRun:
         """Open a cell's own MLflow run."""
@@ -117,12 +124,10 @@ class Record:
         run.log(tracking.set_tags, {"artifact_key": ref.key, f"cache.{ref.stage}": "miss" if ref.made else "hit"})
 
     def _log_quarantine(self, run: Run) -> None:
-        from pipeline_lib.tables import read_videos
-
-        videos = read_videos(ref.directory(self.context) for ref in run.refs["subsample"].values())
-        lost = videos.loc[videos["reason"].notna(), ["video", "reason", "stderr"]].fillna("").astype(str)
-        rows = [{str(name): value for name, value in row.items()} for row in lost.to_dict("records")]
-        text = f"{len(lost)} of {len(videos)} videos not decodable"
+        lost = lost_videos(run)
+        rows = [{str(name): str(value) for name, value in row.items()} for row in lost.to_dict("records")]
+        total = len(lost) + sum(ref.counts["videos"] for ref in run.refs["subsample"].values())
+        text = f"{len(lost)} of {total} videos not decodable"
         self.prefect.call(lambda: create_table_artifact(key="quarantine", table=rows, description=text))
         self.parent.log(tracking.log_rows, lost, "quarantine.json")
 
@@ -144,9 +149,8 @@ class Record:
 
     def _log_parts(self, child_run_id: str, cell: Cell, ref: Ref) -> None:
         """Log to the child what its model needs beside the checkpoint, and to the parent each backbone once."""
-        assert self.parent.id
         candidate = self._candidate(child_run_id, cell, ref)
-        self._backbones |= registry.log_parts(self.parent.id, [candidate], known=self._backbones)
+        self._backbones |= registry.log_parts(self.parent_run_id, [candidate], known=self._backbones)
 
     def _candidate(self, child_run_id: str, cell: Cell, ref: Ref) -> registry.Candidate:
         from pipeline_lib.predict.origin import parts_of_training

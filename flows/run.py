@@ -278,7 +278,7 @@ class Run(Execution):
         if not self.refs["results"]:
             return
         run = summary.describe_report(self)
-        self.submit("report", tasks.report.report, run=run, run_id=self.record.parent.id)
+        self.submit("report", tasks.report.report, run=run, run_id=self.record.parent_run_id)
         self.gather_stage("report")
 
     def ended(self, work: Work, ref: Ref | None, *, is_failure: bool) -> None:

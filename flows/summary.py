@@ -13,6 +13,8 @@ from pipeline_lib.artifacts import tool_versions
 from pipeline_lib.params import STAGES
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from flows.run import Run
     from pipeline_lib.report import ModelReport, RunReport, SweepReport
 
@@ -33,7 +35,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "models": _models(run),
         "results": _results(run),
         "failures": list(run.failures),
-        "mlflow": {"tracking_uri": run.record.tracking_uri, "parent_run_id": run.record.parent.id},
+        "mlflow": {"tracking_uri": run.record.tracking_uri, "parent_run_id": run.record.parent_run_id},
         "report": str(report.directory(run.context) / "index.html") if report else None,
         "best_params": str(report.directory(run.context) / "best.yaml") if report and run.found else None,
     }
@@ -92,20 +94,32 @@ def _read_json(path: Path) -> Any:
 def describe_report(run: Run) -> RunReport:
     """Gather what the report shows."""
     from pipeline_lib.report import RunReport
-    from pipeline_lib.tables import read_videos
 
-    videos = read_videos(ref.directory(run.context) for ref in run.results["subsample"].refs)
     return RunReport(
         title=run.params.report.title,
         summary=summarise(run),
         params=redact_all(run.params.model_dump(mode="json")),
-        quarantined=videos.loc[videos["reason"].notna(), ["video", "reason", "stderr"]].fillna(""),
+        quarantined=lost_videos(run),
         models=[_describe_model(run, cell) for cell in first_of_each_name(run.evaluated_cells)],
         tools=tool_versions(),
         sweeps=list(_describe_sweeps(run)),
         best_params=_best_params(run) if run.found else None,
         failures=list(run.failures),
     )
+
+
+def lost_videos(run: Run) -> pd.DataFrame:
+    """Return the videos that could not be decoded (video, reason, stderr), from the shards that have any."""
+    import pandas as pd
+
+    from pipeline_lib.tables import read_videos
+
+    columns = ["video", "reason", "stderr"]
+    folders = [ref.directory(run.context) for ref in run.refs["subsample"].values() if ref.counts["quarantined"]]
+    if not folders:
+        return pd.DataFrame(columns=columns)
+    videos = read_videos(folders)
+    return videos.loc[videos["reason"].notna(), columns].fillna("")
 
 
 def _best_params(run: Run) -> dict[str, Any]:

@@ -7,13 +7,16 @@ artifacts are always kept.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline_lib.artifacts import Artifact, Store, find_drafts, timestamp
+from pipeline_lib.artifacts import Artifact, RunRecord, Store, find_drafts, timestamp
 from pipeline_lib.stages import STAGES
+
+Place = tuple[str, str]
+"""Stage and key."""
 
 
 class Use(NamedTuple):
@@ -62,19 +65,17 @@ def find_garbage(store: Store, limits: Limits) -> Garbage:
     Raises:
         UserError: the record of a run cannot be read.
     """
-    uses = _uses(store, limits.keep_runs)
-    artifacts = list(store.artifacts())
-    removed = _choose([(artifact, uses[_place(artifact)]) for artifact in artifacts], limits)
-    gone = {_place(artifact) for artifact in removed}
-    kept = [artifact for artifact in artifacts if _place(artifact) not in gone]
-    places = {_place(artifact) for artifact in kept}
+    artifacts = {_place(artifact): artifact for artifact in store.artifacts()}
+    runs = store.runs()
+    chosen = _choose(artifacts, _uses(artifacts, runs.values(), limits.keep_runs), limits)
+    places = artifacts.keys() - set(chosen)
     return Garbage(
-        artifacts=removed,
-        kept=kept,
+        artifacts=[artifacts[place] for place in chosen],
+        kept=[artifacts[place] for place in sorted(places)],
         partial=[folder for folder in _partial_folders(store) if limits.since and _last_change(folder) < limits.since],
         results=[path for path in _results(store) if _place_of_result(path) not in places],
         drafts=find_drafts(store.workspace),
-        runs=[path for path, run in store.runs().items() if not places.intersection(run.artifacts)],
+        runs=[path for path, run in runs.items() if not places.intersection(run.artifacts)],
     )
 
 
@@ -94,26 +95,20 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 
-Place = tuple[str, str]
-"""Stage and key."""
-
-
 def _place(artifact: Artifact) -> Place:
     return artifact.manifest.stage, artifact.key
 
 
-def _uses(store: Store, keep_runs: int) -> dict[Place, Use]:
-    artifacts = {_place(artifact): artifact for artifact in store.artifacts()}
+def _uses(artifacts: Mapping[Place, Artifact], runs: Iterable[RunRecord], keep_runs: int) -> dict[Place, Use]:
     uses = {place: Use(False, artifact.manifest.created) for place, artifact in artifacts.items()}
-    runs = sorted(store.runs().values(), key=lambda run: run.time)
-    for number, run in enumerate(reversed(runs)):
+    for number, run in enumerate(sorted(runs, key=lambda run: run.time, reverse=True)):
         for place in uses.keys() & set(run.artifacts):
             uses[place] = max(uses[place], Use(number < keep_runs, run.time))
     _extend_to_inputs(artifacts, uses)
     return uses
 
 
-def _extend_to_inputs(artifacts: dict[Place, Artifact], uses: dict[Place, Use]) -> None:
+def _extend_to_inputs(artifacts: Mapping[Place, Artifact], uses: dict[Place, Use]) -> None:
     """Let an artifact be of use as long as what was made from it; of those with the same content, the newest."""
     newest_last = sorted(artifacts.items(), key=lambda item: item[1].manifest.created)
     by_content = {artifact.content_key: place for place, artifact in newest_last}
@@ -127,16 +122,17 @@ def _extend_to_inputs(artifacts: dict[Place, Artifact], uses: dict[Place, Use]) 
                 waiting.append(made_from)
 
 
-def _choose(used: Sequence[tuple[Artifact, Use]], limits: Limits) -> list[Artifact]:
+def _choose(artifacts: Mapping[Place, Artifact], uses: Mapping[Place, Use], limits: Limits) -> list[Place]:
     """Return what goes: what was of use longest ago first, and of one run's artifacts the largest first."""
-    total_bytes = sum(artifact.num_bytes for artifact, _ in used)
+    total_bytes = sum(artifact.num_bytes for artifact in artifacts.values())
     chosen = []
-    for artifact, use in sorted(used, key=lambda pair: (pair[1], -pair[0].num_bytes)):
-        too_old = limits.since is not None and use.time < limits.since
+    for place in sorted(artifacts, key=lambda place: (uses[place], -artifacts[place].num_bytes)):
+        needed, time = uses[place]
+        too_old = limits.since is not None and time < limits.since
         too_much = limits.max_bytes is not None and total_bytes > limits.max_bytes
-        if not use.needed and (too_old or too_much):
-            chosen.append(artifact)
-            total_bytes -= artifact.num_bytes
+        if not needed and (too_old or too_much):
+            chosen.append(place)
+            total_bytes -= artifacts[place].num_bytes
     return chosen
 
 

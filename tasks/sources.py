@@ -6,11 +6,12 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.predict.parts import BACKBONE, CHECKPOINT, PREPARATION, Parts, read_preparation
 from tasks import registry, tracking
 from tasks.registry import CHAMPION, MODEL, PREDICTOR
@@ -38,6 +39,8 @@ class Opened:
     """What the user should know about it."""
     checkpoint_sha256: str
     """By which the workspace's artifacts know it."""
+    drawing: HeatmapsParams = field(default_factory=HeatmapsParams)
+    """How its run draws attention."""
 
 
 def open_predictor(source: str, workspace: Path, *, siblings: bool = False) -> Opened:
@@ -58,7 +61,20 @@ def open_predictor(source: str, workspace: Path, *, siblings: bool = False) -> O
         found = _Finder(workspace.absolute(), Path(scratch)).find(source)
         parts = [found.parts, *(_siblings(found, Path(scratch)) if siblings else ())]
         name, sha256 = found.parts.preparation.name, file_sha256(found.parts.checkpoint)
-        return Opened(Predictor(parts), name, found.title, found.note, sha256)
+        return Opened(Predictor(parts), name, found.title, found.note, sha256, _drawing(workspace, sha256))
+
+
+def _drawing(workspace: Path, checkpoint_sha256: str) -> HeatmapsParams:
+    from pipeline_lib.artifacts import Store
+    from pipeline_lib.predict.examples import find_drawing
+
+    if not workspace.is_dir():
+        return HeatmapsParams()
+    store = Store(workspace)
+    try:
+        return find_drawing(store, checkpoint_sha256)
+    finally:
+        store.close()
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,14 @@ def title_of(model: str) -> str:
     return model.replace("_", " ")
 
 
-def page_result(prediction: Prediction, video: str, label: str | None) -> dict[str, Any]:
+def page_result(prediction: Prediction, video: str, label: str | None, drawing: HeatmapsParams) -> dict[str, Any]:
     """Return the clip for the player, its style, and each model's verdict and chart.
 
     Args:
         prediction: of the video.
         video: address of the file with the frames that were seen.
         label: what it shows, if that is known.
+        drawing: colours and scale of the attention.
     """
     grid = max(
         (result.attention_TKK.shape[1] for result in prediction.models.values() if result.attention_TKK is not None), default=1
@@ -50,7 +51,7 @@ def page_result(prediction: Prediction, video: str, label: str | None) -> dict[s
     clip = describe_clip("", label=label, video=video, still=None, size=size, fps=prediction.fps, grid=grid, models=models)
     return {
         "clip": clip,
-        "style": player_style(grid, HeatmapsParams()),
+        "style": player_style(grid, drawing),
         "seconds": prediction.video.num_frames / prediction.fps,
         "damaged": prediction.video.stderr is not None,
         "models": [_describe_model(name, result, prediction.fps) for name, result in prediction.models.items()],

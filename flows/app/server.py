@@ -156,7 +156,7 @@ def predict_job(job: Job, opened: Opened, limits: Limits) -> None:
         job.video.unlink()
     address = f"jobs/{job.id}/video"
     header = {"model": opened.title, "sha256": job.sha256, "true_label": job.label}
-    _write_json(job.folder / PAGE_RESULT, page_result(prediction, address, job.label))
+    _write_json(job.folder / PAGE_RESULT, page_result(prediction, address, job.label, opened.drawing))
     _write_json(job.folder / FILE_RESULT, file_result(prediction, header))
 
 

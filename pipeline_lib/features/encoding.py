@@ -24,6 +24,9 @@ from pipeline_lib.models.gpu import exact
 
 logger = logging.getLogger(__name__)
 
+BATCH_FRAMES = {"cuda": 256, "cpu": 8}
+"""Frames in a batch; of larger ones a processor makes no more a second, as their maps outgrow its cache."""
+
 UNSCALED_SIDE = 640
 """Pixels: frames within it come as they are stored, however small the network's input."""
 

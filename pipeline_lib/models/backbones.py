@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer, get_model, get_model_weights, list_models
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.models.reproducibility import seeded
 from pipeline_lib.models.weights import read_state_dict, sha256_of_weights
 
 
@@ -208,9 +209,8 @@ def load_weights(extractor: nn.Module, name: str, path: Path) -> None:
 
 
 def _initialise(name: str, seed: int) -> nn.Module:
-    """Return a network with seeded random weights; the global random state stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """Return a network with seeded random weights; the global random state stays as it was, for other threads too."""
+    with seeded(seed):
         if name == "vgg_small":
             return VGGSmall()
         options: dict[str, object] = {}

@@ -72,7 +72,8 @@ def fit_classifiers(train: Examples, val: Examples, *, num_classes: int, penalty
     features_ND, label_FN = train[0].double(), train[1]
     mean_D, scale_D = _standardisation(features_ND)
     train_ND, val_MD = ((part.double() - mean_D) / scale_D for part in (features_ND, val[0]))
-    axes_DK = torch.linalg.eigh(train_ND.T @ train_ND).eigenvectors[:, -min(train_ND.shape) :]
+    # On the CPU: PyTorch's first use of linear algebra on a GPU fails where two threads begin it at the same time.
+    axes_DK = torch.linalg.eigh((train_ND.T @ train_ND).cpu()).eigenvectors[:, -min(train_ND.shape) :].to(train_ND)
     train_NJ, val_MJ = (_with_constant(part @ axes_DK) for part in (train_ND, val_MD))
     best_FCJ, chosen_F = _compare(train_NJ, label_FN, val_MJ, val[1], num_classes, penalty_PF, default)
     best_FCJ = minimise(train_NJ, label_FN, penalty_PF.gather(0, chosen_F[None])[0], best_FCJ, TOLERANCE)

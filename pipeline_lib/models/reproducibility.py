@@ -13,7 +13,7 @@ from torch.utils import deterministic
 
 from pipeline_lib.models.devices import CUBLAS_DETERMINISTIC, CUBLAS_WORKSPACE
 
-_GENERATORS = threading.Lock()
+_GENERATORS = threading.RLock()
 
 
 @contextmanager

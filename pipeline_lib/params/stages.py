@@ -81,7 +81,7 @@ class SubsampleParams(Section):
     fps: PositiveFloat = 15.0
     crf: Annotated[int, Field(ge=0, le=30)] = 16
     """x264 quality; 16 is visually lossless, 0 loses nothing."""
-    shard_videos: PositiveInt = 128
+    shard_videos: PositiveInt = 64
     """Most videos of a class that share one shard."""
     timeout_seconds: PositiveFloat = operational(300.0)
     """Longest time ffmpeg may take over one video."""
@@ -176,7 +176,7 @@ class FeaturesParams(Section):
     """Seed of `weights: random`."""
     device: Device = operational("auto")
     batch_frames: PositiveInt | None = operational(None)
-    """Frames in a batch; default: 256 on a GPU, where a batch that does not fit is halved, and 64 on a CPU."""
+    """Frames in a batch; default: 256 on a GPU, where a batch that does not fit is halved, and 8 on a CPU."""
 
 
 class SweepParams(Section):

@@ -1,4 +1,4 @@
-"""Videos to try a model on: some that it was tested on, right and wrong, found through the workspace's artifacts."""
+"""What the workspace's artifacts tell of a model: videos to try it on, right and wrong, and how its attention was drawn."""
 
 from __future__ import annotations
 
@@ -43,6 +43,18 @@ def find_examples(store: Store, checkpoint_sha256: str) -> list[Example]:
     chosen = select_clips(videos.assign(clip=videos["video"]), HeatmapsParams(successes=NUM_RIGHT, failures=NUM_WRONG))
     rows = chosen.sort_values("correct", kind="stable").to_dict("records")
     return [Example(paths[row["video"]], row["class_name"], bool(row["correct"])) for row in rows]
+
+
+def find_drawing(store: Store, checkpoint_sha256: str) -> HeatmapsParams:
+    """Return how the run of the model with this checkpoint draws attention; the defaults where the workspace does not know."""
+    trained = training_of(store, checkpoint_sha256)
+    evaluated = _evaluation(store, trained) if trained else None
+    if not evaluated:
+        return HeatmapsParams()
+    drawn = [one for one in artifacts_of(store, "heatmaps") if one.manifest.inputs.get("evaluated") == evaluated.content_key]
+    newest = max(drawn, key=lambda one: one.manifest.created, default=None)
+    params = newest.manifest.params if newest else {}
+    return HeatmapsParams(**{name: params[name] for name in HeatmapsParams.model_fields if name in params})
 
 
 def _evaluation(store: Store, trained: Artifact) -> Artifact | None:

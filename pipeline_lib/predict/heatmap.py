@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from pipeline_lib.heatmaps.rendering import CRF, PRESET, Painter
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.predict.predictor import Prediction
-from pipeline_lib.video.reading import read_frames
+from pipeline_lib.video.decoders import read_arrays
 from pipeline_lib.video.writing import VideoWriter
 
 LONGER_SIDE = 640
@@ -27,16 +28,18 @@ def draw_heatmap(
     prediction: Prediction,
     model: str,
     destination: Path,
+    params: HeatmapsParams,
     *,
     on_frame: Callable[[int], None] | None = None,
 ) -> None:
-    """Write the video that was predicted, at the models' rate, with attention and text; one frame is held at a time.
+    """Write the video that was predicted, at the models' rate, with attention and text; a few frames are held at a time.
 
     Args:
         subsampled: the file that `Predictor.predict` wrote.
         prediction: what it returned.
         model: whose attention is drawn.
         destination: an MP4.
+        params: colours and scale; the size is the video's own.
         on_frame: called with the number of frames drawn.
 
     Raises:
@@ -46,13 +49,15 @@ def draw_heatmap(
     if result.attention_TKK is None:
         raise ValueError(f"{model} has no attention to draw")
     size = prediction.video.width, prediction.video.height
-    painter = Painter(HeatmapsParams(side=LONGER_SIDE, aspect="original"), result.attention_TKK.shape[1], size)
+    params = params.model_copy(update={"side": LONGER_SIDE, "aspect": "original"})
+    painter = Painter(params, result.attention_TKK.shape[1], size)
     width, height = painter.size
     rows = zip(result.attention_TKK, result.frame_labels, result.frame_confidence, strict=True)
     with (
-        closing(read_frames(subsampled)) as frames,  # type: ignore[type-var]  # it is a generator
+        closing(read_arrays(subsampled, max_side=2 * LONGER_SIDE)) as arrays,  # type: ignore[type-var]  # it is a generator
         VideoWriter(destination, width=width, height=height, fps=prediction.fps, crf=CRF, preset=PRESET) as writer,
     ):
+        frames = chain.from_iterable(arrays)
         for number, (frame_HW3, (map_KK, label, confidence)) in enumerate(zip(frames, rows, strict=True), 1):
             picture = painter.colour(Image.fromarray(frame_HW3), map_KK)
             painter.label(picture, None, label, confidence)

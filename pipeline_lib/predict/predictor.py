@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.features.encoding import FrameEncoder, batches, decoded_side
+from pipeline_lib.features.encoding import BATCH_FRAMES, FrameEncoder, batches, decoded_side
 from pipeline_lib.models.backbones import build_backbone
 from pipeline_lib.models.checkpoints import Metadata, load_checkpoint
 from pipeline_lib.models.devices import PRECISIONS, choose_device
@@ -265,7 +265,7 @@ def _load_encoder(parts: Parts, metadata: Metadata, device: torch.device) -> Fra
     return FrameEncoder(
         backbone,
         image_size=features["preprocessing"]["image_size"],
-        batch_frames=256 if device.type == "cuda" else 64,
+        batch_frames=BATCH_FRAMES[device.type],
         device=device,
         precision=_precision(features["precision"], device),
     )

@@ -79,3 +79,16 @@ def test_what_a_user_can_mend_is_one_line(error, monkeypatch, capsys):
 def test_a_bug_shows_its_traceback(error, monkeypatch):
     with pytest.raises(type(error)):
         call_with(error, monkeypatch)
+
+
+def test_each_failure_is_a_line_without_secrets(monkeypatch, capsys):
+    def fail(options):
+        raise UserError("train alstm failed: https://me:secret@host/ is gone\ntrain lrcn failed: so is this")
+
+    monkeypatch.setattr(cli, "_doctor", fail)
+    monkeypatch.setattr(cli, "_leave", sys.exit)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["doctor"])
+    assert ended.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["har: train alstm failed: https://***@host/ is gone", "har: train lrcn failed: so is this"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from flows.doctor import _fixed_leftovers, _leftovers
@@ -9,14 +11,24 @@ from pipeline_lib.workspace import WorkspaceBusyError, hold_workspace, workspace
 from tasks import tracking
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """Return a new MLflow database, which takes seconds to make."""
+    folder = tmp_path_factory.mktemp("new")
+    tracking.init_tracking(TrackingParams(), folder)
+    return folder / "mlflow" / "mlflow.db"
+
+
 @pytest.fixture
-def workspace(tmp_path, monkeypatch):
+def workspace(tmp_path, monkeypatch, database):
     """What a killed run leaves: a draft, work that goes on, an open MLflow run."""
     monkeypatch.delenv(tracking.ENVIRONMENT_VARIABLE, raising=False)
     store = Store(tmp_path)
     store.directory("train", "k").with_name(".k.1-1.draft").mkdir(parents=True)
     (store.partial(Recipe("train", "1", {})) / "state.pt").write_text("state")
     store.close()
+    (tmp_path / "mlflow").mkdir()
+    shutil.copyfile(database, tmp_path / "mlflow" / "mlflow.db")
     _, experiment_id = tracking.init_tracking(TrackingParams(), tmp_path)
     tracking.start_parent(experiment_id, "killed", {tracking.WORKSPACE_TAG: workspace_id(tmp_path)}, {})
     return tmp_path

@@ -51,7 +51,7 @@ def test_a_size_that_the_newest_run_does_not_fit_into_is_told(store, capsys):
     store.record_run("newest", [one.manifest for one in store.artifacts()])
     assert collect(store.workspace, None, 1e6, 1, delete=True) == 0
     assert len(list(store.artifacts())) == 2
-    assert "the newest 1 runs alone need more than 1.0 MB" in capsys.readouterr().out
+    assert "what the newest runs need does not fit into 1.0 MB" in capsys.readouterr().out
 
 
 def test_nothing_is_removed_while_a_run_is_under_way(store, capsys):

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from pipeline_lib.artifacts import Artifact, Recipe, Store
-from pipeline_lib.predict.examples import NUM_RIGHT, NUM_WRONG, find_examples
+from pipeline_lib.params import HeatmapsParams
+from pipeline_lib.predict.examples import NUM_RIGHT, NUM_WRONG, find_drawing, find_examples
 from pipeline_lib.subsample.shards import subsampled_path
 
 NAMES = [f"{label}/{number}.avi" for label in ("jump", "wave") for number in range(8)]
@@ -36,12 +37,12 @@ def make(store: Store, stage: str, inputs: dict[str, str], content: str | pd.Dat
     return store.make(Recipe(stage, f"{stage}-1", params or {}, inputs), build)
 
 
-def evaluate(store: Store, trained: Artifact, wrong: list[str], params: dict | None = None) -> None:
+def evaluate(store: Store, trained: Artifact, wrong: list[str], params: dict | None = None) -> Artifact:
     rows = [
         {"video": name, "class_name": name.split("/")[0], "confidence": 0.5 + number / 100, "correct": name not in wrong}
         for number, name in enumerate(NAMES)
     ]
-    make(store, "evaluate", {"trained": trained.content_key}, pd.DataFrame(rows), params)
+    return make(store, "evaluate", {"trained": trained.content_key}, pd.DataFrame(rows), params)
 
 
 def train(store: Store) -> Artifact:
@@ -83,3 +84,14 @@ def test_a_model_of_elsewhere_or_without_videos_has_none(store):
     for path in store.workspace.glob("artifacts/subsample/*/videos/*/*"):
         path.unlink()
     assert find_examples(store, sha256_of(trained)) == []
+
+
+def test_attention_is_drawn_as_its_run_draws_it(store):
+    trained = train(store)
+    assert find_drawing(store, "0" * 64) == find_drawing(store, sha256_of(trained)) == HeatmapsParams()
+    evaluated = evaluate(store, trained, wrong=[])
+    make(store, "heatmaps", {"evaluated": "another"}, "h", HeatmapsParams().recipe() | {"fps": 15.0})
+    assert find_drawing(store, sha256_of(trained)) == HeatmapsParams()
+    wanted = HeatmapsParams(colormap="viridis", scale="share")
+    make(store, "heatmaps", {"evaluated": evaluated.content_key}, "h", wanted.recipe() | {"fps": 15.0})
+    assert find_drawing(store, sha256_of(trained)) == wanted

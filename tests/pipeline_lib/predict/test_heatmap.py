@@ -8,6 +8,7 @@ from PIL import Image
 
 from pipeline_lib.heatmaps.panel import Panel
 from pipeline_lib.heatmaps.rendering import fitting
+from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.predict.heatmap import LONGER_SIDE, draw_heatmap
 from pipeline_lib.predict.predictor import Prediction
 from pipeline_lib.video.reading import count_frames, probe, read_frames
@@ -17,7 +18,7 @@ def test_the_video_keeps_its_aspect_and_shows_where_the_model_looked(predictor, 
     subsampled, drawn = tmp_path / "subsampled.mp4", tmp_path / "drawn.mp4"
     prediction = look_left_then_right(predictor.predict(video, subsampled=subsampled))
     numbers = []
-    draw_heatmap(subsampled, prediction, "alstm", drawn, on_frame=numbers.append)
+    draw_heatmap(subsampled, prediction, "alstm", drawn, HeatmapsParams(), on_frame=numbers.append)
     info = probe(drawn)
     assert (info.width, info.height, info.fps) == (LONGER_SIDE, LONGER_SIDE * 3 // 4, 15)
     assert count_frames(drawn) == 16
@@ -36,10 +37,21 @@ def look_left_then_right(prediction: Prediction) -> Prediction:
     return dataclasses.replace(prediction, models={"alstm": model})
 
 
+def test_the_colours_are_those_asked_for(predictor, video, tmp_path):
+    subsampled = tmp_path / "subsampled.mp4"
+    prediction = look_left_then_right(predictor.predict(video, subsampled=subsampled))
+    redness = []
+    for colormap in ("Reds", "Blues"):
+        draw_heatmap(subsampled, prediction, "alstm", tmp_path / "drawn.mp4", HeatmapsParams(colormap=colormap, opacity=1.0))
+        frame_HW3 = next(read_frames(tmp_path / "drawn.mp4")).astype(int)
+        redness.append((frame_HW3[..., 0] - frame_HW3[..., 2]).mean())
+    assert redness[0] > redness[1] + 10
+
+
 def test_a_model_without_attention_draws_nothing(predictor, video, tmp_path):
     prediction = predictor.predict(video, subsampled=tmp_path / "subsampled.mp4")
     with pytest.raises(ValueError, match="mean_pool has no attention to draw"):
-        draw_heatmap(tmp_path / "subsampled.mp4", prediction, "mean_pool", tmp_path / "drawn.mp4")
+        draw_heatmap(tmp_path / "subsampled.mp4", prediction, "mean_pool", tmp_path / "drawn.mp4", HeatmapsParams())
     assert not (tmp_path / "drawn.mp4").exists()
 
 
