@@ -16,6 +16,7 @@ from benchmarks.collection import make_shards
 from benchmarks.controls import compare_controls, time_hmdb51
 from benchmarks.extraction import compare_extraction
 from benchmarks.measuring import Comparison, spread
+from benchmarks.subsampling import compare_subsampling
 from benchmarks.training import compare_training
 from pipeline_lib.models.devices import describe_device
 
@@ -42,6 +43,8 @@ def main() -> None:
 def _measure(folder: Path) -> Iterator[Comparison]:
     print("rendering videos ...", flush=True)
     shards = make_shards(folder)
+    print("subsampling ...", flush=True)
+    yield compare_subsampling(folder / "source", folder)
     print("training ...", flush=True)
     yield from compare_training(shards, folder)
     print("feature extraction ...", flush=True)

@@ -24,20 +24,30 @@ class Comparison:
 
 
 def compare(
-    subject: str, unit: str, amount: int, *, usual: Callable[[], object], ours: Callable[[], object], repeats: int = 3
+    subject: str,
+    unit: str,
+    amount: int,
+    *,
+    usual: Callable[[], object],
+    ours: Callable[[], object],
+    repeats: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Comparison:
-    """Let both do `amount` units of work `repeats` times; who goes first alternates. Both must be warmed up."""
+    """Let both do `amount` units of work `repeats` times; who goes first alternates. Both must be warmed up.
+
+    `clock` tells the seconds that count.
+    """
     rates: dict[Callable[[], object], list[float]] = {usual: [], ours: []}
     for repeat in range(repeats):
         for way in (usual, ours) if repeat % 2 == 0 else (ours, usual):
-            rates[way].append(amount / _seconds(way))
+            rates[way].append(amount / _seconds(way, clock))
     return Comparison(subject, unit, tuple(rates[usual]), tuple(rates[ours]))
 
 
-def _seconds(way: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def _seconds(way: Callable[[], object], clock: Callable[[], float]) -> float:
+    started = clock()
     way()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def spread(values: list[float] | tuple[float, ...]) -> str:

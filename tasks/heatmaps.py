@@ -11,7 +11,7 @@ from pipeline_lib.params import HeatmapsParams
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
 
-VERSION = "heatmaps-2"
+VERSION = "heatmaps-3"
 
 
 def recipe(context: Context, cell: str, evaluated: Ref, shards: Sequence[Ref], params: HeatmapsParams, fps: float) -> Recipe:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -30,15 +29,16 @@ from pipeline_lib.heatmaps.selection import RULES, select_clips
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.video.reading import read_frames
 from pipeline_lib.video.writing import VideoWriter, write_gif
+from pipeline_lib.workers.cores import num_cores
 
 logger = logging.getLogger(__name__)
 
 HEATMAPS = "heatmaps.json"
 POSTER_SIDE = 320
 PLAIN_HEIGHT = 240
-PRESET, CRF = "superfast", 22
-"""As close to the frames as x264's `fast` at 23 (40.1 and 39.5 dB on the demo's clips, on surveillance footage 38.9 and 39.2),
-in 40 % of the time; the files are half as large again."""
+CRF = 23
+ENCODER = {"preset": "ultrafast", "x264_params": "partitions=i4x4:subme=1:deblock=0,0"}
+"""As for subsampled videos (docs/decisions/2026-11-29-subsampling.md), but with deblocking: these are watched."""
 PLAIN_CRF = 30
 ENDINGS = {"mp4": ".mp4", "gif": ".gif", "poster": ".jpg", "plain": "_plain.mp4", "still": "_still.jpg"}
 """What each file of a clip is called in `heatmaps.json`, and how its name ends."""
@@ -83,22 +83,33 @@ def render_heatmaps(
     grid, attention_TKK_of = _load_attention(evaluation / "attention.h5", [clip["clip"] for clip in clips])
     renderer = ClipRenderer(params, grid, fps)
 
-    def render(number: int, clip: dict[str, Any]) -> dict[str, Any]:
+    def render(number: int, clip: Mapping[Any, Any]) -> dict[str, Any]:
         class_name = re.sub(r"[^\w.-]+", "_", clip["class_name"])
         name = f"{number:02d}_{clip['outcome']}_{class_name}"
         return renderer.render(clip, attention_TKK_of[clip["clip"]], video_path(clip["video"]), directory / name)
 
     entries = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for entry in pool.map(render, range(1, len(clips) + 1), clips):
-            entries.append(entry)
+    futures = [_pool().submit(render, number, clip) for number, clip in enumerate(clips, 1)]
+    try:
+        for future in futures:
+            entries.append(future.result())
             if on_clip:
                 on_clip()
+    finally:
+        for future in futures:
+            future.cancel()
+        wait(futures)
     notes = _explain_absence(predictions, params)
     content = {"grid": grid, "fps": fps, "rules": RULES, "notes": notes, "clips": entries}
     _write_json(directory / HEATMAPS, content)
     num_successes = sum(clip["outcome"] == "success" for clip in clips)
     return {"successes": num_successes, "failures": len(clips) - num_successes}
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Return the threads that draw clips, one a core: the same ones for all models of the process."""
+    return ThreadPoolExecutor(num_cores(), thread_name_prefix="heatmaps")
 
 
 class Painter:
@@ -147,12 +158,14 @@ class ClipRenderer:
     def __init__(self, params: HeatmapsParams, grid: int, fps: float) -> None:
         """Take how to draw maps of `grid` x `grid` cells, and the frame rate of the clips."""
         self._fps = fps
+        # Squeezed into a square, a wide frame keeps its shorter side.
+        self._max_side = 2 * params.side
         self._painter = lru_cache(maxsize=8)(partial(Painter, params, grid))
 
     def render(self, clip: Mapping[str, Any], attention_TKK: np.ndarray, source: Path, base: Path) -> dict[str, Any]:
         """Write `<base>.mp4`, `.gif`, `.jpg`, `_plain.mp4` and `_still.jpg`; return the clip's entry for `heatmaps.json`."""
         files = {name: base.with_name(f"{base.name}{ending}") for name, ending in ENDINGS.items()}
-        frames = (Image.fromarray(frame_HW3) for frame_HW3 in _clip_frames(clip, source, self._fps))
+        frames = (Image.fromarray(frame_HW3) for frame_HW3 in _clip_frames(clip, source, self._fps, self._max_side))
         first = next(frames)
         painter, plain_size = self._painter(first.size), plain_fitting(first.size)
         gif_frames = []
@@ -176,7 +189,7 @@ class ClipRenderer:
         return _describe(clip) | {name: path.name for name, path in files.items()}
 
     def _writer(self, path: Path, size: Size, crf: int) -> VideoWriter:
-        return VideoWriter(path, width=size[0], height=size[1], fps=self._fps, crf=crf, preset=PRESET)
+        return VideoWriter(path, width=size[0], height=size[1], fps=self._fps, crf=crf, **ENCODER)
 
 
 def plain_fitting(size: Size) -> Size:
@@ -188,12 +201,12 @@ def _text(clip: Mapping[str, Any], frame: int) -> tuple[str, str, float]:
     return clip["class_name"], clip["frame_predicted"][frame], clip["frame_confidence"][frame]
 
 
-def _clip_frames(clip: Mapping[str, Any], source: Path, fps: float) -> Iterator[np.ndarray]:
-    """Yield the clip's valid frames as they are stored."""
+def _clip_frames(clip: Mapping[str, Any], source: Path, fps: float, max_side: int) -> Iterator[np.ndarray]:
+    """Yield the clip's valid frames as they are stored, or smaller."""
     first_frame = int(clip["clip"].rpartition("#")[2])
     num_frames, num_read = int(clip["valid_frames"]), 0
     start_seconds = max(0.0, (first_frame - 0.5) / fps)
-    with closing(read_frames(source, start_seconds=start_seconds)) as frames:  # type: ignore[type-var]  # it is a generator
+    with closing(read_frames(source, start_seconds=start_seconds, max_side=max_side)) as frames:  # type: ignore[type-var]  # it is a generator
         for frame_HW3 in islice(frames, num_frames):
             num_read += 1
             yield frame_HW3

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline_lib.heatmaps.rendering import CRF, PRESET, Painter
+from pipeline_lib.heatmaps.rendering import CRF, ENCODER, Painter
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.predict.predictor import Prediction
 from pipeline_lib.video.decoders import read_arrays
@@ -55,7 +55,7 @@ def draw_heatmap(
     rows = zip(result.attention_TKK, result.frame_labels, result.frame_confidence, strict=True)
     with (
         closing(read_arrays(subsampled, max_side=2 * LONGER_SIDE)) as arrays,  # type: ignore[type-var]  # it is a generator
-        VideoWriter(destination, width=width, height=height, fps=prediction.fps, crf=CRF, preset=PRESET) as writer,
+        VideoWriter(destination, width=width, height=height, fps=prediction.fps, crf=CRF, **ENCODER) as writer,
     ):
         frames = chain.from_iterable(arrays)
         for number, (frame_HW3, (map_KK, label, confidence)) in enumerate(zip(frames, rows, strict=True), 1):

@@ -15,7 +15,7 @@ TIME_BASE = "1/90000"
 """Seconds per tick while frames are chosen: every usual rate is a whole number of ticks, or nearly."""
 
 TOLERANCE = 0.1
-"""Periods of the new rate by which a frame may be late and still be the one its moment shows (see `_graph`)."""
+"""Periods of the new rate by which a frame may be late and still be the one its moment shows (see `frames_at`)."""
 
 PRESET = "ultrafast"
 X264_PARAMS = "partitions=i4x4:subme=1"
@@ -48,7 +48,9 @@ def subsample_video(source: Path, destination: Path, params: SubsampleParams) ->
         VideoError: the video cannot be decoded, or not within `params.timeout_seconds`; nothing is left at `destination`.
     """
     try:
-        log = run(_graph(source, destination, params), timeout_seconds=params.timeout_seconds)
+        options = h264_options(crf=params.crf, preset=PRESET, x264_params=X264_PARAMS)
+        output = frames_at(source, params.fps).output(str(destination.absolute()), **options).overwrite_output()
+        log = run(output, timeout_seconds=params.timeout_seconds)
         num_frames = parse_num_frames(log.info)
         if num_frames == 0:
             raise VideoError("no frame could be decoded", log.errors)
@@ -61,19 +63,17 @@ def subsample_video(source: Path, destination: Path, params: SubsampleParams) ->
     return SubsampledVideo(num_frames, result.width, result.height, parse_info(source_info).fps, log.errors or None)
 
 
-def _graph(source: Path, destination: Path, params: SubsampleParams) -> Any:
-    """Return the ffmpeg graph: output frame k is the last source frame that begins by (k + TOLERANCE) / fps seconds.
+def frames_at(source: Path, fps: float) -> Any:
+    """Return the graph of a video's frames at a rate: frame k is the last that begins by (k + TOLERANCE) / fps seconds.
 
     From 30 fps to 15 these are frames 0, 2, 4, ... Plain rounding would put frame 1 exactly between two outputs, where the
     jitter of a millisecond container decides. TOLERANCE keeps clear of that for every whole multiple of the rate up to 9.
     """
     video = open_video(source)[FIRST_VIDEO_STREAM]
-    video = video.filter("settb", TIME_BASE).filter("setpts", f"PTS-STARTPTS-{TOLERANCE}/({params.fps}*TB)")
-    video = video.filter("fps", params.fps, round="up")
+    video = video.filter("settb", TIME_BASE).filter("setpts", f"PTS-STARTPTS-{TOLERANCE}/({fps}*TB)")
+    video = video.filter("fps", fps, round="up")
     # 0 leaves the width as it is, where a file claims pixels of an absurd shape.
     width = f"if(lte(iw*sar*ih,{MAX_PIXELS}),round(iw*sar),0)"
     video = video.filter("scale", width, "ih", out_range="tv", flags=EXACT_SCALING).filter("setsar", 1)
     # yuv420p needs even sizes: losing a line at the edge is better than resampling the whole picture.
-    video = video.filter("crop", "trunc(iw/2)*2", "trunc(ih/2)*2", 0, 0)
-    options = h264_options(crf=params.crf, preset=PRESET, x264_params=X264_PARAMS)
-    return video.output(str(destination.absolute()), **options).overwrite_output()
+    return video.filter("crop", "trunc(iw/2)*2", "trunc(ih/2)*2", 0, 0)

@@ -31,10 +31,13 @@ LOG_BYTES = 1 << 20
 MAX_PIXELS = 8192 * 4320
 """Largest picture that is decoded: a small file can declare one of gigabytes."""
 
+REFUSED_PIXELS = "exceeds specified max pixel count"
+"""What ffmpeg prints of larger ones."""
+
 TOO_LARGE = f"its pictures are larger than {MAX_PIXELS / 1e6:.0f} million pixels"
 
 REASONS = (
-    ("exceeds specified max pixel count", TOO_LARGE),
+    (REFUSED_PIXELS, TOO_LARGE),
     ("matches no streams", "no video stream"),
     ("moov atom not found", "cut off or damaged: its index (moov atom) is missing"),
     ("Decode error rate", "damaged: most of it cannot be decoded"),
@@ -50,7 +53,7 @@ NICENESS = 10
 
 STOPPED_BY_USER = (signal.SIGINT, signal.SIGTERM)
 
-_LEVEL = re.compile(r"^(?P<where>(?:\[[^][]*\] )*)\[(?P<level>panic|fatal|error|warning|info)\] (?P<text>.*)$")
+_LEVEL = re.compile(r"^((?:\[[^][]*\] )*)\[(panic|fatal|error|warning|info)\] (.*)$")
 
 
 class VideoError(UserError):
@@ -175,15 +178,12 @@ def read_log(file: BinaryIO) -> Log:
     file.seek(0)
     content = file.read(LOG_BYTES)
     file.seek(max(LOG_BYTES, size_bytes - LOG_BYTES))
-    lines: dict[bool, list[str]] = {False: [], True: []}
+    info: list[str] = []
+    errors: list[str] = []
     for line in clean_text(content + file.read()).splitlines():
-        match = _LEVEL.match(line)
-        if match:
-            lines[match["level"] in ("panic", "fatal", "error")].append(match["where"] + match["text"])
-        else:
-            lines[False].append(line)
-    info, errors = ("\n".join(lines[is_error]) for is_error in (False, True))
-    return Log(info, errors[-STDERR_TAIL_BYTES:].strip())
+        where, level, text = match.groups() if (match := _LEVEL.match(line)) else ("", "", line)
+        (errors if level in ("panic", "fatal", "error") else info).append(where + text)
+    return Log("\n".join(info), "\n".join(errors)[-STDERR_TAIL_BYTES:].strip())
 
 
 def read_tail(log: BinaryIO) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from pipeline_lib.video.ffmpeg import (
     INPUT_OPTIONS,
     MAX_PIXELS,
+    REFUSED_PIXELS,
     TOO_LARGE,
     VideoError,
     check_file,
@@ -78,7 +79,7 @@ def probe(path: Path) -> VideoInfo:
     except subprocess.TimeoutExpired:
         raise VideoError(f"ffmpeg took longer than {PROBE_SECONDS:g} seconds to open it") from None
     text = clean_text(stderr)
-    if "Input #0" not in text:
+    if "Input #0" not in text or REFUSED_PIXELS in text:
         check_status(1, text)
     info = parse_info(text)
     if info.width * info.height > MAX_PIXELS:
@@ -131,8 +132,7 @@ def parse_num_frames(text: str) -> int:
 def read_frames(
     path: Path,
     *,
-    width: int | None = None,
-    height: int | None = None,
+    max_side: int | None = None,
     start_seconds: float = 0.0,
     timeout_seconds: float = 300.0,
 ) -> Iterator[np.ndarray]:
@@ -140,8 +140,7 @@ def read_frames(
 
     Args:
         path: the video.
-        width: width in pixels to scale to, together with `height`; default: as stored.
-        height: height in pixels to scale to.
+        max_side: most pixels of the longer side; larger frames are scaled down while they are decoded.
         start_seconds: frames before are left out; ffmpeg decodes from the last key frame before it, so that a late start costs
             little. Half a frame before the first one wanted is exact.
         timeout_seconds: longest silence of ffmpeg.
@@ -149,11 +148,10 @@ def read_frames(
     Raises:
         VideoError: the video cannot be decoded, or holds no frame.
     """
-    if (width is None) != (height is None):
-        raise ValueError(f"give both width and height, or neither; got {width=}, {height=}")
     video = open_video(path, **({"ss": start_seconds} if start_seconds > 0 else {}))[FIRST_VIDEO_STREAM]
-    if width is not None:
-        video = video.filter("scale", width, height, flags="bicubic+accurate_rnd+full_chroma_int+bitexact")
+    if max_side is not None:
+        sides = (f"min({side},{max_side})" for side in ("iw", "ih"))
+        video = video.filter("scale", *sides, force_original_aspect_ratio="decrease", flags="bicubic")
     # PPM pictures carry their size, which rotation and mid-stream changes make hard to know beforehand.
     output = video.output("pipe:", format="image2pipe", vcodec="ppm", pix_fmt="rgb24", fps_mode="passthrough")
     with tempfile.TemporaryFile() as log:

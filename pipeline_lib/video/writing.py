@@ -126,8 +126,18 @@ class FrameSink:
 class VideoWriter(FrameSink):
     """Writes an H.264 MP4; use as a context manager."""
 
-    def __init__(self, path: Path, *, width: int, height: int, fps: float, crf: int = 18, preset: str = PRESET) -> None:
-        """Describe the video: even width and height in pixels; crf 18 is visually lossless; `preset` is x264's effort.
+    def __init__(
+        self,
+        path: Path,
+        *,
+        width: int,
+        height: int,
+        fps: float,
+        crf: int = 18,
+        preset: str = PRESET,
+        x264_params: str = "",
+    ) -> None:
+        """Describe the video: even width and height in pixels; crf 18 is visually lossless; the rest as in `h264_options`.
 
         Raises:
             ValueError: odd width or height, which yuv420p cannot hold.
@@ -138,6 +148,5 @@ class VideoWriter(FrameSink):
         # Players guess untagged colours from the picture's size: convert to one standard and say which.
         converted = frames.filter("scale", out_color_matrix="bt709", out_range="tv", flags=EXACT_SCALING)
         colours = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
-        super().__init__(
-            converted.output(str(path.absolute()), **h264_options(crf=crf, preset=preset), **colours), path, height, width
-        )
+        options = h264_options(crf=crf, preset=preset, x264_params=x264_params) | colours
+        super().__init__(converted.output(str(path.absolute()), **options), path, height, width)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -12,7 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline_lib.heatmaps import render_heatmaps
+from pipeline_lib.heatmaps import render_heatmaps, rendering
 from pipeline_lib.heatmaps.rendering import Painter, plain_fitting
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.video.reading import probe, read_frames
@@ -211,3 +214,39 @@ def test_a_video_shorter_than_its_clip_is_named(evaluation: Path, videos: Callab
     with pytest.raises(ValueError, match=r"run/#1 \(a\) é.avi#00004: .* ends after 8 of the clip's 20 frames"):
         render(evaluation, videos, tmp_path / "out")
     assert not list((tmp_path / "out").glob("01_*"))
+
+
+def test_models_drawn_at_once_share_the_cores(videos, evaluation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rendering, "num_cores", lambda: 2)
+    rendering._pool.cache_clear()
+    lock, under_way, most = threading.Lock(), [], []
+
+    def render(self, clip, *args):
+        with lock:
+            under_way.append(clip)
+            most.append(len(under_way))
+        time.sleep(0.02)
+        with lock:
+            under_way.remove(clip)
+        return {}
+
+    monkeypatch.setattr(rendering.ClipRenderer, "render", render)
+    folders = [tmp_path / f"model {number}" for number in range(3)]
+    for folder in folders:
+        folder.mkdir()
+    with ThreadPoolExecutor() as models:
+        counts = list(models.map(lambda folder: render_heatmaps(evaluation, videos, folder, SMALL, fps=FPS), folders))
+    rendering._pool().shutdown()
+    rendering._pool.cache_clear()
+    assert counts == [{"successes": 2, "failures": 1}] * 3
+    assert len(most) == 9
+    assert max(most) == 2
+
+
+def test_large_frames_are_scaled_while_they_are_decoded(tmp_path: Path):
+    with VideoWriter(tmp_path / "large.mp4", width=640, height=320, fps=FPS, preset="ultrafast") as writer:
+        for _ in range(3):
+            writer.write(np.full((320, 640, 3), 100, np.uint8))
+    clip = {"clip": "large#00000", "valid_frames": 3}
+    frames = list(rendering._clip_frames(clip, tmp_path / "large.mp4", FPS, max_side=2 * SMALL.side))
+    assert [frame.shape for frame in frames] == [(160, 320, 3)] * 3

@@ -9,6 +9,7 @@ import pytest
 from pipeline_lib.fetch.collection import SourceVideo
 from pipeline_lib.params import SubsampleParams
 from pipeline_lib.subsample import check_quarantine, subsample_shard, subsampled_path
+from pipeline_lib.video.ffmpeg import ffmpeg_path
 from pipeline_lib.video.reading import count_frames
 from pipeline_lib.video.writing import VideoWriter
 
@@ -77,6 +78,20 @@ def test_a_broken_video_is_set_aside_and_the_others_go_on(tmp_path: Path, caplog
     assert (broken["num_frames"], empty["reason"]) == (0, "the file is empty (0 bytes)")
     assert [path.name for path in (shard / "videos/a").iterdir()] == ["good.avi.mp4"]
     assert "quarantined a/broken.avi: not a video that ffmpeg can read" in caplog.text
+
+
+def test_a_video_over_which_ffmpeg_is_killed_is_set_aside_and_the_others_go_on(tmp_path: Path, monkeypatch):
+    for name in ("bad", "good"):
+        write_video(tmp_path / f"root/a/{name}.avi")
+    killer = tmp_path / "ffmpeg"
+    killer.write_text(f'#!/bin/sh\ncase "$*" in */bad.avi*) kill -KILL $$;; *) exec "{ffmpeg_path()}" "$@";; esac\n')
+    killer.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(killer))
+    counts = subsample_shard(tmp_path / "root", [source("a/bad.avi"), source("a/good.avi")], tmp_path / "shard", PARAMS)
+    assert counts == {"videos": 1, "frames": 5, "quarantined": 1}
+    reasons = pd.read_parquet(tmp_path / "shard/videos.parquet").set_index("video")["reason"]
+    assert reasons["a/bad.avi"] == "ffmpeg was killed, as when memory runs out"
+    assert pd.isna(reasons["a/good.avi"])
 
 
 def test_the_same_videos_elsewhere_give_the_same_bytes(tmp_path: Path):

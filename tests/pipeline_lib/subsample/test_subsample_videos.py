@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -180,6 +181,46 @@ def test_what_cannot_be_decoded_is_refused_and_leaves_nothing(tmp_path: Path, ma
     with pytest.raises(VideoError, match=reason):
         subsample_video(tmp_path / "bad.avi", tmp_path / "15.mp4", PARAMS)
     assert not (tmp_path / "15.mp4").exists()
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "libx264"])
+def test_pictures_that_are_too_large_are_refused_before_they_are_decoded(tmp_path: Path, codec: str):
+    source = tmp_path / "large.mkv"
+    encoding = ("-c:v", codec, "-preset", "ultrafast", "-threads", "1")
+    ffmpeg("-f", "lavfi", "-i", "color=s=8320x4400:r=25", "-frames:v", "1", *encoding, str(source))
+    with pytest.raises(VideoError, match="larger than 35 million pixels"):
+        subsample_video(source, tmp_path / "15.mp4", PARAMS)
+    assert not (tmp_path / "15.mp4").exists()
+    with pytest.raises(VideoError, match="larger than 35 million pixels"):
+        probe(source)
+
+
+@pytest.mark.parametrize("shape", ["30000/1", "1/30000"])
+def test_pixels_of_an_absurd_shape_are_taken_for_square_ones(tmp_path: Path, shape: str):
+    ffmpeg("-f", "lavfi", "-i", f"testsrc=s=64x48:d=0.2,setsar={shape}", str(tmp_path / "absurd.mp4"))
+    result = subsample_video(tmp_path / "absurd.mp4", tmp_path / "15.mp4", PARAMS)
+    assert (result.width, result.height) == (64, 48)
+
+
+def test_metadata_that_looks_like_ffmpegs_log_changes_nothing(tmp_path: Path):
+    forged = "x\nframe= 7\nOutput #0, mp4\n  Stream #0:0: Video: h264, 2x2, 3 fps"
+    ffmpeg("-f", "lavfi", "-i", "testsrc=s=64x48:d=1:r=25", "-metadata", f"title={forged}", str(tmp_path / "forged.mp4"))
+    result = subsample_video(tmp_path / "forged.mp4", tmp_path / "15.mp4", PARAMS)
+    assert (result.num_frames, result.width, result.height) == (15, 64, 48)
+
+
+@pytest.mark.slow
+def test_memory_stays_small_with_4k(tmp_path: Path):
+    encoding = ("-c:v", "libx264", "-preset", "ultrafast", "-threads", "1")
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=3840x2160:r=30:d=0.5", *encoding, str(tmp_path / "4k.mp4"))
+    program = (
+        "import sys, resource, pathlib; from pipeline_lib.subsample import *; from pipeline_lib.params import SubsampleParams;"
+        "subsample_video(*map(pathlib.Path, sys.argv[1:]), SubsampleParams());"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)"
+    )
+    arguments = [sys.executable, "-c", program, str(tmp_path / "4k.mp4"), str(tmp_path / "15.mp4")]
+    peak_mb = int(subprocess.run(arguments, check=True, capture_output=True).stdout)
+    assert peak_mb < 600
 
 
 def test_a_jump_of_a_day_in_time_cannot_run_for_ever(tmp_path: Path):
