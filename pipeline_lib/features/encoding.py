@@ -24,8 +24,10 @@ from pipeline_lib.models.gpu import exact
 
 logger = logging.getLogger(__name__)
 
-BATCH_FRAMES = {"cuda": 256, "cpu": 8}
-"""Frames in a batch; of larger ones a processor makes no more a second, as their maps outgrow its cache."""
+GPU_BATCH, LARGEST_CPU_BATCH = 256, 64
+"""Frames."""
+CPU_BATCH_PIXELS = 6 * 224**2
+"""Pixels of a batch's frames on a CPU: the maps of larger batches outgrow its cache, and VGG16's fill a gigabyte."""
 
 UNSCALED_SIDE = 640
 """Pixels: frames within it come as they are stored, however small the network's input."""
@@ -189,6 +191,13 @@ def pinned_array(shape: tuple[int, ...]) -> np.ndarray:
     """Return a uint8 array of any content in memory that a GPU reads while the processor goes on; PyTorch uses it again."""
     pixels: np.ndarray = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
     return pixels
+
+
+def default_batch(device: torch.device, image_size: int) -> int:
+    """Return how many frames to encode at once."""
+    if device.type == "cuda":
+        return GPU_BATCH
+    return min(LARGEST_CPU_BATCH, max(2, CPU_BATCH_PIXELS // image_size**2))
 
 
 def decoded_side(image_size: int) -> int:

@@ -25,7 +25,7 @@ from pipeline_lib.artifacts import tool_versions
 from pipeline_lib.chunk import cut_clips
 from pipeline_lib.errors import UserError
 from pipeline_lib.features.decoding import read_ahead
-from pipeline_lib.features.encoding import BATCH_FRAMES, Encoded, FrameEncoder, batches, decoded_side, pinned_array
+from pipeline_lib.features.encoding import Encoded, FrameEncoder, batches, decoded_side, default_batch, pinned_array
 from pipeline_lib.features.hdf5 import FeatureWriter
 from pipeline_lib.models.backbones import build_backbone
 from pipeline_lib.models.devices import PRECISIONS, choose_device, choose_precision
@@ -224,7 +224,7 @@ def _shared_encoder(params: FeaturesParams, path: Path | None, version: int, dev
     return FrameEncoder(
         build_backbone(params.backbone, params.weights, grid=params.grid, seed=params.seed, weights_file=path),
         image_size=params.image_size,
-        batch_frames=params.batch_frames or BATCH_FRAMES[device.type],
+        batch_frames=params.batch_frames or default_batch(device, params.image_size),
         device=device,
         precision=choose_precision(params.precision, device, training=False),
     )

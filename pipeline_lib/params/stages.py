@@ -176,7 +176,7 @@ class FeaturesParams(Section):
     """Seed of `weights: random`."""
     device: Device = operational("auto")
     batch_frames: PositiveInt | None = operational(None)
-    """Frames in a batch; default: 256 on a GPU, where a batch that does not fit is halved, and 8 on a CPU."""
+    """Frames in a batch; default: 256 on a GPU, where a batch that does not fit is halved; fewer on a CPU."""
 
 
 class SweepParams(Section):

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.features.encoding import BATCH_FRAMES, FrameEncoder, batches, decoded_side
+from pipeline_lib.features.encoding import FrameEncoder, batches, decoded_side, default_batch
 from pipeline_lib.models.backbones import build_backbone
 from pipeline_lib.models.checkpoints import Metadata, load_checkpoint
 from pipeline_lib.models.devices import PRECISIONS, choose_device
@@ -259,13 +259,14 @@ def _refuse_longer(seconds: float, limit: float) -> None:
 
 def _load_encoder(parts: Parts, metadata: Metadata, device: torch.device) -> FrameEncoder:
     features = metadata.features
+    image_size = features["preprocessing"]["image_size"]
     backbone = build_backbone(
         features["backbone"], "random", grid=metadata.grid, seed=0, weights_file=_existing(parts.backbone)
     )
     return FrameEncoder(
         backbone,
-        image_size=features["preprocessing"]["image_size"],
-        batch_frames=BATCH_FRAMES[device.type],
+        image_size=image_size,
+        batch_frames=default_batch(device, image_size),
         device=device,
         precision=_precision(features["precision"], device),
     )

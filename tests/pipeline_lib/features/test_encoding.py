@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline_lib.features import encoding
-from pipeline_lib.features.encoding import Encoded, FrameEncoder, batches, normalise, resize
+from pipeline_lib.features.encoding import Encoded, FrameEncoder, batches, default_batch, normalise, resize
 from pipeline_lib.models.backbones import Backbone, build_backbone
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -62,6 +62,12 @@ def test_batches_cut_arrays_where_need_be_and_lose_nothing() -> None:
     assert np.array_equal(np.concatenate(cut), numbers)
     assert [sum(map(len, batch)) for batch in batches(arrays, 15)] == [15, 15, 10]
     assert list(batches([], 3)) == []
+
+
+@pytest.mark.parametrize(("image_size", "frames"), [(32, 64), (112, 24), (224, 6), (448, 2), (1000, 2)])
+def test_batches_on_a_cpu_have_so_many_pixels(image_size: int, frames: int) -> None:
+    assert default_batch(CPU, image_size) == frames
+    assert default_batch(torch.device("cuda"), image_size) == 256
 
 
 def test_batch_that_does_not_fit_is_halved_and_stays_so(
