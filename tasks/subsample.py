@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,14 @@ def subsample(
     directory: Path, context: Context, shard: str, videos: Sequence[SourceVideo], root: Path, params: SubsampleParams
 ) -> Mapping[str, Any]:
     """Bring the shard's videos, found under `root`, to `params.fps`."""
+    _load_features_stage()
     return subsample_shard(root, videos, directory, params, on_video=lambda: advance("subsample"))
+
+
+@functools.cache
+def _load_features_stage() -> None:
+    """Begin to import PyTorch while the first shard is subsampled: the features of it would wait for that."""
+    threading.Thread(target=importlib.import_module, args=("pipeline_lib.features.extraction",)).start()
 
 
 @task(name="quarantine", cache_policy=NO_CACHE)
