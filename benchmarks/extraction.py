@@ -17,9 +17,9 @@ from torchvision.models import VGG16_Weights, vgg16
 
 from benchmarks.collection import Shards
 from benchmarks.measuring import Comparison, compare
+from pipeline_lib import layout
 from pipeline_lib.features import extract_features
 from pipeline_lib.params import ChunkParams, FeaturesParams
-from pipeline_lib.subsample import subsampled_path
 from pipeline_lib.video.reading import read_frames
 
 PARAMS = FeaturesParams(backbone="vgg16", weights="random", image_size=224, device="cpu")
@@ -62,7 +62,7 @@ def _usual_way() -> Callable[[Path, Path], None]:
 
     def extract(shard: Path, directory: Path) -> None:
         for number, video in enumerate(pd.read_parquet(shard / "videos.parquet")["video"]):
-            frames = list(read_frames(subsampled_path(shard, video)))
+            frames = list(read_frames(layout.subsampled_path(shard, video)))
             np.save(directory / f"{number}.npy", encode(frames))
 
     return extract

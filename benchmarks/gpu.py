@@ -27,6 +27,7 @@ from torchvision.models import VGG16_Weights, vgg16
 from benchmarks.extraction import FPS
 from benchmarks.measuring import Comparison, compare, spread
 from benchmarks.training import PLAIN_MODELS
+from pipeline_lib import layout
 from pipeline_lib.artifacts import file_sha256
 from pipeline_lib.features import FeatureReader, extract_features
 from pipeline_lib.features.extraction import shards_at_once
@@ -35,7 +36,6 @@ from pipeline_lib.models.gpu import own_stream
 from pipeline_lib.models.registry import build_model
 from pipeline_lib.models.reproducibility import reproducible
 from pipeline_lib.params import ChunkParams, FeaturesParams, ModelName, TrainParams, load_params
-from pipeline_lib.subsample import subsampled_path
 from pipeline_lib.train import train_model
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer
@@ -207,8 +207,8 @@ def make_shards(folder: Path, videos: Path, num_frames: int) -> list[Path]:
         for number in range(SHARD_VIDEOS):
             path, length = next(copies)
             video = f"{path.stem}_{len(shards)}_{number}"
-            subsampled_path(shard, video).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, subsampled_path(shard, video))
+            layout.subsampled_path(shard, video).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, layout.subsampled_path(shard, video))
             rows.append({"video": video, "class_name": "any", "num_frames": length, "reason": None})
             total += length
         pd.DataFrame(rows).to_parquet(shard / "videos.parquet")
@@ -248,7 +248,7 @@ def extract_as_usual(folder: Path, shard: Path) -> tuple[float, int]:
     num_frames = 0
     started = time.perf_counter()
     for video in pd.read_parquet(shard / "videos.parquet")["video"][:USUAL_VIDEOS]:
-        frames = list(_read(subsampled_path(shard, video)))
+        frames = list(_read(layout.subsampled_path(shard, video)))
         frames_NCHW = torch.stack([transforms(torch.from_numpy(frame).permute(2, 0, 1)) for frame in frames])
         with torch.inference_mode():
             features = [network(batch_NCHW.cuda()).cpu() for batch_NCHW in frames_NCHW.split(64)]

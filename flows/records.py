@@ -23,6 +23,7 @@ from flows import terminal
 from flows.cells import Cell, CellKey, best_cell
 from flows.services import mlflow_address
 from flows.summary import lost_videos
+from pipeline_lib import layout
 from pipeline_lib.addresses import redact
 from pipeline_lib.params import Params
 from tasks import progress, registry, tracking
@@ -133,13 +134,13 @@ class Record:
 
     def _log_clips(self, run: Run, split: Hashable, ref: Ref) -> None:
         name = "dataset" if len(run.params.chunk.splits) == 1 else f"dataset/split {split}"
-        self.parent.log(tracking.log_files, [ref.directory(self.context) / "clips.parquet"], name)
+        self.parent.log(tracking.log_files, [ref.directory(self.context) / layout.CLIPS], name)
         self.parent.log(tracking.log_dataset, ref.directory(self.context), "clips", ref.content_key)
 
     def _log_training(self, run: Run, cell: Cell, ref: Ref) -> None:
         child = self.children[cell.key]
         if not ref.made:  # else every epoch was logged as it ended
-            for record in _read_json(ref.directory(self.context) / "history.json"):
+            for record in _read_json(ref.directory(self.context) / layout.HISTORY):
                 child.log(tracking.log_epoch, record)
         self._log_folder(child, ref, "checkpoint")
         clips = run.refs["chunk"][cell.split]
@@ -172,13 +173,13 @@ class Record:
 
     def _log_evaluation(self, child: tracking.TrackedRun, ref: Ref) -> None:
         folder = ref.directory(self.context)
-        maps = folder / "maps.json"
+        maps = folder / layout.MAPS
         attention = _read_json(maps)["measures"] if maps.is_file() else {}
-        child.log(tracking.log_metrics, _test_metrics(_read_json(folder / "metrics.json"), attention))
+        child.log(tracking.log_metrics, _test_metrics(_read_json(folder / layout.METRICS), attention))
         child.log(tracking.log_folder, folder, "evaluation")
 
     def _log_results(self, folder: Path) -> None:
-        results = _read_json(folder / "results.json")
+        results = _read_json(folder / layout.RESULTS)
         self.parent.log(tracking.log_folder, folder, "results")
         self.parent.log(tracking.log_metrics, _parent_metrics(results))
         columns = ("model", "num_cells", *SCORES)

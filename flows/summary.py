@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.cells import Cell, first_of_each_name, with_overrides
+from pipeline_lib import layout
 from pipeline_lib.addresses import redact_all
 from pipeline_lib.artifacts import tool_versions
 from pipeline_lib.params import STAGES
@@ -36,8 +37,8 @@ def summarise(run: Run) -> dict[str, Any]:
         "results": _results(run),
         "failures": list(run.failures),
         "mlflow": {"tracking_uri": run.record.tracking_uri, "parent_run_id": run.record.parent_run_id},
-        "report": str(report.directory(run.context) / "index.html") if report else None,
-        "best_params": str(report.directory(run.context) / "best.yaml") if report and run.found else None,
+        "report": str(report.directory(run.context) / layout.PAGE) if report else None,
+        "best_params": str(report.directory(run.context) / layout.BEST_PARAMS) if report and run.found else None,
     }
 
 
@@ -61,9 +62,9 @@ def _models(run: Run) -> dict[str, Any]:
     by_name: dict[str, list[dict[str, Any]]] = {}
     for cell in run.evaluated_cells:
         trained = run.refs["train"][cell.key]
-        row = _read_json(run.refs["evaluate"][cell.key].directory(run.context) / "metrics.json") | {
+        row = _read_json(run.refs["evaluate"][cell.key].directory(run.context) / layout.METRICS) | {
             "mlflow_run_id": run.record.children[cell.key].id,
-            "checkpoint": str(trained.directory(run.context) / "checkpoint.safetensors"),
+            "checkpoint": str(trained.directory(run.context) / layout.CHECKPOINT),
         }
         place = {"split": cell.split, "seed": cell.seed, "val_calibrated_loss": trained.counts["best_val_calibrated_loss"]}
         by_name.setdefault(cell.name, []).append(place | row)
@@ -83,7 +84,7 @@ def _model(cells: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, An
 def _results(run: Run) -> dict[str, Any]:
     """Return models, controls and comparisons as the evaluate stage wrote them."""
     compared = run.refs["results"].get(None)
-    results: dict[str, Any] = _read_json(compared.directory(run.context) / "results.json") if compared else {}
+    results: dict[str, Any] = _read_json(compared.directory(run.context) / layout.RESULTS) if compared else {}
     return results
 
 
@@ -137,7 +138,7 @@ def _describe_sweeps(run: Run) -> Iterator[SweepReport]:
     for model in run.params.sweep.models:
         ref = run.refs["sweep"][model]
         folder = ref.directory(run.context)
-        yield SweepReport(model, ref.counts, _read_json(folder / "best.json"), _read_json(folder / "importance.json"))
+        yield SweepReport(model, ref.counts, _read_json(folder / layout.BEST_TRIAL), _read_json(folder / layout.IMPORTANCE))
 
 
 def _describe_model(run: Run, cell: Cell) -> ModelReport:
@@ -148,8 +149,8 @@ def _describe_model(run: Run, cell: Cell) -> ModelReport:
     return ModelReport(
         name=cell.name,
         label=cell.label,
-        metrics=_read_json(evaluated / "metrics.json"),
-        history=_read_json(trained / "history.json"),
+        metrics=_read_json(evaluated / layout.METRICS),
+        history=_read_json(trained / layout.HISTORY),
         evaluation=evaluated,
         heatmaps=drawn.directory(run.context) if drawn else None,
     )

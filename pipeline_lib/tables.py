@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline_lib import layout
 from pipeline_lib.fetch.collection import SourceVideo
 
 
 def read_shards(collection: Path, shard_videos: int) -> dict[str, list[SourceVideo]]:
     """Deal a fetch artifact's videos to shards: by class, and within a class by name, at most `shard_videos` to a shard."""
-    table = pd.read_parquet(collection / "collection.parquet").sort_values("video")
+    table = pd.read_parquet(collection / layout.COLLECTION).sort_values("video")
     shards = {}
     for class_name, rows in table.groupby("class_name"):
         columns = zip(rows["video"], rows["sha256"], strict=True)
@@ -24,19 +25,19 @@ def read_shards(collection: Path, shard_videos: int) -> dict[str, list[SourceVid
 
 def read_clips(chunk: Path) -> pd.DataFrame:
     """Return a chunk artifact's clip table: clip, video, class_name, group, part, first_frame, valid_frames."""
-    return pd.read_parquet(chunk / "clips.parquet")
+    return pd.read_parquet(chunk / layout.CLIPS)
 
 
 def read_videos(shards: Iterable[Path]) -> pd.DataFrame:
     """Return the videos of subsample shards, quarantined ones included."""
-    return pd.concat([pd.read_parquet(shard / "videos.parquet") for shard in shards], ignore_index=True)
+    return pd.concat([pd.read_parquet(shard / layout.VIDEOS) for shard in shards], ignore_index=True)
 
 
 def video_paths(shards: Iterable[Path]) -> dict[str, Path]:
     """Return where the subsampled file of every decodable video lies."""
     paths: dict[str, Path] = {}
     for shard in shards:
-        videos = pd.read_parquet(shard / "videos.parquet", columns=["video", "reason"])
+        videos = pd.read_parquet(shard / layout.VIDEOS, columns=["video", "reason"])
         decodable = videos.loc[videos["reason"].isna(), "video"]
-        paths |= {video: shard / "videos" / f"{video}.mp4" for video in decodable}
+        paths |= {video: layout.subsampled_path(shard, video) for video in decodable}
     return paths

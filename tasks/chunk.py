@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline_lib import layout
 from pipeline_lib.artifacts import Recipe
 from pipeline_lib.params import ChunkParams
 from tasks.stage import Context, Ref, stage
@@ -25,7 +26,7 @@ def chunk(directory: Path, context: Context, collection: Ref, shards: Sequence[R
     from pipeline_lib.chunk import chunk_collection
 
     fetched = collection.directory(context)
-    splits, sources = fetched / "splits", fetched / "sources.csv"
+    splits, sources = fetched / "splits", fetched / layout.SOURCES
     return chunk_collection(
         [shard.directory(context) for shard in shards],
         directory,

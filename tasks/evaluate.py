@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline_lib import layout
 from pipeline_lib.artifacts import Recipe
 from pipeline_lib.params import EvaluateParams
 from tasks.features import feature_files
@@ -63,11 +64,11 @@ def evaluate(
     from pipeline_lib.evaluate import evaluate_model
     from pipeline_lib.tables import read_clips
 
-    boxes = collection.directory(context) / "boxes.csv"
+    boxes = collection.directory(context) / layout.BOXES
     return run_at(
         plan,
         evaluate_model,
-        trained.directory(context) / "checkpoint.safetensors",
+        trained.directory(context) / layout.CHECKPOINT,
         read_clips(clips.directory(context)),
         feature_files(context, features),
         directory,

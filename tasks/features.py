@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline_lib import layout
 from pipeline_lib.artifacts import Recipe
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import ChunkParams, FeaturesParams
@@ -45,7 +46,7 @@ def plan(params: FeaturesParams, **others: Any) -> Plan | None:
 
 def feature_files(context: Context, features: Sequence[Ref]) -> list[Path]:
     """Return the files that hold a split's features."""
-    return [shard.directory(context) / "features.h5" for shard in features]
+    return [shard.directory(context) / layout.FEATURES for shard in features]
 
 
 @stage(recipe, worker="extractor", plan=plan, task_run_name="features {name}")
@@ -63,7 +64,7 @@ def features(
     """Write the shard's features, with the tuned backbone if there is one."""
     from pipeline_lib.features import extract_features
 
-    weights = backbone.directory(context) / "backbone.safetensors" if backbone else None
+    weights = backbone.directory(context) / layout.BACKBONE if backbone else None
     return run_at(
         plan,
         extract_features,

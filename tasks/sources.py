@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline_lib import layout
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import HeatmapsParams
-from pipeline_lib.predict.parts import BACKBONE, CHECKPOINT, PREPARATION, Parts, read_preparation
+from pipeline_lib.predict.parts import PREPARATION, Parts, read_preparation
 from tasks import registry, tracking
 from tasks.registry import CHAMPION, MODEL, PREDICTOR
 
@@ -183,10 +184,10 @@ def download_parts(run: Run, scratch: Path) -> Parts:
 
     run_id, folder = run.info.run_id, Path(tempfile.mkdtemp(dir=scratch))
     preparation = read_preparation(_download(run_id, PREPARATION, folder))
-    checkpoint = _download(run_id, f"checkpoint/{CHECKPOINT}", folder)
+    checkpoint = _download(run_id, f"checkpoint/{layout.CHECKPOINT}", folder)
     sha256 = read_metadata(checkpoint).features["weights_sha256"]
     parent = run.data.tags["mlflow.parentRunId"]
-    backbone = _download(parent, f"{registry.backbone_folder(sha256)}/{BACKBONE}", folder)
+    backbone = _download(parent, f"{registry.backbone_folder(sha256)}/{layout.BACKBONE}", folder)
     return Parts(preparation, checkpoint, backbone)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline_lib import layout
 from pipeline_lib.artifacts import Recipe
 from pipeline_lib.params import ModelParams, SweepParams
 from tasks.features import feature_files
@@ -74,5 +75,5 @@ def sweep(
 
 def read_best(directory: Path) -> dict[str, Any]:
     """Return the best hyper-parameters a sweep found, as `train.overrides` takes them."""
-    best: dict[str, Any] = json.loads((directory / "best.json").read_text(encoding="utf-8"))
+    best: dict[str, Any] = json.loads((directory / layout.BEST_TRIAL).read_text(encoding="utf-8"))
     return best

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline_lib import layout
 from pipeline_lib.chunk.clips import count_rests, cut_clips
 from pipeline_lib.chunk.groups import source_groups
 from pipeline_lib.chunk.parts import PARTS, check_no_leaks, count_leaks, drawn_parts, official_parts, tutorial_parts
@@ -39,7 +40,7 @@ def chunk_collection(
     Raises:
         UserError: what is wrong with the split files, the sources or the collection.
     """
-    described = pd.concat([pd.read_parquet(shard / "videos.parquet") for shard in shards], ignore_index=True)
+    described = pd.concat([pd.read_parquet(shard / layout.VIDEOS) for shard in shards], ignore_index=True)
     described = described.sort_values("video", ignore_index=True)
     videos = described[described["reason"].isna()].reset_index(drop=True)
     _check_classes(described, videos)
@@ -48,8 +49,8 @@ def chunk_collection(
     check_no_leaks(videos, params.protocol)
     clips = cut_clips(videos, params).merge(videos[["video", "group", "part"]], on="video")
     directory.mkdir(parents=True, exist_ok=True)
-    clips[CLIP_COLUMNS].to_parquet(directory / "clips.parquet", index=False)
-    videos[VIDEO_COLUMNS].to_parquet(directory / "videos.parquet", index=False)
+    clips[CLIP_COLUMNS].to_parquet(directory / layout.CLIPS, index=False)
+    videos[VIDEO_COLUMNS].to_parquet(directory / layout.VIDEOS, index=False)
     missing.to_csv(directory / "missing.csv", index=False)
     lost = {"missing": len(missing), "quarantined": len(described) - len(videos)}
     return _count(videos, clips, params) | lost

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from sklearn.ensemble import RandomForestClassifier
 
+from pipeline_lib import layout
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluate.inputs import average_features, file_metadata
 from pipeline_lib.evaluate.intervals import accuracy_interval
@@ -77,7 +78,7 @@ def evaluate_controls(
     permuted_FV = np.array([permute_labels(true_V, mixed, single, rng) for _ in range(params.permutations)])
     found = regress(averages, np.concatenate([true_V[None], permuted_FV]), len(classes), device)
     predictions = _predictions(found.probability_FVC[0], table[table["part"] == "test"], classes)
-    predictions.to_parquet(directory / "videos.parquet", index=False)
+    predictions.to_parquet(directory / layout.VIDEOS, index=False)
     controls = {
         "logistic_regression": _scores(predictions["correct"], predictions["group"])
         | {"inverse_penalty": found.inverse_penalty_F[0]},
@@ -85,7 +86,7 @@ def evaluate_controls(
         | {"in_mixed_sources": sum(map(len, mixed)) / len(fitted)},
         "metadata": _metadata(metadata, predictions["group"], params),
     }
-    (directory / "controls.json").write_text(json.dumps(controls, indent=2), encoding="utf-8")
+    (directory / layout.CONTROLS).write_text(json.dumps(controls, indent=2), encoding="utf-8")
     return controls
 
 

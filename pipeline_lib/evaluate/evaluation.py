@@ -14,6 +14,7 @@ import h5py
 import pandas as pd
 from torch import nn
 
+from pipeline_lib import layout
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluate.confusion import draw_confusion
 from pipeline_lib.evaluate.maps import ScoredMaps, curve_totals, map_totals, write_maps
@@ -127,9 +128,9 @@ def _write_predictions(
     clip_tally = tally(probability_NTC, test["valid_frames"].to_numpy())
     predictions = clip_predictions(test, probability_NTC, clip_tally, classes)
     videos = video_predictions(predictions, clip_tally, classes)
-    predictions.to_parquet(directory / "predictions.parquet", index=False)
-    videos.to_parquet(directory / "videos.parquet", index=False)
-    with h5py.File(directory / "attention.h5", "w") as file:
+    predictions.to_parquet(directory / layout.PREDICTIONS, index=False)
+    videos.to_parquet(directory / layout.VIDEOS, index=False)
+    with h5py.File(directory / layout.ATTENTION, "w") as file:
         attention = file.create_dataset("attention", data=outputs.attention_NTKK.numpy(), track_times=False)
         attention.attrs["axes"] = "clip,frame,row,column"
         file.create_dataset("clip", data=test["clip"].tolist(), dtype=h5py.string_dtype(), track_times=False)
@@ -140,7 +141,7 @@ def _write_scores(
     directory: Path, predictions: pd.DataFrame, videos: pd.DataFrame, metadata: Metadata, metrics: dict[str, Any]
 ) -> None:
     counts_CC = confusion_counts(predictions, metadata.classes)
-    class_scores(predictions, videos, metadata.classes).to_csv(directory / "per_class.csv", index=False)
+    class_scores(predictions, videos, metadata.classes).to_csv(directory / layout.PER_CLASS, index=False)
     title = f"{metadata.model}: {metrics['clip_accuracy']:.1%} of {metrics['num_clips']} test clips right"
     draw_confusion(directory / "confusion.png", counts_CC, metadata.classes, title=title)
-    (directory / "metrics.json").write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    (directory / layout.METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")

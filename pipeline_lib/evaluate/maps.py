@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline_lib import layout
 from pipeline_lib.evaluate.intervals import LEVEL, ratio_intervals
 from pipeline_lib.evaluate.masking import Curves
 from pipeline_lib.evaluate.measures import (
@@ -32,7 +33,6 @@ from pipeline_lib.evaluate.measures import (
 from pipeline_lib.evaluate.pointing import Actor, mass_in_box, points_at_actor
 from pipeline_lib.models.voting import valid_mask
 
-MAPS_JSON, MAPS_TABLE = "maps.json", "maps.parquet"
 VIDEO = ["video", "class_name", "group"]
 """Columns that tell of a video."""
 
@@ -114,7 +114,7 @@ def write_maps(directory: Path, scored: ScoredMaps) -> None:
     is from each control on the same videos (`differences`, with intervals); `classes`, a row each; and `curves`, the true
     class's mean probability.
     """
-    scored.totals.to_parquet(directory / MAPS_TABLE, index=False)
+    scored.totals.to_parquet(directory / layout.MAPS_TABLE, index=False)
     of_measure = {name: scored.totals[scored.totals["measure"] == name] for name in MEASURES}
     known = {name: totals for name, totals in of_measure.items() if len(totals)}
     content = {
@@ -126,7 +126,7 @@ def write_maps(directory: Path, scored: ScoredMaps) -> None:
         "classes": _class_rows(scored, known),
         "curves": {measure: _describe_curves(measure, scored) for measure in ("deletion", "insertion")},
     }
-    (directory / MAPS_JSON).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (directory / layout.MAPS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def mean_of_totals(totals: pd.DataFrame) -> float:

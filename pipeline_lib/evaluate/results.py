@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline_lib import layout
 from pipeline_lib.evaluate.claims import attention_claims
 from pipeline_lib.evaluate.comparison import COLUMNS, Cell, Pair, Summary, compare, summarise
-from pipeline_lib.evaluate.maps import MAPS_TABLE
 from pipeline_lib.params import EvaluateParams
 
 LINEAR = "logistic_regression"
@@ -33,22 +33,22 @@ class Controls:
 
 def read_cell(directory: Path, model: str, split: int, seed: int) -> Cell:
     """Read what `evaluate_model` wrote."""
-    metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
-    maps = directory / MAPS_TABLE
+    metrics = json.loads((directory / layout.METRICS).read_text(encoding="utf-8"))
+    maps = directory / layout.MAPS_TABLE
     return Cell(
         model,
         split,
         seed,
         metrics,
-        videos=pd.read_parquet(directory / "videos.parquet"),
+        videos=pd.read_parquet(directory / layout.VIDEOS),
         maps=pd.read_parquet(maps) if maps.is_file() else None,
     )
 
 
 def read_controls(directory: Path, split: int) -> Controls:
     """Read what `evaluate_controls` wrote."""
-    scores = json.loads((directory / "controls.json").read_text(encoding="utf-8"))
-    videos = pd.read_parquet(directory / "videos.parquet")
+    scores = json.loads((directory / layout.CONTROLS).read_text(encoding="utf-8"))
+    videos = pd.read_parquet(directory / layout.VIDEOS)
     return Controls(split, scores, Cell(LINEAR, split, 0, scores[LINEAR], videos))
 
 
@@ -69,7 +69,7 @@ def write_results(
         "pairs": [asdict(pair) for pair in pairs],
         "attention_claims": [asdict(claim) for claim in attention_claims(cells)],
     }
-    (directory / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    (directory / layout.RESULTS).write_text(json.dumps(results, indent=2), encoding="utf-8")
     results_table(summaries, pairs).to_csv(directory / "results.csv", index=False, float_format="%.6g")
     return {"cells": len(cells), "pairs": len(pairs)}
 

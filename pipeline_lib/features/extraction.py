@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pipeline_lib import layout
 from pipeline_lib.artifacts import tool_versions
 from pipeline_lib.chunk import cut_clips
 from pipeline_lib.errors import UserError
@@ -30,13 +31,11 @@ from pipeline_lib.features.hdf5 import FeatureWriter
 from pipeline_lib.models.backbones import build_backbone
 from pipeline_lib.models.devices import PRECISIONS, choose_device, choose_precision
 from pipeline_lib.params import ChunkParams, FeaturesParams
-from pipeline_lib.subsample import subsampled_path
 from pipeline_lib.video.decoders import empty_array
 from pipeline_lib.workers.cores import num_cores
 
 logger = logging.getLogger(__name__)
 
-FEATURES = "features.h5"
 
 SHARDS_ON_GPU = 2
 """Shards that a GPU works on at once: one, and the next, so that it finds work when the first ends."""
@@ -80,7 +79,7 @@ def extract_features(
         UserError: a video does not decode to the frames that `videos.parquet` tells; backbone, weights or device that
             cannot be had.
     """
-    videos = pd.read_parquet(subsample_shard / "videos.parquet")
+    videos = pd.read_parquet(subsample_shard / layout.VIDEOS)
     videos = videos[videos["reason"].isna()]
     clips = cut_clips(videos, chunk)
     path = weights or (None if params.weights in ("imagenet", "random") else Path(params.weights))
@@ -90,7 +89,7 @@ def extract_features(
         encoder = _make_encoder(params, path, device)
         started = time.monotonic()
         frame_shape = (params.grid, params.grid, encoder.backbone.channels)
-        with FeatureWriter(directory / FEATURES, clips, frame_shape=frame_shape, frames=chunk.frames) as writer:
+        with FeatureWriter(directory / layout.FEATURES, clips, frame_shape=frame_shape, frames=chunk.frames) as writer:
             writer.describe(_provenance(encoder, fps))
             arrays = _frames_of_clips(subsample_shard, videos, clips, device, decoded_side(params.image_size))
             for num_frames in _encode_and_write(arrays, encoder, writer, busy):
@@ -167,7 +166,7 @@ def _frames_of_clips(
     """Yield the frames of all clips in arrays, in the order of the clips, and count the frames of every video on the way."""
     expected_frames = videos.set_index("video")["num_frames"]
     frames_in_clips = _frames_in_clips(clips)
-    paths = ((video, subsampled_path(shard, video)) for video in frames_in_clips)
+    paths = ((video, layout.subsampled_path(shard, video)) for video in frames_in_clips)
     # A GPU is hard to keep busy; on a CPU the network needs the cores.
     on_gpu = device.type == "cuda"
     workers, empty = (max(2, num_cores() // SHARDS_ON_GPU), pinned_array) if on_gpu else (2, empty_array)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline_lib import layout
 from pipeline_lib.addresses import redact
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch import hmdb51
@@ -143,7 +144,7 @@ def fetch_collection(
             "sha256": digests,
         }
     )
-    table.to_parquet(directory / "collection.parquet", index=False)
+    table.to_parquet(directory / layout.COLLECTION, index=False)
     return {
         "classes": int(table["class_name"].nunique()),
         "videos": len(table),
@@ -167,8 +168,8 @@ def _pack_synthetic(params: FetchParams, partial: Path) -> FetchParams:
         update={
             "videos": str(videos),
             "splits": str(splits),
-            "boxes": str(rendered / "boxes.csv"),
-            "sources": str(rendered / "sources.csv"),
+            "boxes": str(rendered / layout.BOXES),
+            "sources": str(rendered / layout.SOURCES),
         }
     )
 

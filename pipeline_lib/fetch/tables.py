@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from pipeline_lib import layout
 from pipeline_lib.addresses import redact
 from pipeline_lib.errors import UserError
 
@@ -37,7 +38,7 @@ def copy_boxes(boxes: str | None, directory: Path) -> None:
     if mistakes:
         more = [f"... and {len(mistakes) - SHOWN} more like these"] if len(mistakes) > SHOWN else []
         raise UserError("\n".join(f"fetch.boxes: {boxes}: {line}" for line in [*mistakes[:SHOWN], *more]))
-    _write_csv(directory / "boxes.csv", rows)
+    _write_csv(directory / layout.BOXES, rows)
 
 
 def check_boxed_videos(boxes: str | None, videos: Collection[str]) -> None:
@@ -84,7 +85,7 @@ def copy_sources(sources: str | None, directory: Path) -> None:
     for row in rows:
         if len(row) != 2 or "/" not in row[0]:
             raise UserError(f"fetch.sources: {sources}: every line must be class/video,source; found {','.join(row)}")
-    _write_csv(directory / "sources.csv", [SOURCES_HEADER, *rows])
+    _write_csv(directory / layout.SOURCES, [SOURCES_HEADER, *rows])
 
 
 def _read_csv(key: str, name: str) -> list[list[str]]:

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pipeline_lib import layout
 from pipeline_lib.errors import UserError
 from pipeline_lib.features.encoding import normalise
 from pipeline_lib.finetune.augmentation import augment
@@ -38,8 +39,6 @@ from pipeline_lib.params import FeaturesParams, FinetuneParams
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = "backbone.safetensors"
-HISTORY = "history.json"
 LABEL_SMOOTHING = 0.1
 WARM_UP = 0.2
 """Part of all steps in which the learning rate rises to its peak; afterwards it falls along a cosine."""
@@ -181,8 +180,8 @@ def finetune_backbone(
         stores = dict(_load_stores(clips, classes, video_path, params, features))
         trainer = FrameTrainer(backbone, tuned, len(classes), stores, params, features)
         counts, history = _tune(trainer, partial / "state.pt", on_epoch)
-    _save(backbone, directory / WEIGHTS)
-    (directory / HISTORY).write_text(json.dumps(history, indent=1), encoding="utf-8")
+    _save(backbone, directory / layout.BACKBONE)
+    (directory / layout.HISTORY).write_text(json.dumps(history, indent=1), encoding="utf-8")
     return counts | {f"{part}_frames": len(store.labels) for part, store in stores.items()}
 
 

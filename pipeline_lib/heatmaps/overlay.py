@@ -19,6 +19,18 @@ FADE_LEVELS = 56
 """Levels above the percentile over which the colour comes in."""
 
 
+def palette(colormap: str) -> np.ndarray:
+    """Return the 256 colours (uint8 RGB, 256 x 3) of one of matplotlib's colour maps.
+
+    Raises:
+        UserError: matplotlib knows no such colour map.
+    """
+    if colormap not in matplotlib.colormaps:
+        raise UserError(f"heatmaps.colormap = {colormap!r}: matplotlib has no such colour map; turbo is the default")
+    colours: np.ndarray = matplotlib.colormaps[colormap](np.arange(256), bytes=True)[:, :3]
+    return colours
+
+
 class Overlay:
     """Draws pictures of attention over frames: one palette, one opacity, one percentile."""
 
@@ -30,10 +42,7 @@ class Overlay:
         Raises:
             UserError: matplotlib knows no such colour map.
         """
-        if colormap not in matplotlib.colormaps:
-            raise UserError(f"heatmaps.colormap = {colormap!r}: matplotlib has no such colour map; turbo is the default")
-        colours = matplotlib.colormaps[colormap](np.arange(256), bytes=True)[:, :3]
-        self._palette = colours.tobytes()
+        self._palette = palette(colormap).tobytes()
         self._opacity = opacity
         self._percentile = percentile
 

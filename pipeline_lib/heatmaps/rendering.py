@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pipeline_lib import layout
 from pipeline_lib.errors import UserError
 from pipeline_lib.heatmaps.maps import MapUpsampler
 from pipeline_lib.heatmaps.overlay import Overlay
@@ -33,7 +34,6 @@ from pipeline_lib.workers.cores import num_cores
 
 logger = logging.getLogger(__name__)
 
-HEATMAPS = "heatmaps.json"
 POSTER_SIDE = 320
 PLAIN_HEIGHT = 240
 CRF = 23
@@ -78,9 +78,9 @@ def render_heatmaps(
         UserError: an unknown colour map, or a video with fewer frames than its clip.
         VideoError: a video that cannot be decoded.
     """
-    predictions = pd.read_parquet(evaluation / "predictions.parquet")
+    predictions = pd.read_parquet(evaluation / layout.PREDICTIONS)
     clips = select_clips(predictions, params).to_dict("records")
-    grid, attention_TKK_of = _load_attention(evaluation / "attention.h5", [clip["clip"] for clip in clips])
+    grid, attention_TKK_of = _load_attention(evaluation / layout.ATTENTION, [clip["clip"] for clip in clips])
     renderer = ClipRenderer(params, grid, fps)
 
     def render(number: int, clip: Mapping[Any, Any]) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def render_heatmaps(
         wait(futures)
     notes = _explain_absence(predictions, params)
     content = {"grid": grid, "fps": fps, "rules": RULES, "notes": notes, "clips": entries}
-    _write_json(directory / HEATMAPS, content)
+    _write_json(directory / layout.HEATMAPS, content)
     num_successes = sum(clip["outcome"] == "success" for clip in clips)
     return {"successes": num_successes, "failures": len(clips) - num_successes}
 

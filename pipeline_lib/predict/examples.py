@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline_lib import layout
 from pipeline_lib.artifacts import Artifact, Store
 from pipeline_lib.heatmaps.selection import select_clips
 from pipeline_lib.params import HeatmapsParams
@@ -38,7 +39,7 @@ def find_examples(store: Store, checkpoint_sha256: str) -> list[Example]:
     if not trained or not evaluated:
         return []
     paths = video_paths(shard.directory for shard in _shards(store, trained))
-    videos = pd.read_parquet(evaluated.path("videos.parquet"))
+    videos = pd.read_parquet(evaluated.path(layout.VIDEOS))
     videos = videos[[name in paths and paths[name].is_file() for name in videos["video"]]]
     chosen = select_clips(videos.assign(clip=videos["video"]), HeatmapsParams(successes=NUM_RIGHT, failures=NUM_WRONG))
     rows = chosen.sort_values("correct", kind="stable").to_dict("records")

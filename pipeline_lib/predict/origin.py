@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline_lib import layout
 from pipeline_lib.artifacts import Artifact, Store, file_sha256
 from pipeline_lib.errors import UserError
 from pipeline_lib.models.checkpoints import read_metadata
-from pipeline_lib.predict.parts import BACKBONE, CHECKPOINT, Parts, Preparation
+from pipeline_lib.predict.parts import Parts, Preparation
 
 
 def find_training(store: Store, checkpoint: Path) -> Artifact:
@@ -42,7 +43,7 @@ def parts_of_training(store: Store, trained: Artifact, name: str | None = None) 
     Raises:
         UserError: what the model was made from is no longer there.
     """
-    checkpoint = trained.path(CHECKPOINT)
+    checkpoint = trained.path(layout.CHECKPOINT)
     metadata = read_metadata(checkpoint)
     features = _find(store, "features", trained.manifest.inputs["features 0"], checkpoint)
     shard = _find(store, "subsample", features.manifest.inputs["shard"], checkpoint)
@@ -50,7 +51,7 @@ def parts_of_training(store: Store, trained: Artifact, name: str | None = None) 
     preparation = Preparation(name=name or metadata.model, fps=rate["fps"], crf=rate["crf"], frames=cut["frames"])
     tuned = features.manifest.inputs.get("backbone")
     if tuned:
-        backbone = _find(store, "finetune", tuned, checkpoint).path(BACKBONE)
+        backbone = _find(store, "finetune", tuned, checkpoint).path(layout.BACKBONE)
     else:
         backbone = _kept_backbone(store, cut, metadata.features["weights_sha256"], checkpoint)
     return Parts(preparation, checkpoint, backbone)
@@ -73,7 +74,7 @@ def _find(store: Store, stage: str, content_key: str, checkpoint: Path) -> Artif
 
 def _kept_backbone(store: Store, params: dict[str, Any], sha256: str, checkpoint: Path) -> Path:
     """Return the weights that the features were made with, checked by their digest."""
-    kept = store.workspace / "backbones" / sha256 / BACKBONE
+    kept = store.workspace / "backbones" / sha256 / layout.BACKBONE
     if kept.is_file():
         return kept
     from safetensors.torch import save_file

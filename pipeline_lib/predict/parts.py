@@ -13,12 +13,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline_lib import layout
 from pipeline_lib.artifacts import digest, file_sha256
 from pipeline_lib.errors import UserError
 
 PREPARATION = "predictor.json"
-CHECKPOINT = "checkpoint.safetensors"
-BACKBONE = "backbone.safetensors"
 
 
 class Preparation(BaseModel):
@@ -51,13 +50,13 @@ class Parts:
         Raises:
             UserError: the folder holds no model, or one of another version.
         """
-        return cls(read_preparation(folder / PREPARATION), folder / CHECKPOINT, folder / BACKBONE)
+        return cls(read_preparation(folder / PREPARATION), folder / layout.CHECKPOINT, folder / layout.BACKBONE)
 
     def save(self, folder: Path) -> None:
         """Write everything into an existing folder."""
         (folder / PREPARATION).write_text(self.preparation.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        shutil.copyfile(self.checkpoint, folder / CHECKPOINT)
-        shutil.copyfile(self.backbone, folder / BACKBONE)
+        shutil.copyfile(self.checkpoint, folder / layout.CHECKPOINT)
+        shutil.copyfile(self.backbone, folder / layout.BACKBONE)
 
     @property
     def digest(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline_lib import layout
 from pipeline_lib.report.charts import Chart, Series
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def gather_maps(models: Sequence[ModelReport], results: Mapping[str, Any]) -> Ma
 
 
 def _read_maps(model: ModelReport) -> dict[str, Any] | None:
-    path = model.evaluation / "maps.json"
+    path = model.evaluation / layout.MAPS
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline_lib import layout
+
 RELIABILITY_BINS = 10
 
 
@@ -85,7 +87,7 @@ def reliability(evaluations: Mapping[str, Path]) -> Chart:
     edges_B = np.linspace(0, 1, RELIABILITY_BINS + 1)
     centres_B = (edges_B[:-1] + edges_B[1:]) / 2
     models = [
-        Series(model, _known(_accuracy_by_confidence(pd.read_parquet(folder / "videos.parquet"))), 1 + number % 5, "points")
+        Series(model, _known(_accuracy_by_confidence(pd.read_parquet(folder / layout.VIDEOS))), 1 + number % 5, "points")
         for number, (model, folder) in enumerate(evaluations.items())
     ]
     return Chart(

@@ -14,6 +14,7 @@ import h5py
 import pandas as pd
 from PIL import Image
 
+from pipeline_lib import layout
 from pipeline_lib.report.player import ClipModel, describe_clip
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def gather_gallery(models: Sequence[ModelReport]) -> Gallery:
 
 
 def _read_heatmaps(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "heatmaps.json").read_text(encoding="utf-8"))
+    return json.loads((folder / layout.HEATMAPS).read_text(encoding="utf-8"))
 
 
 def _unite(models: Sequence[ModelReport], listed: Mapping[str, Mapping[str, Any]]) -> dict[str, _Choice]:
@@ -98,8 +99,8 @@ def _unite(models: Sequence[ModelReport], listed: Mapping[str, Mapping[str, Any]
 
 def _read_model(model: ModelReport, clips: Collection[str]) -> Iterator[tuple[str, ClipModel]]:
     """Yield what a model made of each clip that it was tested on."""
-    predictions = pd.read_parquet(model.evaluation / "predictions.parquet")
-    with h5py.File(model.evaluation / "attention.h5", "r") as file:
+    predictions = pd.read_parquet(model.evaluation / layout.PREDICTIONS)
+    with h5py.File(model.evaluation / layout.ATTENTION, "r") as file:
         row_of = {clip: row for row, clip in enumerate(file["clip"].asstr()[:])}
         for row in predictions[predictions["clip"].isin(clips)].to_dict("records"):
             maps_TKK = file["attention"][row_of[row["clip"]], : row["valid_frames"]] if model.heatmaps else None

@@ -23,6 +23,7 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
+from pipeline_lib import layout
 from pipeline_lib.overview import pairs_overview, results_overview
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.report.attention import CONTROLS, gather_maps
@@ -31,8 +32,6 @@ from pipeline_lib.report.gallery import OUTCOMES, Gallery, gather_gallery
 from pipeline_lib.report.numbers import decimal, duration, headlines, percent
 from pipeline_lib.report.player import ASSETS, player_style
 
-PAGE = "index.html"
-BEST = "best.yaml"
 STYLES = ("tokens.css", "player.css", "style.css")
 CHART_LIBRARY = "django/static/chartkick/Chart.bundle.js"
 """Chart.js 4, inside the package `chartkick`."""
@@ -138,9 +137,9 @@ def write_report(directory: Path, run: RunReport) -> dict[str, int]:
             data=_embed(_page_data(run, gallery, tables, charts)),
         )
     )
-    (directory / PAGE).write_text(page, encoding="utf-8")
+    (directory / layout.PAGE).write_text(page, encoding="utf-8")
     if run.best_params:
-        (directory / BEST).write_text(_to_yaml(run.best_params), encoding="utf-8")
+        (directory / layout.BEST_PARAMS).write_text(_to_yaml(run.best_params), encoding="utf-8")
     return {"clips": len(gallery.clips), "page_bytes": len(page.encode())}
 
 
@@ -171,7 +170,7 @@ def _page_data(run: RunReport, gallery: Gallery, tables: Mapping[str, pd.DataFra
 
 def _confusion(model: ModelReport, classes: Sequence[str]) -> dict[str, Any]:
     """Return the clips of each true class (row) that were taken for each class (column), where there are any."""
-    predictions = pd.read_parquet(model.evaluation / "predictions.parquet")
+    predictions = pd.read_parquet(model.evaluation / layout.PREDICTIONS)
     number = {name: index for index, name in enumerate(classes)}
     counts = Counter(zip(predictions["class_name"], predictions["predicted"], strict=True))
     cells = sorted([number[true], number[predicted], count] for (true, predicted), count in counts.items())
@@ -180,7 +179,7 @@ def _confusion(model: ModelReport, classes: Sequence[str]) -> dict[str, Any]:
 
 def _read_classes(model: ModelReport) -> pd.DataFrame:
     """Read `per_class.csv`. A class may be called `nan` or `007`; only an empty cell is an unknown number."""
-    return pd.read_csv(model.evaluation / "per_class.csv", dtype={"class": str}, keep_default_na=False, na_values=[""])
+    return pd.read_csv(model.evaluation / layout.PER_CLASS, dtype={"class": str}, keep_default_na=False, na_values=[""])
 
 
 def _run_ids(summary: Mapping[str, Any]) -> dict[str, str]:

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.heatmaps.maps import FULL_SHARE, UNIFORM, MapUpsampler
-from pipeline_lib.heatmaps.overlay import FADE_LEVELS
+from pipeline_lib.heatmaps.overlay import FADE_LEVELS, palette
 from pipeline_lib.params import HeatmapsParams
 
 ASSETS = Path(__file__).parent
@@ -69,7 +68,7 @@ def player_style(grid: int, params: HeatmapsParams) -> dict[str, Any]:
         "uniform": UNIFORM,
         "full_share": FULL_SHARE,
         "colormap": params.colormap,
-        "colormaps": {name: _palette(name) for name in dict.fromkeys((params.colormap, *SAFE_COLORMAPS))},
+        "colormaps": {name: _base64(palette(name), "u1") for name in dict.fromkeys((params.colormap, *SAFE_COLORMAPS))},
     }
 
 
@@ -139,12 +138,6 @@ def _quantise(attention_TKK: np.ndarray | None) -> dict[str, Any]:
     scale = (float(attention_TKK.max()) - offset) / np.iinfo(np.uint16).max
     steps_TKK = np.rint((attention_TKK - offset) / scale) if scale else np.zeros_like(attention_TKK)
     return {"attention": _base64(steps_TKK, "<u2"), "attention_scale": scale, "attention_offset": offset}
-
-
-def _palette(colormap: str) -> str:
-    if colormap not in matplotlib.colormaps:
-        raise UserError(f"heatmaps.colormap = {colormap!r}: matplotlib has no such colour map; turbo is the default")
-    return _base64(matplotlib.colormaps[colormap](np.arange(256), bytes=True)[:, :3], "u1")
 
 
 def _base64(array: np.ndarray, dtype: str) -> str:

@@ -1,6 +1,6 @@
 """Stage 2: every video at one frame rate, and the undecodable ones in quarantine."""
 
-from pipeline_lib.subsample.shards import check_quarantine, subsample_shard, subsampled_path
+from pipeline_lib.subsample.shards import check_quarantine, subsample_shard
 from pipeline_lib.subsample.videos import SubsampledVideo, subsample_video
 
 __all__ = [
@@ -8,5 +8,4 @@ __all__ = [
     "check_quarantine",
     "subsample_shard",
     "subsample_video",
-    "subsampled_path",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline_lib import layout
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import SourceVideo
 from pipeline_lib.params import SubsampleParams
@@ -35,11 +36,6 @@ alone is damaged, and the frames that decode were kept."""
 QUARANTINE_EXAMPLES = 3
 
 
-def subsampled_path(directory: Path, video: str) -> Path:
-    """Return where a shard keeps a subsampled video."""
-    return directory / "videos" / f"{video}.mp4"
-
-
 def subsample_shard(
     root: Path,
     videos: Sequence[SourceVideo],
@@ -61,14 +57,14 @@ def subsample_shard(
             on_video()
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     directory.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(directory / "videos.parquet", index=False)
+    table.to_parquet(directory / layout.VIDEOS, index=False)
     quarantined = int(table["reason"].notna().sum())
     return {"videos": len(table) - quarantined, "frames": int(table["num_frames"].sum()), "quarantined": quarantined}
 
 
 def _subsample_or_quarantine(root: Path, video: SourceVideo, directory: Path, params: SubsampleParams) -> dict[str, Any]:
     row = {"video": video.video, "class_name": video.class_name, "source_sha256": video.sha256}
-    destination = subsampled_path(directory, video.video)
+    destination = layout.subsampled_path(directory, video.video)
     destination.parent.mkdir(parents=True, exist_ok=True)
     try:
         result = asdict(subsample_video(root / video.video, destination, params))

@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline_lib import layout
 from pipeline_lib.sweep.study import Study
 from pipeline_lib.sweep.trials import Trial, best_of
 
-TRIALS, BEST, IMPORTANCE = "trials.csv", "best.json", "importance.json"
+TRIALS = "trials.csv"
 
 FEWEST_FOR_IMPORTANCE = 10
 """Finished trials; of made-up studies of 8, every other one named the wrong hyper-parameter, and of 15 one in six."""
@@ -23,8 +24,8 @@ def write_results(directory: Path, study: Study) -> dict[str, Any]:
     trials = study.trials()
     best = best_of(trials)
     _tabulate(trials).to_csv(directory / TRIALS, index=False, float_format="%.6g")
-    _write_json(directory / BEST, best.params)
-    _write_json(directory / IMPORTANCE, _weigh(study, trials))
+    _write_json(directory / layout.BEST_TRIAL, best.params)
+    _write_json(directory / layout.IMPORTANCE, _weigh(study, trials))
     return _count(trials, best)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from pipeline_lib import layout
 from pipeline_lib.chunk import check_trainable
 from pipeline_lib.errors import UserError
 from pipeline_lib.features.hdf5 import FeatureReader
@@ -28,8 +29,6 @@ from pipeline_lib.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.safetensors"
-HISTORY = "history.json"
 
 
 def train_model(
@@ -74,10 +73,10 @@ def train_model(
         if not in_memory:
             waited = sum(source.seconds_waited for source in sources) / (time.perf_counter() - began)
             logger.info("%s: %.0f %% of the training's time it waited for features from disk", params.model, 100 * waited)
-    save_checkpoint(directory / CHECKPOINT, network, metadata)
+    save_checkpoint(directory / layout.CHECKPOINT, network, metadata)
     # Durations differ between runs that are otherwise equal; the manifest tells how long training took.
     history = [{key: value for key, value in row.items() if key != "seconds"} for row in progress.history]
-    (directory / HISTORY).write_text(json.dumps(history, indent=2), encoding="utf-8")
+    (directory / layout.HISTORY).write_text(json.dumps(history, indent=2), encoding="utf-8")
     return _count(network, progress) | {"train_clips": len(train), "val_clips": len(val)}
 
 

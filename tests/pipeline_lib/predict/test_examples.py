@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pipeline_lib import layout
 from pipeline_lib.artifacts import Artifact, Recipe, Store
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.predict.examples import NUM_RIGHT, NUM_WRONG, find_drawing, find_examples
-from pipeline_lib.subsample.shards import subsampled_path
 
 NAMES = [f"{label}/{number}.avi" for label in ("jump", "wave") for number in range(8)]
 
@@ -30,8 +30,8 @@ def make(store: Store, stage: str, inputs: dict[str, str], content: str | pd.Dat
         else:
             content.to_parquet(folder / "videos.parquet")
             for name in content["video"] if stage == "subsample" else ():
-                subsampled_path(folder, name).parent.mkdir(parents=True, exist_ok=True)
-                subsampled_path(folder, name).write_text(name)
+                layout.subsampled_path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+                layout.subsampled_path(folder, name).write_text(name)
         return {}
 
     return store.make(Recipe(stage, f"{stage}-1", params or {}, inputs), build)

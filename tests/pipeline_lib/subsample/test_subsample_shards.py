@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline_lib import layout
 from pipeline_lib.fetch.collection import SourceVideo
 from pipeline_lib.params import SubsampleParams
-from pipeline_lib.subsample import check_quarantine, subsample_shard, subsampled_path
+from pipeline_lib.subsample import check_quarantine, subsample_shard
 from pipeline_lib.video.ffmpeg import ffmpeg_path
 from pipeline_lib.video.reading import count_frames
 from pipeline_lib.video.writing import VideoWriter
@@ -71,7 +72,7 @@ def test_a_broken_video_is_set_aside_and_the_others_go_on(tmp_path: Path, caplog
     assert (good["num_frames"], good["width"], good["height"], good["source_fps"]) == (5, 32, 16, 30.0)
     assert pd.isna(good["reason"])
     assert pd.isna(good["stderr"])
-    assert count_frames(subsampled_path(shard, "a/good.avi")) == 5
+    assert count_frames(layout.subsampled_path(shard, "a/good.avi")) == 5
     assert broken["reason"] == "not a video that ffmpeg can read"
     assert "a/broken.avi" in broken["stderr"]
     assert str(tmp_path) not in broken["stderr"]
