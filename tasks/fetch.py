@@ -15,6 +15,7 @@ from tasks.progress import transfer
 from tasks.stage import Context, stage
 
 VERSION = "fetch-1"
+SYNTHETIC_VERSION = "fetch-2"
 ADDRESSES = ("videos", "splits", "sources", "boxes")
 
 
@@ -26,8 +27,9 @@ def recipe(context: Context, params: FetchParams) -> Recipe:
         addresses = values.pop(name)
         for address in [addresses] if isinstance(addresses, str) else addresses or []:
             inputs[f"{name} {len(inputs)}"] = _identify(context, address)
-    if params.kind != "synthetic":
-        values.pop("synthetic")
+    synthetic = values.pop("synthetic")
+    if params.kind == "synthetic":
+        return Recipe("fetch", SYNTHETIC_VERSION, values | {"synthetic": synthetic}, inputs)
     return Recipe("fetch", VERSION, values, inputs)
 
 

@@ -59,7 +59,7 @@ class SourcePlan:
 
     @property
     def group(self) -> str:
-        """Name of the source in the tables: the same title in two classes is two sources."""
+        """How its file names begin: title and class, as HMDB-51's do."""
         return f"{self.name}_{self.class_name}"
 
 
@@ -169,7 +169,8 @@ def _box_rows(filmed: Iterable[FilmedSource]) -> list[Row]:
 
 
 def _source_rows(filmed: Iterable[FilmedSource]) -> list[tuple[str, str]]:
-    return sorted((f"{source.plan.class_name}/{name}", source.plan.group) for source in filmed for name in source.names)
+    """Return (video, source): the title alone, since a title's places and people are the same in all classes."""
+    return sorted((f"{source.plan.class_name}/{name}", source.plan.name) for source in filmed for name in source.names)
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

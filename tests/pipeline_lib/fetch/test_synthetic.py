@@ -68,6 +68,12 @@ def test_a_source_is_trained_on_or_tested_but_not_both(collection: Path) -> None
     assert len(set(tested_in)) == 3
 
 
+def test_classes_of_one_title_share_their_footage(collection: Path) -> None:
+    sources = pd.read_csv(collection / "sources.csv")
+    classes_of = sources["video"].str.split("/").str[0].groupby(sources["source"]).nunique()
+    assert sorted(classes_of) == [1, *[len(ACTIONS)] * SMALL.sources_per_class]  # the broken video stands alone
+
+
 def test_default_plan_has_names_that_shells_and_globs_dislike() -> None:
     plans = plan_sources(SyntheticParams())
     assert sum(len(plan.videos) for plan in plans) == 20 * len(ACTIONS)
