@@ -38,9 +38,6 @@ from tasks.stage import Context, Ref, cancel_waiting_work
 if TYPE_CHECKING:
     from prefect import Task
 
-if TYPE_CHECKING:
-    from prefect import Task
-
 BySplit = Mapping[int, Future]
 FeaturesBySplit = Mapping[int, Sequence[Future]]
 

@@ -215,7 +215,7 @@ def download_model(uri: str, scratch: Path) -> Parts:
         model = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
     except (MlflowException, OSError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{uri}: not to be had from {tracking.current_uri()}: {reason}") from None
+        raise UserError(f"{uri}: cannot be loaded from {tracking.current_uri()}: {reason}") from None
     if not (model / "artifacts" / PREDICTOR / PREPARATION).is_file():
         raise UserError(f"{uri}: not a model that this project registered")
     return Parts.of_folder(model / "artifacts" / PREDICTOR)
@@ -240,7 +240,7 @@ def _siblings(found: _Found, scratch: Path) -> Iterator[Parts]:
     place = {name: run.data.tags[name] for name in ("mlflow.parentRunId", "split", "seed")} | {"stage": "train"}
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in place.items())
     for other in MlflowClient().search_runs([run.info.experiment_id], query, order_by=["attributes.start_time"]):
-        with suppress(ValueError):  # a model that is not whole is not offered
+        with suppress(UserError):  # a model that is not whole is not offered
             if other.info.run_id != found.run_id and _sees_the_same(parts := download_parts(other, scratch), found.parts):
                 yield parts
 

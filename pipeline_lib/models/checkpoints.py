@@ -91,9 +91,9 @@ def _parse(path: Path, text: str | None) -> Metadata:
         raise _other_version(path, error) from None
 
 
-def _other_version(path: Path, error: Exception) -> ValueError:
+def _other_version(path: Path, error: Exception) -> UserError:
     reason = " ".join(str(error).split())
-    return ValueError(f"{path}: checkpoint of another version of this project, train again: {reason}")
+    return UserError(f"{path}: checkpoint of another version of this project, train again: {reason}")
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:

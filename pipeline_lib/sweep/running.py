@@ -86,11 +86,11 @@ class _Search:
                     log(message)
 
     def _fail(self, running: Running, error: Exception) -> None:
-        # A ValueError is about the parameters; of any other error, out of memory above all, the kind is worth telling.
-        reason = str(error) if isinstance(error, ValueError) else _one_line(error)
+        # A UserError is about the parameters; of any other error, out of memory above all, the kind is worth telling.
+        reason = str(error) if isinstance(error, UserError) else _one_line(error)
         self._tell(self._study.fail(running, reason))
         self._failures += 1
-        if running.is_default and isinstance(error, ValueError):
+        if running.is_default and isinstance(error, UserError):
             raise UserError(reason)
         if self._failures == MOST_FAILURES:
             raise UserError(f"the last {MOST_FAILURES} trials failed, the very last like this: {reason}")

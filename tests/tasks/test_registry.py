@@ -161,8 +161,8 @@ def test_a_run_that_trained_nothing_is_not_promoted(tracked: Tracked):
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("models:/har/99", "not to be had"),
-        ("models:/other@champion", "not to be had"),
+        ("models:/har/99", "cannot be loaded"),
+        ("models:/other@champion", "cannot be loaded"),
         ("f" * 32, "no such MLflow run"),
         ("nonsense", "no such model; give a registered model"),
     ],

@@ -11,6 +11,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline_lib.errors import UserError
+
 VAL_CLIPS = 50
 EPOCHS = 6
 
@@ -40,7 +42,7 @@ def tie(params, on_epoch):
 
 
 def reject_default(params, on_epoch):
-    raise ValueError("the loss is nan")
+    raise UserError("the loss is nan")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class FailAbove:
 
     def __call__(self, params, on_epoch):
         if params.learning_rate > self.learning_rate:
-            raise ValueError(f"the loss is nan with {params.learning_rate:g}")
+            raise UserError(f"the loss is nan with {params.learning_rate:g}")
         follow_formula(params, on_epoch)
 
 
