@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 SHARDS_ON_GPU = 2
 """Shards that a GPU works on at once: one, and the next, so that it finds work when the first ends."""
 
-SHARDS_BESIDE = 4
-"""Shards that are begun, or written down to the disk, while a GPU works on others."""
+SHARDS_BESIDE = 10
+"""Shards that are begun, or hashed and synced to the disk, while a GPU works on others."""
 
 MOST_ENCODERS = 16
 """Encoders that are kept: one, or of tuned backbones one a split."""
