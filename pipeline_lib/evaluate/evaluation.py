@@ -32,7 +32,7 @@ from pipeline_lib.models.voting import tally
 from pipeline_lib.params import EvaluateParams
 
 GPU_BATCH = 128
-"""Clips that a GPU is given at least: kernels of small batches are launch-bound, so that 128 clips take as long as 16."""
+"""Smallest batch on a GPU, in clips: smaller ones are launch-bound."""
 
 FEATURES_MUST_AGREE = ("backbone", "weights_sha256", "preprocessing")
 

@@ -11,7 +11,7 @@ import pandas as pd
 def video_sources(videos: pd.DataFrame) -> pd.Series:
     """Return the footage that each video was cut from: its `group`, `<source>_<class>`, without the class.
 
-    Videos of two classes from one film are alike as well, so that this is what intervals and tests resample.
+    Videos of two classes from one film are alike as well, so intervals and paired tests are over these groups.
     """
     rows = zip(videos["group"], videos["class_name"], strict=True)
     return pd.Series([group.removesuffix(f"_{class_name}") for group, class_name in rows], index=videos.index, dtype="str")

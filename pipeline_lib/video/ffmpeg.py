@@ -161,7 +161,7 @@ def run(stream: Any, *, timeout_seconds: float) -> Log:
 
 
 def _lower_priority(process: subprocess.Popen[bytes]) -> None:
-    """Let feature extraction and training have the cores first: subsampling is what they would wait for least."""
+    """Let feature extraction have the cores first, so that a GPU does not idle while videos are subsampled."""
     with suppress(OSError):  # it has ended already
         os.setpriority(os.PRIO_PGRP, process.pid, NICENESS)
 
