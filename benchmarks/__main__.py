@@ -18,7 +18,7 @@ from benchmarks.extraction import compare_extraction
 from benchmarks.measuring import Comparison, spread
 from benchmarks.subsampling import compare_subsampling
 from benchmarks.training import compare_training
-from pipeline_lib.models.devices import describe_device
+from pipeline_lib.compute.devices import describe_device
 
 TOOLS = ("torch", "torchvision", "numpy", "h5py", "imageio-ffmpeg")
 HEADER = ("work", "unit", "usual way", "ours", "times faster")

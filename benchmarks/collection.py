@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_lib.fetch.collection import SourceVideo
+from pipeline_lib.artifacts.tables import SourceVideo
 from pipeline_lib.fetch.synthetic.actions import ACTIONS
 from pipeline_lib.fetch.synthetic.encoding import AviWriter
 from pipeline_lib.fetch.synthetic.films import HEIGHT, WIDTH, Film, random_source

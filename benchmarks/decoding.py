@@ -17,10 +17,10 @@ import av
 import ffmpeg
 from av.video.reformatter import VideoReformatter
 
+from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.video.decoders import read_arrays
 from pipeline_lib.video.ffmpeg import ffmpeg_path
 from pipeline_lib.video.reading import read_frames
-from pipeline_lib.workers.cores import num_cores
 
 Way = Callable[[Path], int]
 """Decodes a video to RGB in memory and returns the number of its frames."""

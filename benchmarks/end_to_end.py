@@ -22,8 +22,8 @@ from typing import Any
 import psutil
 
 from pipeline_lib.artifacts import MANIFEST, Manifest
+from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.params import STAGES
-from pipeline_lib.workers.cores import num_cores
 
 SAMPLE_SECONDS = 0.5
 WAITED = 0.1

@@ -17,7 +17,7 @@ from torchvision.models import VGG16_Weights, vgg16
 
 from benchmarks.collection import Shards
 from benchmarks.measuring import Comparison, compare
-from pipeline_lib import layout
+from pipeline_lib.artifacts import layout
 from pipeline_lib.features import extract_features
 from pipeline_lib.params import ChunkParams, FeaturesParams
 from pipeline_lib.video.reading import read_frames

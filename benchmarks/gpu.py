@@ -27,20 +27,19 @@ from torchvision.models import VGG16_Weights, vgg16
 from benchmarks.extraction import FPS
 from benchmarks.measuring import Comparison, compare, spread
 from benchmarks.training import PLAIN_MODELS
-from pipeline_lib import layout
-from pipeline_lib.artifacts import file_sha256
+from pipeline_lib.artifacts import file_sha256, layout
+from pipeline_lib.compute.cores import num_cores
+from pipeline_lib.compute.determinism import reproducible
+from pipeline_lib.compute.gpu import own_stream
+from pipeline_lib.compute.planning import Plan, plan_trainings
 from pipeline_lib.features import FeatureReader, extract_features
 from pipeline_lib.features.extraction import shards_at_once
-from pipeline_lib.models.batches import Batch, ClipSource
-from pipeline_lib.models.gpu import own_stream
-from pipeline_lib.models.registry import build_model
-from pipeline_lib.models.reproducibility import reproducible
+from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import ChunkParams, FeaturesParams, ModelName, TrainParams, load_params
 from pipeline_lib.train import train_model
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer
-from pipeline_lib.workers.cores import num_cores
-from pipeline_lib.workers.hardware import Plan, plan_trainings
+from pipeline_lib.training.batches import Batch, ClipSource
 from tasks.placing import plan_shards, run_at
 
 PARAMS = FeaturesParams(backbone="vgg16", weights="random", image_size=224, device="cuda")

@@ -9,7 +9,7 @@ from torch import nn
 
 
 class PlainALSTM(nn.Module):
-    """ALSTM around `nn.LSTMCell`; the same layers as `pipeline_lib.models.alstm`."""
+    """ALSTM around `nn.LSTMCell`; the same layers as `pipeline_lib.networks.alstm`."""
 
     def __init__(self, *, channels: int, grid: int, num_classes: int, units: int, dropout: float) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class PlainALSTM(nn.Module):
 
 
 class PlainConvALSTM(nn.Module):
-    """ConvALSTM of `nn.Conv2d`; the same layers as `pipeline_lib.models.conv_alstm`."""
+    """ConvALSTM of `nn.Conv2d`; the same layers as `pipeline_lib.networks.conv_alstm`."""
 
     def __init__(self, *, channels: int, grid: int, num_classes: int, units: int, dropout: float) -> None:
         super().__init__()

@@ -17,8 +17,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.features import FeatureReader
-from pipeline_lib.workers.cores import num_cores
 
 MOST_CLIPS = 100
 REPEATS = 3

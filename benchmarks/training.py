@@ -18,16 +18,16 @@ from benchmarks.extraction import FPS
 from benchmarks.measuring import Comparison, compare
 from benchmarks.plain_models import PlainALSTM, PlainConvALSTM
 from pipeline_lib.chunk import cut_clips
+from pipeline_lib.compute.cores import num_cores
+from pipeline_lib.compute.determinism import reproducible
+from pipeline_lib.compute.devices import keep_freed_memory
+from pipeline_lib.compute.planning import plan_trainings
 from pipeline_lib.features import FeatureReader, extract_features
-from pipeline_lib.models.batches import ClipSource
-from pipeline_lib.models.devices import keep_freed_memory
-from pipeline_lib.models.registry import build_model
-from pipeline_lib.models.reproducibility import reproducible
+from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import ModelName, ModelParams, Params, load_params
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer, count_correct
-from pipeline_lib.workers.cores import num_cores
-from pipeline_lib.workers.hardware import plan_trainings
+from pipeline_lib.training.batches import ClipSource
 from pipeline_lib.workers.pool import Pool
 
 DEMO = Path(__file__).parents[1] / "params" / "demo.yaml"

@@ -169,7 +169,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _use_prefect(workspace: Path) -> None:
     """Use the server that the environment names, or that `har up` started, or a temporary one of our own."""
     from flows.services import prefect_address, service_environment, start_temporary_prefect
-    from pipeline_lib.workspace import workspace_id
+    from pipeline_lib.artifacts.workspace import workspace_id
 
     workspace_id(workspace)
     address = os.environ.get("PREFECT_API_URL") or prefect_address(workspace) or start_temporary_prefect(workspace)

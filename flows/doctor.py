@@ -12,7 +12,7 @@ from pathlib import Path
 from flows.services import running_services
 from flows.terminal import say
 from pipeline_lib.artifacts import find_drafts
-from pipeline_lib.workspace import hold_workspace, is_held, known_id
+from pipeline_lib.artifacts.workspace import hold_workspace, is_held, known_id
 
 PACKAGES = ("prefect", "mlflow", "torch", "torchvision", "h5py", "fastapi")
 MIN_FREE_BYTES = 5 * 1024**3

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from flows.terminal import say
 from pipeline_lib.artifacts import Artifact, open_workspace, timestamp
-from pipeline_lib.garbage import Garbage, Limits, find_garbage, folder_bytes, remove_garbage
+from pipeline_lib.artifacts.garbage import Garbage, Limits, find_garbage, folder_bytes, remove_garbage
+from pipeline_lib.artifacts.workspace import hold_workspace, is_held
 from pipeline_lib.stages import STAGES
-from pipeline_lib.workspace import hold_workspace, is_held
 
 
 def collect(workspace: Path, older_than: float | None, max_bytes: float | None, keep_runs: int, *, delete: bool) -> int:

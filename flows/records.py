@@ -23,8 +23,8 @@ from flows import terminal
 from flows.cells import Cell, CellKey, best_cell
 from flows.services import mlflow_address
 from flows.summary import lost_videos
-from pipeline_lib import layout
 from pipeline_lib.addresses import redact
+from pipeline_lib.artifacts import layout
 from pipeline_lib.params import Params
 from tasks import progress, registry, tracking
 from tasks.background import Background

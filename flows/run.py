@@ -26,11 +26,11 @@ import tasks.train
 from flows import records, summary, terminal
 from flows.cells import Cell, CellKey, Overrides, first_of_each_name, plan_cells
 from flows.execution import Execution, FailedWorkError, Future, StageReached, StageResult, Work
+from pipeline_lib.artifacts.tables import read_shards
+from pipeline_lib.artifacts.workspace import hold_workspace, workspace_id
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import videos_root
 from pipeline_lib.params import STAGES, Params
-from pipeline_lib.tables import read_shards
-from pipeline_lib.workspace import hold_workspace, workspace_id
 from tasks import progress
 from tasks.placing import end_workers
 from tasks.stage import Context, Ref, cancel_waiting_work

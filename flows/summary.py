@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.cells import Cell, first_of_each_name, with_overrides
-from pipeline_lib import layout
 from pipeline_lib.addresses import redact_all
-from pipeline_lib.artifacts import tool_versions
+from pipeline_lib.artifacts import layout, tool_versions
 from pipeline_lib.params import STAGES
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def lost_videos(run: Run) -> pd.DataFrame:
     """Return the videos that could not be decoded (video, reason, stderr), from the shards that have any."""
     import pandas as pd
 
-    from pipeline_lib.tables import read_videos
+    from pipeline_lib.artifacts.tables import read_videos
 
     columns = ["video", "reason", "stderr"]
     folders = [ref.directory(run.context) for ref in run.refs["subsample"].values() if ref.counts["quarantined"]]

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pipeline_lib.overview import Overview, pairs_overview, results_overview
+from pipeline_lib.report.overview import Overview, pairs_overview, results_overview
 from tasks import progress
 
 if TYPE_CHECKING:

@@ -1,9 +1,10 @@
-"""Addresses as they may be shown: without passwords and signatures."""
+"""Addresses of files, and how they may be shown: without passwords and signatures."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -15,6 +16,23 @@ SIGNING = re.compile(
     re.IGNORECASE,
 )
 """Names in a query that sign an address (Amazon, Google, Azure, CloudFront and the like) rather than say what it is of."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a file can be had: an http(s) address or a local path, and what is known of the file there."""
+
+    url: str
+    """May carry `user:password@`, for HTTP's basic authentication."""
+    sha256: str | None = None
+    size_bytes: int | None = None
+    kind: str = "an archive"
+    """What is expected there, for messages."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the file must be transferred, rather than used where it lies."""
+        return "://" in self.url
 
 
 def redact(address: str) -> str:

@@ -9,3 +9,7 @@ class UserError(ValueError):
     Commands print that line alone. Any other exception is a bug and shows its traceback. It is a `ValueError` so that
     pydantic's validators may raise it.
     """
+
+
+class UnusableError(UserError):
+    """What an address gave is not what was asked for; another address may give it."""

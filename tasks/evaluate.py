@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_lib import layout
-from pipeline_lib.artifacts import Recipe
+from pipeline_lib.artifacts import Recipe, layout
 from pipeline_lib.params import EvaluateParams
 from tasks.features import feature_files
 from tasks.placing import plan_models, run_at
 from tasks.stage import Context, Ref, stage
 
 if TYPE_CHECKING:
-    from pipeline_lib.workers.hardware import Plan
+    from pipeline_lib.compute.planning import Plan
 
 VERSION = "evaluate-4"
 CONTROLS_VERSION = "controls-2"
@@ -61,8 +60,8 @@ def evaluate(
     """Write metrics, predictions, attention maps and what they are worth, and the confusion matrix."""
     import pandas as pd
 
+    from pipeline_lib.artifacts.tables import read_clips
     from pipeline_lib.evaluate import evaluate_model
-    from pipeline_lib.tables import read_clips
 
     boxes = collection.directory(context) / layout.BOXES
     return run_at(
@@ -105,8 +104,8 @@ def controls(
     fps: float,
 ) -> Mapping[str, Any]:
     """Write what is reached by a linear model, with permuted labels, and without looking at a pixel."""
+    from pipeline_lib.artifacts.tables import read_clips, read_videos
     from pipeline_lib.evaluate import evaluate_controls
-    from pipeline_lib.tables import read_clips, read_videos
 
     return evaluate_controls(
         read_clips(clips.directory(context)),

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_lib import layout
-from pipeline_lib.artifacts import Recipe
+from pipeline_lib.artifacts import Recipe, layout
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import ChunkParams, FeaturesParams
 from tasks.placing import plan_shards, run_at
@@ -15,7 +14,7 @@ from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
 
 if TYPE_CHECKING:
-    from pipeline_lib.workers.hardware import Plan
+    from pipeline_lib.compute.planning import Plan
 
 VERSION = "features-2"
 

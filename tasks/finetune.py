@@ -33,8 +33,8 @@ def finetune(
     features: FeaturesParams,
 ) -> Mapping[str, Any]:
     """Write the tuned weights."""
+    from pipeline_lib.artifacts.tables import read_clips, video_paths
     from pipeline_lib.finetune import finetune_backbone
-    from pipeline_lib.tables import read_clips, video_paths
 
     partial = context.store.partial(made_from)
     table = read_clips(clips.directory(context))

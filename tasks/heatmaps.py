@@ -25,8 +25,8 @@ def heatmaps(
     directory: Path, context: Context, cell: str, evaluated: Ref, shards: Sequence[Ref], params: HeatmapsParams, fps: float
 ) -> Mapping[str, Any]:
     """Render successes and failures as MP4 and GIF, and the same clips plain."""
+    from pipeline_lib.artifacts.tables import video_paths
     from pipeline_lib.heatmaps import render_heatmaps
-    from pipeline_lib.tables import video_paths
 
     paths = video_paths(shard.directory(context) for shard in shards)
     return render_heatmaps(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline_lib.errors import UserError
 
 if TYPE_CHECKING:
+    from pipeline_lib.compute.planning import Plan
     from pipeline_lib.params import Device
-    from pipeline_lib.workers.hardware import Plan
     from pipeline_lib.workers.pool import Pool
     from pipeline_lib.workers.worker import Place
 
@@ -40,8 +40,8 @@ def plan_models(device: Device, key: str, feature_files: Sequence[Path], alike: 
     Raises:
         UserError: a GPU was asked for and there is none.
     """
-    from pipeline_lib.models.devices import choose_device
-    from pipeline_lib.workers.hardware import plan_trainings
+    from pipeline_lib.compute.devices import choose_device
+    from pipeline_lib.compute.planning import plan_trainings
 
     features_bytes = sum(file.stat().st_size for file in feature_files)
     chosen = choose_device(device, key=key)
@@ -50,9 +50,9 @@ def plan_models(device: Device, key: str, feature_files: Sequence[Path], alike: 
 
 def plan_shards(device: Device) -> Plan | None:
     """Plan the extraction of features: a process for each GPU where there are several; None if it is done here."""
+    from pipeline_lib.compute.devices import choose_device
+    from pipeline_lib.compute.planning import Plan, gpu_places
     from pipeline_lib.features.extraction import shards_at_once
-    from pipeline_lib.models.devices import choose_device
-    from pipeline_lib.workers.hardware import Plan, gpu_places
 
     if choose_device(device).type != "cuda" or len(gpu_places()) == 1:
         return None

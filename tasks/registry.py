@@ -61,7 +61,7 @@ def log_parts(parent_run_id: str, candidates: Iterable[Candidate], known: Contai
     Returns:
         The digests of the backbones logged.
     """
-    from pipeline_lib.models.checkpoints import read_metadata
+    from pipeline_lib.training.checkpoints import read_metadata
 
     backbones = {}
     for candidate in candidates:

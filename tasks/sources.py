@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_lib import layout
+from pipeline_lib.artifacts import layout
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.predict.parts import PREPARATION, Parts, read_preparation
@@ -180,7 +180,7 @@ def download_parts(run: Run, scratch: Path) -> Parts:
     Raises:
         UserError: the run trained no model, or its files are gone.
     """
-    from pipeline_lib.models.checkpoints import read_metadata
+    from pipeline_lib.training.checkpoints import read_metadata
 
     run_id, folder = run.info.run_id, Path(tempfile.mkdtemp(dir=scratch))
     preparation = read_preparation(_download(run_id, PREPARATION, folder))
@@ -246,7 +246,7 @@ def _siblings(found: _Found, scratch: Path) -> Iterator[Parts]:
 
 
 def _sees_the_same(one: Parts, other: Parts) -> bool:
-    from pipeline_lib.models.checkpoints import read_metadata
+    from pipeline_lib.training.checkpoints import read_metadata
 
     features = [read_metadata(parts.checkpoint).features for parts in (one, other)]
     preparations = [parts.preparation.model_dump(exclude={"name"}) for parts in (one, other)]

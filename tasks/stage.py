@@ -23,13 +23,13 @@ from prefect.context import TaskRunContext
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_lib.artifacts import Artifact, Recipe, Store
+from pipeline_lib.compute.cores import num_cores
+from pipeline_lib.compute.shared_lock import Room
 from pipeline_lib.errors import UserError
-from pipeline_lib.workers.cores import num_cores
-from pipeline_lib.workers.room import Room
 from tasks.placing import MOST_MODELS, end_workers, turn
 
 if TYPE_CHECKING:
-    from pipeline_lib.workers.hardware import Plan
+    from pipeline_lib.compute.planning import Plan
 
 Result = TypeVar("Result")
 

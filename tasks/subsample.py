@@ -13,7 +13,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from pipeline_lib.artifacts import Recipe
-from pipeline_lib.fetch.collection import SourceVideo
+from pipeline_lib.artifacts.tables import SourceVideo
 from pipeline_lib.params import SubsampleParams
 from pipeline_lib.subsample import subsample_shard
 from tasks.progress import advance
@@ -47,7 +47,7 @@ def _load_features_stage() -> None:
 @task(name="quarantine", cache_policy=NO_CACHE)
 def quarantine(context: Context, shards: Sequence[Ref], params: SubsampleParams) -> None:
     """Fail if more videos than `params.max_quarantined` could not be decoded."""
+    from pipeline_lib.artifacts.tables import read_videos
     from pipeline_lib.subsample import check_quarantine
-    from pipeline_lib.tables import read_videos
 
     check_quarantine([read_videos(shard.directory(context) for shard in shards)], params.max_quarantined)

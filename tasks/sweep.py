@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_lib import layout
-from pipeline_lib.artifacts import Recipe
+from pipeline_lib.artifacts import Recipe, layout
 from pipeline_lib.params import ModelParams, SweepParams
 from tasks.features import feature_files
 from tasks.progress import advance
@@ -60,8 +59,8 @@ def sweep(
     mlflow_run: TrackedRun | None,
 ) -> Mapping[str, Any]:
     """Search, or go on searching, and log every trial as an MLflow run under the sweep's."""
+    from pipeline_lib.artifacts.tables import read_clips
     from pipeline_lib.sweep.search import search
-    from pipeline_lib.tables import read_clips
 
     def on_trial(trial: Trial) -> None:
         advance("sweep")

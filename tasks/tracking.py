@@ -379,7 +379,7 @@ def _dataset_inputs(folder: Path, name: str, digest: str) -> list[DatasetInput]:
     from mlflow.data.pandas_dataset import from_pandas
     from mlflow.entities import DatasetInput, InputTag
 
-    from pipeline_lib.tables import read_clips
+    from pipeline_lib.artifacts.tables import read_clips
 
     return [
         DatasetInput(

@@ -18,7 +18,7 @@ from tasks.stage import Context, Ref, stage
 from tasks.tracking import TrackedRun, log_epoch
 
 if TYPE_CHECKING:
-    from pipeline_lib.workers.hardware import Plan
+    from pipeline_lib.compute.planning import Plan
 
 VERSION = "train-2"
 
@@ -39,9 +39,9 @@ def plan(context: Context, features: Sequence[Ref], params: ModelParams, **other
 @task(name="check", cache_policy=NO_CACHE, task_run_name="check split {split}")
 def check(context: Context, split: int, clips: Ref, device: Device) -> None:
     """Fail if no model can be trained and judged on the split: before hours of training, not after."""
+    from pipeline_lib.artifacts.tables import read_clips
     from pipeline_lib.chunk import check_trainable
-    from pipeline_lib.models.devices import choose_device
-    from pipeline_lib.tables import read_clips
+    from pipeline_lib.compute.devices import choose_device
 
     choose_device(device, key="train.device")
     check_trainable(read_clips(clips.directory(context)))
@@ -60,7 +60,7 @@ def train(
     plan: Plan,
 ) -> Mapping[str, Any]:
     """Train the model beside others, or go on from its last finished epoch; log every epoch to its MLflow run."""
-    from pipeline_lib.tables import read_clips
+    from pipeline_lib.artifacts.tables import read_clips
     from pipeline_lib.train import train_model
 
     def on_epoch(record: Mapping[str, float]) -> None:

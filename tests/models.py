@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from pipeline_lib.models.backbones import build_backbone
-from pipeline_lib.models.checkpoints import Metadata, save_checkpoint
+from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.params import TrainParams
 from pipeline_lib.predict.parts import Parts, Preparation
 from pipeline_lib.predict.predictor import Predictor
+from pipeline_lib.training.checkpoints import Metadata, save_checkpoint
 from pipeline_lib.video.writing import VideoWriter
 from tasks.sources import Opened
 

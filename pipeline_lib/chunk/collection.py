@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline_lib import layout
+from pipeline_lib.artifacts import layout
 from pipeline_lib.chunk.clips import count_rests, cut_clips
-from pipeline_lib.chunk.groups import source_groups
 from pipeline_lib.chunk.parts import PARTS, check_no_leaks, count_leaks, drawn_parts, official_parts, tutorial_parts
-from pipeline_lib.chunk.splits import label_videos, read_splits
+from pipeline_lib.datasets.groups import source_groups
+from pipeline_lib.datasets.split_files import label_videos, read_splits
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import ChunkParams
 

@@ -19,15 +19,15 @@ import numpy as np
 import pandas as pd
 from sklearn.ensemble import RandomForestClassifier
 
-from pipeline_lib import layout
+from pipeline_lib.artifacts import layout
+from pipeline_lib.compute.devices import choose_device
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluate.inputs import average_features, file_metadata
 from pipeline_lib.evaluate.intervals import accuracy_interval
 from pipeline_lib.evaluate.regression import Examples, regress
 from pipeline_lib.evaluate.sources import permute_labels, split_sources, video_sources
-from pipeline_lib.features.hdf5 import FeatureReader
-from pipeline_lib.models.devices import choose_device
 from pipeline_lib.params import EvaluateParams
+from pipeline_lib.streams.feature_files import FeatureReader
 
 # Classes of one or two videos are what a small collection has. Filtered for the process: threads cannot filter for themselves.
 warnings.filterwarnings("ignore", message="The number of unique classes", module="sklearn")

@@ -14,7 +14,8 @@ import h5py
 import pandas as pd
 from torch import nn
 
-from pipeline_lib import layout
+from pipeline_lib.artifacts import layout
+from pipeline_lib.compute.devices import choose_device
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluate.confusion import draw_confusion
 from pipeline_lib.evaluate.maps import ScoredMaps, curve_totals, map_totals, write_maps
@@ -23,13 +24,12 @@ from pipeline_lib.evaluate.pointing import Actor, find_actor
 from pipeline_lib.evaluate.predictions import clip_predictions, video_predictions
 from pipeline_lib.evaluate.scores import class_scores, confusion_counts, overall_scores
 from pipeline_lib.evaluate.sources import video_sources
-from pipeline_lib.features.hdf5 import FeatureReader
-from pipeline_lib.models.batches import ClipSource
-from pipeline_lib.models.checkpoints import Metadata, load_checkpoint
-from pipeline_lib.models.devices import choose_device
-from pipeline_lib.models.inference import Outputs, infer
-from pipeline_lib.models.voting import tally
 from pipeline_lib.params import EvaluateParams
+from pipeline_lib.streams.feature_files import FeatureReader
+from pipeline_lib.training.batches import ClipSource
+from pipeline_lib.training.checkpoints import Metadata, load_checkpoint
+from pipeline_lib.training.inference import Outputs, infer
+from pipeline_lib.training.voting import tally
 
 GPU_BATCH = 128
 """Smallest batch on a GPU, in clips: smaller ones are launch-bound."""

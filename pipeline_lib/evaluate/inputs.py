@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline_lib.features.hdf5 import FeatureReader
-from pipeline_lib.models.batches import ClipSource
+from pipeline_lib.streams.feature_files import FeatureReader
+from pipeline_lib.training.batches import ClipSource
 
 CLIPS_AT_ONCE = 32
 """Clips read before they are averaged; 30 frames of VGG16's features take 1.5 MB."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline_lib import layout
+from pipeline_lib.artifacts import layout
 from pipeline_lib.evaluate.intervals import LEVEL, ratio_intervals
 from pipeline_lib.evaluate.masking import Curves
 from pipeline_lib.evaluate.measures import (
@@ -31,7 +31,7 @@ from pipeline_lib.evaluate.measures import (
     entropy,
 )
 from pipeline_lib.evaluate.pointing import Actor, mass_in_box, points_at_actor
-from pipeline_lib.models.voting import valid_mask
+from pipeline_lib.training.voting import valid_mask
 
 VIDEO = ["video", "class_name", "group"]
 """Columns that tell of a video."""

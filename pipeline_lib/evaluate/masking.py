@@ -22,9 +22,9 @@ import pandas as pd
 import torch
 from torch import nn
 
+from pipeline_lib.compute.gpu import exact
 from pipeline_lib.evaluate.measures import MODEL, UNIFORM, control_maps
-from pipeline_lib.models.batches import Batch, ClipSource
-from pipeline_lib.models.gpu import exact
+from pipeline_lib.training.batches import Batch, ClipSource
 
 STEPS = 5
 """Steps of a curve. An odd number, so that every count of cells has its complement among the counts."""

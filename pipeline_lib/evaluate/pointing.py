@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pipeline_lib.models.voting import valid_mask
+from pipeline_lib.training.voting import valid_mask
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from pipeline_lib.models.voting import Tally
+from pipeline_lib.training.voting import Tally
 
 TOP = 5
 """How many classes a video's true class may be among for `top5_correct`."""
@@ -20,7 +20,7 @@ def clip_predictions(
 ) -> pd.DataFrame:
     """Return one row a clip, in the order of `test`.
 
-    `predicted` is the mode of the valid frames' predictions (ties: see `pipeline_lib.models.voting`), `predicted_by_mean` the
+    `predicted` is the mode of the valid frames' predictions (ties: see `pipeline_lib.training.voting`), `predicted_by_mean` the
     class of the largest mean probability over them; `confidence` and `confidence_by_mean` are the two classes' mean
     probabilities. `frame_predicted` and `frame_confidence` are each valid frame's own, `frames_correct` how many are right.
     """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline_lib.models.logistic_regression import fit_classifiers
+from pipeline_lib.training.logistic_regression import fit_classifiers
 
 INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """scikit-learn's C, to choose from by the validation split's log-loss; a penalty is 1 / (C x videos)."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline_lib import layout
+from pipeline_lib.artifacts import layout
 from pipeline_lib.evaluate.claims import attention_claims
 from pipeline_lib.evaluate.comparison import COLUMNS, Cell, Pair, Summary, compare, summarise
 from pipeline_lib.params import EvaluateParams

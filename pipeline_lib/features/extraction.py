@@ -21,18 +21,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline_lib import layout
-from pipeline_lib.artifacts import tool_versions
+from pipeline_lib.artifacts import layout, tool_versions
+from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.chunk import cut_clips
+from pipeline_lib.compute.cores import num_cores
+from pipeline_lib.compute.devices import PRECISIONS, choose_device, choose_precision
 from pipeline_lib.errors import UserError
-from pipeline_lib.features.decoding import read_ahead
-from pipeline_lib.features.encoding import Encoded, FrameEncoder, batches, decoded_side, default_batch, pinned_array
-from pipeline_lib.features.hdf5 import FeatureWriter
-from pipeline_lib.models.backbones import build_backbone
-from pipeline_lib.models.devices import PRECISIONS, choose_device, choose_precision
 from pipeline_lib.params import ChunkParams, FeaturesParams
+from pipeline_lib.streams.encoding import Encoded, FrameEncoder, batches, decoded_side, default_batch, pinned_array
+from pipeline_lib.streams.feature_files import FeatureWriter
 from pipeline_lib.video.decoders import empty_array
-from pipeline_lib.workers.cores import num_cores
+from pipeline_lib.video.decoding import read_ahead
 
 logger = logging.getLogger(__name__)
 

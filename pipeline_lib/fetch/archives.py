@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.fetch.members import NOT_FIRST_VOLUME, ArchiveError, DamagedArchiveError, Member, refuse_harmful, show
 from pipeline_lib.fetch.seven_zip import extract, list_members, too_large
-from pipeline_lib.workers.cores import num_cores
 
 __all__ = ["ArchiveError", "DamagedArchiveError", "Limits", "Unpacked", "unpack"]
 

@@ -8,37 +8,27 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from pipeline_lib import layout
-from pipeline_lib.addresses import redact
-from pipeline_lib.errors import UserError
-from pipeline_lib.fetch import hmdb51
+from pipeline_lib.addresses import Address, redact
+from pipeline_lib.artifacts import layout
+from pipeline_lib.artifacts.tables import SourceVideo
+from pipeline_lib.compute.cores import num_cores
+from pipeline_lib.datasets import hmdb51
+from pipeline_lib.errors import UnusableError, UserError
 from pipeline_lib.fetch.archives import Limits, remove_tree, unpack
-from pipeline_lib.fetch.download import Address, Progress, RetryPolicy, download, first_usable
+from pipeline_lib.fetch.download import Progress, RetryPolicy, download, first_usable
 from pipeline_lib.fetch.tables import check_boxed_videos, copy_boxes, copy_sources
-from pipeline_lib.fetch.transfer import UnusableError
 from pipeline_lib.params import Addresses, FetchParams
-from pipeline_lib.workers.cores import num_cores
 
 logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset((".avi", ".mp4", ".mkv", ".mov", ".mpg", ".mpeg", ".webm", ".wmv", ".flv", ".m4v", ".3gp", ".ogv"))
 SPLIT_FILE = re.compile(r"(.+)_test_split([123])\.txt")
 LAYOUT = "<folder>/<class>/<video file>"
-
-
-@dataclass(frozen=True)
-class SourceVideo:
-    """A video of the collection."""
-
-    video: str
-    """`<class>/<file name>`, its name throughout the pipeline."""
-    class_name: str
-    sha256: str | None = None
 
 
 def videos_root(params: FetchParams, directory: Path) -> Path:

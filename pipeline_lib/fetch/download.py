@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline_lib.addresses import redact
-from pipeline_lib.errors import UserError
-from pipeline_lib.fetch.transfer import Address, PermanentError, Progress, RetryPolicy, Transfer, UnusableError, check_file
+from pipeline_lib.addresses import Address, redact
+from pipeline_lib.errors import UnusableError, UserError
+from pipeline_lib.fetch.transfer import PermanentError, Progress, RetryPolicy, Transfer, check_file
 
 __all__ = ["Address", "Progress", "RetryPolicy", "download", "first_usable"]
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pipeline_lib.errors import UserError
-from pipeline_lib.fetch.transfer import UnusableError
+from pipeline_lib.errors import UnusableError, UserError
 
 NOT_FIRST_VOLUME = "it is not the first volume of its set: name the first one"
 

@@ -8,8 +8,8 @@ import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from pipeline_lib import layout
 from pipeline_lib.addresses import redact
+from pipeline_lib.artifacts import layout
 from pipeline_lib.errors import UserError
 
 logger = logging.getLogger(__name__)

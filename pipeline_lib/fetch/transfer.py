@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.addresses import redact
+from pipeline_lib.addresses import Address, redact
 from pipeline_lib.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -34,23 +34,6 @@ TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 TEXTS = {b"<": "a web page", b"{": "a JSON message", b"[": "a JSON message", b"version https://git-lfs.": "a Git LFS pointer"}
 """How the texts begin that servers send in place of a file."""
 TEXT_TYPES = {"text/html": "a web page", "application/xhtml+xml": "a web page", "application/json": "a JSON message"}
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a file can be had: an http(s) address or a local path, and what is known of the file there."""
-
-    url: str
-    """May carry `user:password@`, for HTTP's basic authentication."""
-    sha256: str | None = None
-    size_bytes: int | None = None
-    kind: str = "an archive"
-    """What is expected there, for messages."""
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether the file must be transferred, rather than used where it lies."""
-        return "://" in self.url
 
 
 @dataclass(frozen=True)
@@ -75,10 +58,6 @@ class PermanentError(Exception):
 
 class TransientError(Exception):
     """The transfer broke; another try may go on from there."""
-
-
-class UnusableError(UserError):
-    """What an address gave is not what was asked for; another address may give it."""
 
 
 def check_file(path: Path, address: Address) -> None:

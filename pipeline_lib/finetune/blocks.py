@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from pipeline_lib.backbones.build import Backbone, PatchTokens
 from pipeline_lib.errors import UserError
-from pipeline_lib.models.backbones import Backbone, PatchTokens
 
 USUAL_SIZE = 224
 """Side of the frame that blocks are found with, so that they do not depend on the size of the frames in use."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pipeline_lib.models.backbones import Backbone
+from pipeline_lib.backbones.build import Backbone
 
 DROPOUT = 0.5
 

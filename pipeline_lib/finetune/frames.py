@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.features.decoding import read_ahead
-from pipeline_lib.features.encoding import decoded_side, resize
+from pipeline_lib.streams.encoding import decoded_side, resize
+from pipeline_lib.video.decoding import read_ahead
 
 logger = logging.getLogger(__name__)
 

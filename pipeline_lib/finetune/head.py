@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline_lib.models.logistic_regression import fit_classifiers
+from pipeline_lib.training.logistic_regression import fit_classifiers
 
 PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001)
 """Weights of the squared norm that are tried; the one with the lowest validation loss is taken."""

@@ -22,20 +22,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline_lib import layout
+from pipeline_lib.artifacts import layout
+from pipeline_lib.backbones.build import Backbone, build_backbone
+from pipeline_lib.compute.determinism import reproducible
+from pipeline_lib.compute.devices import choose_device, choose_precision
+from pipeline_lib.compute.gpu import undisturbed
 from pipeline_lib.errors import UserError
-from pipeline_lib.features.encoding import normalise
 from pipeline_lib.finetune.augmentation import augment
 from pipeline_lib.finetune.blocks import last_blocks
 from pipeline_lib.finetune.classifier import FrameClassifier
 from pipeline_lib.finetune.frames import FrameStore, load_frames
 from pipeline_lib.finetune.head import fit_head
-from pipeline_lib.models.backbones import Backbone, build_backbone
-from pipeline_lib.models.devices import choose_device, choose_precision
-from pipeline_lib.models.fitting import OnEpoch, fit
-from pipeline_lib.models.gpu import undisturbed
-from pipeline_lib.models.reproducibility import reproducible
 from pipeline_lib.params import FeaturesParams, FinetuneParams
+from pipeline_lib.streams.encoding import normalise
+from pipeline_lib.training.fitting import OnEpoch, fit
 
 logger = logging.getLogger(__name__)
 

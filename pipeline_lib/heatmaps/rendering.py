@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline_lib import layout
+from pipeline_lib.artifacts import layout
+from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.errors import UserError
 from pipeline_lib.heatmaps.maps import MapUpsampler
 from pipeline_lib.heatmaps.overlay import Overlay
@@ -30,7 +31,6 @@ from pipeline_lib.heatmaps.selection import RULES, select_clips
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.video.reading import read_frames
 from pipeline_lib.video.writing import VideoWriter, write_gif
-from pipeline_lib.workers.cores import num_cores
 
 logger = logging.getLogger(__name__)
 

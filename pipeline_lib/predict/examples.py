@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline_lib import layout
-from pipeline_lib.artifacts import Artifact, Store
+from pipeline_lib.artifacts import Artifact, Store, layout
+from pipeline_lib.artifacts.tables import video_paths
 from pipeline_lib.heatmaps.selection import select_clips
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.predict.origin import artifacts_of, training_of
-from pipeline_lib.tables import video_paths
 
 NUM_RIGHT, NUM_WRONG = 7, 3
 

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib import layout
-from pipeline_lib.artifacts import Artifact, Store, file_sha256
+from pipeline_lib.artifacts import Artifact, Store, file_sha256, layout
 from pipeline_lib.errors import UserError
-from pipeline_lib.models.checkpoints import read_metadata
 from pipeline_lib.predict.parts import Parts, Preparation
+from pipeline_lib.training.checkpoints import read_metadata
 
 
 def find_training(store: Store, checkpoint: Path) -> Artifact:
@@ -79,7 +78,7 @@ def _kept_backbone(store: Store, params: dict[str, Any], sha256: str, checkpoint
         return kept
     from safetensors.torch import save_file
 
-    from pipeline_lib.models.backbones import build_backbone  # loads torchvision, for seconds
+    from pipeline_lib.backbones.build import build_backbone  # loads torchvision, for seconds
 
     weights = params["weights"]
     if weights.startswith("sha256 "):

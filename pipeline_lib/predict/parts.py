@@ -13,8 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline_lib import layout
-from pipeline_lib.artifacts import digest, file_sha256
+from pipeline_lib.artifacts import digest, file_sha256, layout
 from pipeline_lib.errors import UserError
 
 PREPARATION = "predictor.json"

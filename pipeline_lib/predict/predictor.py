@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline_lib.backbones.build import build_backbone
+from pipeline_lib.compute.devices import PRECISIONS, choose_device
+from pipeline_lib.compute.gpu import exact
 from pipeline_lib.errors import UserError
-from pipeline_lib.features.encoding import FrameEncoder, batches, decoded_side, default_batch
-from pipeline_lib.models.backbones import build_backbone
-from pipeline_lib.models.checkpoints import Metadata, load_checkpoint
-from pipeline_lib.models.devices import PRECISIONS, choose_device
-from pipeline_lib.models.gpu import exact
-from pipeline_lib.models.voting import Tally, tally
 from pipeline_lib.params import Device, SubsampleParams
 from pipeline_lib.predict.parts import Parts, Preparation
 from pipeline_lib.predict.windows import FrameMeans, Window, cut_windows, window_starts
+from pipeline_lib.streams.encoding import FrameEncoder, batches, decoded_side, default_batch
 from pipeline_lib.subsample import SubsampledVideo, subsample_video
+from pipeline_lib.training.checkpoints import Metadata, load_checkpoint
+from pipeline_lib.training.voting import Tally, tally
 from pipeline_lib.video.decoders import read_arrays
 from pipeline_lib.video.ffmpeg import VideoError
 from pipeline_lib.video.reading import probe

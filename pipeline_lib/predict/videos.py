@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline_lib.addresses import redact
+from pipeline_lib.addresses import Address, redact
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import VIDEO_SUFFIXES
-from pipeline_lib.fetch.transfer import Address, PermanentError, Progress, RetryPolicy, Transfer
+from pipeline_lib.fetch.transfer import PermanentError, Progress, RetryPolicy, Transfer
 from pipeline_lib.video.ffmpeg import VideoError
 
 RETRY_POLICY = RetryPolicy(retries=2, timeout_seconds=30.0)

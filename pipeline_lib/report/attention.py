@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline_lib import layout
+from pipeline_lib.artifacts import layout
 from pipeline_lib.report.charts import Chart, Series
-
-if TYPE_CHECKING:
-    from pipeline_lib.report.page import ModelReport
+from pipeline_lib.report.model import ModelReport
 
 CONTROLS = {"uniform": "even", "centre": "centre"}
 """What an attention must do better than: everywhere alike, and a Gaussian in the middle."""

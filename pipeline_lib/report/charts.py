@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline_lib import layout
+from pipeline_lib.artifacts import layout
 
 RELIABILITY_BINS = 10
 

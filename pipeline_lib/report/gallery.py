@@ -8,17 +8,15 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import pandas as pd
 from PIL import Image
 
-from pipeline_lib import layout
+from pipeline_lib.artifacts import layout
+from pipeline_lib.report.model import ModelReport
 from pipeline_lib.report.player import ClipModel, describe_clip
-
-if TYPE_CHECKING:
-    from pipeline_lib.report.page import ModelReport
 
 OUTCOMES = {"mixed": "models disagree", "wrong": "all wrong", "right": "all right"}
 """What the models made of a clip, in the order of the gallery: where they disagree there is most to see."""

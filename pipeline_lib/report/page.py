@@ -12,7 +12,7 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import resources
 from itertools import chain
 from pathlib import Path
@@ -23,13 +23,14 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
-from pipeline_lib import layout
-from pipeline_lib.overview import pairs_overview, results_overview
+from pipeline_lib.artifacts import layout
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.report.attention import CONTROLS, gather_maps
 from pipeline_lib.report.charts import Chart, class_bars, learning_curves, reliability
 from pipeline_lib.report.gallery import OUTCOMES, Gallery, gather_gallery
+from pipeline_lib.report.model import ModelReport, RunReport
 from pipeline_lib.report.numbers import decimal, duration, headlines, percent
+from pipeline_lib.report.overview import pairs_overview, results_overview
 from pipeline_lib.report.player import ASSETS, player_style
 
 STYLES = ("tokens.css", "player.css", "style.css")
@@ -38,62 +39,6 @@ CHART_LIBRARY = "django/static/chartkick/Chart.bundle.js"
 SCRIPTS = ("player.js", "report.js", "gallery.js", "matrix.js", "charts.js")
 FIRST_CLIPS = 12
 """Clips of the gallery that are shown at first, and that each press of its button adds."""
-
-
-@dataclass(frozen=True)
-class ModelReport:
-    """One model of the run."""
-
-    name: str
-    label: str
-    """The name, and in a run of several splits or seeds which of them this is."""
-    metrics: Mapping[str, Any]
-    """The evaluation's `metrics.json`."""
-    history: Sequence[Mapping[str, Any]]
-    """The training's `history.json`: one mapping an epoch."""
-    evaluation: Path
-    """Folder that the evaluate stage filled."""
-    heatmaps: Path | None
-    """Folder with `heatmaps.json` and the clips it names; None of a model without attention."""
-
-    @property
-    def title(self) -> str:
-        """The label as the page writes it."""
-        return self.label.replace("_", " ")
-
-
-@dataclass(frozen=True)
-class SweepReport:
-    """A search for one model's hyper-parameters."""
-
-    model: str
-    counts: Mapping[str, Any]
-    """Of trials, and validation accuracy of the default and of the best."""
-    best: Mapping[str, Any]
-    """The best hyper-parameters found."""
-    importance: Mapping[str, Any]
-    """The search's `importance.json`: each hyper-parameter's share of the differences between trials, or why there is none."""
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """What the page shows."""
-
-    title: str
-    summary: Mapping[str, Any]
-    """`dataset`, `stages`, `models`, `results` and `mlflow`, as `har run --summary` writes them."""
-    params: Mapping[str, Any]
-    """All parameters, section by section, as JSON types."""
-    quarantined: pd.DataFrame
-    """One row a lost video: video, reason, stderr."""
-    models: Sequence[ModelReport]
-    tools: Mapping[str, str]
-    """Versions of the tools that shaped the run."""
-    sweeps: Sequence[SweepReport] = ()
-    best_params: Mapping[str, Any] | None = None
-    """All parameters with what the searches found."""
-    failures: Sequence[str] = ()
-    """A line for each model, or other part of the run, that failed while the rest went on."""
 
 
 def write_report(directory: Path, run: RunReport) -> dict[str, int]:

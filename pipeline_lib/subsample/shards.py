@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline_lib import layout
+from pipeline_lib.artifacts import layout
+from pipeline_lib.artifacts.tables import SourceVideo
 from pipeline_lib.errors import UserError
-from pipeline_lib.fetch.collection import SourceVideo
 from pipeline_lib.params import SubsampleParams
 from pipeline_lib.subsample.videos import subsample_video
 from pipeline_lib.video.ffmpeg import VideoError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline_lib import layout
+from pipeline_lib.artifacts import layout
 from pipeline_lib.sweep.study import Study
 from pipeline_lib.sweep.trials import Trial, best_of
 

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from pipeline_lib.compute.planning import Plan
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import ModelParams
 from pipeline_lib.sweep.study import Running, Study
 from pipeline_lib.sweep.trials import Row, Trial
-from pipeline_lib.workers.hardware import Plan
 from pipeline_lib.workers.pool import Call, Inbox, Pool, log
 from pipeline_lib.workers.worker import Died, Done, Failed, Message, Said
 

@@ -12,15 +12,15 @@ from typing import Any
 import pandas as pd
 
 from pipeline_lib.artifacts import digest
-from pipeline_lib.features.hdf5 import FeatureReader
-from pipeline_lib.models.devices import choose_device
+from pipeline_lib.compute.devices import choose_device
+from pipeline_lib.compute.planning import Plan, plan_trainings
 from pipeline_lib.params import ModelParams, SweepParams
+from pipeline_lib.streams.feature_files import FeatureReader
 from pipeline_lib.sweep.objective import TrainingObjective
 from pipeline_lib.sweep.results import write_results
 from pipeline_lib.sweep.running import OnTrial, run_study
 from pipeline_lib.sweep.space import make_space
 from pipeline_lib.sweep.study import Study
-from pipeline_lib.workers.hardware import Plan, plan_trainings
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline_lib.models.batches import Batch
-from pipeline_lib.models.gpu import GPU, tensor_cores
+from pipeline_lib.compute.gpu import GPU, tensor_cores
+from pipeline_lib.training.batches import Batch
 
 WARM_UP_STEPS = 3
 """Steps before the capture, so that all memory is there when it is made; PyTorch asks for a few."""

@@ -9,16 +9,16 @@ import math
 import torch
 from torch import nn
 
+from pipeline_lib.compute.devices import choose_precision
 from pipeline_lib.errors import UserError
-from pipeline_lib.models.batches import Batch, ClipSource
-from pipeline_lib.models.devices import choose_precision
-from pipeline_lib.models.dropout import draw_from
-from pipeline_lib.models.inference import infer
-from pipeline_lib.models.registry import model_kind
-from pipeline_lib.models.voting import tally
+from pipeline_lib.networks.dropout import draw_from
+from pipeline_lib.networks.registry import model_kind
 from pipeline_lib.params import ModelParams
 from pipeline_lib.train.graph import GraphedStep
 from pipeline_lib.train.loss import calibrated_cross_entropy, coverage_penalty, frame_cross_entropy, valid_mask
+from pipeline_lib.training.batches import Batch, ClipSource
+from pipeline_lib.training.inference import infer
+from pipeline_lib.training.voting import tally
 
 GPU_VALIDATION_BATCH = 64
 """Clips: its kernels are started one by one, which for 64 clips takes no longer than for 16, and took as long as training."""

@@ -13,22 +13,21 @@ from typing import Any
 import pandas as pd
 import torch
 
-from pipeline_lib import layout
+from pipeline_lib.artifacts import layout
 from pipeline_lib.chunk import check_trainable
+from pipeline_lib.compute.determinism import deterministic_algorithms, reproducible, seeded
+from pipeline_lib.compute.devices import choose_device, keep_freed_memory
+from pipeline_lib.compute.gpu import own_stream
 from pipeline_lib.errors import UserError
-from pipeline_lib.features.hdf5 import FeatureReader
-from pipeline_lib.models.batches import ClipSource, fits_in_memory
-from pipeline_lib.models.checkpoints import Metadata, save_checkpoint
-from pipeline_lib.models.devices import choose_device, keep_freed_memory
-from pipeline_lib.models.fitting import Progress, fit
-from pipeline_lib.models.gpu import own_stream
-from pipeline_lib.models.normalisation import Normalised
-from pipeline_lib.models.reproducibility import deterministic_algorithms, reproducible, seeded
+from pipeline_lib.networks.normalisation import Normalised
 from pipeline_lib.params import ModelParams
+from pipeline_lib.streams.feature_files import FeatureReader
 from pipeline_lib.train.trainer import Trainer
+from pipeline_lib.training.batches import ClipSource, fits_in_memory
+from pipeline_lib.training.checkpoints import Metadata, save_checkpoint
+from pipeline_lib.training.fitting import Progress, fit
 
 logger = logging.getLogger(__name__)
-
 
 
 def train_model(

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.video import decode_worker
 from pipeline_lib.video.decode_worker import END, ERROR, HEADER
 from pipeline_lib.video.ffmpeg import VideoError, check_file, read_tail
-from pipeline_lib.workers.cores import num_cores
 
 SILENCE_SECONDS = 300
 """Longest that decoding may take between two answers."""

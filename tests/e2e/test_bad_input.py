@@ -13,8 +13,8 @@ import pytest
 import torch
 import yaml
 
+from pipeline_lib.artifacts.workspace import hold_workspace
 from pipeline_lib.errors import UserError
-from pipeline_lib.workspace import hold_workspace
 from tests.e2e.conftest import Pipeline
 
 PROJECT = Path(__file__).parents[2]

@@ -28,7 +28,7 @@ def break_work(monkeypatch, function, model, error):
 
 def _is_of(arg, model):
     """Return whether a path is the model's checkpoint or evaluation, which name it."""
-    from pipeline_lib.models.checkpoints import read_metadata
+    from pipeline_lib.training.checkpoints import read_metadata
 
     return isinstance(arg, Path) and arg.name == "checkpoint.safetensors" and read_metadata(arg).model == model
 

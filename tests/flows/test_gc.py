@@ -5,8 +5,8 @@ import pytest
 from flows.cli import _parser
 from flows.gc import collect
 from pipeline_lib.artifacts import Recipe, Store
+from pipeline_lib.artifacts.workspace import WorkspaceBusyError, hold_workspace
 from pipeline_lib.errors import UserError
-from pipeline_lib.workspace import WorkspaceBusyError, hold_workspace
 
 DAY = 86400.0
 

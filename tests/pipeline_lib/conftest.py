@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline_lib.features.hdf5 import FeatureWriter
-from pipeline_lib.models import devices
+from pipeline_lib.compute import devices
+from pipeline_lib.streams.feature_files import FeatureWriter
 
 FPS = 15.0
 FRAMES, GRID, CHANNELS = 6, 4, 8

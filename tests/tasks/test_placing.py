@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline_lib.workers.hardware import Plan
+from pipeline_lib.compute.planning import Plan
 from pipeline_lib.workers.worker import Place
 from tasks.placing import end_workers, plan_models, plan_shards, run_at, turn
 from tests.pipeline_lib.workers import functions

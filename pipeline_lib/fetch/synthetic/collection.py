@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.fetch.synthetic.actions import ACTIONS
 from pipeline_lib.fetch.synthetic.encoding import AviWriter, write_broken_avi
 from pipeline_lib.fetch.synthetic.films import HEIGHT, WIDTH, Film, Source, random_source
 from pipeline_lib.params import SyntheticParams
-from pipeline_lib.workers.cores import num_cores
 
 SOURCE_NAMES = (
     "#1_(Fun)_[best]!",

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from pipeline_lib.chunk import check_trainable, chunk_collection
-from pipeline_lib.chunk.groups import group_of_name
 from pipeline_lib.chunk.parts import count_leaks, tutorial_parts
-from pipeline_lib.chunk.splits import read_splits
+from pipeline_lib.datasets.groups import group_of_name
+from pipeline_lib.datasets.split_files import read_splits
 from pipeline_lib.params import ChunkParams
 from pipeline_lib.subsample.shards import COLUMNS
 

@@ -13,8 +13,8 @@ from pipeline_lib.evaluate.comparison import Cell, compare, summarise
 from pipeline_lib.evaluate.controls import evaluate_controls
 from pipeline_lib.evaluate.inputs import average_features, file_metadata
 from pipeline_lib.evaluate.regression import regress
-from pipeline_lib.features.hdf5 import FeatureReader, FeatureWriter
 from pipeline_lib.params import EvaluateParams
+from pipeline_lib.streams.feature_files import FeatureReader, FeatureWriter
 from tests.pipeline_lib.conftest import ATTRIBUTES, FPS
 
 pytestmark = pytest.mark.usefixtures("single_thread")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from pipeline_lib.chunk.groups import group_of_name
-from pipeline_lib.chunk.splits import read_splits
+from pipeline_lib.datasets.groups import group_of_name
+from pipeline_lib.datasets.split_files import read_splits
 from pipeline_lib.evaluate.intervals import accuracy_interval, accuracy_intervals, ratio_intervals
 from pipeline_lib.evaluate.sources import video_sources
 

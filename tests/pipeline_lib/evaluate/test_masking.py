@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline_lib.evaluate import masking
 from pipeline_lib.evaluate.masking import STEPS, cell_counts, choose_clips, masked_curves
-from pipeline_lib.models.batches import Batch
+from pipeline_lib.training.batches import Batch
 
 GRID, FRAMES = 5, 3
 CELLS = GRID * GRID

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from pipeline_lib.evaluate.predictions import clip_predictions, video_predictions
-from pipeline_lib.models.voting import tally
+from pipeline_lib.training.voting import tally
 
 CLASSES = ("jump", "run", "sit")
 

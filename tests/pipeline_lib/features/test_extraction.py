@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.features import FeatureReader, extract_features
-from pipeline_lib.features.encoding import normalise, resize
-from pipeline_lib.models.backbones import build_backbone
 from pipeline_lib.params import ChunkParams, FeaturesParams
+from pipeline_lib.streams.encoding import normalise, resize
 from pipeline_lib.video.reading import read_frames
 
 pytestmark = pytest.mark.usefixtures("single_thread")

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from pipeline_lib.artifacts import file_sha256
+from pipeline_lib.datasets import hmdb51
 from pipeline_lib.errors import UserError
-from pipeline_lib.fetch import hmdb51
 from pipeline_lib.fetch.collection import fetch_collection, list_videos, videos_root
 from pipeline_lib.fetch.transfer import Address, PermanentError
 from pipeline_lib.params import FetchParams

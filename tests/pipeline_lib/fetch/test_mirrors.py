@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from pipeline_lib.artifacts import file_sha256
+from pipeline_lib.datasets import hmdb51
 from pipeline_lib.errors import UserError
-from pipeline_lib.fetch import hmdb51
 from pipeline_lib.fetch.collection import fetch_collection
 from pipeline_lib.fetch.rar import pack_collection, write_rar
 from pipeline_lib.fetch.transfer import Address

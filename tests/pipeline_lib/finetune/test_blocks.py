@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+from pipeline_lib.backbones.build import Backbone, build_backbone
 from pipeline_lib.finetune.blocks import find_blocks, last_blocks
-from pipeline_lib.models.backbones import Backbone, build_backbone
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.finetune.blocks import find_blocks, last_blocks
 from pipeline_lib.finetune.classifier import FrameClassifier
-from pipeline_lib.models.backbones import build_backbone
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.finetune import finetune_backbone
 from pipeline_lib.finetune.training import FrameTrainer, one_cycle
-from pipeline_lib.models.backbones import build_backbone
 from pipeline_lib.params import FeaturesParams, FinetuneParams
 from pipeline_lib.video.writing import VideoWriter
 

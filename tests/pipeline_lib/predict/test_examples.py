@@ -8,8 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline_lib import layout
-from pipeline_lib.artifacts import Artifact, Recipe, Store
+from pipeline_lib.artifacts import Artifact, Recipe, Store, layout
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.predict.examples import NUM_RIGHT, NUM_WRONG, find_drawing, find_examples
 

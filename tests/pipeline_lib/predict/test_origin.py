@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import save_file
 
 from pipeline_lib.artifacts import Artifact, Recipe, Store
-from pipeline_lib.models.backbones import build_backbone
+from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.predict.origin import find_training, parts_of_training
 from pipeline_lib.predict.predictor import Predictor
 from tests.models import GRID, make_parts
@@ -64,7 +64,7 @@ def test_random_weights_are_made_again_once(workspace, monkeypatch):
     trained = workspace.train("random", 3, tuned=False)
     parts = parts_of_training(workspace.store, trained)
     Predictor([parts], device="cpu")
-    monkeypatch.setattr("pipeline_lib.models.backbones.build_backbone", None)
+    monkeypatch.setattr("pipeline_lib.backbones.build.build_backbone", None)
     assert parts_of_training(workspace.store, trained) == parts
 
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_lib.features.encoding import normalise, resize
-from pipeline_lib.models.backbones import build_backbone
-from pipeline_lib.models.checkpoints import load_checkpoint
+from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.params import SubsampleParams
 from pipeline_lib.predict import predictor as module
 from pipeline_lib.predict.parts import Parts
 from pipeline_lib.predict.predictor import Predictor
+from pipeline_lib.streams.encoding import normalise, resize
 from pipeline_lib.subsample import SubsampledVideo, subsample_video
+from pipeline_lib.training.checkpoints import load_checkpoint
 from pipeline_lib.video.decoders import read_arrays
 from pipeline_lib.video.reading import probe
 from tests.models import CLASSES, FRAMES, GRID, IMAGE_SIZE, make_parts, write_video

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline_lib import layout
-from pipeline_lib.fetch.collection import SourceVideo
+from pipeline_lib.artifacts import layout
+from pipeline_lib.artifacts.tables import SourceVideo
 from pipeline_lib.params import SubsampleParams
 from pipeline_lib.subsample import check_quarantine, subsample_shard
 from pipeline_lib.video.ffmpeg import ffmpeg_path

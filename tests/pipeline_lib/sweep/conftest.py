@@ -6,10 +6,10 @@ from functools import partial
 
 import pytest
 
+from pipeline_lib.compute.planning import Plan
 from pipeline_lib.params import SweepParams, TrainParams
 from pipeline_lib.sweep.space import make_space
 from pipeline_lib.sweep.study import Study
-from pipeline_lib.workers.hardware import Plan
 from pipeline_lib.workers.worker import Place
 from tests.pipeline_lib.sweep.objectives import EPOCHS, VAL_CLIPS
 

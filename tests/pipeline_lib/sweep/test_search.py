@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline_lib.features.hdf5 import FeatureWriter
 from pipeline_lib.params import SweepParams, TrainParams
+from pipeline_lib.streams.feature_files import FeatureWriter
 from pipeline_lib.sweep.search import search
 from pipeline_lib.train import train_model
 from tests.pipeline_lib.conftest import ATTRIBUTES, CHANNELS, FRAMES, GRID, draw_features

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_lib.models.batches import Batch
-from pipeline_lib.models.normalisation import Normalised
-from pipeline_lib.models.registry import build_model
-from pipeline_lib.models.reproducibility import reproducible
+from pipeline_lib.compute.determinism import reproducible
+from pipeline_lib.networks.normalisation import Normalised
+from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import MODELS, TrainParams
 from pipeline_lib.train.trainer import Trainer
+from pipeline_lib.training.batches import Batch
 
 LOSSES = Path(__file__).parent / "golden" / "losses.csv"
 STEPS, CLIPS, FRAMES, GRID, CHANNELS, CLASSES = 20, 16, 30, 4, 12, 5

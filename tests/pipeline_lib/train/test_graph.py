@@ -9,15 +9,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline_lib.models.batches import Batch
-from pipeline_lib.models.devices import fp32_precision
-from pipeline_lib.models.dropout import draw_from
-from pipeline_lib.models.gpu import GPU, own_stream, tensor_cores
-from pipeline_lib.models.registry import build_model
-from pipeline_lib.models.reproducibility import reproducible
+from pipeline_lib.compute.determinism import reproducible
+from pipeline_lib.compute.devices import fp32_precision
+from pipeline_lib.compute.gpu import GPU, own_stream, tensor_cores
+from pipeline_lib.networks.dropout import draw_from
+from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import TrainParams
 from pipeline_lib.train.graph import GraphedStep
 from pipeline_lib.train.trainer import Trainer
+from pipeline_lib.training.batches import Batch
 from tests.pipeline_lib.train.test_golden import make_batch
 
 PARAMS = TrainParams(alstm_units=16, conv_alstm_units=8, head_channels=8, uniform_start=False)

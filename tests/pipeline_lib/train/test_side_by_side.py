@@ -19,17 +19,17 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline_lib.features.hdf5 import FeatureWriter
-from pipeline_lib.models import batches
-from pipeline_lib.models.batches import Batch, ClipSource
-from pipeline_lib.models.devices import fp32_precision
-from pipeline_lib.models.gpu import GPU, own_stream, tensor_cores
-from pipeline_lib.models.inference import infer
-from pipeline_lib.models.registry import build_model
-from pipeline_lib.models.reproducibility import seeded
+from pipeline_lib.compute.determinism import seeded
+from pipeline_lib.compute.devices import fp32_precision
+from pipeline_lib.compute.gpu import GPU, own_stream, tensor_cores
+from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import ModelParams, TrainParams
+from pipeline_lib.streams.feature_files import FeatureWriter
 from pipeline_lib.train import train_model, training
 from pipeline_lib.train.trainer import Trainer
+from pipeline_lib.training import batches
+from pipeline_lib.training.batches import Batch, ClipSource
+from pipeline_lib.training.inference import infer
 
 FRAMES, GRID, CHANNELS = 12, 4, 96
 CLASSES = ("jump", "sit", "wave")

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline_lib.features.hdf5 import FeatureReader
-from pipeline_lib.models.batches import ClipSource
-from pipeline_lib.models.checkpoints import load_checkpoint
 from pipeline_lib.params import MODELS, TrainParams
+from pipeline_lib.streams.feature_files import FeatureReader
 from pipeline_lib.train import train_model, training
 from pipeline_lib.train.trainer import Trainer, make_optimizer
+from pipeline_lib.training.batches import ClipSource
+from pipeline_lib.training.checkpoints import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 

@@ -1,0 +1,53 @@
+"""The tables that stages hand on, read back from their artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline_lib.artifacts import layout
+
+
+@dataclass(frozen=True)
+class SourceVideo:
+    """A video of the collection."""
+
+    video: str
+    """`<class>/<file name>`, its name throughout the pipeline."""
+    class_name: str
+    sha256: str | None = None
+
+
+def read_shards(collection: Path, shard_videos: int) -> dict[str, list[SourceVideo]]:
+    """Deal a fetch artifact's videos to shards: by class, and within a class by name, at most `shard_videos` to a shard."""
+    table = pd.read_parquet(collection / layout.COLLECTION).sort_values("video")
+    shards = {}
+    for class_name, rows in table.groupby("class_name"):
+        columns = zip(rows["video"], rows["sha256"], strict=True)
+        videos = [SourceVideo(video, str(class_name), sha256) for video, sha256 in columns]
+        for number, first in enumerate(range(0, len(videos), shard_videos)):
+            shards[f"{class_name} {number + 1}"] = videos[first : first + shard_videos]
+    return shards
+
+
+def read_clips(chunk: Path) -> pd.DataFrame:
+    """Return a chunk artifact's clip table: clip, video, class_name, group, part, first_frame, valid_frames."""
+    return pd.read_parquet(chunk / layout.CLIPS)
+
+
+def read_videos(shards: Iterable[Path]) -> pd.DataFrame:
+    """Return the videos of subsample shards, quarantined ones included."""
+    return pd.concat([pd.read_parquet(shard / layout.VIDEOS) for shard in shards], ignore_index=True)
+
+
+def video_paths(shards: Iterable[Path]) -> dict[str, Path]:
+    """Return where the subsampled file of every decodable video lies."""
+    paths: dict[str, Path] = {}
+    for shard in shards:
+        videos = pd.read_parquet(shard / layout.VIDEOS, columns=["video", "reason"])
+        decodable = videos.loc[videos["reason"].isna(), "video"]
+        paths |= {video: layout.subsampled_path(shard, video) for video in decodable}
+    return paths

@@ -1,0 +1,1 @@
+"""Networks that turn a frame into a feature map, and their weights."""

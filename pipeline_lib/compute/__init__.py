@@ -1,0 +1,1 @@
+"""Devices, precision, determinism, cores, and the engine that runs work."""

@@ -1,1 +1,0 @@
-"""What every stage that runs a network shares: the networks, their training loop, checkpoints, devices."""

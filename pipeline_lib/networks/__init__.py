@@ -1,0 +1,1 @@
+"""The models: recurrent networks with visual attention, and what they are built from."""

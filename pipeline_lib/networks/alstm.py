@@ -1,0 +1,146 @@
+"""Attention LSTM (ALSTM) of Sharma et al. 2016, as the article has it: state carried, h0 and c0 from the whole clip.
+
+    h_0 = tanh(W_h m), c_0 = tanh(W_c m)            m: mean of X over the valid frames and all cells
+    a_t = softmax(s(X_t, h_t-1))                    one score a cell, see `pipeline_lib.networks.attention`
+    x_t = sum_i a_ti X_ti
+    h_t, c_t = LSTM(x_t, h_t-1, c_t-1)
+    y_t = W_y h_t                                   logits
+
+Biases are left out above. Every linear layer's input passes dropout, as the article says. Variants:
+
+- `layers`: LSTMs one on the other, each with an h_0 and a c_0; h of the last decides attention and label.
+- `carry_state: false`: what the tutorial's code computes. It calls the LSTM anew for every frame, h_t, c_t = LSTM(x_t, 0, 0),
+  so that h_t-1 reaches nothing but the attention of the next frame. W_c and the recurrent weights then do nothing; they stay,
+  as they do in the code.
+- `scorer: null`: no attention, x_t = mean_i X_ti. This is the baseline `lrcn` (Donahue et al. 2015): what is left of ALSTM
+  when attention is taken away, and nothing else is.
+"""
+
+# B batch, T frames of a clip, K grid side, I = K * K cells, D channels, U units, C classes
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pipeline_lib.networks import alstm_gpu
+from pipeline_lib.networks.alstm_cpu import CPUSteps
+from pipeline_lib.networks.alstm_loop import Inputs, Steps, run_loop
+from pipeline_lib.networks.attention import Attention, Scorer, glimpse, uniform
+from pipeline_lib.networks.dropout import Dropout
+from pipeline_lib.networks.lstm import LSTMCell, LSTMStack, glorot_linear
+
+
+class ALSTM(nn.Module):
+    """Soft attention over the cells of each frame, a glimpse of their weighted sum, an LSTM over the glimpses."""
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        grid: int,
+        num_classes: int,
+        units: int,
+        dropout: float,
+        layers: int = 1,
+        scorer: Scorer | None = "pooled",
+        uniform_start: bool = False,
+        carry_state: bool = True,
+    ) -> None:
+        """Build with random weights; at the article's sizes (512, 7, 51, 512) there are 2,925,924 parameters."""
+        super().__init__()
+        self.carry_state = carry_state
+        self.dropout = Dropout(dropout)
+        self.initial_h = nn.ModuleList(glorot_linear(channels, units) for _ in range(layers))
+        self.initial_c = nn.ModuleList(glorot_linear(channels, units) for _ in range(layers))
+        self.attention: Attention | None = None
+        if scorer:
+            self.attention = Attention(
+                scorer,
+                channels=channels,
+                num_cells=grid * grid,
+                width=units // 2,
+                units=units,
+                dropout=dropout,
+                uniform_start=uniform_start,
+            )
+        self.cells = LSTMStack(channels, units, layers)
+        self.head = glorot_linear(units, num_classes)
+
+    def forward(self, features_BTKKD: torch.Tensor, valid_frames_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits_BTC and attention_BTKK (sums to 1 over the cells of each frame).
+
+        Frames past `valid_frames_B` have outputs too, to be left out by the caller; they do not touch the valid ones.
+        """
+        features_BTID = features_BTKKD.flatten(2, 3)
+        pooled_BTD = features_BTID.mean(dim=2)
+        mean_BD = mean_of_valid(pooled_BTD, valid_frames_B)
+        states = [
+            (torch.tanh(to_h(self.dropout(mean_BD))), torch.tanh(to_c(self.dropout(mean_BD))))
+            for to_h, to_c in zip(self.initial_h, self.initial_c, strict=True)
+        ]
+        h_BU = states[-1][0]
+        step = self.cells.start(features_BTID.shape[1], states, carry_state=self.carry_state)
+        if self.attention is None:
+            outputs_BTU = torch.stack([step(pooled_BD) for pooled_BD in pooled_BTD.unbind(1)], dim=1)
+            return self.head(self.dropout(outputs_BTU)), uniform(features_BTKKD)
+        ahead = self.attention.look_ahead(features_BTID, pooled_BTD).transpose(0, 1)
+        steps = self._steps(features_BTID)
+        if steps is not None:
+            inputs = self._loop_inputs(self.attention, ahead, features_BTID, *states[0])
+            outputs_TBU, attention_TBI = run_loop(inputs, steps)
+            attention_BTKK = attention_TBI.transpose(0, 1).reshape(features_BTKKD.shape[:-1])
+            # Contiguous, as the loop below has it: a linear layer then is one product with its bias.
+            outputs_BTU = outputs_TBU.transpose(0, 1).contiguous()
+            return self.head(self.dropout(outputs_BTU)), attention_BTKK
+        attend = self.attention.start(ahead, state_has_cells=False)
+        outputs, maps = [], []
+        for features_BID in features_BTID.unbind(1):
+            attention_BI = attend(h_BU)
+            h_BU = step(glimpse(attention_BI, features_BID))
+            outputs.append(h_BU)
+            maps.append(attention_BI)
+        return self.head(self.dropout(torch.stack(outputs, dim=1))), torch.stack(maps, dim=1).view(features_BTKKD.shape[:-1])
+
+    def _steps(self, features_BTID: torch.Tensor) -> type[Steps] | None:
+        """Return what takes the steps over the frames in place of the loop in `forward`, if it is one that they know."""
+        device, is_fp32 = features_BTID.device.type, features_BTID.dtype == torch.float32
+        if not self.carry_state or len(self.cells) > 1 or not is_fp32 or features_BTID.requires_grad:
+            return None
+        if device not in ("cpu", "cuda") or torch.is_autocast_enabled(device):
+            return None
+        if device == "cpu":
+            return CPUSteps
+        return alstm_gpu.GPUSteps if alstm_gpu.is_usable() else None
+
+    def _loop_inputs(
+        self, attention: Attention, ahead: torch.Tensor, features_BTID: torch.Tensor, h_BU: torch.Tensor, c_BU: torch.Tensor
+    ) -> Inputs:
+        cell, state, draw = self.cells[0], attention.state, attention.dropout.draw
+        assert isinstance(cell, LSTMCell)
+        assert cell.input.bias is not None
+        assert state is not None
+        state_factors_TBU = draw(ahead, (len(ahead), *h_BU.shape))
+        hidden_factors_TBV = draw(ahead, (*ahead.shape[:2], state.out_features))
+        pooled = attention.scorer == "pooled"
+        return Inputs(
+            features_BTID=features_BTID,
+            ahead=ahead,
+            state_VU=state.weight,
+            state_bias_V=state.bias,
+            score=attention.score.weight if pooled else attention.score.weight * hidden_factors_TBV,
+            score_bias=attention.score.bias,
+            joint_GS=cell.joint_weight(),
+            bias_G=cell.input.bias,
+            h_BU=h_BU,
+            c_BU=c_BU,
+            state_factors_TBU=state_factors_TBU,
+            hidden_factors_TBV=hidden_factors_TBV if pooled else None,
+        )
+
+
+def mean_of_valid(pooled_BTD: torch.Tensor, valid_frames_B: torch.Tensor) -> torch.Tensor:
+    """Return mean_BD over the valid frames of each clip."""
+    frames_T = torch.arange(pooled_BTD.shape[1], device=pooled_BTD.device)
+    valid_BT1 = (frames_T < valid_frames_B[:, None]).unsqueeze(2)
+    return (pooled_BTD * valid_BT1).sum(dim=1) / valid_frames_B[:, None]

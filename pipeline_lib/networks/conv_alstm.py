@@ -1,0 +1,121 @@
+"""Convolutional Attention LSTM (ConvALSTM) of Li et al. 2018, as the article has it: state carried, kept as maps.
+
+    s_t = w_3 * tanh(W_1 * h_t-1 + W_2 * X_t)       1x1 convolutions, one score a cell
+    a_t = softmax(s_t)                              over the cells
+    x_t = a_t X_t                                   a map again: weighted, not summed
+    h_t, c_t = ConvLSTM(x_t, h_t-1, c_t-1)          3x3 convolutions; h_0 = c_0 = 0
+    y_t = W_y flatten(h_t)                          logits
+
+Biases are left out above. The only fully connected layer is the last, and the only dropout is on its input. Variants:
+
+- `layers`: ConvLSTMs one on the other; h of the last decides attention and label.
+- `carry_state: false`: what the tutorial's code computes, h_t, c_t = ConvLSTM(x_t, 0, 0), as in `pipeline_lib.networks.alstm`.
+- `rescale_glimpse`: x_t = K^2 a_t X_t, which is X_t while attention is uniform. Without, glimpses are of the scale of
+  X / K^2, since the attention sums to 1 and nothing sums the cells up again, and the convolutions begin almost blind.
+- `head_channels`: y_t = W_y sum_i a_ti relu(W_6 * h_t)_i, W_6 a 3x3 convolution, which the article suggests, since flatten(h_t)
+  is long (12,544 at its sizes), and W_y then learns every class anew for every cell. What is small in the frame would drown
+  in the mean over the cells; weighted by the attention, it is seen once the model looks at it.
+"""
+
+# B batch, T frames of a clip, K grid side, I = K * K cells, D channels, U units, C classes
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pipeline_lib.networks.attention import Attention
+from pipeline_lib.networks.deferred import compute_dtype
+from pipeline_lib.networks.dropout import Dropout
+from pipeline_lib.networks.lstm import ConvLSTMCell, LSTMStack, glorot_conv, glorot_linear
+
+
+class ConvALSTM(nn.Module):
+    """Soft attention over the cells of each frame, and a convolutional LSTM over the weighted frames."""
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        grid: int,
+        num_classes: int,
+        units: int,
+        dropout: float,
+        layers: int = 1,
+        uniform_start: bool = False,
+        rescale_glimpse: bool = False,
+        carry_state: bool = True,
+        head_channels: int | None = None,
+    ) -> None:
+        """Build with random weights; at the article's sizes (512, 7, 51, 256) there are 7,916,084 parameters."""
+        super().__init__()
+        self.carry_state = carry_state
+        self.glimpse_scale = grid * grid if rescale_glimpse else 1
+        self.attention = Attention(
+            "local",
+            channels=channels,
+            num_cells=grid * grid,
+            width=units,
+            units=units,
+            dropout=0.0,
+            uniform_start=uniform_start,
+        )
+        self.units = units
+        self.cells = LSTMStack(channels, units, layers, ConvLSTMCell)
+        self.head = (
+            FlatHead(units, grid, num_classes, dropout)
+            if head_channels is None
+            else ConvolutionalHead(units, head_channels, num_classes, dropout)
+        )
+
+    def forward(self, features_BTKKD: torch.Tensor, valid_frames_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits_BTC and attention_BTKK (sums to 1 over the cells of each frame).
+
+        Frames past `valid_frames_B` have outputs too, to be left out by the caller; they do not touch the valid ones.
+        """
+        features_TBKKD = features_BTKKD.transpose(0, 1).contiguous()  # frames then are channels-last images
+        attend = self.attention.start(self.attention.look_ahead(features_TBKKD.flatten(2, 3)), state_has_cells=True)
+        c_BKKU = features_TBKKD.new_zeros((*features_TBKKD.shape[1:4], self.units))
+        seen_TBKKD = features_TBKKD.to(compute_dtype(features_TBKKD))
+        h_BKKU = c_BKKU.to(seen_TBKKD.dtype)
+        step = self.cells.start(len(seen_TBKKD), [(h_BKKU, c_BKKU)] * len(self.cells), carry_state=self.carry_state)
+        outputs, maps = [], []
+        for seen_BKKD in seen_TBKKD.unbind(0):
+            attention_BI = attend(h_BKKU.flatten(1, 2))
+            weights_BI = attention_BI if self.glimpse_scale == 1 else self.glimpse_scale * attention_BI
+            weights_BKK1 = weights_BI.to(seen_BKKD.dtype).view(*seen_BKKD.shape[:3], 1)
+            h_BKKU = step(weights_BKK1 * seen_BKKD)
+            outputs.append(h_BKKU)
+            maps.append(attention_BI)
+        attention_BTKK = torch.stack(maps, dim=1).view(features_BTKKD.shape[:-1])
+        return self.head(torch.stack(outputs, dim=1), attention_BTKK), attention_BTKK
+
+
+class FlatHead(nn.Module):
+    """A linear layer on all cells of the state; attention has had its say in them."""
+
+    def __init__(self, units: int, grid: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = Dropout(dropout)
+        self.classify = glorot_linear(grid * grid * units, num_classes)
+
+    def forward(self, h_BTKKU: torch.Tensor, attention_BTKK: torch.Tensor) -> torch.Tensor:
+        """Return logits_BTC."""
+        return self.classify(self.dropout(h_BTKKU.flatten(2)))
+
+
+class ConvolutionalHead(nn.Module):
+    """A 3x3 convolution, averaged over the cells under the frame's attention, and a linear layer."""
+
+    def __init__(self, units: int, channels: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.convolution = glorot_conv(units, channels)
+        self.dropout = Dropout(dropout)
+        self.classify = glorot_linear(channels, num_classes)
+
+    def forward(self, h_BTKKU: torch.Tensor, attention_BTKK: torch.Tensor) -> torch.Tensor:
+        """Return logits_BTC."""
+        images_NUKK = h_BTKKU.flatten(0, 1).permute(0, 3, 1, 2)  # N = B * T, E head channels
+        hidden_NEKK = torch.relu(self.convolution(images_NUKK))
+        pooled_NE = (hidden_NEKK * attention_BTKK.flatten(0, 1).unsqueeze(1)).sum(dim=(2, 3))
+        return self.classify(self.dropout(pooled_NE)).unflatten(0, h_BTKKU.shape[:2])

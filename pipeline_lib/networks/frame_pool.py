@@ -1,0 +1,59 @@
+"""Baselines without recurrence: every frame is judged by itself, and the frames' verdicts are pooled (late fusion).
+
+    mean_pool        y_t = W_y mean_i(X_ti)
+    attention_pool   y_t = W_y sum_i a_ti X_ti,   a_t = softmax(s(X_t))
+
+What ALSTM has over `attention_pool` is its state; what `attention_pool` has over `mean_pool` is attention.
+"""
+
+# B batch, T frames of a clip, K grid side, I = K * K cells, D channels, C classes
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pipeline_lib.networks.attention import Attention, Scorer, uniform
+from pipeline_lib.networks.dropout import Dropout
+from pipeline_lib.networks.lstm import glorot_linear
+
+
+class FramePool(nn.Module):
+    """A linear layer on each frame's cells, averaged or weighted by attention."""
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        grid: int,
+        num_classes: int,
+        dropout: float,
+        units: int | None = None,
+        scorer: Scorer | None = None,
+        uniform_start: bool = False,
+    ) -> None:
+        """Build with random weights; without a scorer there is no attention, else it is as wide as ALSTM's of these units."""
+        super().__init__()
+        self.dropout = Dropout(dropout)
+        self.attention: Attention | None = None
+        if scorer:
+            assert units is not None
+            self.attention = Attention(
+                scorer,
+                channels=channels,
+                num_cells=grid * grid,
+                width=units // 2,
+                units=None,
+                dropout=dropout,
+                uniform_start=uniform_start,
+            )
+        self.head = glorot_linear(channels, num_classes)
+
+    def forward(self, features_BTKKD: torch.Tensor, valid_frames_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits_BTC and attention_BTKK (sums to 1 over the cells of each frame)."""
+        features_BTID = features_BTKKD.flatten(2, 3)
+        if self.attention is None:
+            return self.head(self.dropout(features_BTID.mean(dim=2))), uniform(features_BTKKD)
+        attention_BTI = self.attention(self.attention.look_ahead(features_BTID))
+        glimpse_BTD = torch.einsum("bti,btid->btd", attention_BTI, features_BTID)
+        return self.head(self.dropout(glimpse_BTD)), attention_BTI.view(features_BTKKD.shape[:-1])

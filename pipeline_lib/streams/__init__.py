@@ -1,0 +1,1 @@
+"""What models see: a feature map for each step of a clip, how it is computed and stored."""

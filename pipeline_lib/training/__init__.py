@@ -1,0 +1,1 @@
+"""Fitting, inference, voting and checkpoints, for any model."""

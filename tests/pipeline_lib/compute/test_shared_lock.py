@@ -1,0 +1,99 @@
+"""A room: several at once, or one alone, whatever goes wrong inside."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pipeline_lib.compute.shared_lock import Room
+
+
+def is_free(room: Room) -> bool:
+    """Whether somebody can be alone in it."""
+    entered = threading.Event()
+
+    def enter() -> None:
+        with room.alone():
+            entered.set()
+
+    threading.Thread(target=enter, daemon=True).start()
+    return entered.wait(5)
+
+
+def test_as_many_as_there_are_places_share_it() -> None:
+    room, together = Room(3), threading.Barrier(3)
+
+    def enter() -> None:
+        with room.shared():
+            together.wait(5)
+
+    with ThreadPoolExecutor(3) as pool:
+        for entered in [pool.submit(enter) for _ in range(3)]:
+            entered.result()
+
+
+def test_nobody_else_is_in_while_one_is_alone() -> None:
+    """Readers count themselves; a writer must find none, and another writer neither."""
+    room, inside, seen = Room(4), [], []
+
+    def enter(number: int) -> None:
+        with room.alone() if number % 5 == 0 else room.shared():
+            inside.append(number)
+            if number % 5 == 0:
+                time.sleep(0.002)
+                seen.append(list(inside))
+            inside.remove(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(enter, range(100)))
+    assert seen == [[number] for number, *_ in seen]
+    assert len(seen) == 20
+    assert is_free(room)
+
+
+def test_who_waits_to_be_alone_is_not_kept_out_by_those_who_come_later() -> None:
+    room, stop = Room(2), threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            with room.shared():
+                time.sleep(0.001)
+
+    guests = [threading.Thread(target=come_and_go) for _ in range(6)]
+    for guest in guests:
+        guest.start()
+    try:
+        assert is_free(room)
+    finally:
+        stop.set()
+        for guest in guests:
+            guest.join()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("entrance", ["shared", "alone"])
+def test_it_is_left_by_an_error_too(entrance: str, error: type[BaseException]) -> None:
+    room = Room(2)
+    with pytest.raises(error), getattr(room, entrance)():
+        raise error
+    assert is_free(room)
+
+
+def test_interrupted_while_waiting_it_gives_back_what_it_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    room, calls = Room(3), []
+    acquire = room._places.acquire
+
+    def interrupted_at_the_third() -> bool:
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return acquire()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room._places, "acquire", interrupted_at_the_third)
+        with pytest.raises(KeyboardInterrupt), room.alone():
+            pass
+    assert is_free(room)

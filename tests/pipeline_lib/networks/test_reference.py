@@ -1,0 +1,197 @@
+"""The models against float64 NumPy, written from the article's equations and sharing no code with them."""
+
+# B batch, T frames of a clip, K grid side, D channels, U units, C classes
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline_lib.networks.normalisation import Normalised
+from pipeline_lib.networks.registry import build_model
+from pipeline_lib.params import TrainParams
+
+SIZES = [(8, 3, 4, 6), (16, 5, 7, 10), (32, 7, 11, 16)]
+SIZE_NAMES = ["small", "medium", "large"]
+
+ARTICLE_CONV_ALSTM = {"rescale_glimpse": False, "head_channels": None, "normalise": False}
+
+VARIANTS = {
+    "alstm": ("alstm", {"scorer": "pooled"}),
+    "alstm, local scorer": ("alstm", {"scorer": "local"}),
+    "alstm, state not carried": ("alstm", {"scorer": "pooled", "carry_state": False}),
+    "alstm, local, 3 layers": ("alstm", {"scorer": "local", "layers": 3}),
+    "alstm, 2 layers, not carried": ("alstm", {"scorer": "pooled", "layers": 2, "carry_state": False}),
+    "alstm, normalised": ("alstm", {"scorer": "local", "normalise": True}),
+    "conv_alstm": ("conv_alstm", ARTICLE_CONV_ALSTM),
+    "conv_alstm, state not carried": ("conv_alstm", ARTICLE_CONV_ALSTM | {"carry_state": False}),
+    "conv_alstm, 2 layers": ("conv_alstm", ARTICLE_CONV_ALSTM | {"layers": 2}),
+    "conv_alstm, glimpses rescaled": ("conv_alstm", ARTICLE_CONV_ALSTM | {"rescale_glimpse": True}),
+    "conv_alstm, convolutional head": ("conv_alstm", ARTICLE_CONV_ALSTM | {"head_channels": 5}),
+    "conv_alstm, default": ("conv_alstm", {}),
+    "attention_pool, local": ("attention_pool", {"scorer": "local"}),
+    "attention_pool, pooled": ("attention_pool", {"scorer": "pooled"}),
+    "lrcn": ("lrcn", {}),
+    "lrcn, 2 layers": ("lrcn", {"layers": 2}),
+    "mean_pool": ("mean_pool", {}),
+}
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def softmax(x):
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def lstm_gates(z, c):
+    """Gates in the order i, f, g, o along the first axis."""
+    i, f, g, o = np.split(z, 4)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
+def linear(p, name, x):
+    return p[f"{name}.weight"] @ x + p.get(f"{name}.bias", 0)
+
+
+def attention_of_vectors(p, X, h, scorer):
+    """Attention (K, K) over one frame X (K, K, D), from the frame and a state vector h, or from the frame alone."""
+    K, _, D = X.shape
+    from_state = 0 if h is None else linear(p, "attention.state", h)
+    if scorer == "pooled":
+        hidden = np.tanh(linear(p, "attention.features", X.reshape(-1, D).mean(axis=0)) + from_state)
+        return softmax(linear(p, "attention.score", hidden)).reshape(K, K)
+    scores = np.zeros((K, K))
+    for row in range(K):
+        for column in range(K):
+            hidden = np.tanh(linear(p, "attention.features", X[row, column]) + from_state)
+            scores[row, column] = linear(p, "attention.score", hidden)[0]
+    return softmax(scores)
+
+
+def weighted_sum(a, X):
+    x = np.zeros(X.shape[2])
+    for row in range(a.shape[0]):
+        for column in range(a.shape[1]):
+            x += a[row, column] * X[row, column]
+    return x
+
+
+def reference_alstm(p, X, valid, options):
+    """One clip, X of (T, K, K, D)."""
+    T, K, _, D = X.shape
+    layers, scorer, carry = options["layers"], options["scorer"], options["carry_state"]
+    m = X[:valid].reshape(-1, D).mean(axis=0)
+    h = [np.tanh(linear(p, f"initial_h.{layer}", m)) for layer in range(layers)]
+    c = [np.tanh(linear(p, f"initial_c.{layer}", m)) for layer in range(layers)]
+    logits, maps = [], []
+    for t in range(T):
+        a = np.full((K, K), 1 / K**2) if scorer is None else attention_of_vectors(p, X[t], h[-1], scorer)
+        x = weighted_sum(a, X[t])
+        for layer in range(layers):
+            before_h, before_c = (h[layer], c[layer]) if carry else (np.zeros_like(h[layer]), np.zeros_like(c[layer]))
+            z = linear(p, f"cells.{layer}.input", x) + linear(p, f"cells.{layer}.recurrent", before_h)
+            h[layer], c[layer] = lstm_gates(z, before_c)
+            x = h[layer]
+        logits.append(linear(p, "head", h[-1]))
+        maps.append(a)
+    return np.array(logits), np.array(maps)
+
+
+def reference_frame_pool(p, X, valid, options):
+    """One clip; every frame by itself."""
+    K = X.shape[1]
+    scorer = options["scorer"]
+    maps = [np.full((K, K), 1 / K**2) if scorer is None else attention_of_vectors(p, frame, None, scorer) for frame in X]
+    logits = [linear(p, "head", weighted_sum(a, frame)) for a, frame in zip(maps, X, strict=True)]
+    return np.array(logits), np.array(maps)
+
+
+def convolve_same(kernel, image):
+    """3x3 correlation of an image (channels, K, K) with zeros around it; kernel (out, in, 3, 3)."""
+    K = image.shape[1]
+    padded = np.pad(image, ((0, 0), (1, 1), (1, 1)))
+    out = np.zeros((kernel.shape[0], K, K))
+    for row in range(K):
+        for column in range(K):
+            out[:, row, column] = np.tensordot(kernel, padded[:, row : row + 3, column : column + 3], axes=3)
+    return out
+
+
+def convolutional_head(p, h, a):
+    hidden = convolve_same(p["head.convolution.weight"], h) + p["head.convolution.bias"][:, None, None]
+    return linear(p, "head.classify", weighted_sum(a, np.maximum(hidden, 0).transpose(1, 2, 0)))
+
+
+def reference_conv_alstm(p, X, valid, options):
+    """One clip, X of (T, K, K, D); the valid frames play no role."""
+    T, K = X.shape[:2]
+    layers, carry = options["layers"], options["carry_state"]
+    U = p["attention.state.weight"].shape[0]
+    h, c = np.zeros((layers, U, K, K)), np.zeros((layers, U, K, K))
+    logits, maps = [], []
+    for t in range(T):
+        scores = np.zeros((K, K))
+        for row in range(K):
+            for column in range(K):
+                from_features = linear(p, "attention.features", X[t, row, column])
+                from_state = linear(p, "attention.state", h[-1][:, row, column])
+                scores[row, column] = linear(p, "attention.score", np.tanh(from_features + from_state))[0]
+        a = softmax(scores)
+        x = (X[t] * a[:, :, None]).transpose(2, 0, 1) * (K**2 if options["rescale_glimpse"] else 1)
+        for layer in range(layers):
+            before_h, before_c = (h[layer], c[layer]) if carry else (0 * h[layer], 0 * c[layer])
+            z = convolve_same(p[f"cells.{layer}.input.weight"], x) + p[f"cells.{layer}.input.bias"][:, None, None]
+            h[layer], c[layer] = lstm_gates(z + convolve_same(p[f"cells.{layer}.recurrent.weight"], before_h), before_c)
+            x = h[layer]
+        flat = h[-1].transpose(1, 2, 0).reshape(-1)
+        logits.append(convolutional_head(p, h[-1], a) if options["head_channels"] else linear(p, "head.classify", flat))
+        maps.append(a)
+    return np.array(logits), np.array(maps)
+
+
+REFERENCES = {
+    "alstm": reference_alstm,
+    "conv_alstm": reference_conv_alstm,
+    "attention_pool": reference_frame_pool,
+    "lrcn": reference_alstm,
+    "mean_pool": reference_frame_pool,
+}
+
+
+def make_model(variant, channels, grid, num_classes, units):
+    """Build a model whose biases and statistics are not trivial, so that a forgotten one shows."""
+    name, options = VARIANTS[variant]
+    params = TrainParams(alstm_units=units, conv_alstm_units=units, overrides={name: options}).of(name)
+    torch.manual_seed(0)
+    model = build_model(params, channels=channels, grid=grid, num_classes=num_classes)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+        if isinstance(model, Normalised):
+            model.factor.fill_(1.7)
+    return model.eval(), params
+
+
+def reference(model, params, features_TKKD, valid):
+    weights = {key.removeprefix("network."): value.double().numpy() for key, value in model.state_dict().items()}
+    if params.normalise:
+        features_TKKD = features_TKKD * weights["factor"]
+    return REFERENCES[params.model](weights, features_TKKD, valid, params.model_dump())
+
+
+@pytest.mark.parametrize("size", SIZES, ids=SIZE_NAMES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_agrees_with_the_equations(variant, size):
+    channels, grid, num_classes, units = size
+    model, params = make_model(variant, channels, grid, num_classes, units)
+    features = torch.rand(3, 30, grid, grid, channels, generator=torch.Generator().manual_seed(1)) * 3
+    valid_frames = torch.tensor([30, 17, 1])
+    with torch.no_grad():
+        logits, attention = model(features, valid_frames)
+    for clip in range(3):
+        wanted_logits, wanted_maps = reference(model, params, features[clip].double().numpy(), int(valid_frames[clip]))
+        np.testing.assert_allclose(logits[clip].numpy(), wanted_logits, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(attention[clip].numpy(), wanted_maps, rtol=0, atol=1e-5)

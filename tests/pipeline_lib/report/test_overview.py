@@ -1,0 +1,79 @@
+"""The results as text."""
+
+from __future__ import annotations
+
+from pipeline_lib.report.overview import pairs_overview, percent, results_overview
+
+MEAN = {
+    "frame_accuracy": 0.5,
+    "clip_accuracy": 0.625,
+    "video_accuracy": 0.75,
+    "video_accuracy_by_mean": 0.8,
+    "calibration_error": 0.123,
+    "chance": 0.25,
+    "majority_class": 0.3,
+    "majority_class_video": 0.35,
+    "num_videos": 40,
+    "num_groups": 8,
+    "pointing_accuracy": 0.9,
+    "pointing_chance": 0.1,
+}
+CONTROLS = {
+    "permuted_labels": {"mean": 0.26, "standard_deviation": 0.04},
+    "metadata": {"mean": 0.45, "standard_deviation": None, "interval": [0.3, 0.6]},
+}
+
+
+def results(**changes):
+    one = {"model": "conv_alstm", "num_cells": 1, "mean": MEAN, "standard_deviation": {}, "intervals": {}}
+    return {"models": [one | changes], "controls": CONTROLS, "pairs": []}
+
+
+def row(overview, name):
+    (cells,) = [cells for first, *cells in (*overview.models, *overview.references) if first == name]
+    return dict(zip(overview.headings, cells, strict=True))
+
+
+def test_a_models_row_is_in_percent_with_intervals_where_there_are_any():
+    overview = results_overview(results(intervals={"video_accuracy": [0.61, 0.892], "video_accuracy_by_mean": [0, 1]}))
+    assert row(overview, "conv alstm") == {
+        "frames": "50.0",
+        "clips": "62.5",
+        "videos": "75.0 [61, 89]",
+        "by mean": "80.0",
+        "macro F1": "",
+        "top 5": "",
+        "calib.": "12.3",
+        "on actor": "90.0",
+    }
+    assert "40 videos" in overview.title
+    assert "95 % interval" in overview.title
+
+
+def test_several_splits_and_seeds_show_their_deviation():
+    overview = results_overview(results(num_cells=15, standard_deviation={"video_accuracy": 0.021}))
+    assert row(overview, "conv alstm")["videos"] == "75.0 ± 2.1"
+    assert "15 splits and seeds" in overview.title
+
+
+def test_what_needs_no_model_stands_below():
+    overview = results_overview(results())
+    assert row(overview, "labels permuted in sources")["videos"] == "26.0 ± 4.0"
+    assert row(overview, "file metadata alone")["videos"] == "45.0 [30, 60]"
+    assert row(overview, "commonest class") == dict.fromkeys(overview.headings, "") | {"clips": "30.0", "videos": "35.0"}
+    assert row(overview, "chance")["by mean"] == "25.0"
+    assert row(overview, "chance")["on actor"] == "10.0"
+
+
+def test_pairs_are_a_triangle_of_rows_less_columns():
+    pair = {"difference": -0.0213, "p_holm": 0.0442}
+    pairs = [{"first": a, "second": b} | pair for a, b in (("alstm", "lrcn"), ("alstm", "mean_pool"), ("lrcn", "mean_pool"))]
+    overview = pairs_overview({"pairs": pairs})
+    assert overview.headings == ["lrcn", "mean pool"]
+    assert overview.models == [["alstm", "-2.1 [0.044]", "-2.1 [0.044]"], ["lrcn", "", "-2.1 [0.044]"]]
+
+
+def test_spread():
+    assert percent(0.5) == "50.0"
+    assert percent(0.5, deviation=0.0) == "50.0 ± 0.0"
+    assert percent(0.5, interval=[0.4, 0.6]) == "50.0 [40, 60]"
