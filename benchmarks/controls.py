@@ -62,18 +62,18 @@ class Problem:
         ends = np.cumsum([0, size.train, size.val, size.test])
         rows = {name: slice(*ends[index : index + 2]) for index, name in enumerate(("train", "val", "test"))}
         self.size = size
-        self.parts = {name: Examples(features_ND[part], label_N[part]) for name, part in rows.items()}
+        self.splits = {name: Examples(features_ND[split], label_N[split]) for name, split in rows.items()}
         known_N = label_N[: ends[2]]
         self.label_FN = np.stack([known_N, *(rng.permutation(known_N) for _ in range(size.label_sets - 1))])
 
     def ours(self, device: str = "cpu") -> None:
         """Fit all label sets with all penalties at once."""
-        regress(self.parts, self.label_FN, self.size.classes, torch.device(device))
+        regress(self.splits, self.label_FN, self.size.classes, torch.device(device))
 
     def usual(self) -> None:
         """Fit each label set with each penalty, and keep the one with the lowest validation loss."""
-        scaler = StandardScaler().fit(self.parts["train"].input_VD)
-        train_ND, val_MD, test_VD = (scaler.transform(self.parts[name].input_VD) for name in ("train", "val", "test"))
+        scaler = StandardScaler().fit(self.splits["train"].input_VD)
+        train_ND, val_MD, test_VD = (scaler.transform(self.splits[name].input_VD) for name in ("train", "val", "test"))
         for label_N in self.label_FN:
             train_label_N, val_label_M = np.split(label_N, [self.size.train])
             fits = [LogisticRegression(C=inverse, max_iter=1000).fit(train_ND, train_label_N) for inverse in INVERSE_PENALTIES]

@@ -166,7 +166,7 @@ def measure_seeds(feature_files: list[Path], folder: Path) -> None:
     with FeatureReader(feature_files) as reader:
         clips = pd.DataFrame({"clip": reader.clips, "valid_frames": 30})
     clips["video"], clips["class_name"] = clips["clip"], [f"class {number % CLASSES}" for number in range(len(clips))]
-    clips["part"] = ["val" if number % 8 == 0 else "train" for number in range(len(clips))]
+    clips["split"] = ["val" if number % 8 == 0 else "train" for number in range(len(clips))]
     train = load_params(ARTICLE).train.model_copy(update={"epochs": EPOCHS, "patience": EPOCHS})
 
     def one(model: ModelName, seed: int, plan: Plan | None) -> str:

@@ -145,7 +145,7 @@ def _run(options: argparse.Namespace) -> int:
     from flows.services import wait_for_prefect
     from flows.settings import conceal
     from flows.terminal import quiet_prefect, say_summary, show_progress
-    from tasks.tracking import init_tracking
+    from tasks.mlflow.tracking import init_tracking
 
     quiet_prefect()
     init_tracking(params.tracking, workspace)  # takes seconds in a new workspace, while Prefect's server starts

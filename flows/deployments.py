@@ -17,7 +17,7 @@ UP_TO: dict[Stage, str] = {
     "features": "Everything up to features in HDF5.",
     "sweep": "The whole pipeline with a search of hyper-parameters before training.",
     "train": "Everything up to trained models.",
-    "evaluate": "Everything up to scores on the test part.",
+    "evaluate": "Everything up to scores on the test split.",
     "heatmaps": "Everything up to heatmap videos.",
 }
 DESCRIPTIONS: dict[str, str] = {
@@ -38,7 +38,7 @@ def deployment_parameters(name: str) -> dict[str, Any]:
         return {}
     if name == "demo":
         return {"params": DEMO_PARAMS}
-    # A sweep is for what comes after it: the best beside the default, on the test part, once.
+    # A sweep is for what comes after it: the best beside the default, on the test split, once.
     return {"settings": ["sweep.enabled=true"]} if name == "sweep" else {"until": name}
 
 

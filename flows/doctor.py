@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flows.services import running_services
 from flows.terminal import say
-from pipeline_lib.artifacts import find_drafts
+from pipeline_lib.artifacts.store import find_drafts
 from pipeline_lib.artifacts.workspace import hold_workspace, is_held, known_id
 
 PACKAGES = ("prefect", "mlflow", "torch", "torchvision", "h5py", "fastapi")
@@ -109,7 +109,7 @@ def _fixed_leftovers(workspace: Path) -> Iterator[Finding]:
 
 
 def _fix(workspace: Path) -> Iterator[Finding]:
-    from tasks import tracking
+    from tasks.mlflow import tracking
     from tasks.stage import open_store
 
     if find_drafts(workspace):
@@ -123,7 +123,7 @@ def _fix(workspace: Path) -> Iterator[Finding]:
 
 def _dead_runs(workspace: Path) -> list[str]:
     """Return the ids of MLflow runs whose process is gone, where the workspace itself keeps MLflow's store."""
-    from tasks import tracking
+    from tasks.mlflow import tracking
 
     name = known_id(workspace)
     if name is None or not (workspace / "mlflow" / "mlflow.db").is_file() or tracking.ENVIRONMENT_VARIABLE in os.environ:

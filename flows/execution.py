@@ -64,7 +64,7 @@ class Work:
 
     kind: str
     key: Any
-    """What tells it from others of its kind: a shard, a split, a model's name, split and seed."""
+    """What tells it from others of its kind: a shard, a fold, a model's name, fold and seed."""
     label: str
     """What it is for, in words; empty if it is the only one of its kind."""
     future: PrefectFuture[Any]

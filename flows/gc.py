@@ -8,8 +8,8 @@ from itertools import groupby
 from pathlib import Path
 
 from flows.terminal import say
-from pipeline_lib.artifacts import Artifact, open_workspace, timestamp
 from pipeline_lib.artifacts.garbage import Garbage, Limits, find_garbage, folder_bytes, remove_garbage
+from pipeline_lib.artifacts.store import Artifact, open_workspace, timestamp
 from pipeline_lib.artifacts.workspace import hold_workspace, is_held
 from pipeline_lib.stages import STAGES
 

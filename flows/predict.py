@@ -22,7 +22,7 @@ from pipeline_lib.predict.heatmap import draw_heatmap
 from pipeline_lib.predict.results import ResultFiles, describe
 from pipeline_lib.predict.videos import AskedVideo, find_videos
 from pipeline_lib.video.ffmpeg import VideoError
-from tasks.sources import Opened, open_predictor
+from tasks.mlflow.loading import Opened, open_predictor
 
 Step = Callable[[str, float, float | None], None]
 """Called with what is under way, and how much of it is done of how much in all, if that is known."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.terminal import say
-from tasks import registry, sources, tracking
+from tasks.mlflow import loading, registry, tracking
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -36,10 +36,10 @@ def promote(which: str | None, workspace: Path) -> int:
 def _find(which: str | None) -> ModelVersion:
     if which is None:
         return registry.newest()
-    if not sources.RUN_ID.fullmatch(which):
+    if not loading.RUN_ID.fullmatch(which):
         return registry.find_version(which)
-    run = sources.get_run(which)
+    run = loading.get_run(which)
     if registry.VERSION not in run.data.tags and "mlflow.parentRunId" in run.data.tags:
         with tempfile.TemporaryDirectory(prefix="har-") as scratch:
-            return registry.register(sources.candidate_of_run(run, Path(scratch)))
-    return registry.find_version(sources.version_of_run(run))
+            return registry.register(loading.candidate_of_run(run, Path(scratch)))
+    return registry.find_version(loading.version_of_run(run))

@@ -20,14 +20,15 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
 from flows import terminal
-from flows.cells import Cell, CellKey, best_cell
+from flows.plan import RunKey, TrainingRun, best_training_run
 from flows.services import mlflow_address
 from flows.summary import lost_videos
 from pipeline_lib.addresses import redact
 from pipeline_lib.artifacts import layout
 from pipeline_lib.params import Params
-from tasks import progress, registry, tracking
+from tasks import progress
 from tasks.background import Background
+from tasks.mlflow import registry, tracking
 from tasks.stage import Context, Ref
 
 if TYPE_CHECKING:
@@ -57,11 +58,11 @@ class Record:
     prefect: Background
     system_metrics: tracking.SystemMetrics
     bars: ProgressBars
-    children: dict[CellKey, tracking.TrackedRun] = field(default_factory=dict)
-    """The MLflow run of each cell."""
+    children: dict[RunKey, tracking.TrackedRun] = field(default_factory=dict)
+    """The MLflow run of each training_run."""
     sweeps: dict[str, tracking.TrackedRun] = field(default_factory=dict)
     """The MLflow run of each model's sweep, under which its trials are."""
-    _ended: set[CellKey] = field(default_factory=set)
+    _ended: set[RunKey] = field(default_factory=set)
     _backbones: set[str] = field(default_factory=set)
     """Digests of the backbones that the parent run has."""
 
@@ -77,14 +78,14 @@ class Record:
         base = self.tracking_uri if self.tracking_uri.startswith("http") else mlflow_address(self.context.workspace)
         return f"{base}/#/experiments/{self.experiment_id}/runs/{self.parent_run_id}"
 
-    def open_child(self, cell: Cell, params: Params) -> tracking.TrackedRun:
-        """Open a cell's own MLflow run."""
+    def open_child(self, training_run: TrainingRun, params: Params) -> tracking.TrackedRun:
+        """Open a training_run's own MLflow run."""
         sections = params.model_dump(mode="json", include={"chunk", "finetune", "features"})
-        values = {"train": cell.params.recipe()} | sections
-        values["chunk"]["split"] = cell.split
-        tags = {"model": cell.name, "split": str(cell.split), "seed": str(cell.seed), "stage": "train"}
-        self.children[cell.key] = self.parent.open_child(cell.label, tags, values)
-        return self.children[cell.key]
+        values = {"train": training_run.params.recipe()} | sections
+        values["chunk"]["fold"] = training_run.fold
+        tags = {"model": training_run.name, "fold": str(training_run.fold), "seed": str(training_run.seed), "stage": "train"}
+        self.children[training_run.key] = self.parent.open_child(training_run.label, tags, values)
+        return self.children[training_run.key]
 
     def open_sweep(self, model: str) -> tracking.TrackedRun:
         """Open the MLflow run that a sweep's trials go under."""
@@ -92,8 +93,8 @@ class Record:
         self.sweeps[model] = self.parent.open_child(f"sweep {model}", tags, {})
         return self.sweeps[model]
 
-    def end_child(self, key: CellKey, status: str) -> None:
-        """Close a cell's MLflow run as FINISHED or FAILED."""
+    def end_child(self, key: RunKey, status: str) -> None:
+        """Close a training_run's MLflow run as FINISHED or FAILED."""
         self.children[key].log(tracking.end_run, status)
         self._ended.add(key)
 
@@ -107,15 +108,15 @@ class Record:
             case "sweep":
                 self._log_folder(self.sweeps[str(work.key)], ref, "sweep")
             case "train":
-                self._log_training(run, run.cell(work.key), ref)
+                self._log_training(run, run.training_run(work.key), ref)
             case "evaluate":
-                self._log_evaluation(self.children[run.cell(work.key).key], ref)
+                self._log_evaluation(self.children[run.training_run(work.key).key], ref)
             case "controls":
-                self.parent.log(tracking.log_folder, ref.directory(self.context), f"controls/split {work.key}")
+                self.parent.log(tracking.log_folder, ref.directory(self.context), f"controls/fold {work.key}")
             case "results":
                 self._log_results(ref.directory(self.context))
             case "heatmaps":
-                self.children[run.cell(work.key).key].log(tracking.log_folder, ref.directory(self.context), "heatmaps")
+                self.children[run.training_run(work.key).key].log(tracking.log_folder, ref.directory(self.context), "heatmaps")
             case "report":
                 self._log_report(ref)
 
@@ -132,42 +133,42 @@ class Record:
         self.prefect.call(lambda: create_table_artifact(key="quarantine", table=rows, description=text))
         self.parent.log(tracking.log_rows, lost, "quarantine.json")
 
-    def _log_clips(self, run: Run, split: Hashable, ref: Ref) -> None:
-        name = "dataset" if len(run.params.chunk.splits) == 1 else f"dataset/split {split}"
+    def _log_clips(self, run: Run, fold: Hashable, ref: Ref) -> None:
+        name = "dataset" if len(run.params.chunk.folds) == 1 else f"dataset/fold {fold}"
         self.parent.log(tracking.log_files, [ref.directory(self.context) / layout.CLIPS], name)
         self.parent.log(tracking.log_dataset, ref.directory(self.context), "clips", ref.content_key)
 
-    def _log_training(self, run: Run, cell: Cell, ref: Ref) -> None:
-        child = self.children[cell.key]
+    def _log_training(self, run: Run, training_run: TrainingRun, ref: Ref) -> None:
+        child = self.children[training_run.key]
         if not ref.made:  # else every epoch was logged as it ended
             for record in _read_json(ref.directory(self.context) / layout.HISTORY):
                 child.log(tracking.log_epoch, record)
         self._log_folder(child, ref, "checkpoint")
-        clips = run.refs["chunk"][cell.split]
+        clips = run.refs["chunk"][training_run.fold]
         child.log(tracking.log_dataset, clips.directory(self.context), "clips", clips.content_key)
-        child.log(tracking.set_tags, _candidate_tags(cell, ref))
-        child.log(self._log_parts, cell, ref)
+        child.log(tracking.set_tags, _candidate_tags(training_run, ref))
+        child.log(self._log_bundle, training_run, ref)
 
-    def _log_parts(self, child_run_id: str, cell: Cell, ref: Ref) -> None:
+    def _log_bundle(self, child_run_id: str, training_run: TrainingRun, ref: Ref) -> None:
         """Log to the child what its model needs beside the checkpoint, and to the parent each backbone once."""
-        candidate = self._candidate(child_run_id, cell, ref)
-        self._backbones |= registry.log_parts(self.parent_run_id, [candidate], known=self._backbones)
+        candidate = self._candidate(child_run_id, training_run, ref)
+        self._backbones |= registry.log_bundles(self.parent_run_id, [candidate], known=self._backbones)
 
-    def _candidate(self, child_run_id: str, cell: Cell, ref: Ref) -> registry.Candidate:
-        from pipeline_lib.predict.origin import parts_of_training
+    def _candidate(self, child_run_id: str, training_run: TrainingRun, ref: Ref) -> registry.Candidate:
+        from pipeline_lib.predict.origin import bundle_of_training
 
         trained = self.context.store.load("train", ref.key)
         assert trained, "train artifacts of this run are there"
-        parts = parts_of_training(self.context.store, trained, cell.label)
-        return registry.Candidate(child_run_id, parts, _candidate_tags(cell, ref))
+        bundle = bundle_of_training(self.context.store, trained, training_run.label)
+        return registry.Candidate(child_run_id, bundle, _candidate_tags(training_run, ref))
 
-    def _register_best(self, parent_run_id: str, cells: Sequence[Cell], refs: Sequence[Ref]) -> None:
+    def _register_best(self, parent_run_id: str, training_runs: Sequence[TrainingRun], refs: Sequence[Ref]) -> None:
         """Register the best of the trained models."""
-        best = best_cell(cells, [ref.counts for ref in refs])
-        child_run_id = self.children[cells[best].key].id
+        best = best_training_run(training_runs, [ref.counts for ref in refs])
+        child_run_id = self.children[training_runs[best].key].id
         if child_run_id is None:
             return
-        found = registry.register(self._candidate(child_run_id, cells[best], refs[best]))
+        found = registry.register(self._candidate(child_run_id, training_runs[best], refs[best]))
         tracking.set_tags(parent_run_id, {registry.VERSION: str(found.version)})
         terminal.say(f"registered {registry.describe(found)}: {registry.standing(found)}")
 
@@ -182,9 +183,9 @@ class Record:
         results = _read_json(folder / layout.RESULTS)
         self.parent.log(tracking.log_folder, folder, "results")
         self.parent.log(tracking.log_metrics, _parent_metrics(results))
-        columns = ("model", "num_cells", *SCORES)
+        columns = ("model", "num_training_runs", *SCORES)
         table = [{name: ({**row, **row["mean"]}).get(name) for name in columns} for row in results["models"]]
-        text = "Accuracy on the test part, mean over splits and seeds"
+        text = "Accuracy on the test split, mean over folds and seeds"
         self.prefect.call(lambda: create_table_artifact(key="results", table=table, description=text))
 
     def _log_report(self, ref: Ref) -> None:
@@ -202,8 +203,8 @@ class Record:
         self.parent.log(tracking.log_metrics, {f"seconds/{stage}": result.seconds} | _counts(stage, result))
         if stage == "train":
             trained = run.refs["train"]
-            cells = [cell for cell in run.cells if cell.key in trained]
-            self.parent.log(self._register_best, cells, [trained[cell.key] for cell in cells])
+            training_runs = [training_run for training_run in run.training_runs if training_run.key in trained]
+            self.parent.log(self._register_best, training_runs, [trained[training_run.key] for training_run in training_runs])
 
     def close(self, status: str, run: Run) -> None:
         """Close every MLflow run that is open as FINISHED, FAILED or KILLED, and wait until all is written."""
@@ -252,9 +253,14 @@ def _is_prefect_outage(error: Exception) -> bool:
     return isinstance(error, httpx.TransportError)
 
 
-def _candidate_tags(cell: Cell, ref: Ref) -> dict[str, str]:
+def _candidate_tags(training_run: TrainingRun, ref: Ref) -> dict[str, str]:
     accuracy = f"{ref.counts['best_val_clip_accuracy']:.6f}"
-    return {"model": cell.name, "split": str(cell.split), "seed": str(cell.seed), "val_accuracy": accuracy}
+    return {
+        "model": training_run.name,
+        "fold": str(training_run.fold),
+        "seed": str(training_run.seed),
+        "val_accuracy": accuracy,
+    }
 
 
 def _read_json(path: Path) -> Any:

@@ -24,8 +24,8 @@ import tasks.subsample
 import tasks.sweep
 import tasks.train
 from flows import records, summary, terminal
-from flows.cells import Cell, CellKey, Overrides, first_of_each_name, plan_cells
 from flows.execution import Execution, FailedWorkError, Future, StageReached, StageResult, Work
+from flows.plan import Overrides, RunKey, TrainingRun, first_of_each_name, plan_training_runs
 from pipeline_lib.artifacts.tables import read_shards
 from pipeline_lib.artifacts.workspace import hold_workspace, workspace_id
 from pipeline_lib.errors import UserError
@@ -38,8 +38,8 @@ from tasks.stage import Context, Ref, cancel_waiting_work
 if TYPE_CHECKING:
     from prefect import Task
 
-BySplit = Mapping[int, Future]
-FeaturesBySplit = Mapping[int, Sequence[Future]]
+ByFold = Mapping[int, Future]
+FeaturesByFold = Mapping[int, Sequence[Future]]
 
 
 @dataclass
@@ -47,16 +47,16 @@ class Run(Execution):
     """A run under way. Its methods carry the names of the stages."""
 
     record: records.Record = field(kw_only=True)
-    cells: list[Cell] = field(default_factory=list)
+    training_runs: list[TrainingRun] = field(default_factory=list)
     """What is trained and tested; `train` and the beginning of `evaluate` are in their order."""
     found: Overrides = field(default_factory=dict)
     """What the sweep found."""
     summary: dict[str, Any] = field(default_factory=dict)
     shard_names: list[str] = field(default_factory=list)
-    _num_works: Counter[CellKey] = field(default_factory=Counter)
-    """Work under way, by the cell that it is of."""
-    _failed: set[CellKey] = field(default_factory=set)
-    """The cells of which some work failed."""
+    _num_works: Counter[RunKey] = field(default_factory=Counter)
+    """Work under way, by the training_run that it is of."""
+    _failed: set[RunKey] = field(default_factory=set)
+    """The training_runs of which some work failed."""
 
     def fetch(self) -> Ref:
         """Fetch the collection and wait for it."""
@@ -76,53 +76,53 @@ class Run(Execution):
             for shard, videos in shards.items()
         ]
 
-    def chunk(self, collection: Ref, shards: Sequence[Future]) -> BySplit:
-        """Cut clips, and deal them to parts for each split, once it is sure that not too many videos are lost."""
+    def chunk(self, collection: Ref, shards: Sequence[Future]) -> ByFold:
+        """Cut clips, and assign them to splits for each fold, once it is sure that not too many videos are lost."""
         quarantine = self.check("quarantine", tasks.subsample.quarantine, shards=shards, params=self.params.subsample)
         return {
-            split: self.submit(
+            fold: self.submit(
                 "chunk",
                 tasks.chunk.chunk,
-                split,
+                fold,
                 wait_for=[quarantine],
                 collection=collection,
                 shards=shards,
-                params=self.params.chunk.of_split(split),
+                params=self.params.chunk.of_fold(fold),
             )
-            for split in self.params.chunk.splits
+            for fold in self.params.chunk.folds
         }
 
-    def finetune(self, clips: BySplit, shards: Sequence[Future]) -> BySplit:
-        """Tune the backbone on each split's training part, if the parameters ask for it."""
+    def finetune(self, clips: ByFold, shards: Sequence[Future]) -> ByFold:
+        """Tune the backbone on each fold's training split, if the parameters ask for it."""
         if not self.params.finetune.enabled:
             self.stop_after("finetune")
             return {}
         progress.expect("finetune", self.params.finetune.epochs * len(clips))
         return {
-            split: self.submit(
+            fold: self.submit(
                 "finetune",
                 tasks.finetune.finetune,
-                split,
+                fold,
                 clips=table,
                 shards=shards,
                 params=self.params.finetune,
                 features=self.params.features,
             )
-            for split, table in clips.items()
+            for fold, table in clips.items()
         }
 
-    def features(self, shards: Sequence[Future], backbones: BySplit) -> FeaturesBySplit:
-        """Extract features shard by shard, each as soon as its frames are there: once for all splits, or for each its own."""
+    def features(self, shards: Sequence[Future], backbones: ByFold) -> FeaturesByFold:
+        """Extract features shard by shard, each as soon as its frames are there: once for all folds, or for each its own."""
         if backbones:
-            return {split: self._extract(shards, backbone, split) for split, backbone in backbones.items()}
-        return dict.fromkeys(self.params.chunk.splits, self._extract(shards))
+            return {fold: self._extract(shards, backbone, fold) for fold, backbone in backbones.items()}
+        return dict.fromkeys(self.params.chunk.folds, self._extract(shards))
 
-    def _extract(self, shards: Sequence[Future], backbone: Future | None = None, split: int | None = None) -> list[Future]:
+    def _extract(self, shards: Sequence[Future], backbone: Future | None = None, fold: int | None = None) -> list[Future]:
         return [
             self.submit(
                 "features",
                 tasks.features.features,
-                (split, name),
+                (fold, name),
                 name=name,
                 shard=shard,
                 backbone=backbone,
@@ -133,12 +133,12 @@ class Run(Execution):
             for name, shard in zip(self.shard_names, shards, strict=True)
         ]
 
-    def sweep(self, clips: BySplit, features: FeaturesBySplit) -> Overrides:
-        """Search hyper-parameters on the first split, if the parameters ask for it, and wait for what is found."""
+    def sweep(self, clips: ByFold, features: FeaturesByFold) -> Overrides:
+        """Search hyper-parameters on the first fold, if the parameters ask for it, and wait for what is found."""
         if not self.params.sweep.enabled:
             self.stop_after("sweep")
             return {}
-        split, models = self.params.chunk.splits[0], self.params.sweep.models
+        fold, models = self.params.chunk.folds[0], self.params.sweep.models
         self.stop_after("features")
         progress.expect("sweep", self.params.sweep.trials * len(models))
         for model in models:
@@ -147,8 +147,8 @@ class Run(Execution):
                 tasks.sweep.sweep,
                 model,
                 model=model,
-                clips=clips[split],
-                features=features[split],
+                clips=clips[fold],
+                features=features[fold],
                 params=self.params.sweep,
                 base=self.params.train.of(model),
                 mlflow_run=self.record.open_sweep(model),
@@ -158,111 +158,111 @@ class Run(Execution):
         self.found = {model: tasks.sweep.read_best(self.refs["sweep"][model].directory(self.context)) for model in models}
         return self.found
 
-    def train(self, clips: BySplit, features: FeaturesBySplit, found: Overrides) -> list[Future]:
-        """Train each cell under an MLflow run of its own."""
+    def train(self, clips: ByFold, features: FeaturesByFold, found: Overrides) -> list[Future]:
+        """Train each training_run under an MLflow run of its own."""
         self.stop_after("sweep")
-        self.cells = plan_cells(self.params, found)
-        alike = len(self.params.chunk.splits) * len(self.params.train.all_seeds)
+        self.training_runs = plan_training_runs(self.params, found)
+        alike = len(self.params.chunk.folds) * len(self.params.train.all_seeds)
         self.context = self.context.model_copy(update={"alike": alike, "workers": self.params.train.workers})
-        progress.expect("train", sum(cell.params.epochs for cell in self.cells))
+        progress.expect("train", sum(training_run.params.epochs for training_run in self.training_runs))
         device = self.params.train.device
         checks = {
-            split: self.check("check", tasks.train.check, split, split=split, clips=table, device=device)
-            for split, table in clips.items()
+            fold: self.check("check", tasks.train.check, fold, fold=fold, clips=table, device=device)
+            for fold, table in clips.items()
         }
         return [
             self._submit_of(
-                cell,
+                training_run,
                 "train",
                 tasks.train.train,
-                wait_for=[checks[cell.split]],
-                clips=clips[cell.split],
-                features=features[cell.split],
-                params=cell.params,
-                mlflow_run=self.record.open_child(cell, self.params),
+                wait_for=[checks[training_run.fold]],
+                clips=clips[training_run.fold],
+                features=features[training_run.fold],
+                params=training_run.params,
+                mlflow_run=self.record.open_child(training_run, self.params),
             )
-            for cell in self.cells
+            for training_run in self.training_runs
         ]
 
-    def cell(self, key: Any) -> Cell:
-        """Return the cell of this key."""
-        return next(cell for cell in self.cells if cell.key == key)
+    def training_run(self, key: Any) -> TrainingRun:
+        """Return the training_run of this key."""
+        return next(training_run for training_run in self.training_runs if training_run.key == key)
 
-    def _submit_of(self, cell: Cell, kind: str, task: Task[..., Ref], **inputs: Any) -> Future:
-        """Submit work that is of one cell."""
-        future = self.submit(kind, task, cell.key, cell.label, cell=cell.label, **inputs)
-        self._num_works[cell.key] += 1
+    def _submit_of(self, training_run: TrainingRun, kind: str, task: Task[..., Ref], **inputs: Any) -> Future:
+        """Submit work that is of one training_run."""
+        future = self.submit(kind, task, training_run.key, training_run.label, training_run=training_run.label, **inputs)
+        self._num_works[training_run.key] += 1
         return future
 
     def evaluate(
-        self, models: Sequence[Future], clips: BySplit, features: FeaturesBySplit, shards: Sequence[Future], collection: Ref
+        self, models: Sequence[Future], clips: ByFold, features: FeaturesByFold, shards: Sequence[Future], collection: Ref
     ) -> Sequence[Future]:
-        """Score each cell on its test part, and find what needs no model to be scored; `ended` has them compared."""
-        for split, table in clips.items():
+        """Score each training_run on its test split, and find what needs no model to be scored; `ended` has them compared."""
+        for fold, table in clips.items():
             self.submit(
                 "controls",
                 tasks.evaluate.controls,
-                split,
-                f"split {split}",
-                split=split,
+                fold,
+                f"fold {fold}",
+                fold=fold,
                 clips=table,
-                features=features[split],
+                features=features[fold],
                 shards=shards,
                 params=self.params.evaluate,
                 fps=self.params.subsample.fps,
             )
         return [
             self._submit_of(
-                cell,
+                training_run,
                 "evaluate",
                 tasks.evaluate.evaluate,
                 trained=trained,
-                clips=clips[cell.split],
-                features=features[cell.split],
+                clips=clips[training_run.fold],
+                features=features[training_run.fold],
                 collection=collection,
                 params=self.params.evaluate,
                 fps=self.params.subsample.fps,
             )
-            for cell, trained in zip(self.cells, models, strict=True)
+            for training_run, trained in zip(self.training_runs, models, strict=True)
         ]
 
     def _compare(self) -> None:
         """Compare the models that could be evaluated, with the controls that there are."""
         evaluated, controls = self.refs["evaluate"], self.refs["controls"]
-        cells = [cell.key for cell in self.evaluated_cells]
-        if not cells:
+        training_runs = [training_run.key for training_run in self.evaluated_runs]
+        if not training_runs:
             return
-        splits = [split for split in self.params.chunk.splits if split in controls]
+        folds = [fold for fold in self.params.chunk.folds if fold in controls]
         self.submit(
             "results",
             tasks.evaluate.results,
-            cells=cells,
-            evaluated=[evaluated[key] for key in cells],
-            splits=splits,
-            controls=[controls[split] for split in splits],
+            training_runs=training_runs,
+            evaluated=[evaluated[key] for key in training_runs],
+            folds=folds,
+            controls=[controls[fold] for fold in folds],
             params=self.params.evaluate,
         )
 
     @property
-    def evaluated_cells(self) -> list[Cell]:
-        """The cells that are evaluated."""
-        return [cell for cell in self.cells if cell.key in self.refs["evaluate"]]
+    def evaluated_runs(self) -> list[TrainingRun]:
+        """The training_runs that are evaluated."""
+        return [training_run for training_run in self.training_runs if training_run.key in self.refs["evaluate"]]
 
     @property
-    def drawn(self) -> list[Cell]:
-        """The cells that are drawn: the first one of each name that has attention."""
-        return [cell for cell in first_of_each_name(self.cells) if cell.params.attends]
+    def drawn(self) -> list[TrainingRun]:
+        """The training_runs that are drawn: the first one of each name that has attention."""
+        return [training_run for training_run in first_of_each_name(self.training_runs) if training_run.params.attends]
 
     def heatmaps(self, scores: Sequence[Future], shards: Sequence[Future]) -> None:
         """Draw the attention of each model that has any."""
         progress.expect("heatmaps", (self.params.heatmaps.successes + self.params.heatmaps.failures) * len(self.drawn))
-        evaluated = dict(zip((cell.key for cell in self.cells), scores, strict=True))
-        for cell in self.drawn:
+        evaluated = dict(zip((training_run.key for training_run in self.training_runs), scores, strict=True))
+        for training_run in self.drawn:
             self._submit_of(
-                cell,
+                training_run,
                 "heatmaps",
                 tasks.heatmaps.heatmaps,
-                evaluated=evaluated[cell.key],
+                evaluated=evaluated[training_run.key],
                 shards=shards,
                 params=self.params.heatmaps,
                 fps=self.params.subsample.fps,
@@ -287,7 +287,7 @@ class Run(Execution):
         if work.kind in ("evaluate", "controls") and not self._num_open["evaluate"]:
             self._compare()
 
-    def _end_work_of(self, key: CellKey, *, is_failure: bool) -> None:
+    def _end_work_of(self, key: RunKey, *, is_failure: bool) -> None:
         self._num_works[key] -= 1
         if is_failure:
             self._failed.add(key)

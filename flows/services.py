@@ -23,7 +23,7 @@ from flows.deployments import deployment_names
 from flows.servers import HOST, MLFLOW_PORT
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import TrackingParams
-from tasks.tracking import QUIET
+from tasks.mlflow.tracking import QUIET
 
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
@@ -95,7 +95,7 @@ def start_services(workspace: Path, prefect_port: int, mlflow_port: int, say: Ca
     Raises:
         UserError: a port is taken, or a service did not become healthy.
     """
-    from tasks.tracking import init_tracking
+    from tasks.mlflow.tracking import init_tracking
 
     services = running_services(workspace)
     for name, port in (("prefect", prefect_port), ("mlflow", mlflow_port)):
@@ -127,7 +127,7 @@ def _running_address(services: dict[str, Service], name: str) -> str | None:
 
 
 def _plan(workspace: Path, prefect_url: str, mlflow_url: str) -> list[_Plan]:
-    from tasks.tracking import tracking_uri
+    from tasks.mlflow.tracking import tracking_uri
 
     prefect_port, mlflow_port = (url.rpartition(":")[2] for url in (prefect_url, mlflow_url))
     prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", prefect_port]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.cells import Cell, first_of_each_name, with_overrides
+from flows.plan import TrainingRun, first_of_each_name, with_overrides
 from pipeline_lib.addresses import redact_all
 from pipeline_lib.artifacts import layout, tool_versions
 from pipeline_lib.params import STAGES
@@ -55,29 +55,33 @@ def _dataset(run: Run) -> dict[str, Any]:
 
 
 def _models(run: Run) -> dict[str, Any]:
-    """Return each model's test metrics, means over its cells where there are several, and each cell's own."""
+    """Return each model's test metrics, means over its training_runs where there are several, and each training_run's own."""
     if not run.refs["results"]:
         return {}
     by_name: dict[str, list[dict[str, Any]]] = {}
-    for cell in run.evaluated_cells:
-        trained = run.refs["train"][cell.key]
-        row = _read_json(run.refs["evaluate"][cell.key].directory(run.context) / layout.METRICS) | {
-            "mlflow_run_id": run.record.children[cell.key].id,
+    for training_run in run.evaluated_runs:
+        trained = run.refs["train"][training_run.key]
+        row = _read_json(run.refs["evaluate"][training_run.key].directory(run.context) / layout.METRICS) | {
+            "mlflow_run_id": run.record.children[training_run.key].id,
             "checkpoint": str(trained.directory(run.context) / layout.CHECKPOINT),
         }
-        place = {"split": cell.split, "seed": cell.seed, "val_calibrated_loss": trained.counts["best_val_calibrated_loss"]}
-        by_name.setdefault(cell.name, []).append(place | row)
+        place = {
+            "fold": training_run.fold,
+            "seed": training_run.seed,
+            "val_calibrated_loss": trained.counts["best_val_calibrated_loss"],
+        }
+        by_name.setdefault(training_run.name, []).append(place | row)
     means = {row["model"]: row for row in _results(run)["models"]}
-    return {name: _model(cells, means[name]) for name, cells in by_name.items()}
+    return {name: _model(training_runs, means[name]) for name, training_runs in by_name.items()}
 
 
-def _model(cells: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, Any]:
-    """Return one model's row; run and checkpoint are those of the cell that did best on its validation part."""
-    if len(cells) == 1:
-        return cells[0]
-    best = min(cells, key=lambda cell: cell["val_calibrated_loss"])
+def _model(training_runs: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, Any]:
+    """Return one model's row; run and checkpoint are those of the training_run that did best on its validation split."""
+    if len(training_runs) == 1:
+        return training_runs[0]
+    best = min(training_runs, key=lambda training_run: training_run["val_calibrated_loss"])
     kept = {name: best[name] for name in ("mlflow_run_id", "checkpoint")}
-    return summary["mean"] | kept | {"standard_deviation": summary["standard_deviation"], "cells": cells}
+    return summary["mean"] | kept | {"standard_deviation": summary["standard_deviation"], "training_runs": training_runs}
 
 
 def _results(run: Run) -> dict[str, Any]:
@@ -100,7 +104,7 @@ def describe_report(run: Run) -> RunReport:
         summary=summarise(run),
         params=redact_all(run.params.model_dump(mode="json")),
         quarantined=lost_videos(run),
-        models=[_describe_model(run, cell) for cell in first_of_each_name(run.evaluated_cells)],
+        models=[_describe_model(run, training_run) for training_run in first_of_each_name(run.evaluated_runs)],
         tools=tool_versions(),
         sweeps=list(_describe_sweeps(run)),
         best_params=_best_params(run) if run.found else None,
@@ -140,14 +144,14 @@ def _describe_sweeps(run: Run) -> Iterator[SweepReport]:
         yield SweepReport(model, ref.counts, _read_json(folder / layout.BEST_TRIAL), _read_json(folder / layout.IMPORTANCE))
 
 
-def _describe_model(run: Run, cell: Cell) -> ModelReport:
+def _describe_model(run: Run, training_run: TrainingRun) -> ModelReport:
     from pipeline_lib.report import ModelReport
 
-    trained, evaluated = (run.refs[stage][cell.key].directory(run.context) for stage in ("train", "evaluate"))
-    drawn = run.refs["heatmaps"].get(cell.key)
+    trained, evaluated = (run.refs[stage][training_run.key].directory(run.context) for stage in ("train", "evaluate"))
+    drawn = run.refs["heatmaps"].get(training_run.key)
     return ModelReport(
-        name=cell.name,
-        label=cell.label,
+        name=training_run.name,
+        label=training_run.label,
         metrics=_read_json(evaluated / layout.METRICS),
         history=_read_json(trained / layout.HISTORY),
         evaluation=evaluated,

@@ -124,7 +124,7 @@ def say_summary(summary: Mapping[str, Any]) -> None:
         if summary["results"]["pairs"]:
             _say_table(pairs_overview(summary["results"]))
     if leaked := summary["dataset"].get("cut", {}).get("leaked"):
-        say(f"leak        {leaked} test videos share their source with a training video, as in the tutorial's code")
+        say(f"leak        {leaked} test videos share their group with a training video, as in the tutorial's code")
     if summary.get("report"):
         say(f"report      {summary['report']}")
     if summary.get("best_params"):

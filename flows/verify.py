@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from flows.terminal import say, show_progress
-from pipeline_lib.artifacts import READERS, Artifact, FileRecord, Store, open_workspace
+from pipeline_lib.artifacts.store import READERS, Artifact, FileRecord, Store, open_workspace
 from tasks import progress
 
 MEND = "the next run that needs it makes it again"

@@ -1,4 +1,4 @@
-"""chunk: videos cut into clips, and clips dealt to train, val and test."""
+"""chunk: videos cut into clips, and clips assigned to train, val and test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline_lib.artifacts import Recipe, layout
 from pipeline_lib.params import ChunkParams
 from tasks.stage import Context, Ref, stage
 
-VERSION = "chunk-2"
+VERSION = "chunk-3"
 
 
 def recipe(context: Context, collection: Ref, shards: Sequence[Ref], params: ChunkParams) -> Recipe:
@@ -25,11 +25,11 @@ def chunk(directory: Path, context: Context, collection: Ref, shards: Sequence[R
     from pipeline_lib.chunk import chunk_collection
 
     fetched = collection.directory(context)
-    splits, sources = fetched / "splits", fetched / layout.SOURCES
+    splits, groups = fetched / "splits", fetched / layout.GROUPS
     return chunk_collection(
         [shard.directory(context) for shard in shards],
         directory,
         params,
         splits=splits if splits.is_dir() else None,
-        sources=sources if sources.is_file() else None,
+        groups=groups if groups.is_file() else None,
     )

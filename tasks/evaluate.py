@@ -1,4 +1,4 @@
-"""evaluate: each model on the test part, what needs no model, and all of them side by side."""
+"""evaluate: each model on the test split, what needs no model, and all of them side by side."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ VERSION = "evaluate-4"
 CONTROLS_VERSION = "controls-2"
 RESULTS_VERSION = "results-3"
 
-CellKey = tuple[str, int, int]
-"""A model's name in the run, its split and its seed."""
+RunKey = tuple[str, int, int]
+"""A model's name in the run, its fold and its seed."""
 
 
 def plan(context: Context, features: Sequence[Ref], params: EvaluateParams, **others: Any) -> Plan:
@@ -30,7 +30,7 @@ def plan(context: Context, features: Sequence[Ref], params: EvaluateParams, **ot
 
 def recipe(
     context: Context,
-    cell: str,
+    training_run: str,
     trained: Ref,
     clips: Ref,
     features: Sequence[Ref],
@@ -44,11 +44,11 @@ def recipe(
     return Recipe("evaluate", VERSION, params.recipe() | {"fps": fps}, inputs)
 
 
-@stage(recipe, worker="model", plan=plan, task_run_name="evaluate {cell}")
+@stage(recipe, worker="model", plan=plan, task_run_name="evaluate {training_run}")
 def evaluate(
     directory: Path,
     context: Context,
-    cell: str,
+    training_run: str,
     trained: Ref,
     clips: Ref,
     features: Sequence[Ref],
@@ -79,7 +79,7 @@ def evaluate(
 
 def controls_recipe(
     context: Context,
-    split: int,
+    fold: int,
     clips: Ref,
     features: Sequence[Ref],
     shards: Sequence[Ref],
@@ -92,11 +92,11 @@ def controls_recipe(
     return Recipe("evaluate", CONTROLS_VERSION, params.recipe() | {"fps": fps}, inputs)
 
 
-@stage(controls_recipe, worker="decoder", task_run_name="evaluate controls, split {split}")
+@stage(controls_recipe, worker="decoder", task_run_name="evaluate controls, fold {fold}")
 def controls(
     directory: Path,
     context: Context,
-    split: int,
+    fold: int,
     clips: Ref,
     features: Sequence[Ref],
     shards: Sequence[Ref],
@@ -119,31 +119,33 @@ def controls(
 
 def results_recipe(
     context: Context,
-    cells: Sequence[CellKey],
+    training_runs: Sequence[RunKey],
     evaluated: Sequence[Ref],
-    splits: Sequence[int],
+    folds: Sequence[int],
     controls: Sequence[Ref],
     params: EvaluateParams,
 ) -> Recipe:
-    """The comparison depends on every evaluation, and on which model, split and seed each is of."""
-    inputs = {f"{key}": ref.content_key for key, ref in zip(cells, evaluated, strict=True)}
-    inputs |= {f"controls {split}": ref.content_key for split, ref in zip(splits, controls, strict=True)}
-    return Recipe("evaluate", RESULTS_VERSION, params.recipe() | {"cells": [list(key) for key in cells]}, inputs)
+    """The comparison depends on every evaluation, and on which model, fold and seed each is of."""
+    inputs = {f"{key}": ref.content_key for key, ref in zip(training_runs, evaluated, strict=True)}
+    inputs |= {f"controls {fold}": ref.content_key for fold, ref in zip(folds, controls, strict=True)}
+    return Recipe(
+        "evaluate", RESULTS_VERSION, params.recipe() | {"training_runs": [list(key) for key in training_runs]}, inputs
+    )
 
 
 @stage(results_recipe, worker="decoder", task_run_name="evaluate results")
 def results(
     directory: Path,
     context: Context,
-    cells: Sequence[CellKey],
+    training_runs: Sequence[RunKey],
     evaluated: Sequence[Ref],
-    splits: Sequence[int],
+    folds: Sequence[int],
     controls: Sequence[Ref],
     params: EvaluateParams,
 ) -> Mapping[str, Any]:
-    """Write all models and controls side by side, over splits and seeds, and each model against each other."""
-    from pipeline_lib.evaluate import read_cell, read_controls, write_results
+    """Write all models and controls side by side, over folds and seeds, and each model against each other."""
+    from pipeline_lib.evaluate import read_controls, read_training_run, write_results
 
-    models = [read_cell(ref.directory(context), *key) for key, ref in zip(cells, evaluated, strict=True)]
-    references = [read_controls(ref.directory(context), split) for split, ref in zip(splits, controls, strict=True)]
+    models = [read_training_run(ref.directory(context), *key) for key, ref in zip(training_runs, evaluated, strict=True)]
+    references = [read_controls(ref.directory(context), fold) for fold, ref in zip(folds, controls, strict=True)]
     return write_results(directory, models, references, params)

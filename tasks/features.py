@@ -33,7 +33,7 @@ def backbone_recipe(context: Context, params: FeaturesParams) -> dict[str, Any]:
 def recipe(
     context: Context, name: str, shard: Ref, backbone: Ref | None, params: FeaturesParams, chunk: ChunkParams, fps: float
 ) -> Recipe:
-    """Features depend on the shard's frames, on how clips are cut and on the backbone; not on the parts."""
+    """Features depend on the shard's frames, on how clips are cut and on the backbone; not on the splits."""
     inputs = {"shard": shard.content_key} | ({"backbone": backbone.content_key} if backbone else {})
     return Recipe("features", VERSION, backbone_recipe(context, params) | chunk.cut_recipe() | {"fps": fps}, inputs)
 
@@ -44,7 +44,7 @@ def plan(params: FeaturesParams, **others: Any) -> Plan | None:
 
 
 def feature_files(context: Context, features: Sequence[Ref]) -> list[Path]:
-    """Return the files that hold a split's features."""
+    """Return the files that hold a fold's features."""
     return [shard.directory(context) / layout.FEATURES for shard in features]
 
 

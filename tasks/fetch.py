@@ -16,7 +16,7 @@ from tasks.stage import Context, stage
 
 VERSION = "fetch-1"
 SYNTHETIC_VERSION = "fetch-2"
-ADDRESSES = ("videos", "splits", "sources", "boxes")
+ADDRESSES = ("videos", "splits", "groups", "boxes")
 
 
 def recipe(context: Context, params: FetchParams) -> Recipe:

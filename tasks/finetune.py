@@ -1,4 +1,4 @@
-"""finetune: the backbone tuned on frames of the training part."""
+"""finetune: the backbone tuned on frames of the training split."""
 
 from __future__ import annotations
 

@@ -14,15 +14,23 @@ from tasks.stage import Context, Ref, stage
 VERSION = "heatmaps-3"
 
 
-def recipe(context: Context, cell: str, evaluated: Ref, shards: Sequence[Ref], params: HeatmapsParams, fps: float) -> Recipe:
+def recipe(
+    context: Context, training_run: str, evaluated: Ref, shards: Sequence[Ref], params: HeatmapsParams, fps: float
+) -> Recipe:
     """Pictures depend on the evaluation and on the frames."""
     inputs = {"evaluated": evaluated.content_key} | {f"shard {n}": shard.content_key for n, shard in enumerate(shards)}
     return Recipe("heatmaps", VERSION, params.recipe() | {"fps": fps}, inputs)
 
 
-@stage(recipe, worker="decoder", task_run_name="heatmaps {cell}")
+@stage(recipe, worker="decoder", task_run_name="heatmaps {training_run}")
 def heatmaps(
-    directory: Path, context: Context, cell: str, evaluated: Ref, shards: Sequence[Ref], params: HeatmapsParams, fps: float
+    directory: Path,
+    context: Context,
+    training_run: str,
+    evaluated: Ref,
+    shards: Sequence[Ref],
+    params: HeatmapsParams,
+    fps: float,
 ) -> Mapping[str, Any]:
     """Render successes and failures as MP4 and GIF, and the same clips plain."""
     from pipeline_lib.artifacts.tables import video_paths

@@ -59,7 +59,7 @@ class Context(BaseModel):
     workspace: Path
     refresh: tuple[str, ...] = ()
     alike: int = 1
-    """How many models of each kind the run trains, on several splits or with several seeds."""
+    """How many models of each kind the run trains, on several folds or with several seeds."""
     workers: int | None = None
     """How many models it trains at once, if that was asked for."""
 
@@ -178,7 +178,7 @@ def _make(
 
 
 def _once(directory: Path, work: Callable[[], Ref]) -> Ref:
-    """Return the work's result, or wait for it where another task is at the same artifact: two splits may be alike."""
+    """Return the work's result, or wait for it where another task is at the same artifact: two folds may be alike."""
     mine: Future[Ref] = Future()
     future = _under_way.setdefault(directory, mine)
     if future is not mine:

@@ -1,4 +1,4 @@
-"""sweep: the hyper-parameters of one model, searched for on the train and val parts."""
+"""sweep: the hyper-parameters of one model, searched for on the train and val splits."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline_lib.artifacts import Recipe, layout
 from pipeline_lib.params import ModelParams, SweepParams
 from tasks.features import feature_files
+from tasks.mlflow.tracking import TrackedRun, log_trial
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
-from tasks.tracking import TrackedRun, log_trial
 
 if TYPE_CHECKING:
     from pipeline_lib.sweep.trials import Trial

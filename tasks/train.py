@@ -1,4 +1,4 @@
-"""train: one model on the training part's features."""
+"""train: one model on the training split's features."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from prefect.cache_policies import NO_CACHE
 from pipeline_lib.artifacts import Recipe
 from pipeline_lib.params import Device, ModelParams
 from tasks.features import feature_files
+from tasks.mlflow.tracking import TrackedRun, log_epoch
 from tasks.placing import plan_models, run_at
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
-from tasks.tracking import TrackedRun, log_epoch
 
 if TYPE_CHECKING:
     from pipeline_lib.compute.planning import Plan
@@ -24,7 +24,7 @@ VERSION = "train-2"
 
 
 def recipe(
-    context: Context, cell: str, clips: Ref, features: Sequence[Ref], params: ModelParams, mlflow_run: TrackedRun | None
+    context: Context, training_run: str, clips: Ref, features: Sequence[Ref], params: ModelParams, mlflow_run: TrackedRun | None
 ) -> Recipe:
     """A model depends on the clip table, on the features and on its own parameters; not on what the run calls it."""
     inputs = {"clips": clips.content_key} | {f"features {n}": shard.content_key for n, shard in enumerate(features)}
@@ -36,9 +36,9 @@ def plan(context: Context, features: Sequence[Ref], params: ModelParams, **other
     return plan_models(params.device, "train.device", feature_files(context, features), context.alike, context.workers)
 
 
-@task(name="check", cache_policy=NO_CACHE, task_run_name="check split {split}")
-def check(context: Context, split: int, clips: Ref, device: Device) -> None:
-    """Fail if no model can be trained and judged on the split: before hours of training, not after."""
+@task(name="check", cache_policy=NO_CACHE, task_run_name="check fold {fold}")
+def check(context: Context, fold: int, clips: Ref, device: Device) -> None:
+    """Fail if no model can be trained and judged on the fold: before hours of training, not after."""
     from pipeline_lib.artifacts.tables import read_clips
     from pipeline_lib.chunk import check_trainable
     from pipeline_lib.compute.devices import choose_device
@@ -47,12 +47,12 @@ def check(context: Context, split: int, clips: Ref, device: Device) -> None:
     check_trainable(read_clips(clips.directory(context)))
 
 
-@stage(recipe, worker="model", plan=plan, task_run_name="train {cell}")
+@stage(recipe, worker="model", plan=plan, task_run_name="train {training_run}")
 def train(
     directory: Path,
     context: Context,
     made_from: Recipe,
-    cell: str,
+    training_run: str,
     clips: Ref,
     features: Sequence[Ref],
     params: ModelParams,

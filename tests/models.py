@@ -7,22 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pipeline_lib.predict.splits import Preparation, Splits
 from safetensors.torch import save_file
 
 from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.params import TrainParams
-from pipeline_lib.predict.parts import Parts, Preparation
 from pipeline_lib.predict.predictor import Predictor
 from pipeline_lib.training.checkpoints import Metadata, save_checkpoint
 from pipeline_lib.video.writing import VideoWriter
-from tasks.sources import Opened
+from tasks.mlflow.loading import Opened
 
 CLASSES = ("jump", "sit", "wave")
 FRAMES, GRID, IMAGE_SIZE, FPS = 6, 2, 32, 15.0
 SMALL = TrainParams(alstm_units=8, conv_alstm_units=4, head_channels=4)
 
 
-def make_parts(folder: Path, name: str = "alstm", *, seed: int = 0, frames: int = FRAMES, precision: str = "fp32") -> Parts:
+def make_parts(folder: Path, name: str = "alstm", *, seed: int = 0, frames: int = FRAMES, precision: str = "fp32") -> Splits:
     """Write a model of random weights, `name` its kind, over a random backbone that `seed` decides."""
     folder.mkdir(parents=True, exist_ok=True)
     backbone = build_backbone("vgg_small", "random", grid=GRID, seed=seed)
@@ -55,7 +55,7 @@ def make_parts(folder: Path, name: str = "alstm", *, seed: int = 0, frames: int 
     save_checkpoint(folder / "checkpoint.safetensors", network, metadata)
     save_file(backbone.extractor.state_dict(), folder / "backbone.safetensors")
     preparation = Preparation(name=name, fps=FPS, crf=16, frames=frames)
-    return Parts(preparation, folder / "checkpoint.safetensors", folder / "backbone.safetensors")
+    return Splits(preparation, folder / "checkpoint.safetensors", folder / "backbone.safetensors")
 
 
 def make_opened(folder: Path, names: Sequence[str] = ("alstm", "conv_alstm", "mean_pool")) -> Opened:

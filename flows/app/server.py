@@ -33,7 +33,7 @@ from pipeline_lib.report import page as report_page
 from pipeline_lib.report.player import ASSETS as REPORT_ASSETS
 from pipeline_lib.report.player import PLAYER_FILES
 from pipeline_lib.video.reading import count_frames, read_frames
-from tasks.sources import Opened
+from tasks.mlflow.loading import Opened
 
 ASSETS = Path(__file__).parent
 SWEEP_SECONDS = 60.0

@@ -15,7 +15,7 @@ from flows.terminal import say
 from pipeline_lib.artifacts import Store
 from pipeline_lib.errors import UserError
 from pipeline_lib.predict.examples import Example, find_examples
-from tasks.sources import open_predictor
+from tasks.mlflow.loading import open_predictor
 
 FOLDER = "app"
 

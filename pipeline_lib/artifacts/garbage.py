@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline_lib.artifacts import Artifact, RunRecord, Store, find_drafts, timestamp
+from pipeline_lib.artifacts.store import Artifact, RunRecord, Store, find_drafts, timestamp
 from pipeline_lib.stages import STAGES
 
 Place = tuple[str, str]

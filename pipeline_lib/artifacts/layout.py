@@ -7,7 +7,7 @@ from pathlib import Path
 COLLECTION = "collection.parquet"
 """fetch: a row a video."""
 BOXES = "boxes.csv"
-SOURCES = "sources.csv"
+GROUPS = "groups.csv"
 VIDEOS = "videos.parquet"
 """A row a video: of a subsample shard, of the chunk stage, of an evaluation, of the controls."""
 CLIPS = "clips.parquet"

@@ -34,7 +34,7 @@ def read_shards(collection: Path, shard_videos: int) -> dict[str, list[SourceVid
 
 
 def read_clips(chunk: Path) -> pd.DataFrame:
-    """Return a chunk artifact's clip table: clip, video, class_name, group, part, first_frame, valid_frames."""
+    """Return a chunk artifact's clip table: clip, video, class_name, group, split, first_frame, valid_frames."""
     return pd.read_parquet(chunk / layout.CLIPS)
 
 

@@ -13,19 +13,19 @@ LABELS = {"0": "unused", "1": "train", "2": "test"}
 """What the digit after a file name means; HMDB-51's lines end in a space."""
 
 
-def read_splits(splits: Path, split: int) -> pd.DataFrame:
+def read_splits(splits: Path, fold: int) -> pd.DataFrame:
     """Read all split files of one split.
 
     Returns:
         One row a video: video (`<class>/<file name>`), class_name, label (`unused`, `train` or `test`).
 
     Raises:
-        UserError: no file for this split; a malformed line; a video named twice in a file.
+        UserError: no file for this fold; a malformed line; a video named twice in a file.
     """
-    pattern = re.compile(rf"(?P<class_name>.+)_test_split{split}\.txt")
+    pattern = re.compile(rf"(?P<class_name>.+)_test_split{fold}\.txt")
     files = {match["class_name"]: path for path in splits.iterdir() if (match := pattern.fullmatch(path.name))}
     if not files:
-        raise UserError(f"{splits}: holds no split file for chunk.split = {split}, `<class>_test_split{split}.txt`")
+        raise UserError(f"{splits}: holds no split file for chunk.fold = {fold}, `<class>_test_split{fold}.txt`")
     rows = [
         (f"{class_name}/{name}", class_name, label)
         for class_name, path in sorted(files.items())
@@ -56,7 +56,7 @@ def _read_split_file(path: Path) -> dict[str, str]:
     return labels
 
 
-def label_videos(videos: pd.DataFrame, listed: pd.DataFrame, splits: Path, split: int) -> pd.Series:
+def label_videos(videos: pd.DataFrame, listed: pd.DataFrame, splits: Path, fold: int) -> pd.Series:
     """Return the label of every video of the collection.
 
     Raises:
@@ -66,7 +66,7 @@ def label_videos(videos: pd.DataFrame, listed: pd.DataFrame, splits: Path, split
     unknown = videos[labels.isna()]
     if len(unknown):
         video, class_name = unknown.iloc[0][["video", "class_name"]]
-        path = splits / f"{class_name}_test_split{split}.txt"
+        path = splits / f"{class_name}_test_split{fold}.txt"
         if not path.exists():
             raise UserError(f"{splits}: no split file for class {class_name}; add {path.name}")
         others = f" (nor {len(unknown) - 1} other videos of the collection)" if len(unknown) > 1 else ""

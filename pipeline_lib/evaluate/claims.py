@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pipeline_lib.evaluate.comparison import Cell
+from pipeline_lib.evaluate.comparison import TrainingRun
 from pipeline_lib.evaluate.intervals import LEVEL
 from pipeline_lib.evaluate.maps import interval_of_mean, less, mean_of_totals
 from pipeline_lib.evaluate.measures import MEASURES, MODEL, UNIFORM
@@ -35,13 +35,13 @@ class Claim:
     """None: the interval holds zero."""
 
 
-def attention_claims(cells: Sequence[Cell]) -> list[Claim]:
-    """Compare the two models' maps on the same videos, splits and seeds; nothing where one of the two was not trained.
+def attention_claims(runs: Sequence[TrainingRun]) -> list[Claim]:
+    """Compare the two models' maps on the same videos, folds and seeds; nothing where one of the two was not trained.
 
     Each model is first compared with the uniform map (a random order) on itself. Against boxes that changes nothing; but the
     area under a deletion curve is also small where a model is unsure from the start, which is no merit of its map.
     """
-    maps = {(cell.model, cell.split, cell.seed): cell.maps for cell in cells if cell.maps is not None}
+    maps = {(run.model, run.fold, run.seed): run.maps for run in runs if run.maps is not None}
     pairs = [(maps[first], maps[SECOND, *first[1:]]) for first in maps if first[0] == FIRST and (SECOND, *first[1:]) in maps]
     directed = [name for name, measure in MEASURES.items() if measure.better] if pairs else []
     totals = {name: _lead(name, pairs) for name in directed}
@@ -50,7 +50,7 @@ def attention_claims(cells: Sequence[Cell]) -> list[Claim]:
 
 
 def _lead(measure: str, pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> pd.DataFrame:
-    """Return how far the first model is ahead of the second on each video, over all splits and seeds."""
+    """Return how far the first model is ahead of the second on each video, over all folds and seeds."""
     apart = [less(_gain(measure, first), _gain(measure, second)) for first, second in pairs]
     return pd.concat(apart).groupby(["video", "group"], as_index=False)[["total", "frames"]].sum()
 

@@ -1,4 +1,4 @@
-"""The models of a run side by side, over all its splits and seeds."""
+"""The models of a run side by side, over all its folds and seeds."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ COLUMNS = {
     "num_clips": "test clips",
     "num_frames": "test frames",
 }
-"""Metrics that are averaged over cells, and what results.csv calls them."""
+"""Metrics that are averaged over runs, and what results.csv calls them."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One model trained with one seed and tested on one split."""
+class TrainingRun:
+    """One model trained with one seed and tested on one fold."""
 
     model: str
-    split: int
+    fold: int
     seed: int
     metrics: Mapping[str, Any]
     """What `evaluate_model` returned; a model may lack some."""
@@ -57,17 +57,17 @@ class Summary:
     """One model over all its cells."""
 
     model: str
-    num_cells: int
+    num_training_runs: int
     mean: dict[str, float]
     standard_deviation: dict[str, float]
-    """Sample standard deviation between cells; empty if there is one."""
+    """Sample standard deviation between runs; empty if there is one."""
     intervals: dict[str, list[float]]
-    """95 % intervals of the one cell; empty if there are more."""
+    """95 % intervals of the one run; empty if there are more."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models on the videos of the splits that both were tested on."""
+    """Two models on the videos of the folds that both were tested on."""
 
     first: str
     second: str
@@ -83,21 +83,19 @@ class Pair:
     """Adjusted for the number of pairs, after Holm."""
 
 
-def summarise(cells: Sequence[Cell]) -> list[Summary]:
-    """Return each model's mean and sample standard deviation over its cells, of every metric that all of them have."""
-    return [_summary(model, own) for model, own in _by_model(cells).items()]
+def summarise(runs: Sequence[TrainingRun]) -> list[Summary]:
+    """Return each model's mean and sample standard deviation over its runs, of every metric that all of them have."""
+    return [_summary(model, own) for model, own in _by_model(runs).items()]
 
 
-def compare(cells: Sequence[Cell], params: EvaluateParams) -> list[Pair]:
-    """Compare every two models that have a split in common, video by video.
+def compare(runs: Sequence[TrainingRun], params: EvaluateParams) -> list[Pair]:
+    """Compare every two models that have a fold in common, video by video.
 
-    A video's correctness is averaged over the seeds, and the splits, that test it. So seeds are taken as given, and the test
+    A video's correctness is averaged over the seeds, and the folds, that test it. So seeds are taken as given, and the test
     asks whether the difference would hold on other groups of videos, not with other seeds.
     """
-    group_of = (
-        pd.concat([cell.videos[["video", "group"]] for cell in cells]).drop_duplicates("video").set_index("video")["group"]
-    )
-    shares = {model: _shares_correct(own) for model, own in _by_model(cells).items()}
+    group_of = pd.concat([run.videos[["video", "group"]] for run in runs]).drop_duplicates("video").set_index("video")["group"]
+    shares = {model: _shares_correct(own) for model, own in _by_model(runs).items()}
     pairs = []
     for first, second in combinations(shares, 2):
         both = pd.concat({first: shares[first], second: shares[second]}, axis=1, join="inner")
@@ -108,23 +106,23 @@ def compare(cells: Sequence[Cell], params: EvaluateParams) -> list[Pair]:
     return [replace(pair, p_holm=p_holm) for pair, p_holm in zip(pairs, adjusted, strict=True)]
 
 
-def _by_model(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
-    by_model: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_model.setdefault(cell.model, []).append(cell)
+def _by_model(runs: Iterable[TrainingRun]) -> dict[str, list[TrainingRun]]:
+    by_model: dict[str, list[TrainingRun]] = {}
+    for run in runs:
+        by_model.setdefault(run.model, []).append(run)
     return by_model
 
 
-def _summary(model: str, cells: Sequence[Cell]) -> Summary:
-    rows = [_flat(cell.metrics) for cell in cells]
+def _summary(model: str, runs: Sequence[TrainingRun]) -> Summary:
+    rows = [_flat(run.metrics) for run in runs]
     values = {name: [row[name] for row in rows] for name in COLUMNS if all(name in row for row in rows)}
-    is_one = len(cells) == 1
+    is_one = len(runs) == 1
     return Summary(
         model=model,
-        num_cells=len(cells),
+        num_training_runs=len(runs),
         mean={name: mean(column) for name, column in values.items()},
         standard_deviation={} if is_one else {name: stdev(column) for name, column in values.items()},
-        intervals=dict(cells[0].metrics["intervals"]) if is_one else {},
+        intervals=dict(runs[0].metrics["intervals"]) if is_one else {},
     )
 
 
@@ -134,10 +132,10 @@ def _flat(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in {**metrics, **pointing}.items() if name in COLUMNS and value is not None}
 
 
-def _shares_correct(cells: Iterable[Cell]) -> pd.Series:
-    """Return, for each (split, video), the share of a model's seeds that are right by the mode."""
-    tables = [cell.videos[["video", "correct"]].assign(split=cell.split) for cell in cells]
-    return pd.concat(tables).groupby(["split", "video"])["correct"].mean()
+def _shares_correct(runs: Iterable[TrainingRun]) -> pd.Series:
+    """Return, for each (fold, video), the share of a model's seeds that are right by the mode."""
+    tables = [run.videos[["video", "correct"]].assign(fold=run.fold) for run in runs]
+    return pd.concat(tables).groupby(["fold", "video"])["correct"].mean()
 
 
 def _pair(first: str, second: str, shares: pd.DataFrame, group_V: np.ndarray, params: EvaluateParams) -> Pair:

@@ -22,18 +22,18 @@ from sklearn.ensemble import RandomForestClassifier
 from pipeline_lib.artifacts import layout
 from pipeline_lib.compute.devices import choose_device
 from pipeline_lib.errors import UserError
+from pipeline_lib.evaluate.footage import mixed_and_single, permute_labels, video_footage
 from pipeline_lib.evaluate.inputs import average_features, file_metadata
 from pipeline_lib.evaluate.intervals import accuracy_interval
 from pipeline_lib.evaluate.regression import Examples, regress
-from pipeline_lib.evaluate.sources import permute_labels, split_sources, video_sources
 from pipeline_lib.params import EvaluateParams
 from pipeline_lib.streams.feature_files import FeatureReader
 
 # Classes of one or two videos are what a small collection has. Filtered for the process: threads cannot filter for themselves.
 warnings.filterwarnings("ignore", message="The number of unique classes", module="sklearn")
 
-PARTS = ("train", "val", "test")
-Parts = Mapping[str, Examples]
+SPLITS = ("train", "val", "test")
+Splits = Mapping[str, Examples]
 
 
 def evaluate_controls(
@@ -45,17 +45,17 @@ def evaluate_controls(
     *,
     fps: float,
 ) -> dict[str, Any]:
-    """Train the controls of one split on its training videos, score them on its test videos, and return the scores.
+    """Train the controls of one fold on its training videos, score them on its test videos, and return the scores.
 
     - `logistic_regression`: multinomial, on features averaged over each video's valid frames and all cells, standardised.
       What any attention over the same features has to reach.
-    - `permuted_labels`: the same, the labels of its training and validation videos permuted within each source,
-      `params.permutations` times over. Such labels tell which actions a source shows and not which of its videos shows which:
-      what is scored above chance on the true labels of the test part comes from the source, not from the action. Sources of
+    - `permuted_labels`: the same, the labels of its training and validation videos permuted within each footage,
+      `params.permutations` times over. Such labels tell which actions a footage shows and not which of its videos shows which:
+      what is scored above chance on the true labels of the test split comes from the footage, not from the action. Sources of
       one class, which that would leave as they are, exchange their labels as wholes; where all are such, no label has
       anything to do with its video any more, and the control shows no more than how far chance strays.
       `labels_changed` is the share of training videos with another label than their own, `in_mixed_sources` the share
-      of training and validation videos whose source has several classes.
+      of training and validation videos whose footage has several classes.
     - `metadata`: a random forest on the size, aspect, frame rate and length of the video, none of its pixels.
 
     Writes controls.json, and videos.parquet with the logistic regression's predictions (video, class_name, group, predicted,
@@ -66,18 +66,18 @@ def evaluate_controls(
         UserError: no test clips, or a clip is in none of the feature files.
     """
     device = choose_device(params.device, key="evaluate.device")
-    table, used = _order_by_part(clips)
+    table, used = _order_by_split(clips)
     label_V, classes = pd.factorize(table["class_name"], sort=True)
     with FeatureReader(feature_files) as reader:
-        averages = _parts(average_features(used, reader, device), label_V, table["part"])
-    metadata = _parts(file_metadata(table["video"], videos, fps=fps), label_V, table["part"])
-    fitted = table[table["part"] != "test"]
+        averages = _by_split(average_features(used, reader, device), label_V, table["split"])
+    metadata = _by_split(file_metadata(table["video"], videos, fps=fps), label_V, table["split"])
+    fitted = table[table["split"] != "test"]
     true_V = label_V[: len(fitted)]
-    mixed, single = split_sources(fitted["source"], true_V)
+    mixed, single = mixed_and_single(fitted["footage"], true_V)
     rng = np.random.default_rng(params.seed)
     permuted_FV = np.array([permute_labels(true_V, mixed, single, rng) for _ in range(params.permutations)])
     found = regress(averages, np.concatenate([true_V[None], permuted_FV]), len(classes), device)
-    predictions = _predictions(found.probability_FVC[0], table[table["part"] == "test"], classes)
+    predictions = _predictions(found.probability_FVC[0], table[table["split"] == "test"], classes)
     predictions.to_parquet(directory / layout.VIDEOS, index=False)
     controls = {
         "logistic_regression": _scores(predictions["correct"], predictions["group"])
@@ -90,21 +90,21 @@ def evaluate_controls(
     return controls
 
 
-def _order_by_part(clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return a row a video, with its `source`, and a row a clip: training, validation and test videos, in this order."""
-    used = pd.concat([clips[clips["part"] == part] for part in PARTS])
+def _order_by_split(clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a row a video, with its `footage`, and a row a clip: training, validation and test videos, in this order."""
+    used = pd.concat([clips[clips["split"] == split] for split in SPLITS])
     table = used.drop_duplicates("video").reset_index(drop=True)
-    if "test" not in set(table["part"]):
-        raise UserError("the test part has no clips; check the split files, or raise chunk.test_fraction")
-    return table.assign(source=video_sources(table)), used
+    if "test" not in set(table["split"]):
+        raise UserError("the test split has no clips; check the split files, or raise chunk.test_fraction")
+    return table.assign(footage=video_footage(table)), used
 
 
-def _parts(input_VD: np.ndarray, label_V: np.ndarray, part: pd.Series) -> Parts:
-    return {name: Examples(input_VD[part == name], label_V[part == name]) for name in PARTS}
+def _by_split(input_VD: np.ndarray, label_V: np.ndarray, split: pd.Series) -> Splits:
+    return {name: Examples(input_VD[split == name], label_V[split == name]) for name in SPLITS}
 
 
 def _predictions(probability_VC: np.ndarray, videos: pd.DataFrame, classes: pd.Index) -> pd.DataFrame:
-    table = videos[["video", "class_name"]].reset_index(drop=True).assign(group=videos["source"].to_numpy())
+    table = videos[["video", "class_name"]].reset_index(drop=True).assign(group=videos["footage"].to_numpy())
     table["predicted"] = classes.to_numpy()[probability_VC.argmax(axis=1)]
     table["confidence"] = probability_VC.max(axis=1)
     table["correct"] = table["predicted"] == table["class_name"]
@@ -121,8 +121,8 @@ def _scores(correct_V: pd.Series, group_V: pd.Series) -> dict[str, Any]:
     }
 
 
-def _permuted_scores(probability_FVC: np.ndarray, parts: Parts, permuted_FV: np.ndarray) -> dict[str, Any]:
-    train, test = parts["train"], parts["test"]
+def _permuted_scores(probability_FVC: np.ndarray, splits: Splits, permuted_FV: np.ndarray) -> dict[str, Any]:
+    train, test = splits["train"], splits["test"]
     accuracies = (probability_FVC.argmax(axis=2) == test.label_V).mean(axis=1).tolist()
     return {
         "mean": mean(accuracies),
@@ -133,7 +133,7 @@ def _permuted_scores(probability_FVC: np.ndarray, parts: Parts, permuted_FV: np.
     }
 
 
-def _metadata(parts: Parts, group_V: pd.Series, params: EvaluateParams) -> dict[str, Any]:
-    train, test = parts["train"], parts["test"]
+def _metadata(splits: Splits, group_V: pd.Series, params: EvaluateParams) -> dict[str, Any]:
+    train, test = splits["train"], splits["test"]
     forest = RandomForestClassifier(random_state=params.seed, n_jobs=1).fit(train.input_VD, train.label_V)
     return _scores(pd.Series(forest.predict(test.input_VD) == test.label_V), group_V)

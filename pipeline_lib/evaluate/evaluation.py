@@ -1,4 +1,4 @@
-"""The evaluate stage: one checkpoint over every clip of the test part."""
+"""The evaluate stage: one checkpoint over every clip of the test split."""
 
 # N clips, M clips that are masked, T frames of a clip, K grid side, I = K * K cells, C classes
 
@@ -18,12 +18,12 @@ from pipeline_lib.artifacts import layout
 from pipeline_lib.compute.devices import choose_device
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluate.confusion import draw_confusion
+from pipeline_lib.evaluate.footage import video_footage
 from pipeline_lib.evaluate.maps import ScoredMaps, curve_totals, map_totals, write_maps
 from pipeline_lib.evaluate.masking import choose_clips, masked_curves
 from pipeline_lib.evaluate.pointing import Actor, find_actor
 from pipeline_lib.evaluate.predictions import clip_predictions, video_predictions
 from pipeline_lib.evaluate.scores import class_scores, confusion_counts, overall_scores
-from pipeline_lib.evaluate.sources import video_sources
 from pipeline_lib.params import EvaluateParams
 from pipeline_lib.streams.feature_files import FeatureReader
 from pipeline_lib.training.batches import ClipSource
@@ -47,7 +47,7 @@ def evaluate_model(
     fps: float,
     boxes: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
-    """Score a checkpoint on the test part of `clips`, all of it, and return the metrics.
+    """Score a checkpoint on the test split of `clips`, all of it, and return the metrics.
 
     Writes metrics.json, predictions.parquet, videos.parquet, per_class.csv, confusion.png and attention.h5; for a model with
     attention also maps.json and maps.parquet (`pipeline_lib.evaluate.maps`). `fps` is the rate of the clips' frames; with
@@ -57,8 +57,8 @@ def evaluate_model(
         UserError: no test clips, a damaged checkpoint or feature file, or features other than the model was trained on.
     """
     network, metadata = load_checkpoint(checkpoint)
-    test = clips[clips["part"] == "test"].reset_index(drop=True)
-    test["group"] = video_sources(test)
+    test = clips[clips["split"] == "test"].reset_index(drop=True)
+    test["group"] = video_footage(test)
     _check_classes(checkpoint, test, metadata)
     device = choose_device(params.device, key="evaluate.device")
     network = network.to(device)
@@ -72,7 +72,7 @@ def evaluate_model(
             actor = None if boxes is None else find_actor(test, outputs.attention_NTKK.shape[1], metadata.grid, boxes, fps=fps)
             maps = _score_maps(network, source_of, test, outputs, metadata, actor, batch_size)
     predictions, videos = _write_predictions(directory, test, outputs, metadata.classes)
-    train = clips[clips["part"] == "train"]
+    train = clips[clips["split"] == "train"]
     metrics = overall_scores(predictions, videos, metadata.classes, train=train)
     if maps:
         write_maps(directory, maps)
@@ -101,10 +101,10 @@ def _score_maps(
 
 def _check_classes(checkpoint: Path, test: pd.DataFrame, metadata: Metadata) -> None:
     if test.empty:
-        raise UserError("the test part has no clips; check the split files, or raise chunk.test_fraction")
+        raise UserError("the test split has no clips; check the split files, or raise chunk.test_fraction")
     unknown = sorted(set(test["class_name"]) - set(metadata.classes))
     if unknown:
-        raise UserError(f"{checkpoint}: the model does not know the class {unknown[0]!r} of the test part; train it again")
+        raise UserError(f"{checkpoint}: the model does not know the class {unknown[0]!r} of the test split; train it again")
 
 
 def _check_features(checkpoint: Path, reader: FeatureReader, metadata: Metadata) -> None:

@@ -1,4 +1,4 @@
-"""Whether a model's attention maps can be trusted: every measure, of the model and of the controls, over the test part.
+"""Whether a model's attention maps can be trusted: every measure, of the model and of the controls, over the test split.
 
 `maps.parquet` holds what each video adds up to, so that models can be compared video by video; `maps.json` what follows.
 """
@@ -42,7 +42,7 @@ class ScoredMaps:
     """What is known of one model's maps."""
 
     test: pd.DataFrame
-    """The clips of the test part."""
+    """The clips of the test split."""
     classes: Sequence[str]
     grid: int
     totals: pd.DataFrame

@@ -41,7 +41,7 @@ def find_actor(test: pd.DataFrame, num_frames: int, grid: int, boxes: pd.DataFra
     frames["time_seconds"] = (test["first_frame"].to_numpy()[clip_F] + time_F) / fps
     matched = _nearest_boxes(frames, boxes, tolerance_seconds=0.5 / fps + TOLERANCE_SECONDS)
     if matched.empty:
-        logger.warning("no frame of the test part has a box of its video; attention is not checked against boxes")
+        logger.warning("no frame of the test split has a box of its video; attention is not checked against boxes")
         return None
     return Actor(
         matched["clip"].to_numpy(),

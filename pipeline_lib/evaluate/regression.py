@@ -36,9 +36,9 @@ class Regression:
     """scikit-learn's C; None where the labels were all the same, which needs no fit."""
 
 
-def regress(parts: Mapping[str, Examples], label_FV: np.ndarray, num_classes: int, device: torch.device) -> Regression:
+def regress(splits: Mapping[str, Examples], label_FV: np.ndarray, num_classes: int, device: torch.device) -> Regression:
     """Fit every label set (labels of the `train` videos, then of the `val` videos), and predict the `test` videos."""
-    train_VD, val_VD, test_VD = (torch.from_numpy(parts[name].input_VD).to(device) for name in ("train", "val", "test"))
+    train_VD, val_VD, test_VD = (torch.from_numpy(splits[name].input_VD).to(device) for name in ("train", "val", "test"))
     label_FN, label_FM = torch.from_numpy(label_FV).to(device).split([len(train_VD), len(val_VD)], dim=1)
     found = fit_classifiers(
         (train_VD, label_FN),

@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipeline_lib.artifacts import layout
 from pipeline_lib.evaluate.claims import attention_claims
-from pipeline_lib.evaluate.comparison import COLUMNS, Cell, Pair, Summary, compare, summarise
+from pipeline_lib.evaluate.comparison import COLUMNS, Pair, Summary, TrainingRun, compare, summarise
 from pipeline_lib.params import EvaluateParams
 
 LINEAR = "logistic_regression"
@@ -22,22 +22,22 @@ LINEAR = "logistic_regression"
 
 @dataclass(frozen=True)
 class Controls:
-    """What one split gives away without a model that looks at the action."""
+    """What one fold gives away without a model that looks at the action."""
 
-    split: int
+    fold: int
     scores: Mapping[str, Any]
     """What `evaluate_controls` returned."""
-    linear: Cell
+    linear: TrainingRun
     """Its logistic regression, to be compared with the models."""
 
 
-def read_cell(directory: Path, model: str, split: int, seed: int) -> Cell:
+def read_training_run(directory: Path, model: str, fold: int, seed: int) -> TrainingRun:
     """Read what `evaluate_model` wrote."""
     metrics = json.loads((directory / layout.METRICS).read_text(encoding="utf-8"))
     maps = directory / layout.MAPS_TABLE
-    return Cell(
+    return TrainingRun(
         model,
-        split,
+        fold,
         seed,
         metrics,
         videos=pd.read_parquet(directory / layout.VIDEOS),
@@ -45,37 +45,37 @@ def read_cell(directory: Path, model: str, split: int, seed: int) -> Cell:
     )
 
 
-def read_controls(directory: Path, split: int) -> Controls:
+def read_controls(directory: Path, fold: int) -> Controls:
     """Read what `evaluate_controls` wrote."""
     scores = json.loads((directory / layout.CONTROLS).read_text(encoding="utf-8"))
     videos = pd.read_parquet(directory / layout.VIDEOS)
-    return Controls(split, scores, Cell(LINEAR, split, 0, scores[LINEAR], videos))
+    return Controls(fold, scores, TrainingRun(LINEAR, fold, 0, scores[LINEAR], videos))
 
 
 def write_results(
-    directory: Path, cells: Sequence[Cell], controls: Sequence[Controls], params: EvaluateParams
+    directory: Path, runs: Sequence[TrainingRun], controls: Sequence[Controls], params: EvaluateParams
 ) -> dict[str, Any]:
-    """Write results.json and results.csv, a row a model, and return the number of cells and of comparisons.
+    """Write results.json and results.csv, a row a model, and return the number of runs and of comparisons.
 
-    results.json holds `models`, a `Summary` each, in the order in which they first appear among `cells` and the linear
-    reference last; `controls`, their video accuracy over splits; `pairs`, a `Pair` each; and `attention_claims`, a `Claim`
+    results.json holds `models`, a `Summary` each, in the order in which they first appear among `runs` and the linear
+    reference last; `controls`, their video accuracy over folds; `pairs`, a `Pair` each; and `attention_claims`, a `Claim`
     each.
     """
-    every_cell = [*cells, *(control.linear for control in controls)]
-    summaries, pairs = summarise(every_cell), compare(every_cell, params)
+    every_run = [*runs, *(control.linear for control in controls)]
+    summaries, pairs = summarise(every_run), compare(every_run, params)
     results = {
         "models": [asdict(row) for row in summaries],
         "controls": _control_rows([control.scores for control in controls]),
         "pairs": [asdict(pair) for pair in pairs],
-        "attention_claims": [asdict(claim) for claim in attention_claims(cells)],
+        "attention_claims": [asdict(claim) for claim in attention_claims(runs)],
     }
     (directory / layout.RESULTS).write_text(json.dumps(results, indent=2), encoding="utf-8")
     results_table(summaries, pairs).to_csv(directory / "results.csv", index=False, float_format="%.6g")
-    return {"cells": len(cells), "pairs": len(pairs)}
+    return {"training_runs": len(runs), "pairs": len(pairs)}
 
 
 def _control_rows(scores: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return each control's video accuracy: of one split with its spread, of several with the deviation between them."""
+    """Return each control's video accuracy: of one fold with its spread, of several with the deviation between them."""
     if not scores:
         return {}
     permuted = [row["permuted_labels"] for row in scores]
@@ -84,19 +84,19 @@ def _control_rows(scores: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, An
     return {
         "permuted_labels": {
             **permuted[0],
-            **_over_splits([row["mean"] for row in permuted]),
+            **_over_folds([row["mean"] for row in permuted]),
             "labels_changed": mean(row["labels_changed"] for row in permuted),
             "highest": max(row["highest"] for row in permuted),
             **({"standard_deviation": permuted[0]["standard_deviation"]} if one else {}),
         },
         "metadata": {
-            **_over_splits([row["video_accuracy"] for row in metadata]),
+            **_over_folds([row["video_accuracy"] for row in metadata]),
             "interval": metadata[0]["intervals"]["video_accuracy"] if one else None,
         },
     }
 
 
-def _over_splits(accuracies: Sequence[float]) -> dict[str, float | None]:
+def _over_folds(accuracies: Sequence[float]) -> dict[str, float | None]:
     return {"mean": mean(accuracies), "standard_deviation": stdev(accuracies) if len(accuracies) > 1 else None}
 
 
@@ -108,7 +108,7 @@ def results_table(summaries: Iterable[Summary], pairs: Sequence[Pair]) -> pd.Dat
 
 def _named(summary: Summary) -> dict[str, Any]:
     """Return a model's numbers under the names of results.csv."""
-    row: dict[str, Any] = {"model": summary.model, "splits x seeds": summary.num_cells}
+    row: dict[str, Any] = {"model": summary.model, "folds x seeds": summary.num_training_runs}
     for name, title in COLUMNS.items():
         low, high = summary.intervals.get(name, (None, None))
         row[title] = summary.mean.get(name)

@@ -29,7 +29,7 @@ CALIBRATION_BINS = 15
 def overall_scores(
     predictions: pd.DataFrame, videos: pd.DataFrame, classes: Sequence[str], *, train: pd.DataFrame
 ) -> dict[str, Any]:
-    """Return accuracies as fractions of the test part with their intervals, beside what needs no model.
+    """Return accuracies as fractions of the test split with their intervals, beside what needs no model.
 
     Without a suffix a verdict is by the mode, with `_by_mean` by mean probability; `macro_f1` is by the mode, and
     `top5_accuracy` (None where five classes are all there are) and `calibration_error` by mean probability, all three of
@@ -59,7 +59,7 @@ def overall_scores(
 
 
 def macro_f1(videos: pd.DataFrame) -> float:
-    """Return the F1 of videos, by the mode, averaged over the classes of the test part, each weighing the same."""
+    """Return the F1 of videos, by the mode, averaged over the classes of the test split, each weighing the same."""
     actual, names = videos["class_name"], sorted(set(videos["class_name"]))
     return float(f1_score(actual, videos["predicted"], labels=names, average="macro", zero_division=0))
 

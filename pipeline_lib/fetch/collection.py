@@ -21,7 +21,7 @@ from pipeline_lib.datasets import hmdb51
 from pipeline_lib.errors import UnusableError, UserError
 from pipeline_lib.fetch.archives import Limits, remove_tree, unpack
 from pipeline_lib.fetch.download import Progress, RetryPolicy, download, first_usable
-from pipeline_lib.fetch.tables import check_boxed_videos, copy_boxes, copy_sources
+from pipeline_lib.fetch.tables import check_boxed_videos, copy_boxes, copy_groups
 from pipeline_lib.params import Addresses, FetchParams
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def fetch_collection(
     """Fill `directory` with the collection and return its counts: classes, videos, split_files, size_bytes.
 
     It gets `videos/<class>/<file>` (not for `kind: folder`, whose videos stay where they are), `splits/`, `boxes.csv`
-    and `sources.csv` where there are any, and `collection.parquet` (video, class_name, size_bytes, sha256). Downloads
+    and `groups.csv` where there are any, and `collection.parquet` (video, class_name, size_bytes, sha256). Downloads
     go to `partial`, which may outlive the call: a later one takes them up again. `sha256` digests a file, from any thread.
 
     Raises:
@@ -117,7 +117,7 @@ def fetch_collection(
         params = _pack_synthetic(params, partial)
     # small things first: a wrong path among them should not cost a download of gigabytes
     copy_boxes(params.boxes, directory)
-    copy_sources(params.sources, directory)
+    copy_groups(params.groups, directory)
     num_split_files = _fetch_splits(params, directory, partial, progress)
     if params.kind != "folder":
         _fetch_videos(params, directory, partial, progress)
@@ -159,7 +159,7 @@ def _pack_synthetic(params: FetchParams, partial: Path) -> FetchParams:
             "videos": str(videos),
             "splits": str(splits),
             "boxes": str(rendered / layout.BOXES),
-            "sources": str(rendered / layout.SOURCES),
+            "groups": str(rendered / "sources.csv"),
         }
     )
 

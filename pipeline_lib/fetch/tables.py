@@ -1,4 +1,4 @@
-"""Tables that come with a collection: where the actors are, and which videos share a source."""
+"""Tables that come with a collection: where the actors are, and which videos form a group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pipeline_lib.errors import UserError
 logger = logging.getLogger(__name__)
 
 BOXES_HEADER = ["video", "time_seconds", "x0", "y0", "x1", "y1"]
-SOURCES_HEADER = ["video", "source"]
+GROUPS_HEADER = ["video", "group"]
+OLD_GROUPS_HEADER = ["video", "source"]
 
 SHOWN = 5
 """Mistakes of one table that are told."""
@@ -75,17 +76,17 @@ def _box_mistake(row: Sequence[str]) -> str | None:
     return None
 
 
-def copy_sources(sources: str | None, directory: Path) -> None:
-    """Copy the table of sources to `directory/sources.csv`, if there is one, with the header it may lack."""
-    if sources is None:
+def copy_groups(groups: str | None, directory: Path) -> None:
+    """Copy the table of groups to `directory/groups.csv`, if there is one, with the header it may lack."""
+    if groups is None:
         return
-    rows = _read_csv("fetch.sources", sources)
-    if rows and rows[0] == SOURCES_HEADER:
+    rows = _read_csv("fetch.groups", groups)
+    if rows and rows[0] in (GROUPS_HEADER, OLD_GROUPS_HEADER):
         rows = rows[1:]
     for row in rows:
         if len(row) != 2 or "/" not in row[0]:
-            raise UserError(f"fetch.sources: {sources}: every line must be class/video,source; found {','.join(row)}")
-    _write_csv(directory / layout.SOURCES, [SOURCES_HEADER, *rows])
+            raise UserError(f"fetch.groups: {groups}: every line must be class/video,group; found {','.join(row)}")
+    _write_csv(directory / layout.GROUPS, [GROUPS_HEADER, *rows])
 
 
 def _read_csv(key: str, name: str) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Finetune stage: the backbone learns the classes from frames of the training part."""
+"""Finetune stage: the backbone learns the classes from frames of the training split."""
 
 from pipeline_lib.finetune.training import finetune_backbone
 

@@ -38,7 +38,7 @@ class FrameClassifier(nn.Module):
         """Set the mode of what is tuned; frozen parts stay in evaluation mode.
 
         Tuned batch normalisation learns its statistics anew. Where a backbone trained on four of the demo's classes was tuned
-        on the other three (10 splits by source), that was better than keeping them, or as good: the accuracy of features on
+        on the other three (10 folds by source), that was better than keeping them, or as good: the accuracy of features on
         test videos rose by 0.137 against 0.075 with batches of 8, and by 0.050 against 0.054 with batches of 32.
         """
         super().train(mode)

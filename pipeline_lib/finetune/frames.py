@@ -23,7 +23,7 @@ from pipeline_lib.video.decoding import read_ahead
 logger = logging.getLogger(__name__)
 
 MAX_STORE_BYTES = 4 * 1024**3
-"""Most memory for the frames of one part; beyond it, fewer frames of each video are kept, evenly spaced."""
+"""Most memory for the frames of one split; beyond it, fewer frames of each video are kept, evenly spaced."""
 
 RESIZE_FRAMES = 64
 """Frames held as they were decoded at once."""

@@ -1,4 +1,4 @@
-"""The finetune stage: the backbone learns the classes from single frames of the training part.
+"""The finetune stage: the backbone learns the classes from single frames of the training split.
 
 A backbone that has learned before (ImageNet's weights, or a file's) keeps what it knows as far as it helps: tuning starts
 from the best linear layer for its frozen features, and the tuned weights are taken only if they lower the validation loss.
@@ -106,10 +106,10 @@ class FrameTrainer:
         return logits_NC.detach()
 
     @torch.no_grad()
-    def _features(self, part: str) -> tuple[Tensor, Tensor]:
-        """Return features_ND and labels_N of a part's frames, as many as an epoch's and unchanged."""
+    def _features(self, split: str) -> tuple[Tensor, Tensor]:
+        """Return features_ND and labels_N of a split's frames, as many as an epoch's and unchanged."""
         self.model.eval()
-        store = self.stores[part]
+        store = self.stores[split]
         indices = store.draw(self.params.frames_per_video, torch.Generator().manual_seed(self.params.seed))
         with self._autocast():
             batches = indices.split(self.params.batch_size)
@@ -127,11 +127,11 @@ class FrameTrainer:
             group["lr"] = self.params.learning_rate * one_cycle(progress)
 
 
-def metrics(part: str, logits_NC: Tensor, labels_N: Tensor) -> dict[str, float]:
-    """Return `<part>_loss` and `<part>_frame_accuracy`."""
+def metrics(split: str, logits_NC: Tensor, labels_N: Tensor) -> dict[str, float]:
+    """Return `<split>_loss` and `<split>_frame_accuracy`."""
     loss = nn.functional.cross_entropy(logits_NC, labels_N)
     accuracy = (logits_NC.argmax(dim=1) == labels_N).double().mean()
-    return {f"{part}_loss": loss.item(), f"{part}_frame_accuracy": accuracy.item()}
+    return {f"{split}_loss": loss.item(), f"{split}_frame_accuracy": accuracy.item()}
 
 
 def one_cycle(progress: float) -> float:
@@ -151,10 +151,10 @@ def finetune_backbone(
     *,
     on_epoch: OnEpoch | None = None,
 ) -> dict[str, Any]:
-    """Tune the backbone on frames of the training part and write `backbone.safetensors` and `history.json`.
+    """Tune the backbone on frames of the training split and write `backbone.safetensors` and `history.json`.
 
     Args:
-        clips: all clips, with video, class_name, part, first_frame, valid_frames.
+        clips: all clips, with video, class_name, split, first_frame, valid_frames.
         video_path: where the 15 fps video of an id is.
         directory: existing folder for the results.
         partial: existing folder for the state that a killed run continues from.
@@ -182,7 +182,7 @@ def finetune_backbone(
         counts, history = _tune(trainer, partial / "state.pt", on_epoch)
     _save(backbone, directory / layout.BACKBONE)
     (directory / layout.HISTORY).write_text(json.dumps(history, indent=1), encoding="utf-8")
-    return counts | {f"{part}_frames": len(store.labels) for part, store in stores.items()}
+    return counts | {f"{split}_frames": len(store.labels) for split, store in stores.items()}
 
 
 def _tune(trainer: FrameTrainer, state_path: Path, on_epoch: OnEpoch | None) -> tuple[dict[str, Any], list[dict[str, float]]]:
@@ -222,14 +222,14 @@ def _load_stores(
     params: FinetuneParams,
     features: FeaturesParams,
 ) -> Iterator[tuple[str, FrameStore]]:
-    for part, frames_per_video in (("train", None), ("val", params.frames_per_video)):
-        clips_of_part = clips[clips["part"] == part]
-        if clips_of_part.empty:
-            raise UserError(f"finetune: no clips in the {part} part; more videos, or `finetune.enabled: false`")
+    for split, frames_per_video in (("train", None), ("val", params.frames_per_video)):
+        clips_of_split = clips[clips["split"] == split]
+        if clips_of_split.empty:
+            raise UserError(f"finetune: no clips in the {split} split; more videos, or `finetune.enabled: false`")
         store = load_frames(
-            clips_of_part, classes, video_path, image_size=features.image_size, frames_per_video=frames_per_video
+            clips_of_split, classes, video_path, image_size=features.image_size, frames_per_video=frames_per_video
         )
-        yield part, store
+        yield split, store
 
 
 def _save(backbone: Backbone, path: Path) -> None:

@@ -239,9 +239,9 @@ def _explain_absence(predictions: pd.DataFrame, params: HeatmapsParams) -> list[
     """Say why there is nothing where something was asked for."""
     notes = []
     if params.successes and not predictions["correct"].any():
-        notes.append("successes: none to show, no clip of the test part is right")
+        notes.append("successes: none to show, no clip of the test split is right")
     if params.failures and predictions["correct"].all():
-        notes.append("failures: none to show, no clip of the test part is wrong")
+        notes.append("failures: none to show, no clip of the test split is wrong")
     return notes
 
 

@@ -24,7 +24,7 @@ def select_clips(predictions: pd.DataFrame, params: HeatmapsParams) -> pd.DataFr
 
     Returns:
         The chosen rows, successes first, with the columns outcome (`success` or `failure`) and rule added. There are
-        fewer than wanted where the test part has fewer. The order of the rows of `predictions` plays no part.
+        fewer than wanted where the test split has fewer. The order of the rows of `predictions` plays no part.
     """
     correct = predictions["correct"].astype(bool)
     successes = _choose(predictions[correct], params.successes, "success")

@@ -20,7 +20,7 @@ on three collections). The article's models did equally well from 1 to 12; linea
 
 
 class Normalised(nn.Module):
-    """A model that sees features times `SCALE` over the training part's root mean square."""
+    """A model that sees features times `SCALE` over the training split's root mean square."""
 
     factor: torch.Tensor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,12 @@ from pydantic import ValidationError
 from pipeline_lib.addresses import redact_all, redact_text
 from pipeline_lib.errors import UserError
 from pipeline_lib.params.stages import Params
+
+logger = logging.getLogger(__name__)
+
+
+RENAMED = {"chunk.split": "chunk.fold", "fetch.sources": "fetch.groups"}
+"""Keys as they were called in the version before, and now; the old name works with a warning."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -31,6 +38,8 @@ def load_params(path: str | Path, settings: Iterable[str] = ()) -> Params:
     """
     path = Path(path)
     values = _read_yaml(path)
+    for old, new in RENAMED.items():
+        _rename_key(values, old, new)
     for setting in settings:
         _apply_setting(values, setting)
     try:
@@ -53,10 +62,25 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def _rename_key(values: dict[str, Any], old: str, new: str) -> None:
+    """Move a value from a section's old key to its new one."""
+    section, key = old.split(".")
+    if isinstance(values.get(section), dict) and key in values[section]:
+        _warn_renamed(old, new)
+        values[section].setdefault(new.split(".")[1], values[section].pop(key))
+
+
+def _warn_renamed(old: str, new: str) -> None:
+    logger.warning("%s is called %s now; the old name will be refused in the next version", old, new)
+
+
 def _apply_setting(values: dict[str, Any], setting: str) -> None:
     """Set one `section.key=value` in the nested dictionary; the value is read as YAML."""
     name, equals, text = setting.partition("=")
-    *sections, key = name.strip().split(".")
+    name = name.strip()
+    if name in RENAMED:
+        _warn_renamed(name, RENAMED[name])
+    *sections, key = RENAMED.get(name, name).split(".")
     if not equals or not key or not all(sections):
         raise UserError(f"--set {redact_text(setting)}: must look like section.key=value")
     for section in sections:

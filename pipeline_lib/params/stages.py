@@ -31,8 +31,8 @@ Addresses = str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] 
 Range = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], Field(strict=False)]
 """Lowest and highest value."""
 
-Split = Literal[1, 2, 3]
-SPLITS: tuple[Split, ...] = get_args(Split)
+Fold = Literal[1, 2, 3]
+FOLDS: tuple[Fold, ...] = get_args(Fold)
 
 
 class SyntheticParams(Section):
@@ -40,7 +40,7 @@ class SyntheticParams(Section):
 
     videos_per_class: PositiveInt = 20
     sources_per_class: Annotated[int, Field(ge=3)] = 6
-    """Scenes, actors and cameras that a class's videos are drawn from; a source never crosses parts."""
+    """Scenes, actors and cameras that a class's videos are drawn from; a source never crosses splits."""
     seconds: PositiveFloat = 2.4
     """Typical length of a video; a few are much shorter."""
     seed: int = 0
@@ -54,8 +54,9 @@ class FetchParams(Section):
     splits: Addresses = None
     videos_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     splits_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    sources: str | None = None
-    """CSV file `class/video,source`: videos of one source never cross parts. Without it, the file name tells."""
+    groups: str | None = None
+    """CSV file `class/video,group`: videos of one group, cut from the same footage, never cross splits. Without it, the file
+    name tells."""
     boxes: str | None = None
     """CSV file `video,time_seconds,x0,y0,x1,y1` (fractions of the frame): where the actor is, to check attention."""
     synthetic: SyntheticParams = SyntheticParams()
@@ -99,48 +100,48 @@ class SubsampleParams(Section):
 
 
 class ChunkParams(Section):
-    """How videos become clips, and clips become train, val and test parts."""
+    """How videos become clips, and clips become train, val and test splits."""
 
     frames: PositiveInt = 30
     short: Literal["pad", "drop"] = "pad"
     """What becomes of videos shorter than a clip: last frame repeated and masked, or left out."""
     tail: Literal["pad", "drop"] = "pad"
     """What becomes of the frames after a video's last whole clip."""
-    split: Split | tuple[Split, ...] = 1
-    """Which of the collection's splits; several, as a list, are run side by side on the same features."""
+    fold: Fold | tuple[Fold, ...] = 1
+    """Which of the collection's folds; several, as a list, are run side by side on the same features."""
     protocol: Literal["official", "tutorial", "tutorial_code"] = "official"
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of the training videos, by source group, held out for validation (official protocol)."""
+    """Share of the training videos, by group, held out for validation (official protocol)."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Share of each class's videos tested, by source group, when there are no split files."""
+    """Share of each class's videos tested, by group, when there are no split files."""
     seed: int = 0
 
-    @field_validator("split", mode="before")
+    @field_validator("fold", mode="before")
     @classmethod
-    def _one_split_or_several(cls, value: Any) -> Any:
+    def _one_fold_or_several(cls, value: Any) -> Any:
         several = isinstance(value, list | tuple)
-        splits = tuple(value) if several else (value,)
-        known = all(type(split) is int and split in SPLITS for split in splits)
-        if not known or not splits or len(set(splits)) < len(splits):
-            raise UserError(f"chunk.split = {value!r}: must be 1, 2 or 3, or a list of some of them")
-        return splits if several else value
+        folds = tuple(value) if several else (value,)
+        known = all(type(fold) is int and fold in FOLDS for fold in folds)
+        if not known or not folds or len(set(folds)) < len(folds):
+            raise UserError(f"chunk.fold = {value!r}: must be 1, 2 or 3, or a list of some of them")
+        return folds if several else value
 
     @property
-    def splits(self) -> tuple[Split, ...]:
-        """All splits asked for."""
-        return self.split if isinstance(self.split, tuple) else (self.split,)
+    def folds(self) -> tuple[Fold, ...]:
+        """All folds asked for."""
+        return self.fold if isinstance(self.fold, tuple) else (self.fold,)
 
-    def of_split(self, split: Split) -> ChunkParams:
-        """Return the parameters of one of the splits."""
-        return self.model_copy(update={"split": split})
+    def of_fold(self, fold: Fold) -> ChunkParams:
+        """Return the parameters of one of the folds."""
+        return self.model_copy(update={"fold": fold})
 
     def cut_recipe(self) -> dict[str, Any]:
-        """Return what decides where clips begin and end; features depend on this and not on the parts."""
+        """Return what decides where clips begin and end; features depend on this and not on the splits."""
         return {"frames": self.frames, "short": self.short, "tail": self.tail}
 
 
 class FinetuneParams(Section):
-    """How the backbone is tuned on frames of the training part before features are taken from it."""
+    """How the backbone is tuned on frames of the training split before features are taken from it."""
 
     enabled: bool = False
     blocks: PositiveInt | Literal["all"] = "all"
@@ -180,7 +181,7 @@ class FeaturesParams(Section):
 
 
 class SweepParams(Section):
-    """Which hyper-parameters are searched for, and where. Only the train and val parts take part."""
+    """Which hyper-parameters are searched for, and where. Only the train and val splits take part."""
 
     enabled: bool = False
     models: Annotated[tuple[ModelName, ...], Field(strict=False, min_length=1)] = ("alstm", "conv_alstm")
@@ -213,7 +214,7 @@ class SweepParams(Section):
 
 
 class EvaluateParams(Section):
-    """How the test part is scored."""
+    """How the test split is scored."""
 
     resamples: PositiveInt = 10_000
     """Random sign flips behind each paired test, where there are too many to try them all."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline_lib.artifacts import Artifact, Store, file_sha256, layout
 from pipeline_lib.errors import UserError
-from pipeline_lib.predict.parts import Parts, Preparation
+from pipeline_lib.predict.bundle import ModelBundle, Preparation
 from pipeline_lib.training.checkpoints import read_metadata
 
 
@@ -36,7 +36,7 @@ def training_of(store: Store, checkpoint_sha256: str) -> Artifact | None:
     return None
 
 
-def parts_of_training(store: Store, trained: Artifact, name: str | None = None) -> Parts:
+def bundle_of_training(store: Store, trained: Artifact, name: str | None = None) -> ModelBundle:
     """Return the parts of a trained model; a backbone that no artifact holds is made again, once, and kept in the workspace.
 
     Raises:
@@ -53,7 +53,7 @@ def parts_of_training(store: Store, trained: Artifact, name: str | None = None) 
         backbone = _find(store, "finetune", tuned, checkpoint).path(layout.BACKBONE)
     else:
         backbone = _kept_backbone(store, cut, metadata.features["weights_sha256"], checkpoint)
-    return Parts(preparation, checkpoint, backbone)
+    return ModelBundle(preparation, checkpoint, backbone)
 
 
 def artifacts_of(store: Store, stage: str) -> Iterator[Artifact]:

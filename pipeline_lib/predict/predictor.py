@@ -23,7 +23,7 @@ from pipeline_lib.compute.devices import PRECISIONS, choose_device
 from pipeline_lib.compute.gpu import exact
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import Device, SubsampleParams
-from pipeline_lib.predict.parts import Parts, Preparation
+from pipeline_lib.predict.bundle import ModelBundle, Preparation
 from pipeline_lib.predict.windows import FrameMeans, Window, cut_windows, window_starts
 from pipeline_lib.streams.encoding import FrameEncoder, batches, decoded_side, default_batch
 from pipeline_lib.subsample import SubsampledVideo, subsample_video
@@ -108,7 +108,7 @@ class Prediction:
 class Predictor:
     """Models over one backbone, ready to predict. Several threads may call `predict` at once."""
 
-    def __init__(self, parts: Iterable[Parts], device: Device = "auto") -> None:
+    def __init__(self, parts: Iterable[ModelBundle], device: Device = "auto") -> None:
         """Load models that share a backbone and the way videos are prepared; their files are not needed afterwards.
 
         Raises:
@@ -128,12 +128,12 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path, device: Device = "auto") -> Predictor:
-        """Load the one model of a folder that `Parts.save` wrote.
+        """Load the one model of a folder that `ModelBundle.save` wrote.
 
         Raises:
             UserError: it holds none, or a damaged one.
         """
-        return cls([Parts.of_folder(folder)], device)
+        return cls([ModelBundle.of_folder(folder)], device)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -257,11 +257,11 @@ def _refuse_longer(seconds: float, limit: float) -> None:
         raise VideoError(f"{seconds:.0f} s long, longer than the {limit:g} s allowed here")
 
 
-def _load_encoder(parts: Parts, metadata: Metadata, device: torch.device) -> FrameEncoder:
+def _load_encoder(bundle: ModelBundle, metadata: Metadata, device: torch.device) -> FrameEncoder:
     features = metadata.features
     image_size = features["preprocessing"]["image_size"]
     backbone = build_backbone(
-        features["backbone"], "random", grid=metadata.grid, seed=0, weights_file=_existing(parts.backbone)
+        features["backbone"], "random", grid=metadata.grid, seed=0, weights_file=_existing(bundle.backbone)
     )
     return FrameEncoder(
         backbone,

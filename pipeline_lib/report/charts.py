@@ -48,12 +48,12 @@ class Chart:
 
 
 def learning_curves(history: Sequence[Mapping[str, Any]], model: str) -> list[Chart]:
-    """Return loss and frame accuracy of the training and the validation part against the epoch; none without epochs."""
+    """Return loss and frame accuracy of the training and the validation split against the epoch; none without epochs."""
     return [_learning_curve(history, model, quantity) for quantity in ("loss", "frame_accuracy")] if history else []
 
 
 def _learning_curve(history: Sequence[Mapping[str, Any]], model: str, quantity: str) -> Chart:
-    train, val = ([row[f"{part}_{quantity}"] for row in history] for part in ("train", "val"))
+    train, val = ([row[f"{split}_{quantity}"] for row in history] for split in ("train", "val"))
     return Chart(
         kind="line",
         title=f"{model}: {quantity.replace('_', ' ')} by epoch",

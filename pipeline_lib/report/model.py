@@ -16,7 +16,7 @@ class ModelReport:
 
     name: str
     label: str
-    """The name, and in a run of several splits or seeds which of them this is."""
+    """The name, and in a run of several folds or seeds which of them this is."""
     metrics: Mapping[str, Any]
     """The evaluation's `metrics.json`."""
     history: Sequence[Mapping[str, Any]]

@@ -17,7 +17,7 @@ class Headline:
     low: float | None
     high: float | None
     spread: str
-    """`95 % interval 94.6 to 100 %`, or the deviation over splits and seeds."""
+    """`95 % interval 94.6 to 100 %`, or the deviation over folds and seeds."""
     is_reference: bool
 
 

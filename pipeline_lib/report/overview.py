@@ -29,7 +29,7 @@ class Overview:
     title: str
     headings: list[str]
     models: list[list[str]]
-    """A row a model: its name, then a cell a heading."""
+    """A row a model: its name, then a run a heading."""
     references: list[list[str]]
     """Rows of what needs no model."""
 
@@ -39,7 +39,9 @@ def results_overview(results: Mapping[str, Any]) -> Overview:
     models = results["models"]
     first = models[0]
     spread = (
-        "95 % interval over groups" if first["num_cells"] == 1 else f"± deviation over {first['num_cells']} splits and seeds"
+        "95 % interval over groups"
+        if first["num_training_runs"] == 1
+        else f"± deviation over {first['num_training_runs']} folds and seeds"
     )
     return Overview(
         title=f"Test split: {_tested(first['mean'])}, in percent [{spread}]",

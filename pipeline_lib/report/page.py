@@ -118,22 +118,22 @@ def _confusion(model: ModelReport, classes: Sequence[str]) -> dict[str, Any]:
     predictions = pd.read_parquet(model.evaluation / layout.PREDICTIONS)
     number = {name: index for index, name in enumerate(classes)}
     counts = Counter(zip(predictions["class_name"], predictions["predicted"], strict=True))
-    cells = sorted([number[true], number[predicted], count] for (true, predicted), count in counts.items())
-    return {"model": model.title, "classes": list(classes), "cells": cells}
+    runs = sorted([number[true], number[predicted], count] for (true, predicted), count in counts.items())
+    return {"model": model.title, "classes": list(classes), "training_runs": runs}
 
 
 def _read_classes(model: ModelReport) -> pd.DataFrame:
-    """Read `per_class.csv`. A class may be called `nan` or `007`; only an empty cell is an unknown number."""
+    """Read `per_class.csv`. A class may be called `nan` or `007`; only an empty run is an unknown number."""
     return pd.read_csv(model.evaluation / layout.PER_CLASS, dtype={"class": str}, keep_default_na=False, na_values=[""])
 
 
 def _run_ids(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Return MLflow's run of each model, and of each of its splits and seeds where it has several."""
+    """Return MLflow's run of each model, and of each of its folds and seeds where it has several."""
     ids = {}
     for name, model in summary.get("models", {}).items():
-        for cell in model.get("cells", [model]):
-            place = f" split {cell['split']} seed {cell['seed']}" if "cells" in model else ""
-            ids[f"{name.replace('_', ' ')}{place}"] = cell["mlflow_run_id"]
+        for run in model.get("training_runs", [model]):
+            place = f" fold {run['fold']} seed {run['seed']}" if "training_runs" in model else ""
+            ids[f"{name.replace('_', ' ')}{place}"] = run["mlflow_run_id"]
     return ids
 
 

@@ -1,4 +1,4 @@
-"""What a trial computes: one model trained on the train part, judged on the val part."""
+"""What a trial computes: one model trained on the train split, judged on the val split."""
 
 from __future__ import annotations
 

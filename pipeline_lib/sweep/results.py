@@ -56,7 +56,7 @@ def _weigh(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
     if len(finished) < FEWEST_FOR_IMPORTANCE:
         note = f"{len(finished)} trials are too few to say what mattered; {FEWEST_FOR_IMPORTANCE} are needed"
     elif len({trial.value for trial in finished}) == 1:
-        note = f"all {len(finished)} trials are equally accurate on the val part"
+        note = f"all {len(finished)} trials are equally accurate on the val split"
     return {"importance": {} if note else study.importances(), "trials": len(finished), "note": note}
 
 

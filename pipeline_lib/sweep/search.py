@@ -43,8 +43,8 @@ def search(
 ) -> dict[str, Any]:
     """Search the hyper-parameters of `base.model`, beginning with `base` itself, until `params.trials` are finished.
 
-    Finished is a trial that was trained to its end or pruned. Trials are trained on the train part and compared by the val
-    part's clip accuracy at the epoch of its lowest loss, equal ones by that loss; clips of other parts are not even read.
+    Finished is a trial that was trained to its end or pruned. Trials are trained on the train split and compared by the val
+    split's clip accuracy at the epoch of its lowest loss, equal ones by that loss; clips of other splits are not even read.
     `study_folder` outlives the run: a killed search, or one with more `trials`, goes on there, while other parameters or
     clips begin a study of their own beside it. Whoever runs a search must be the folder's only user.
 
@@ -52,7 +52,7 @@ def search(
     hyper-parameter's share in the accuracy's variance, or a note why not) to `directory`.
 
     Args:
-        clips: the clip table; with columns `clip`, `class_name`, `part` and `valid_frames`.
+        clips: the clip table; with columns `clip`, `class_name`, `split` and `valid_frames`.
         feature_files: where the clips' features are.
         directory: the artifact's.
         study_folder: for the study, and for what trainings write and nobody keeps.
@@ -67,13 +67,13 @@ def search(
     Raises:
         UserError: the default cannot be trained, trials fail one after the other, or no worker is left.
     """
-    known = clips[clips["part"].isin(("train", "val"))].reset_index(drop=True)
+    known = clips[clips["split"].isin(("train", "val"))].reset_index(drop=True)
     study = Study(
         study_folder,
         _name_study(known, params, base),
         make_space(params, base),
         seed=params.seed,
-        val_clips=int((known["part"] == "val").sum()),
+        val_clips=int((known["split"] == "val").sum()),
     )
     with study, _scratch(study_folder / "scratch") as scratch:
         plan = _plan(known, feature_files, params, base)
@@ -85,7 +85,7 @@ def search(
 def _name_study(clips: pd.DataFrame, params: SweepParams, base: ModelParams) -> str:
     """Return a name that differs for studies that must not be mixed."""
     searched = {name: value for name, value in params.recipe().items() if name not in NOT_CONTENT}
-    table = clips[["clip", "class_name", "part", "valid_frames"]].to_csv(index=False)
+    table = clips[["clip", "class_name", "split", "valid_frames"]].to_csv(index=False)
     return f"{base.model} {digest([searched, base.recipe(), table])[:12]}"
 
 

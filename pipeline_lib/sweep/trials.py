@@ -45,7 +45,7 @@ def kept_epoch(history: Sequence[Row]) -> Row:
 def score(history: Sequence[Row], val_clips: int) -> float:
     """Return what the search maximises: accuracy at the kept epoch, and for a lower loss less than one more clip is worth.
 
-    A small val part has few possible accuracies, so ties are the rule; like this they are ordered for the sampler too.
+    A small val split has few possible accuracies, so ties are the rule; like this they are ordered for the sampler too.
     """
     kept = kept_epoch(history)
     return float(kept["val_clip_accuracy"] + 1 / (1 + kept["val_calibrated_loss"]) / (val_clips + 1))

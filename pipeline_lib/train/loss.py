@@ -29,7 +29,7 @@ def frame_cross_entropy(logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_
 def calibrated_cross_entropy(logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_frames_B: torch.Tensor) -> float:
     """`frame_cross_entropy` of the logits over the temperature that suits them best (Guo et al. 2017).
 
-    On a small collection the cross-entropy of the val part rises from the first epochs on, because the model grows sure of
+    On a small collection the cross-entropy of the val split rises from the first epochs on, because the model grows sure of
     itself, while it still gets better at telling classes apart. This one sees only the latter. Logits that say nothing score
     ln C, at an infinite temperature.
     """

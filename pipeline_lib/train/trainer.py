@@ -30,7 +30,7 @@ class Trainer:
     def __init__(
         self, network: nn.Module, device: torch.device, params: ModelParams, train: ClipSource, val: ClipSource
     ) -> None:
-        """Take the network, already on the device, and the clips of the two parts.
+        """Take the network, already on the device, and the clips of the two splits.
 
         On a GPU dropout is drawn from a generator of its own, seeded here.
         """

@@ -39,9 +39,9 @@ def train_model(
     *,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Train a model on the train part of `clips` and write `checkpoint.safetensors` and `history.json`.
+    """Train a model on the train split of `clips` and write `checkpoint.safetensors` and `history.json`.
 
-    Training stops early on the calibrated cross-entropy of the val part, and the weights that did best there are kept.
+    Training stops early on the calibrated cross-entropy of the val split, and the weights that did best there are kept.
     `partial` outlives a killed run: the next one with the same arguments continues there and ends with the same weights; with
     None, nothing is kept of a training that does not end.
 
@@ -52,15 +52,15 @@ def train_model(
         UserError: a class without training clips, no validation clips, clips without features, a corrupt
             feature file, a GPU asked for and absent, or a loss that is not finite.
     """
-    train, val = clips[clips["part"] == "train"], clips[clips["part"] == "val"]
+    train, val = clips[clips["split"] == "train"], clips[clips["split"] == "val"]
     if val.empty:
         raise UserError("no clip is held out for validation, which early stopping needs; raise chunk.val_fraction")
-    check_trainable(clips, parts=("val",))
+    check_trainable(clips, splits=("val",))
     device = choose_device(params.device, key="train.device")
     with FeatureReader(feature_files) as reader, _by_itself(device, params):
         metadata = _describe(clips, reader, params)
-        in_memory = fits_in_memory(reader, [part["clip"].tolist() for part in (train, val)], device)
-        sources = [ClipSource(reader, part, metadata.classes, device, in_memory=in_memory) for part in (train, val)]
+        in_memory = fits_in_memory(reader, [split["clip"].tolist() for split in (train, val)], device)
+        sources = [ClipSource(reader, split, metadata.classes, device, in_memory=in_memory) for split in (train, val)]
         with seeded(params.seed) if device.type == "cuda" else nullcontext():
             network = metadata.build()
         network.to(device)

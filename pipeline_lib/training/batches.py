@@ -53,7 +53,7 @@ class Batch(NamedTuple):
 
 
 class ClipSource:
-    """The clips of one part, in the order of their table."""
+    """The clips of one split, in the order of their table."""
 
     def __init__(
         self,
@@ -174,10 +174,10 @@ def _identity(reader: FeatureReader, clips: Sequence[str], device: torch.device)
     return files, tuple(clips), (device.type, index)
 
 
-def fits_in_memory(reader: FeatureReader, parts: Sequence[Sequence[str]], device: torch.device) -> bool:
-    """Whether the features of these parts' clips, in fp16, may be kept in memory, or are there already; says so in the log."""
+def fits_in_memory(reader: FeatureReader, splits: Sequence[Sequence[str]], device: torch.device) -> bool:
+    """Whether the features of these splits' clips, in fp16, may be kept in memory, or are there already; says so in the log."""
     with _loading:  # what is being loaded is there, once it is
-        num_clips = sum(len(clips) for clips in parts if _identity(reader, clips, device) not in _loaded)
+        num_clips = sum(len(clips) for clips in splits if _identity(reader, clips, device) not in _loaded)
     num_bytes = _num_bytes(reader, num_clips)
     fits = num_clips == 0 or fits_on(torch.device("cpu"), num_bytes)
     logger.info("features of %d clips, %.2f GB: %s", num_clips, num_bytes / 1e9, "in memory" if fits else "from disk")

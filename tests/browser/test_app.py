@@ -16,7 +16,7 @@ from flows.app.server import Limits, make_app
 from flows.app.serving import listen
 from pipeline_lib.predict.examples import Example
 from pipeline_lib.predict.predictor import Predictor
-from tasks.sources import Opened
+from tasks.mlflow.loading import Opened
 from tests.models import make_opened, write_video
 
 OpenPage = Callable[..., Any]

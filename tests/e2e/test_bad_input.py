@@ -74,23 +74,23 @@ def test_an_empty_class(copy_of_finished):
 
 def test_a_class_without_training_videos(copy_of_finished):
     pipeline = copy_of_finished()
-    split = pipeline.collection / "splits" / "wave_test_split1.txt"
-    split.write_text(split.read_text().replace(" 1 ", " 0 "))
+    split_file = pipeline.collection / "splits" / "wave_test_split1.txt"
+    split_file.write_text(split_file.read_text().replace(" 1 ", " 0 "))
     fails_with(pipeline, "wave", "train")
 
 
 def test_a_malformed_split_line(copy_of_finished):
     pipeline = copy_of_finished()
-    split = pipeline.collection / "splits" / "wave_test_split1.txt"
-    split.write_text(split.read_text() + "only_a_name.mp4\n")
+    split_file = pipeline.collection / "splits" / "wave_test_split1.txt"
+    split_file.write_text(split_file.read_text() + "only_a_name.mp4\n")
     fails_with(pipeline, "wave_test_split1.txt", "only_a_name.mp4")
 
 
 def test_a_video_that_no_split_file_lists(copy_of_finished):
     pipeline = copy_of_finished()
-    split = pipeline.collection / "splits" / "wave_test_split1.txt"
-    lines = split.read_text().splitlines(keepends=True)
-    split.write_text("".join(lines[1:]))
+    split_file = pipeline.collection / "splits" / "wave_test_split1.txt"
+    lines = split_file.read_text().splitlines(keepends=True)
+    split_file.write_text("".join(lines[1:]))
     fails_with(pipeline, "wave", lines[0].split(" 1")[0])
 
 

@@ -52,7 +52,7 @@ def test_nothing_changed_nothing_runs_and_prefect_shows_cached(finished, prefect
     assert {stage: row["cache"] for stage, row in summary["stages"].items()} == HIT | {"report": "miss"}
     states = task_states(prefect_server, flow_run_id(summary))
     made = {name for name, state in states.items() if state != "Cached"}
-    assert {name.split("-")[0] for name in made} == {"check split 1", "quarantine", "report"}
+    assert {name.split("-")[0] for name in made} == {"check fold 1", "quarantine", "report"}
 
 
 def test_another_folder_for_the_same_videos_is_still_cached(copy_of_finished):

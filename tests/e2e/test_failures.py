@@ -96,7 +96,7 @@ def test_a_model_whose_heatmaps_fail_and_controls_that_fail_leave_the_rest(copy_
     monkeypatch.setattr(heatmaps, "render_heatmaps", break_the_second)
     failures, client, parent, children = run_and_fail(pipeline)
     assert len(failures) == 2
-    assert "controls split 1 failed: ValueError: no control" in failures
+    assert "controls fold 1 failed: ValueError: no control" in failures
     assert sorted(statuses(children).values()) == ["FAILED", "FINISHED", "FINISHED"]
     assert all({"checkpoint", "evaluation"} <= folders(client, child) for child in children.values())
     assert "no control" in report_of(client, parent)
@@ -118,9 +118,9 @@ def test_what_nobody_could_train_with_ends_the_run_before_any_training(copy_of_f
     pipeline = copy_of_finished()
     break_work(monkeypatch, "pipeline_lib.train.train_model", None, AssertionError("training began"))
     for class_name in ("wave", "jump"):
-        split = pipeline.collection / "splits" / f"{class_name}_test_split1.txt"
-        split.write_text(split.read_text().replace(" 2 ", " 0 "))
-    with pytest.raises(ValueError, match="test part"):
+        split_file = pipeline.collection / "splits" / f"{class_name}_test_split1.txt"
+        split_file.write_text(split_file.read_text().replace(" 2 ", " 0 "))
+    with pytest.raises(ValueError, match="test split"):
         pipeline.run(until="train")
 
 

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from pipeline_lib.video.reading import count_frames
-from tasks import tracking
-from tasks.sources import open_predictor
+from tasks.mlflow import tracking
+from tasks.mlflow.loading import open_predictor
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def test_two_hmdb51_clips_with_all_official_split_files(shared, tmp_path, prefec
         name = rows["video"].iloc[0].split("/")[1]
         lines = (data / "hmdb51_splits" / f"{class_name}_test_split1.txt").read_text().splitlines()
         official = {line.split()[0]: int(line.split()[1]) for line in lines}[name]
-        assert set(rows["part"]) <= ({"train", "val"} if official == 1 else {"test"})
+        assert set(rows["split"]) <= ({"train", "val"} if official == 1 else {"test"})
 
 
 @pytest.mark.slow

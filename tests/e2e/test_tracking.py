@@ -52,14 +52,14 @@ def test_each_model_is_a_child_with_the_same_names_of_metrics_and_parameters(par
     different = {key for key in alstm.params if alstm.params[key] != conv_alstm.params[key]}
     of_one_alone = {"train.scorer", "train.attention_penalty", "train.rescale_glimpse", "train.head_channels"}
     assert different == {"train.model", "train.units"} | of_one_alone
-    assert alstm.params["chunk.split"] == "1"
-    assert (alstm.tags["split"], alstm.tags["seed"]) == ("1", "0")
+    assert alstm.params["chunk.fold"] == "1"
+    assert (alstm.tags["fold"], alstm.tags["seed"]) == ("1", "0")
 
 
 def test_results_are_complete_in_the_parent_and_in_the_report(finished, client, parent):
     names = {"results/results.json", "results/results.csv"}
     assert names <= artifacts(client, parent, "results")
-    assert {"controls/split 1/controls.json"} <= artifacts(client, parent, "controls/split 1")
+    assert {"controls/fold 1/controls.json"} <= artifacts(client, parent, "controls/fold 1")
     metrics = parent.data.metrics
     wanted = {"alstm/video_accuracy", "mean_pool/macro_f1", "logistic_regression/video_accuracy"}
     assert {*wanted, "controls/permuted_labels", "controls/metadata"} <= metrics.keys()

@@ -6,7 +6,7 @@ import os
 
 from flows.gc import collect
 from flows.verify import verify
-from tasks.sources import DEFAULT, open_predictor
+from tasks.mlflow.loading import DEFAULT, open_predictor
 from tests.e2e.test_caching import HIT
 
 FUTURE = -3600.0

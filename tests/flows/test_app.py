@@ -31,8 +31,8 @@ from pipeline_lib.predict.examples import Example
 from pipeline_lib.predict.predictor import ModelPrediction
 from pipeline_lib.video.ffmpeg import VideoError
 from pipeline_lib.video.reading import count_frames
-from tasks.sources import Opened
-from tests.models import CLASSES, make_opened, make_parts, write_video
+from tasks.mlflow.loading import Opened
+from tests.models import CLASSES, make_bundle, make_opened, write_video
 
 ORIGIN = "http://127.0.0.1:7860"
 LIMITS = Limits(max_bytes=200_000, max_seconds=3)
@@ -378,7 +378,7 @@ def test_loopback_is_known():
 
 def test_the_command_says_where_it_is_and_ends_clean(tmp_path):
     (tmp_path / "model").mkdir()
-    make_parts(tmp_path / "parts", "mean_pool").save(tmp_path / "model")
+    make_bundle(tmp_path / "parts", "mean_pool").save(tmp_path / "model")
     command = [sys.executable, "-m", "flows.cli", "app", "--model", str(tmp_path / "model"), "--port", "0"]
     process = subprocess.Popen([*command, "--workspace", str(tmp_path / "workspace")], stdout=subprocess.PIPE, text=True)
     assert process.stdout

@@ -8,7 +8,7 @@ import pytest
 
 from flows import cli
 from pipeline_lib.errors import UserError
-from tasks import sources
+from tasks.mlflow import loading
 
 HEAVY = ("torch", "prefect", "mlflow", "pandas", "numpy", "pydantic")
 
@@ -55,7 +55,7 @@ def test_a_wrong_call_says_how_to_call(arguments, capsys):
 
 def test_the_default_model_is_the_one_that_falls_back_to_the_newest():
     """The command line has its own copy: importing the other would cost `har --help` its speed."""
-    assert cli.DEFAULT_MODEL == sources.DEFAULT
+    assert cli.DEFAULT_MODEL == loading.DEFAULT
 
 
 def call_with(error: Exception, monkeypatch) -> None:

@@ -8,7 +8,7 @@ from flows.doctor import _fixed_leftovers, _leftovers
 from pipeline_lib.artifacts import Recipe, Store
 from pipeline_lib.artifacts.workspace import WorkspaceBusyError, hold_workspace, workspace_id
 from pipeline_lib.params import TrackingParams
-from tasks import tracking
+from tasks.mlflow import tracking
 
 
 @pytest.fixture(scope="module")

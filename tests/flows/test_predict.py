@@ -15,7 +15,7 @@ from pipeline_lib.predict.videos import AskedVideo
 from pipeline_lib.video import decoders
 from pipeline_lib.video.ffmpeg import VideoError
 from pipeline_lib.video.reading import VideoInfo
-from tests.models import CLASSES, make_parts, write_video
+from tests.models import CLASSES, make_bundle, write_video
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folders = {name: tmp_path_factory.mktemp(name) for name in ("alstm", "mean_pool")}
     for name, folder in folders.items():
         (folder / "model").mkdir()
-        make_parts(folder / "parts", name).save(folder / "model")
+        make_bundle(folder / "parts", name).save(folder / "model")
     return {name: str(folder / "model") for name, folder in folders.items()}
 
 

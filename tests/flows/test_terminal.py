@@ -31,7 +31,7 @@ def test_cache_states():
 def test_the_summary_shows_models_and_what_needs_none(capsys):
     mean = {"video_accuracy": 0.75, "chance": 0.25, "majority_class": 0.3, "majority_class_video": 0.3}
     mean |= {"num_videos": 8, "num_groups": 4}
-    row = {"num_cells": 1, "mean": mean, "standard_deviation": {}, "intervals": {"video_accuracy": [0.5, 1.0]}}
+    row = {"num_training_runs": 1, "mean": mean, "standard_deviation": {}, "intervals": {"video_accuracy": [0.5, 1.0]}}
     pair = {"first": "alstm", "second": "lrcn", "difference": 0.1, "p_holm": 0.5}
     results = {"models": [row | {"model": "alstm"}, row | {"model": "lrcn"}], "controls": {}, "pairs": [pair]}
     terminal.say_summary(

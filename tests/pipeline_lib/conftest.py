@@ -47,7 +47,7 @@ def make_clips() -> pd.DataFrame:
             for first_frame, valid_frames in ((0, FRAMES), (FRAMES, 1 + number % FRAMES)):
                 clip = f"{video}#{first_frame:05d}"
                 rows.append((clip, video, class_name, f"group{number}_{class_name}", part, first_frame, valid_frames))
-    columns = ["clip", "video", "class_name", "group", "part", "first_frame", "valid_frames"]
+    columns = ["clip", "video", "class_name", "group", "split", "first_frame", "valid_frames"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -39,9 +39,9 @@ def test_every_stage_has_a_section():
         ("fetch: {kind: synthetic}\ntrain: {learning_rate: .nan}", ["train.learning_rate", "nan"]),
         ("fetch: {kind: synthetic}\ntrain: {models: []}", ["train.models"]),
         ("fetch: {kind: synthetic}\ntrain: {models: [alstm, alstm]}", ["train.models", "twice"]),
-        ("fetch: {kind: synthetic}\nchunk: {split: 4}", ["chunk.split", "4", "1, 2 or 3"]),
-        ("fetch: {kind: synthetic}\nchunk: {split: [1, 1]}", ["chunk.split", "[1, 1]", "1, 2 or 3"]),
-        ("fetch: {kind: synthetic}\nchunk: {split: []}", ["chunk.split", "[]", "1, 2 or 3"]),
+        ("fetch: {kind: synthetic}\nchunk: {fold: 4}", ["chunk.fold", "4", "1, 2 or 3"]),
+        ("fetch: {kind: synthetic}\nchunk: {fold: [1, 1]}", ["chunk.fold", "[1, 1]", "1, 2 or 3"]),
+        ("fetch: {kind: synthetic}\nchunk: {fold: []}", ["chunk.fold", "[]", "1, 2 or 3"]),
         ("fetch: {kind: synthetic}\ntrain: {seeds: [0, 0]}", ["train.seeds", "twice"]),
         ("fetch: {kind: synthetic}\ntrain: {overrides: {alstm: {unit: 3}}}", ["train.overrides.alstm.unit", "units"]),
         ("fetch: {kind: synthetic}\ntrain: {overrides: {alstm: {units: -3}}}", ["train.overrides.alstm.units", "-3", "0"]),
@@ -51,7 +51,7 @@ def test_every_stage_has_a_section():
         ("fetch: {kind: synthetic}\nheatmaps: {side: 801}", ["heatmaps.side", "801"]),
         ("fetch: {kind: rar}", ["fetch.kind", "'rar'", "hmdb51"]),
         ("fetch: {kind: folder}", ["fetch.videos", "folder"]),
-        ("chunk: {split: 1}", ["fetch", "missing"]),
+        ("chunk: {fold: 1}", ["fetch", "missing"]),
         ("fetch: [", ["not valid YAML"]),
         ("- a list", ["sections"]),
     ],
@@ -123,10 +123,10 @@ def test_a_model_depends_only_on_its_own_parameters():
 
 
 def test_several_splits_and_seeds():
-    values = {"fetch": {"kind": "synthetic"}, "chunk": {"split": [1, 3]}, "train": {"seeds": [4, 5], "seed": 9}}
+    values = {"fetch": {"kind": "synthetic"}, "chunk": {"fold": [1, 3]}, "train": {"seeds": [4, 5], "seed": 9}}
     params = Params.model_validate(values)
-    assert params.chunk.splits == (1, 3)
-    assert params.chunk.of_split(3).recipe() == Params.model_validate(values | {"chunk": {"split": 3}}).chunk.recipe()
+    assert params.chunk.folds == (1, 3)
+    assert params.chunk.of_fold(3).recipe() == Params.model_validate(values | {"chunk": {"fold": 3}}).chunk.recipe()
     assert params.train.all_seeds == (4, 5)
     assert params.train.of("alstm").seed == 4
     assert params.train.of("alstm", 5).seed == 5

@@ -16,8 +16,8 @@ from flows.promote import promote
 from pipeline_lib.artifacts import file_sha256
 from pipeline_lib.params import TrackingParams
 from pipeline_lib.predict.predictor import Predictor
-from tasks import registry, sources, tracking
-from tests.models import make_parts, write_video
+from tasks.mlflow import loading, registry, tracking
+from tests.models import make_bundle, write_video
 
 MODELS = ("alstm", "mean_pool", "conv_alstm")
 
@@ -39,12 +39,12 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Tracked:
     parent = tracking.start_parent(experiment, "parent", {}, {})
     children = {}
     for name in MODELS:
-        parts = make_parts(folder / name, name)
-        place = {"model": name, "split": "1", "seed": "0", "val_accuracy": "0.5"}
+        bundle = make_bundle(folder / name, name)
+        place = {"model": name, "fold": "1", "seed": "0", "val_accuracy": "0.5"}
         run_id = tracking.start_child(parent, name, place | {"stage": "train"}, {})
-        tracking.log_files(run_id, [parts.checkpoint], "checkpoint")
-        children[name] = registry.Candidate(run_id, parts, place)
-    registry.log_parts(parent, children.values())
+        tracking.log_files(run_id, [bundle.checkpoint], "checkpoint")
+        children[name] = registry.Candidate(run_id, bundle, place)
+    registry.log_bundles(parent, children.values())
     found = registry.register(children["alstm"])
     tracking.set_tags(parent, {registry.VERSION: str(found.version)})
     for run_id in (*(child.run_id for child in children.values()), parent):
@@ -74,7 +74,7 @@ def test_the_same_model_is_registered_once(tracked: Tracked):
     assert str(again.version) == "1"
     assert len(registry.versions()) == 1
     assert again.tags["model"] == "alstm"
-    assert registry.describe(again) == "version 1 (alstm, split 1, seed 0, validation 50.0%)"
+    assert registry.describe(again) == "version 1 (alstm, fold 1, seed 0, validation 50.0%)"
 
 
 def test_a_backbone_is_kept_once_by_the_parent_and_by_no_child(tracked: Tracked):
@@ -86,25 +86,25 @@ def test_a_backbone_is_kept_once_by_the_parent_and_by_no_child(tracked: Tracked)
 def test_every_source_gives_its_model(tracked: Tracked, video: Path, tmp_path: Path):
     alstm, conv_alstm = (tracked.children[name] for name in ("alstm", "conv_alstm"))
     (tmp_path / "folder").mkdir()
-    conv_alstm.parts.save(tmp_path / "folder")
+    conv_alstm.bundle.save(tmp_path / "folder")
     for source, expected in {
-        sources.DEFAULT: alstm,
+        loading.DEFAULT: alstm,
         "models:/har/1": alstm,
         tracked.parent: alstm,
         alstm.run_id: alstm,
         conv_alstm.run_id: conv_alstm,
         str(tmp_path / "folder"): conv_alstm,
     }.items():
-        opened = sources.open_predictor(source, tracked.workspace)
-        assert opened.model == expected.parts.preparation.name, source
-        assert opened.checkpoint_sha256 == file_sha256(expected.parts.checkpoint)
+        opened = loading.open_predictor(source, tracked.workspace)
+        assert opened.model == expected.bundle.preparation.name, source
+        assert opened.checkpoint_sha256 == file_sha256(expected.bundle.checkpoint)
         found = opened.predictor.predict(video).models[opened.model]
-        wanted = Predictor([expected.parts]).predict(video).models[opened.model]
+        wanted = Predictor([expected.bundle]).predict(video).models[opened.model]
         np.testing.assert_array_equal(found.probability_TC, wanted.probability_TC)
 
 
 def test_the_other_models_of_the_run_come_along_where_they_are_wanted(tracked: Tracked):
-    opened = sources.open_predictor("models:/har/1", tracked.workspace, siblings=True)
+    opened = loading.open_predictor("models:/har/1", tracked.workspace, siblings=True)
     assert opened.model == "alstm"
     assert opened.predictor.models[0] == "alstm"
     assert set(opened.predictor.models) == set(MODELS)
@@ -112,12 +112,12 @@ def test_the_other_models_of_the_run_come_along_where_they_are_wanted(tracked: T
 
 def test_loading_leaves_no_files(tracked: Tracked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    sources.open_predictor("models:/har/1", tracked.workspace, siblings=True)
+    loading.open_predictor("models:/har/1", tracked.workspace, siblings=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_promotion_is_a_step_of_its_own(tracked: Tracked, capsys: pytest.CaptureFixture[str]):
-    note = sources.open_predictor(sources.DEFAULT, tracked.workspace).note
+    note = loading.open_predictor(loading.DEFAULT, tracked.workspace).note
     assert note == "no champion yet, this is the newest version; `har promote 1` makes it the champion"
     (first,) = registry.versions()
     assert registry.standing(first) == "har predict VIDEO uses it"
@@ -125,12 +125,12 @@ def test_promotion_is_a_step_of_its_own(tracked: Tracked, capsys: pytest.Capture
     assert registry.standing(first) == "the champion"
     assert capsys.readouterr().out.splitlines() == [
         "champion was  none",
-        "champion is   version 1 (alstm, split 1, seed 0, validation 50.0%)",
+        "champion is   version 1 (alstm, fold 1, seed 0, validation 50.0%)",
     ]
-    assert sources.open_predictor(sources.DEFAULT, tracked.workspace).note is None
+    assert loading.open_predictor(loading.DEFAULT, tracked.workspace).note is None
     promote(tracked.children["conv_alstm"].run_id, tracked.workspace)  # not registered before
     assert "champion is   version 2 (conv_alstm" in capsys.readouterr().out
-    assert sources.open_predictor(sources.DEFAULT, tracked.workspace).model == "conv_alstm"
+    assert loading.open_predictor(loading.DEFAULT, tracked.workspace).model == "conv_alstm"
     assert registry.standing(first) == "har promote 1 makes it what har predict uses"
     promote(tracked.parent, tracked.workspace)
     assert capsys.readouterr().out.startswith("champion was  version 2")
@@ -153,7 +153,7 @@ def test_a_run_that_trained_nothing_is_not_promoted(tracked: Tracked):
     with pytest.raises(ValueError, match="registered no model: it ended before training"):
         promote(empty, tracked.workspace)
     trial = tracking.start_child(empty, "trial 1", {"stage": "sweep"}, {})
-    for act in (promote, sources.open_predictor):
+    for act in (promote, loading.open_predictor):
         with pytest.raises(ValueError, match="trained no model that predicts"):
             act(trial, tracked.workspace)
 
@@ -169,16 +169,16 @@ def test_a_run_that_trained_nothing_is_not_promoted(tracked: Tracked):
 )
 def test_a_source_that_is_none_is_one_clear_line(tracked: Tracked, source: str, reason: str):
     with pytest.raises(ValueError, match=reason) as caught:
-        sources.open_predictor(source, tracked.workspace)
+        loading.open_predictor(source, tracked.workspace)
     assert "\n" not in str(caught.value)
 
 
 def test_a_workspace_without_runs_or_models_says_what_to_do(tmp_path: Path):
     with pytest.raises(ValueError, match="no run in this workspace yet"):
-        sources.open_predictor(sources.DEFAULT, tmp_path)
+        loading.open_predictor(loading.DEFAULT, tmp_path)
     assert list(tmp_path.iterdir()) == []
     tracking.init_tracking(TrackingParams(), tmp_path)
-    for act in (lambda: promote(None, tmp_path), lambda: sources.open_predictor(sources.DEFAULT, tmp_path)):
+    for act in (lambda: promote(None, tmp_path), lambda: loading.open_predictor(loading.DEFAULT, tmp_path)):
         with pytest.raises(ValueError, match="no model is registered yet"):
             act()
 
@@ -195,7 +195,7 @@ def test_a_strangers_model_is_refused(tracked: Tracked, tmp_path: Path):
     with mlflow.start_run(experiment_id=experiment):
         info = mlflow.pyfunc.log_model(name="stranger", python_model=str(tmp_path / "stranger.py"), pip_requirements=["mlflow"])
     with pytest.raises(ValueError, match="not a model that this project registered"):
-        sources.open_predictor(info.model_uri, tracked.workspace)
+        loading.open_predictor(info.model_uri, tracked.workspace)
 
 
 SERVED = """
@@ -222,7 +222,7 @@ def test_a_fresh_process_in_another_folder_predicts_the_same_from_the_bytes_of_a
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     result = subprocess.run(command, check=True, cwd=tmp_path, timeout=300, capture_output=True, text=True, env=environment)
     ((answer,), error) = json.loads(result.stdout.splitlines()[-1])
-    expected = Predictor([tracked.children["alstm"].parts]).predict(video).models["alstm"]
+    expected = Predictor([tracked.children["alstm"].bundle]).predict(video).models["alstm"]
     np.testing.assert_allclose(answer["probabilities"], expected.probability_TC, atol=1e-4)
     np.testing.assert_allclose(answer["attention"], expected.attention_TKK, atol=1e-4)
     assert answer["label"] == expected.label

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_lib.params import TrackingParams
-from tasks import tracking
+from tasks.mlflow import tracking
 from tests.e2e.tracking_server import TrackingServer
 
 

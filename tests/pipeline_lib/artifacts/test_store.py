@@ -280,7 +280,7 @@ def test_digests_are_read_again_only_when_the_file_changed(tmp_path, monkeypatch
     cache = DigestCache(tmp_path / "digests.sqlite")
     first = cache.sha256(path)
     reads = []
-    monkeypatch.setattr("pipeline_lib.artifacts.file_sha256", lambda path: reads.append(path) or "changed")
+    monkeypatch.setattr("pipeline_lib.artifacts.store.file_sha256", lambda path: reads.append(path) or "changed")
     assert cache.sha256(path) == first
     assert reads == []
     os.utime(path, ns=(1, 1))

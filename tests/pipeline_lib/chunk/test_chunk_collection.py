@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline_lib.chunk import check_trainable, chunk_collection
-from pipeline_lib.chunk.parts import count_leaks, tutorial_parts
+from pipeline_lib.chunk.splits import count_leaks, tutorial_splits
 from pipeline_lib.datasets.groups import group_of_name
 from pipeline_lib.datasets.split_files import read_splits
 from pipeline_lib.params import ChunkParams
@@ -26,21 +26,21 @@ def write_shard(directory: Path, videos: Iterable[str], num_frames: int = 40, lo
     return directory
 
 
-def write_splits(directory: Path, labels: dict[str, str], split: int = 1) -> Path:
+def write_splits(directory: Path, labels: dict[str, str], fold: int = 1) -> Path:
     """Write official split files from the lines of each class."""
     directory.mkdir(exist_ok=True)
     for class_name, lines in labels.items():
-        (directory / f"{class_name}_test_split{split}.txt").write_text(lines, encoding="utf-8")
+        (directory / f"{class_name}_test_split{fold}.txt").write_text(lines, encoding="utf-8")
     return directory
 
 
 def chunk(tmp_path: Path, shards: list[Path], params: ChunkParams | None = None, **tables: Path) -> dict:
-    tables = {"splits": None, "sources": None} | tables
+    tables = {"splits": None, "groups": None} | tables
     return chunk_collection(shards, tmp_path / "chunk", params or ChunkParams(), **tables)
 
 
-def read_parts(tmp_path: Path) -> dict[str, str]:
-    return pd.read_parquet(tmp_path / "chunk/videos.parquet").set_index("video")["part"].to_dict()
+def read_splits_of(tmp_path: Path) -> dict[str, str]:
+    return pd.read_parquet(tmp_path / "chunk/videos.parquet").set_index("video")["split"].to_dict()
 
 
 HMDB51_FRAMES = (9, 30, 44, 61)
@@ -60,22 +60,22 @@ def hmdb51(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return write_shard(tmp_path_factory.mktemp("hmdb51") / "shard", videos), splits
 
 
-@pytest.mark.parametrize("split", [1, 2, 3])
-def test_hmdb51_official(tmp_path: Path, hmdb51: tuple[Path, Path], split: int):
+@pytest.mark.parametrize("fold", [1, 2, 3])
+def test_hmdb51_official(tmp_path: Path, hmdb51: tuple[Path, Path], fold: int):
     shard, splits = hmdb51
-    counts = chunk(tmp_path, [shard], ChunkParams(split=split), splits=splits)
+    counts = chunk(tmp_path, [shard], ChunkParams(fold=fold), splits=splits)
     videos = pd.read_parquet(tmp_path / "chunk/videos.parquet")
     assert (counts["classes"], counts["missing"], counts["quarantined"]) == (51, 0, 0)
     assert counts["videos"]["train"] + counts["videos"]["val"] == 3570
     assert (counts["videos"]["test"], counts["videos"]["unused"]) == (1530, 1666)
-    of_class = videos.groupby("class_name")["part"].value_counts().unstack()
+    of_class = videos.groupby("class_name")["split"].value_counts().unstack()
     assert (of_class["train"] + of_class["val"] == 70).all()
     assert (of_class["test"] == 30).all()
     assert of_class["val"].between(1, 20).all()
     assert counts["videos"]["val"] / 3570 == pytest.approx(0.15, abs=0.01)
     assert videos["group"].nunique() == 2291
-    used = videos[videos["part"] != "unused"]
-    assert (used.groupby("group")["part"].nunique() == 1).all()
+    used = videos[videos["split"] != "unused"]
+    assert (used.groupby("group")["split"].nunique() == 1).all()
     assert counts["groups"] == used["group"].nunique()
     check_trainable(pd.read_parquet(tmp_path / "chunk/clips.parquet"))
 
@@ -84,10 +84,10 @@ def test_hmdb51_tutorial(tmp_path: Path, hmdb51: tuple[Path, Path]):
     shard, splits = hmdb51
     counts = chunk(tmp_path, [shard], ChunkParams(protocol="tutorial"), splits=splits)
     assert counts["videos"] == {"train": 3570, "val": 1130, "test": 400, "unused": 1666}
-    first = read_parts(tmp_path)
+    first = read_splits_of(tmp_path)
     chunk(tmp_path, [shard], ChunkParams(protocol="tutorial", seed=1), splits=splits)
-    second = read_parts(tmp_path)
-    changed = {part for video, part in first.items() if part != second[video]}
+    second = read_splits_of(tmp_path)
+    changed = {split for video, split in first.items() if split != second[video]}
     assert changed == {"val", "test"}
 
 
@@ -95,9 +95,9 @@ def test_two_real_clips_with_all_split_files(tmp_path: Path, shared: Path, hmdb5
     clips = [f"{path.parent.name}/{path.name}" for path in (shared / "data/hmdb51_clips").glob("*/*")]
     shard = write_shard(tmp_path / "shard", clips)
     labels = {1: ["train", "test"], 2: ["train", "train"], 3: ["test", "train"]}
-    for split, expected in labels.items():
-        counts = chunk(tmp_path, [shard], ChunkParams(split=split), splits=hmdb51[1])
-        assert list(read_parts(tmp_path).values()) == expected
+    for fold, expected in labels.items():
+        counts = chunk(tmp_path, [shard], ChunkParams(fold=fold), splits=hmdb51[1])
+        assert list(read_splits_of(tmp_path).values()) == expected
         assert (counts["classes"], counts["missing"]) == (2, 6764)
         missing = pd.read_csv(tmp_path / "chunk/missing.csv")
         assert len(missing) == 6764
@@ -109,11 +109,11 @@ def test_two_real_clips_with_all_split_files(tmp_path: Path, shared: Path, hmdb5
 def test_fight_surv_by_its_own_splits_and_sources(tmp_path: Path, shared: Path):
     root = shared / "data/fight_surv"
     shard = write_shard(tmp_path / "shard", [f"{path.parent.name}/{path.name}" for path in root.glob("videos/*/*")])
-    counts = chunk(tmp_path, [shard], splits=root / "splits", sources=root / "sources.csv")
+    counts = chunk(tmp_path, [shard], splits=root / "splits", groups=root / "sources.csv")
     assert sum(counts["videos"].values()) == 127
     assert counts["missing"] == 0
-    assert min(counts["videos"][part] for part in ("train", "val", "test")) > 10
-    drawn = chunk(tmp_path, [shard], sources=root / "sources.csv")
+    assert min(counts["videos"][split] for split in ("train", "val", "test")) > 10
+    drawn = chunk(tmp_path, [shard], groups=root / "sources.csv")
     assert drawn["groups"] == counts["groups"]
 
 
@@ -135,13 +135,13 @@ def group_videos(num_groups: int = 10, per_group: int = 3) -> list[str]:
     return [f"{c}/v_{c}_g{group:02}_c{index:02}.avi" for c in "ab" for group in range(num_groups) for index in range(per_group)]
 
 
-def test_without_split_files_whole_sources_are_drawn(tmp_path: Path):
+def test_without_split_files_whole_groups_are_drawn(tmp_path: Path):
     shard = write_shard(tmp_path / "shard", group_videos())
     counts = chunk(tmp_path, [shard])
     assert counts["videos"] == {"train": 36, "val": 6, "test": 18, "unused": 0}
     videos = pd.read_parquet(tmp_path / "chunk/videos.parquet")
-    assert (videos.groupby("group")["part"].nunique() == 1).all()
-    assert (videos.groupby("class_name")["part"].nunique() == 3).all()
+    assert (videos.groupby("group")["split"].nunique() == 1).all()
+    assert (videos.groupby("class_name")["split"].nunique() == 3).all()
 
 
 def test_parts_do_not_depend_on_the_order_of_videos_or_shards(tmp_path: Path):
@@ -159,25 +159,25 @@ def test_the_seed_draws_other_parts(tmp_path: Path):
     drawn = []
     for seed in (0, 0, 1):
         chunk(tmp_path, [shard], ChunkParams(seed=seed))
-        drawn.append(read_parts(tmp_path))
+        drawn.append(read_splits_of(tmp_path))
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-@pytest.mark.parametrize(("num_groups", "parts"), [(1, {"train"}), (2, {"train", "test"}), (3, {"train", "val", "test"})])
-def test_few_sources_go_as_far_as_they_can(tmp_path: Path, num_groups: int, parts: set[str]):
+@pytest.mark.parametrize(("num_groups", "splits_of"), [(1, {"train"}), (2, {"train", "test"}), (3, {"train", "val", "test"})])
+def test_few_groups_go_as_far_as_they_can(tmp_path: Path, num_groups: int, splits_of: set[str]):
     chunk(tmp_path, [write_shard(tmp_path / "shard", group_videos(num_groups))])
-    assert set(read_parts(tmp_path).values()) == parts
+    assert set(read_splits_of(tmp_path).values()) == splits_of
 
 
 def test_the_table_of_clips(tmp_path: Path):
     chunk(tmp_path, [write_shard(tmp_path / "shard", group_videos(), num_frames=40, lost=["a/lost.avi"])])
     clips = pd.read_parquet(tmp_path / "chunk/clips.parquet")
-    assert list(clips.columns) == ["clip", "video", "class_name", "group", "part", "first_frame", "valid_frames"]
+    assert list(clips.columns) == ["clip", "video", "class_name", "group", "split", "first_frame", "valid_frames"]
     assert len(clips) == 120
     assert (clips["class_name"] == clips["video"].str.split("/").str[0]).all()
-    parts = read_parts(tmp_path)
-    assert (clips["part"] == clips["video"].map(parts)).all()
-    assert "a/lost.avi" not in parts
+    splits_of = read_splits_of(tmp_path)
+    assert (clips["split"] == clips["video"].map(splits_of)).all()
+    assert "a/lost.avi" not in splits_of
 
 
 def test_missing_and_quarantined_are_told_apart(tmp_path: Path):
@@ -207,7 +207,7 @@ def test_a_malformed_line_is_named(tmp_path: Path, line: str):
 def test_split_files_may_end_lines_in_other_ways(tmp_path: Path):
     splits = write_splits(tmp_path / "splits", {"x": "\ufeffa b.avi 1\r\n\nc.avi 2  "})
     chunk(tmp_path, [write_shard(tmp_path / "shard", ["x/a b.avi", "x/c.avi"])], splits=splits)
-    assert read_parts(tmp_path) == {"x/a b.avi": "train", "x/c.avi": "test"}
+    assert read_splits_of(tmp_path) == {"x/a b.avi": "train", "x/c.avi": "test"}
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_split_files_may_end_lines_in_other_ways(tmp_path: Path):
         ({"x": ""}, r"x_test_split1\.txt: does not list x/a \(nor 1 other video"),
         ({"x": "a 1 \nb 2 \na 1 \n"}, r"x_test_split1\.txt:3: a is listed twice"),
         ({"y": "a 1 \n"}, r"no split file for class x; add x_test_split1\.txt"),
-        ({}, r"no split file for chunk.split = 1"),
+        ({}, r"no split file for chunk.fold = 1"),
     ],
     ids=["unknown video", "empty file", "twice", "no file of the class", "no file"],
 )
@@ -244,7 +244,7 @@ def test_a_source_that_crosses_parts_fails_the_run(tmp_path: Path):
     splits = write_splits(tmp_path / "splits", {"x": "v_x_g01_c01.avi 1 \nv_x_g01_c02.avi 2 \nv_x_g02_c01.avi 1 \n"})
     shard = write_shard(tmp_path / "shard", [f"x/v_x_{name}.avi" for name in ("g01_c01", "g01_c02", "g02_c01")])
     for protocol in ("official", "tutorial"):
-        with pytest.raises(ValueError, match=r"source group v_x_g01 crosses parts.*correct the split files"):
+        with pytest.raises(ValueError, match=r"group v_x_g01 crosses splits.*correct the split files"):
             chunk(tmp_path, [shard], ChunkParams(protocol=protocol), splits=splits)
 
 
@@ -271,29 +271,29 @@ def test_the_tutorials_code_trains_on_unused_videos_and_says_how_many_test_video
 
 
 @pytest.mark.parametrize(
-    ("protocol", "parts", "leaked"),
+    ("protocol", "splits_of", "leaked"),
     [
         ("tutorial", {"train": 3570, "val": 1130, "test": 400, "unused": 1666}, 0),
         ("tutorial_code", {"train": 5236, "val": 1130, "test": 400}, 184),
     ],
 )
-def test_the_tutorials_parts_of_the_real_split_files(shared: Path, protocol: str, parts: dict[str, int], leaked: int):
+def test_the_tutorials_splits_of_the_real_split_files(shared: Path, protocol: str, splits_of: dict[str, int], leaked: int):
     videos = read_splits(shared / "data" / "hmdb51_splits", 1)
     videos["group"] = videos["video"].map(group_of_name)
-    videos["part"] = tutorial_parts(videos, ChunkParams(protocol=protocol))
-    assert videos["part"].value_counts().to_dict() == parts
+    videos["split"] = tutorial_splits(videos, ChunkParams(protocol=protocol))
+    assert videos["split"].value_counts().to_dict() == splits_of
     assert count_leaks(videos) == leaked
 
 
 def test_each_split_without_files_is_a_draw_of_its_own(tmp_path: Path):
     shard = write_shard(tmp_path / "shard", group_videos(num_groups=12, per_group=2))
-    parts = []
-    for split in (1, 2, 3):
-        chunk(tmp_path / str(split), [shard], ChunkParams().of_split(split))
-        parts.append(read_parts(tmp_path / str(split)))
-    assert parts[0] != parts[1] != parts[2] != parts[0]
-    chunk(tmp_path / "again", [shard], ChunkParams(split=1))
-    assert read_parts(tmp_path / "again") == parts[0]
+    splits_of = []
+    for fold in (1, 2, 3):
+        chunk(tmp_path / str(fold), [shard], ChunkParams().of_fold(fold))
+        splits_of.append(read_splits_of(tmp_path / str(fold)))
+    assert splits_of[0] != splits_of[1] != splits_of[2] != splits_of[0]
+    chunk(tmp_path / "again", [shard], ChunkParams(fold=1))
+    assert read_splits_of(tmp_path / "again") == splits_of[0]
 
 
 def test_a_video_in_two_shards_is_refused(tmp_path: Path):
@@ -318,19 +318,19 @@ def test_a_class_that_is_all_in_quarantine_is_named(tmp_path: Path):
     ],
     ids=["a video lacks", "two sources", "not CSV", "empty source"],
 )
-def test_a_table_of_sources_that_does_not_fit(tmp_path: Path, content: str, message: str):
-    sources = tmp_path / "sources.csv"
-    sources.write_text(content)
+def test_a_table_of_groups_that_does_not_fit(tmp_path: Path, content: str, message: str):
+    groups = tmp_path / "groups.csv"
+    groups.write_text(content)
     with pytest.raises(ValueError, match=message):
-        chunk(tmp_path, [write_shard(tmp_path / "shard", ["x/a", "x/b"])], sources=sources)
+        chunk(tmp_path, [write_shard(tmp_path / "shard", ["x/a", "x/b"])], groups=groups)
 
 
 @pytest.mark.parametrize("header", ["", "video,source\n"])
-def test_a_table_of_sources_beats_file_names(tmp_path: Path, header: str):
-    sources = tmp_path / "sources.csv"
+def test_a_table_of_groups_beats_file_names(tmp_path: Path, header: str):
+    groups = tmp_path / "groups.csv"
     videos = group_videos(num_groups=4, per_group=2)
-    sources.write_text(header + "".join(f'{video},"film, {video[-5]}"\n' for video in videos))
-    chunk(tmp_path, [write_shard(tmp_path / "shard", videos)], sources=sources)
+    groups.write_text(header + "".join(f'{video},"film, {video[-5]}"\n' for video in videos))
+    chunk(tmp_path, [write_shard(tmp_path / "shard", videos)], groups=groups)
     groups = pd.read_parquet(tmp_path / "chunk/videos.parquet")["group"]
     assert set(groups) == {"film, 0_a", "film, 1_a", "film, 0_b", "film, 1_b"}
 
@@ -339,10 +339,10 @@ def test_a_table_of_sources_beats_file_names(tmp_path: Path, header: str):
     ("rows", "message"),
     [
         ([("x", "train"), ("x", "val"), ("y", "test")], r"\(y\)"),
-        ([("x", "train"), ("x", "test")], "no clip is in the val part"),
-        ([("x", "train"), ("x", "val")], "no clip is in the test part"),
+        ([("x", "train"), ("x", "test")], "no clip is in the val split"),
+        ([("x", "train"), ("x", "val")], "no clip is in the test split"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before(rows: list[tuple[str, str]], message: str):
     with pytest.raises(ValueError, match=message):
-        check_trainable(pd.DataFrame(rows, columns=["class_name", "part"]))
+        check_trainable(pd.DataFrame(rows, columns=["class_name", "split"]))

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 from pipeline_lib.evaluate.claims import attention_claims
-from pipeline_lib.evaluate.comparison import Cell
+from pipeline_lib.evaluate.comparison import TrainingRun
 
 VIDEOS = [f"v{number}" for number in range(40)]
 
 
-def make_cell(model, gains_V, *, measure="insertion", seed=0, split=1, uniform=0.2, frames=1):
-    """Return a cell whose map is so far ahead of the uniform map's on each video."""
+def make_run(model, gains_V, *, measure="insertion", seed=0, fold=1, uniform=0.2, frames=1):
+    """Return a run whose map is so far ahead of the uniform map's on each video."""
     tables = [
         pd.DataFrame(
             {
@@ -28,11 +28,11 @@ def make_cell(model, gains_V, *, measure="insertion", seed=0, split=1, uniform=0
         )
         for name, total_V in (("model", uniform * frames + np.asarray(gains_V)), ("uniform", uniform * frames))
     ]
-    return Cell(model, split, seed, {}, pd.DataFrame(), pd.concat(tables, ignore_index=True))
+    return TrainingRun(model, fold, seed, {}, pd.DataFrame(), pd.concat(tables, ignore_index=True))
 
 
-def claims(*cells):
-    return {claim.measure: claim for claim in attention_claims(cells)}
+def claims(*runs):
+    return {claim.measure: claim for claim in attention_claims(runs)}
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def claims(*cells):
 )
 def test_the_direction_of_the_measure_decides(measure, ahead, holds):
     noise_V = np.random.default_rng(0).normal(0, 0.3, len(VIDEOS))
-    conv = make_cell("conv_alstm", noise_V + ahead, measure=measure)
-    claim = claims(make_cell("alstm", noise_V, measure=measure), conv)[measure]
+    conv = make_run("conv_alstm", noise_V + ahead, measure=measure)
+    claim = claims(make_run("alstm", noise_V, measure=measure), conv)[measure]
     assert (claim.first, claim.second, claim.num_videos, claim.holds) == ("conv_alstm", "alstm", 40, holds)
     # paired: what makes a video hard for both is no noise
     assert claim.difference == pytest.approx(ahead)
@@ -51,51 +51,49 @@ def test_the_direction_of_the_measure_decides(measure, ahead, holds):
 
 def test_no_answer_where_the_interval_holds_zero():
     gains_V = np.random.default_rng(0).normal(0, 0.3, len(VIDEOS))
-    claim = claims(make_cell("alstm", gains_V), make_cell("conv_alstm", gains_V[::-1]))["insertion"]
+    claim = claims(make_run("alstm", gains_V), make_run("conv_alstm", gains_V[::-1]))["insertion"]
     assert claim.interval[0] < 0 < claim.interval[1]
     assert claim.holds is None
 
 
 def test_a_model_that_is_unsure_from_the_start_gains_nothing_by_it():
-    sure = make_cell("alstm", np.full(40, -0.1), measure="deletion", uniform=0.8)
-    unsure = make_cell("conv_alstm", np.full(40, -0.1), measure="deletion", uniform=0.3)
+    sure = make_run("alstm", np.full(40, -0.1), measure="deletion", uniform=0.8)
+    unsure = make_run("conv_alstm", np.full(40, -0.1), measure="deletion", uniform=0.3)
     claim = claims(sure, unsure)["deletion"]
     assert (claim.difference, claim.holds) == (pytest.approx(0), None)
 
 
 def test_cells_meet_those_of_their_own_split_and_seed():
-    alstm = [make_cell("alstm", np.full(40, gain), seed=seed, split=split) for split, seed, gain in ((1, 0, 0.1), (1, 1, 0.2))]
-    conv = [
-        make_cell("conv_alstm", np.full(40, gain), seed=seed, split=split) for split, seed, gain in ((1, 1, 0.3), (2, 0, 9))
-    ]
+    alstm = [make_run("alstm", np.full(40, gain), seed=seed, fold=fold) for fold, seed, gain in ((1, 0, 0.1), (1, 1, 0.2))]
+    conv = [make_run("conv_alstm", np.full(40, gain), seed=seed, fold=fold) for fold, seed, gain in ((1, 1, 0.3), (2, 0, 9))]
     claim = claims(*alstm, *conv)["insertion"]
     assert claim.difference == pytest.approx(0.3 - 0.2)
 
 
 def test_videos_weigh_as_many_frames_as_they_have():
     frames_V = np.array([1] * 20 + [9] * 20)
-    conv = make_cell("conv_alstm", np.where(frames_V == 9, 9 * 0.5, 0), measure="pointing", frames=frames_V)
-    alstm = make_cell("alstm", np.zeros(40), measure="pointing", frames=frames_V)
+    conv = make_run("conv_alstm", np.where(frames_V == 9, 9 * 0.5, 0), measure="pointing", frames=frames_V)
+    alstm = make_run("alstm", np.zeros(40), measure="pointing", frames=frames_V)
     assert claims(alstm, conv)["pointing"].difference == pytest.approx(0.5 * 0.9)
 
 
 def test_no_claim_without_both_models_or_a_better_direction():
     flat = np.zeros(40)
-    lrcn = Cell("lrcn", 1, 0, {}, pd.DataFrame())
-    assert claims(make_cell("alstm", flat), make_cell("attention_pool", flat), lrcn) == {}
-    assert claims(*(make_cell(model, flat, measure="entropy") for model in ("alstm", "conv_alstm"))) == {}
+    lrcn = TrainingRun("lrcn", 1, 0, {}, pd.DataFrame())
+    assert claims(make_run("alstm", flat), make_run("attention_pool", flat), lrcn) == {}
+    assert claims(*(make_run(model, flat, measure="entropy") for model in ("alstm", "conv_alstm"))) == {}
 
 
 def test_intervals_of_several_claims_hold_together():
     """Each of two claims alone has a narrower interval than beside the other."""
     rng = np.random.default_rng(0)
-    cells = {}
+    runs = {}
     for measure in ("insertion", "deletion"):
-        cells[measure] = [make_cell(model, rng.normal(0, 0.3, 40), measure=measure) for model in ("alstm", "conv_alstm")]
-    alone = claims(*cells["insertion"])["insertion"]
+        runs[measure] = [make_run(model, rng.normal(0, 0.3, 40), measure=measure) for model in ("alstm", "conv_alstm")]
+    alone = claims(*runs["insertion"])["insertion"]
     both = [
         replace(first, maps=pd.concat([first.maps, second.maps]))
-        for first, second in zip(cells["insertion"], cells["deletion"], strict=True)
+        for first, second in zip(runs["insertion"], runs["deletion"], strict=True)
     ]
     beside = claims(*both)["insertion"]
     assert (alone.num_claims, beside.num_claims) == (1, 2)

@@ -53,26 +53,26 @@ def write(folder, clips, features_VD):
     return Collection(clips, [folder / "features.h5"], describe(clips))
 
 
-def make_clips(source_labels, parts):
-    """Return one clip a video, given the labels of each source's videos and each source's part."""
+def make_clips(source_labels, splits):
+    """Return one clip a video, given the labels of each footage's videos and each footage's split."""
     rows = []
-    for source, (labels, part) in enumerate(zip(source_labels, parts, strict=True)):
+    for footage, (labels, split) in enumerate(zip(source_labels, splits, strict=True)):
         for number, label in enumerate(labels):
             name = CLASSES[label]
-            rows.append((f"{name}/{source}_{number}", name, f"film{source}_{name}", part, source, label))
-    clips = pd.DataFrame(rows, columns=["video", "class_name", "group", "part", "source", "label"])
+            rows.append((f"{name}/{footage}_{number}", name, f"film{footage}_{name}", split, footage, label))
+    clips = pd.DataFrame(rows, columns=["video", "class_name", "group", "split", "footage", "label"])
     return clips.assign(clip=clips["video"] + "#00000", first_frame=0, valid_frames=1)
 
 
-PARTS = ["train"] * 12 + ["val"] * 4 + ["test"] * 8
+SPLITS = ["train"] * 12 + ["val"] * 4 + ["test"] * 8
 
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory):
     """Return films that each show every action twice; a frame shows the action, and the film."""
-    clips = make_clips([[0, 1, 2, 3] * 2] * len(PARTS), PARTS)
+    clips = make_clips([[0, 1, 2, 3] * 2] * len(SPLITS), SPLITS)
     rng = np.random.default_rng(0)
-    features_VD = rng.normal(0, 0.3, (len(clips), CHANNELS)) + rng.normal(0, 1, (len(PARTS), CHANNELS))[clips["source"]]
+    features_VD = rng.normal(0, 0.3, (len(clips), CHANNELS)) + rng.normal(0, 1, (len(SPLITS), CHANNELS))[clips["footage"]]
     features_VD[:, :4] += 6 * np.eye(4)[clips["label"]]
     return write(tmp_path_factory.mktemp("honest"), clips, features_VD)
 
@@ -80,10 +80,10 @@ def honest(tmp_path_factory):
 @pytest.fixture(scope="module")
 def given_away(tmp_path_factory):
     """Return films that show one action mostly, and look like it whatever they show; a frame shows the film only."""
-    mostly = np.arange(len(PARTS)) % 4
-    clips = make_clips([[main] * 6 + [(main + 1) % 4] for main in mostly], PARTS)
+    mostly = np.arange(len(SPLITS)) % 4
+    clips = make_clips([[main] * 6 + [(main + 1) % 4] for main in mostly], SPLITS)
     features_VD = np.random.default_rng(0).normal(0, 0.3, (len(clips), CHANNELS))
-    features_VD[:, :4] += 3 * np.eye(4)[mostly[clips["source"]]]
+    features_VD[:, :4] += 3 * np.eye(4)[mostly[clips["footage"]]]
     return write(tmp_path_factory.mktemp("given_away"), clips, features_VD)
 
 
@@ -102,8 +102,8 @@ def test_permuted_labels_choose_their_penalty_by_permuted_labels(honest, tmp_pat
     seen = []
     monkeypatch.setattr("pipeline_lib.evaluate.controls.regress", lambda *args: seen.append(args) or regress(*args))
     controls(honest, tmp_path)
-    [(parts, label_FV, _, _)] = seen
-    num_train, true_V = len(parts["train"].label_V), np.concatenate([parts[name].label_V for name in ("train", "val")])
+    [(splits, label_FV, _, _)] = seen
+    num_train, true_V = len(splits["train"].label_V), np.concatenate([splits[name].label_V for name in ("train", "val")])
     assert (label_FV[0] == true_V).all()
     changed_FV = label_FV[1:] != true_V
     for part_FV in (changed_FV[:, :num_train], changed_FV[:, num_train:]):
@@ -146,9 +146,9 @@ def test_files(honest, tmp_path):
     regression = scores["logistic_regression"]
     low, high = regression["intervals"]["video_accuracy"]
     assert 0 <= low <= regression["video_accuracy"] <= high <= 1
-    assert regression["num_groups"] == scores["metadata"]["num_groups"] == 8  # films of the test part, not `<film>_<class>`
+    assert regression["num_groups"] == scores["metadata"]["num_groups"] == 8  # films of the test split, not `<film>_<class>`
     videos = pd.read_parquet(tmp_path / "videos.parquet")
-    test = honest.clips[honest.clips["part"] == "test"]
+    test = honest.clips[honest.clips["split"] == "test"]
     assert videos[["video", "class_name"]].to_numpy().tolist() == test[["video", "class_name"]].to_numpy().tolist()
     assert (videos["correct"] == (videos["predicted"] == videos["class_name"])).all()
     assert videos["correct"].mean() == regression["video_accuracy"]
@@ -173,7 +173,7 @@ def test_same_inputs_same_files(given_away, tmp_path):
 
 def test_test_labels_are_not_learned_from(given_away, tmp_path):
     clips = given_away.clips.copy()
-    is_test = clips["part"] == "test"
+    is_test = clips["split"] == "test"
     clips.loc[is_test, "class_name"] = "dance"
     controls(given_away, tmp_path / "before")
     controls(replace(given_away, clips=clips), tmp_path / "after")
@@ -182,16 +182,16 @@ def test_test_labels_are_not_learned_from(given_away, tmp_path):
 
 
 def only_first_class_trains(clips):
-    return clips[(clips["part"] != "train") | (clips["class_name"] == CLASSES[0])]
+    return clips[(clips["split"] != "train") | (clips["class_name"] == CLASSES[0])]
 
 
 def one_training_video_a_class(clips):
-    train = clips[clips["part"] == "train"].drop_duplicates("class_name")
-    return pd.concat([train, clips[clips["part"] != "train"]])
+    train = clips[clips["split"] == "train"].drop_duplicates("class_name")
+    return pd.concat([train, clips[clips["split"] != "train"]])
 
 
 def validation_of_an_unknown_class(clips):
-    return clips[(clips["part"] == "test") | ((clips["part"] == "val") == (clips["class_name"] == CLASSES[0]))]
+    return clips[(clips["split"] == "test") | ((clips["split"] == "val") == (clips["class_name"] == CLASSES[0]))]
 
 
 @pytest.mark.parametrize(
@@ -200,8 +200,8 @@ def validation_of_an_unknown_class(clips):
         only_first_class_trains,
         one_training_video_a_class,
         validation_of_an_unknown_class,
-        lambda clips: clips[clips["part"] != "val"],
-        lambda clips: clips[(clips["part"] != "test") | (clips["class_name"] == CLASSES[0])],
+        lambda clips: clips[clips["split"] != "val"],
+        lambda clips: clips[(clips["split"] != "test") | (clips["class_name"] == CLASSES[0])],
     ],
     ids=["one class", "one video a class", "unknown validation", "no validation", "one test class"],
 )
@@ -231,8 +231,8 @@ def test_constant_features(honest, tmp_path):
 
 
 def test_without_test_clips(honest, tmp_path):
-    with pytest.raises(ValueError, match="the test part has no clips"):
-        controls(replace(honest, clips=honest.clips[honest.clips["part"] != "test"]), tmp_path)
+    with pytest.raises(ValueError, match="the test split has no clips"):
+        controls(replace(honest, clips=honest.clips[honest.clips["split"] != "test"]), tmp_path)
 
 
 def test_averages_against_a_loop(feature_store):
@@ -251,6 +251,6 @@ def test_averages_against_a_loop(feature_store):
 def test_a_store_as_the_pipeline_makes_it(feature_store, tmp_path):
     """Unused videos have no say, and need no features."""
     whole = Collection(feature_store.clips, feature_store.files, describe(feature_store.clips))
-    used = feature_store.clips[feature_store.clips["part"] != "unused"]
+    used = feature_store.clips[feature_store.clips["split"] != "unused"]
     assert controls(whole, tmp_path / "whole") == controls(replace(whole, clips=used), tmp_path / "used")
     assert controls(whole, tmp_path / "whole")["logistic_regression"]["video_accuracy"] == 1

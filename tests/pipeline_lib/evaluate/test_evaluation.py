@@ -38,7 +38,7 @@ def evaluated(checkpoint, feature_store, tmp_path):
 
 def test_metrics_are_what_the_tables_say(evaluated, feature_store):
     metrics, directory = evaluated
-    test = feature_store.clips[feature_store.clips["part"] == "test"]
+    test = feature_store.clips[feature_store.clips["split"] == "test"]
     table = pd.read_parquet(directory / "predictions.parquet")
     videos = pd.read_parquet(directory / "videos.parquet")
     assert json.loads((directory / "metrics.json").read_text()) == metrics
@@ -165,8 +165,8 @@ def test_confusion_is_a_picture(evaluated):
 
 def test_without_test_clips(checkpoint, feature_store, tmp_path):
     clips = feature_store.clips
-    with pytest.raises(ValueError, match="the test part has no clips"):
-        evaluate(checkpoint, replace(feature_store, clips=clips[clips["part"] != "test"]), tmp_path)
+    with pytest.raises(ValueError, match="the test split has no clips"):
+        evaluate(checkpoint, replace(feature_store, clips=clips[clips["split"] != "test"]), tmp_path)
 
 
 def test_a_class_the_model_does_not_know(checkpoint, feature_store, tmp_path):

@@ -10,8 +10,8 @@ from scipy.stats import t as student
 
 from pipeline_lib.datasets.groups import group_of_name
 from pipeline_lib.datasets.split_files import read_splits
+from pipeline_lib.evaluate.footage import video_footage
 from pipeline_lib.evaluate.intervals import accuracy_interval, accuracy_intervals, ratio_intervals
-from pipeline_lib.evaluate.sources import video_sources
 
 INTRA_CLASS_CORRELATION = 0.4
 
@@ -87,7 +87,7 @@ def coverage(group_V: np.ndarray, accuracy: float, *, simulations: int) -> float
 def test_coverage_on_hmdb51s_real_groups(shared, fold, accuracy):
     listed = read_splits(shared / "data" / "hmdb51_splits", fold)
     test = listed[listed["label"] == "test"].assign(group=lambda rows: rows["video"].map(group_of_name))
-    group_V = np.unique(video_sources(test), return_inverse=True)[1]
+    group_V = np.unique(video_footage(test), return_inverse=True)[1]
     assert (len(group_V), group_V.max() + 1) == (1530, {1: 478, 2: 478, 3: 471}[fold])
     assert coverage(group_V, accuracy, simulations=1000) >= 0.92
 

@@ -97,10 +97,10 @@ def test_an_archive_ends_as_class_folders_wherever_it_has_them(source: Path, tmp
 
 def test_fight_surv_is_read_with_its_headerless_sources(shared: Path, tmp_path: Path, fetch):
     root = shared / "data" / "fight_surv"
-    counts = fetch(kind="folder", videos=str(root / "videos"), splits=str(root / "splits"), sources=str(root / "sources.csv"))
+    counts = fetch(kind="folder", videos=str(root / "videos"), splits=str(root / "splits"), groups=str(root / "sources.csv"))
     assert (counts["classes"], counts["videos"], counts["split_files"]) == (2, 127, 2)
-    sources = pd.read_csv(tmp_path / "artifact" / "sources.csv")
-    assert list(sources.columns) == ["video", "source"]
+    sources = pd.read_csv(tmp_path / "artifact" / "groups.csv")
+    assert list(sources.columns) == ["video", "group"]
     assert set(sources["video"]) == {video.video for video in list_videos(root / "videos")}
 
 
@@ -200,8 +200,8 @@ BOXES = "video,time_seconds,x0,y0,x1,y1\n"
         ("boxes", f"{BOXES}walk/a.avi,0,0.5,0,0.5,1\n", "x0 below x1 and y0 below y1"),
         ("boxes", f"{BOXES}walk/a.avi,0,nan,0,0.5,1\n", "must be fractions of the frame"),
         ("boxes", f"{BOXES}stroll/a.avi,0,0,0,1,1\n", r"none of its videos is in the collection; .* found stroll/a\.avi"),
-        ("sources", "walk/a.avi,one\nwalk/b.avi\n", r"every line must be class/video,source; found walk/b\.avi"),
-        ("sources", None, "no such file: check the path"),
+        ("groups", "walk/a.avi,one\nwalk/b.avi\n", r"every line must be class/video,group; found walk/b\.avi"),
+        ("groups", None, "no such file: check the path"),
     ],
 )
 def test_bad_tables_are_named(source: Path, tmp_path: Path, fetch, key: str, content: str | None, words: str):
@@ -265,5 +265,5 @@ def test_the_synthetic_collection_walks_through_its_archives(tmp_path: Path, fet
     assert counts["videos"] == len(videos) > 3
     assert counts["split_files"] == len(list((artifact / "splits").iterdir())) > 0
     assert (tmp_path / "partial" / "synthetic_org.rar").read_bytes()[:4] == b"Rar!"
-    assert set(pd.read_csv(artifact / "sources.csv")["video"]) <= {video.video for video in videos}
+    assert set(pd.read_csv(artifact / "groups.csv")["video"]) <= {video.video for video in videos}
     assert list(pd.read_csv(artifact / "boxes.csv").columns) == ["video", "time_seconds", "x0", "y0", "x1", "y1"]

@@ -1,4 +1,4 @@
-"""The classifier: what is frozen has no gradient, takes no part in the backward pass, and is in evaluation mode."""
+"""The classifier: what is frozen has no gradient, takes no split in the backward pass, and is in evaluation mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finetuning: learns from the training part alone, leaves better weights or the same, continues after a kill."""
+"""Finetuning: learns from the training split alone, leaves better weights or the same, continues after a kill."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def _stripes(random: np.random.Generator, *, upright: bool) -> np.ndarray:
 
 @pytest.fixture
 def clips() -> pd.DataFrame:
-    parts = ["train"] * 5 + ["val"] * 2 + ["test"]
-    rows = [(f"{name}{n}", name, part, 0, 6) for name in ("run", "wave") for n, part in enumerate(parts)]
-    return pd.DataFrame(rows, columns=["video", "class_name", "part", "first_frame", "valid_frames"])
+    splits = ["train"] * 5 + ["val"] * 2 + ["test"]
+    rows = [(f"{name}{n}", name, split, 0, 6) for name in ("run", "wave") for n, split in enumerate(splits)]
+    return pd.DataFrame(rows, columns=["video", "class_name", "split", "first_frame", "valid_frames"])
 
 
 class Run:
@@ -155,21 +155,21 @@ def test_more_blocks_than_there_are_is_told_before_a_video_is_decoded(run: Run) 
 
 def test_decodes_videos_of_train_and_val_once_and_never_those_of_test(run: Run) -> None:
     run.start(epochs=1)
-    used = run.clips[run.clips["part"].isin(["train", "val"])]
+    used = run.clips[run.clips["split"].isin(["train", "val"])]
     assert sorted(run.decoded) == sorted(used["video"])
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
-def test_weights_come_from_the_training_part_alone(run: Run, folder: Path, tmp_path: Path, part: str) -> None:
-    """Videos of another part are exchanged between the classes: nothing that is learned in an epoch may change."""
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_weights_come_from_the_training_part_alone(run: Run, folder: Path, tmp_path: Path, split: str) -> None:
+    """Videos of another split are exchanged between the classes: nothing that is learned in an epoch may change."""
     run.start(epochs=1)
     poisoned = run.clips.copy()
-    others = poisoned["part"] == part
+    others = poisoned["split"] == split
     poisoned.loc[others, "video"] = poisoned.loc[others, "video"].to_numpy()[::-1]
     other = Run(poisoned, folder, tmp_path / "poisoned")
     other.start(epochs=1)
     assert other.files["backbone.safetensors"] == run.files["backbone.safetensors"]
-    assert (other.history[0]["val_loss"] == run.history[0]["val_loss"]) == (part == "test")
+    assert (other.history[0]["val_loss"] == run.history[0]["val_loss"]) == (split == "test")
 
 
 def test_training_videos_do_decide_the_weights(run: Run, folder: Path, tmp_path: Path) -> None:
@@ -268,16 +268,16 @@ def test_last_batch_is_never_a_single_frame(run: Run) -> None:
     """17 frames in batches of 8: batch normalisation of one frame of one cell would be impossible."""
     features = FEATURES.model_copy(update={"image_size": 16, "grid": 1})
     clips = run.clips.iloc[:5].assign(valid_frames=[6, 6, 5, 6, 6])
-    clips["part"] = ["train", "train", "train", "val", "val"]
+    clips["split"] = ["train", "train", "train", "val", "val"]
     clips["class_name"] = ["run", "wave", "run", "run", "wave"]
     run.clips, run.features = clips, features
     assert run.start(epochs=1)["train_frames"] == 17
 
 
-@pytest.mark.parametrize("part", ["train", "val"])
-def test_part_without_clips_is_told(run: Run, part: str) -> None:
-    run.clips = run.clips[run.clips["part"] != part]
-    with pytest.raises(ValueError, match=f"finetune: no clips in the {part} part"):
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_part_without_clips_is_told(run: Run, split: str) -> None:
+    run.clips = run.clips[run.clips["split"] != split]
+    with pytest.raises(ValueError, match=f"finetune: no clips in the {split} split"):
         run.start()
 
 

@@ -196,7 +196,7 @@ def test_no_failure_to_show_is_said_and_no_error(evaluation: Path, videos: Calla
     table = pd.read_parquet(evaluation / "predictions.parquet")
     table[table["correct"]].to_parquet(evaluation / "predictions.parquet")
     listed = render(evaluation, videos, tmp_path / "out")
-    assert listed["notes"] == ["failures: none to show, no clip of the test part is wrong"]
+    assert listed["notes"] == ["failures: none to show, no clip of the test split is wrong"]
     assert {clip["outcome"] for clip in listed["clips"]} == {"success"}
 
 

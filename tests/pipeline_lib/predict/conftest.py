@@ -4,20 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.predict.parts import Parts
+from pipeline_lib.predict.bundle import ModelBundle
 from pipeline_lib.predict.predictor import Predictor
-from tests.models import make_parts, write_video
+from tests.models import make_bundle, write_video
 
 
 @pytest.fixture(scope="session")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Parts]:
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelBundle]:
     """Return models over one backbone; treat them as read-only."""
     folder = tmp_path_factory.mktemp("parts")
-    return {name: make_parts(folder / name, name) for name in ("alstm", "conv_alstm", "mean_pool")}
+    return {name: make_bundle(folder / name, name) for name in ("alstm", "conv_alstm", "mean_pool")}
 
 
 @pytest.fixture(scope="session")
-def predictor(parts: dict[str, Parts]) -> Predictor:
+def predictor(parts: dict[str, ModelBundle]) -> Predictor:
     return Predictor(parts.values(), device="cpu")
 
 

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from pipeline_lib.artifacts import Artifact, Recipe, Store
 from pipeline_lib.backbones.build import build_backbone
-from pipeline_lib.predict.origin import find_training, parts_of_training
+from pipeline_lib.predict.origin import bundle_of_training, find_training
 from pipeline_lib.predict.predictor import Predictor
-from tests.models import GRID, make_parts
+from tests.models import GRID, make_bundle
 
 BACKBONE = {"backbone": "vgg_small", "image_size": 32, "grid": GRID, "precision": "fp32", "seed": 3}
 
@@ -26,17 +26,19 @@ class Workspace:
 
     def train(self, weights: str, seed: int, *, tuned: bool) -> Artifact:
         """Return a model trained over the random backbone of `seed`."""
-        parts = make_parts(self.folder / "made", seed=seed)
+        bundle = make_bundle(self.folder / "made", seed=seed)
         shard = self._make("subsample", {"fps": 15.0, "crf": 20}, {}, "videos.parquet", b"videos")
         inputs = {"shard": shard.content_key}
         if tuned:
-            inputs["backbone"] = self._make("finetune", {}, {}, "backbone.safetensors", parts.backbone.read_bytes()).content_key
+            inputs["backbone"] = self._make(
+                "finetune", {}, {}, "backbone.safetensors", bundle.backbone.read_bytes()
+            ).content_key
         cut = {"frames": 6, "short": "pad", "tail": "drop", "fps": 15.0}
         # another one, so that the right one has to be found
         self._make("features", {"frames": 99}, inputs, "features.h5", b"others")
         features = self._make("features", BACKBONE | {"weights": weights} | cut, inputs, "features.h5", b"features")
         inputs = {"clips": "c", "features 0": features.content_key}
-        return self._make("train", {}, inputs, "checkpoint.safetensors", parts.checkpoint.read_bytes())
+        return self._make("train", {}, inputs, "checkpoint.safetensors", bundle.checkpoint.read_bytes())
 
     def _make(self, stage: str, params: dict, inputs: dict, name: str, content: bytes) -> Artifact:
         def build(folder: Path) -> dict[str, int]:
@@ -54,24 +56,24 @@ def workspace(tmp_path):
 
 def test_a_tuned_backbone_is_found_and_the_clips_are_as_they_were(workspace):
     trained = workspace.train("random", 5, tuned=True)
-    parts = parts_of_training(workspace.store, trained, "alstm split 1")
-    assert parts.backbone.parent.parent.name == "finetune"
-    assert parts.preparation.model_dump() == {"format": 1, "name": "alstm split 1", "fps": 15.0, "crf": 20, "frames": 6}
-    assert Predictor([parts], device="cpu").models == ("alstm split 1",)
+    bundle = bundle_of_training(workspace.store, trained, "alstm fold 1")
+    assert bundle.backbone.parent.parent.name == "finetune"
+    assert bundle.preparation.model_dump() == {"format": 1, "name": "alstm fold 1", "fps": 15.0, "crf": 20, "frames": 6}
+    assert Predictor([bundle], device="cpu").models == ("alstm fold 1",)
 
 
 def test_random_weights_are_made_again_once(workspace, monkeypatch):
     trained = workspace.train("random", 3, tuned=False)
-    parts = parts_of_training(workspace.store, trained)
-    Predictor([parts], device="cpu")
+    bundle = bundle_of_training(workspace.store, trained)
+    Predictor([bundle], device="cpu")
     monkeypatch.setattr("pipeline_lib.backbones.build.build_backbone", None)
-    assert parts_of_training(workspace.store, trained) == parts
+    assert bundle_of_training(workspace.store, trained) == bundle
 
 
 def test_other_weights_than_those_trained_on_are_refused(workspace):
     trained = workspace.train("random", 4, tuned=False)
     with pytest.raises(ValueError, match=r"of other weights than `features\.weights: random` gives now"):
-        parts_of_training(workspace.store, trained)
+        bundle_of_training(workspace.store, trained)
     assert not (workspace.store.workspace / "backbones").exists()
 
 
@@ -81,16 +83,16 @@ def test_a_weights_file_is_found_by_its_digest(workspace, tmp_path):
     trained = workspace.train(f"sha256 {workspace.store.digests.sha256(path)}", 8, tuned=False)
     path.rename(tmp_path / "away")
     with pytest.raises(ValueError, match="no longer where it was"):
-        parts_of_training(workspace.store, trained)
+        bundle_of_training(workspace.store, trained)
     (tmp_path / "away").rename(path)
-    Predictor([parts_of_training(workspace.store, trained)], device="cpu")
+    Predictor([bundle_of_training(workspace.store, trained)], device="cpu")
 
 
 def test_a_copied_checkpoint_is_recognised_and_a_strangers_is_not(workspace, tmp_path):
     trained = workspace.train("random", 3, tuned=False)
     copy = shutil.copyfile(trained.path("checkpoint.safetensors"), tmp_path / "copy.safetensors")
     assert find_training(workspace.store, copy).key == trained.key
-    stranger = make_parts(tmp_path / "stranger", "lrcn").checkpoint
+    stranger = make_bundle(tmp_path / "stranger", "lrcn").checkpoint
     with pytest.raises(ValueError, match="not trained in the workspace"):
         find_training(workspace.store, stranger)
     with pytest.raises(ValueError, match="no such checkpoint"):
@@ -102,4 +104,4 @@ def test_an_artifact_that_is_gone_is_named(workspace, stage):
     trained = workspace.train("random", 5, tuned=True)
     shutil.rmtree(workspace.store.workspace / "artifacts" / stage)
     with pytest.raises(ValueError, match=f"the {stage} artifact it was made from is gone"):
-        parts_of_training(workspace.store, trained)
+        bundle_of_training(workspace.store, trained)

@@ -15,14 +15,14 @@ import torch
 from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.params import SubsampleParams
 from pipeline_lib.predict import predictor as module
-from pipeline_lib.predict.parts import Parts
+from pipeline_lib.predict.bundle import ModelBundle
 from pipeline_lib.predict.predictor import Predictor
 from pipeline_lib.streams.encoding import normalise, resize
 from pipeline_lib.subsample import SubsampledVideo, subsample_video
 from pipeline_lib.training.checkpoints import load_checkpoint
 from pipeline_lib.video.decoders import read_arrays
 from pipeline_lib.video.reading import probe
-from tests.models import CLASSES, FRAMES, GRID, IMAGE_SIZE, make_parts, write_video
+from tests.models import CLASSES, FRAMES, GRID, IMAGE_SIZE, make_bundle, write_video
 
 
 def reference_features(video: Path, folder: Path) -> torch.Tensor:
@@ -35,9 +35,9 @@ def reference_features(video: Path, folder: Path) -> torch.Tensor:
         return backbone(pixels).half().float()
 
 
-def reference(parts: Parts, features_NKKD: torch.Tensor, stride: int) -> tuple[np.ndarray, np.ndarray]:
+def reference(bundle: ModelBundle, features_NKKD: torch.Tensor, stride: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean probability and attention of each frame over all windows, `stride` frames apart, that hold it."""
-    network, _ = load_checkpoint(parts.checkpoint)
+    network, _ = load_checkpoint(bundle.checkpoint)
     num_frames = len(features_NKKD)
     seen: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(num_frames)]
     first = 0
@@ -145,7 +145,7 @@ def test_a_saved_folder_predicts_the_same(predictor, parts, video, tmp_path):
     np.testing.assert_array_equal(
         loaded.predict(video).models["alstm"].probability_TC, predictor.predict(video).models["alstm"].probability_TC
     )
-    assert Parts.of_folder(tmp_path).digest == parts["alstm"].digest != parts["conv_alstm"].digest
+    assert ModelBundle.of_folder(tmp_path).digest == parts["alstm"].digest != parts["conv_alstm"].digest
 
 
 def test_a_precision_that_a_cpu_is_slow_at_becomes_the_better_one():
@@ -180,10 +180,10 @@ def test_too_long_a_video_is_refused_before_it_is_decoded_or_where_its_header_li
 
 
 def test_models_that_do_not_belong_together_are_refused(parts, tmp_path):
-    other_backbone = make_parts(tmp_path / "a", "lrcn", seed=1)
+    other_backbone = make_bundle(tmp_path / "a", "lrcn", seed=1)
     with pytest.raises(ValueError, match="lrcn: trained on features whose weights_sha256 is"):
         Predictor([parts["alstm"], other_backbone], device="cpu")
-    other_clips = make_parts(tmp_path / "b", "lrcn", frames=5)
+    other_clips = make_bundle(tmp_path / "b", "lrcn", frames=5)
     with pytest.raises(ValueError, match="lrcn: trained on clips cut in another way"):
         Predictor([parts["alstm"], other_clips], device="cpu")
 
@@ -212,7 +212,7 @@ def test_a_broken_folder_is_one_clear_line(parts, tmp_path, name):
 
 
 def test_another_backbone_than_the_trained_one_is_refused(parts, tmp_path):
-    other = make_parts(tmp_path, seed=1)
-    mixed = Parts(parts["alstm"].preparation, parts["alstm"].checkpoint, other.backbone)
+    other = make_bundle(tmp_path, seed=1)
+    mixed = ModelBundle(parts["alstm"].preparation, parts["alstm"].checkpoint, other.backbone)
     with pytest.raises(ValueError, match="weights_sha256"):
         Predictor([mixed], device="cpu")

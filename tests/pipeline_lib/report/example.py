@@ -103,7 +103,7 @@ def make_model(
 def write_maps(model: ModelReport) -> None:
     """Write the `maps.json` of a model."""
     entropy = {"title": "Entropy", "unit": "share of the uniform map's", "better": "lower", "model": 0.831}
-    drift = {"title": "Drift", "unit": "cells a frame", "better": None, "model": 0.2, "interval": [0.1, 0.3]}
+    drift = {"title": "Drift", "unit": "runs a frame", "better": None, "model": 0.2, "interval": [0.1, 0.3]}
     measures = {
         "entropy": {**entropy, "interval": [0.8, 0.86], "uniform": 1.0, "centre": 0.91},
         "drift": {**drift, "uniform": None, "centre": None},
@@ -130,7 +130,7 @@ CLAIMS = [
 def results_of(models: Sequence[ModelReport]) -> dict[str, Any]:
     """Return a `results.json` of these models."""
     spread = {"standard_deviation": {}, "intervals": {"video_accuracy": [0.8, 1]}}
-    rows = [{"model": model.name, "num_cells": 1, "mean": model.metrics, **spread} for model in models]
+    rows = [{"model": model.name, "num_training_runs": 1, "mean": model.metrics, **spread} for model in models]
     pair = {"first": "alstm", "second": "conv_alstm", "difference": -0.025, "p_holm": 0.031}
     return {"models": rows, "controls": {}, "pairs": [pair], "attention_claims": CLAIMS}
 

@@ -25,13 +25,13 @@ CONTROLS = {
 
 
 def results(**changes):
-    one = {"model": "conv_alstm", "num_cells": 1, "mean": MEAN, "standard_deviation": {}, "intervals": {}}
+    one = {"model": "conv_alstm", "num_training_runs": 1, "mean": MEAN, "standard_deviation": {}, "intervals": {}}
     return {"models": [one | changes], "controls": CONTROLS, "pairs": []}
 
 
 def row(overview, name):
-    (cells,) = [cells for first, *cells in (*overview.models, *overview.references) if first == name]
-    return dict(zip(overview.headings, cells, strict=True))
+    (runs,) = [runs for first, *runs in (*overview.models, *overview.references) if first == name]
+    return dict(zip(overview.headings, runs, strict=True))
 
 
 def test_a_models_row_is_in_percent_with_intervals_where_there_are_any():
@@ -51,9 +51,9 @@ def test_a_models_row_is_in_percent_with_intervals_where_there_are_any():
 
 
 def test_several_splits_and_seeds_show_their_deviation():
-    overview = results_overview(results(num_cells=15, standard_deviation={"video_accuracy": 0.021}))
+    overview = results_overview(results(num_training_runs=15, standard_deviation={"video_accuracy": 0.021}))
     assert row(overview, "conv alstm")["videos"] == "75.0 ± 2.1"
-    assert "15 splits and seeds" in overview.title
+    assert "15 folds and seeds" in overview.title
 
 
 def test_what_needs_no_model_stands_below():

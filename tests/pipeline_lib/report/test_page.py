@@ -89,7 +89,7 @@ def test_headlines_go_by_accuracy_and_end_with_references(run: RunReport) -> Non
 
 def test_several_cells_have_their_deviation(run: RunReport) -> None:
     results = run.summary["results"]
-    row = {**results["models"][0], "num_cells": 3, "intervals": {}, "standard_deviation": {"video_accuracy": 0.025}}
+    row = {**results["models"][0], "num_training_runs": 3, "intervals": {}, "standard_deviation": {"video_accuracy": 0.025}}
     (headline,) = headlines({"models": [row]}, {"alstm"})
     assert headline.spread == "\u00b1 2.5"
     assert (headline.low, headline.high) == (0.975, 1.0)
@@ -154,7 +154,7 @@ def test_maps_stand_beside_their_controls(run: RunReport, tmp_path: Path) -> Non
     page = write(run, tmp_path / "report")
     for expected in (
         "Entropy share of the uniform map's; lower is better 0.83 [0.80, 0.86] even 1.00 \u00b7 centre 0.91",
-        "Drift cells a frame 0.20 [0.10, 0.30]",
+        "Drift runs a frame 0.20 [0.10, 0.30]",
         "run 2 0.77 \u2013",
         "yes Entropy: conv alstm less alstm \u22120.07 [\u22120.10, \u22120.04]",
         "undecided Deletion",
@@ -174,8 +174,8 @@ def test_a_claim_that_could_not_be_tested_is_said_to_be_so(run: RunReport, tmp_p
 def test_confusions_are_counted(run: RunReport, tmp_path: Path) -> None:
     matrices = write(run, tmp_path / "report").data["matrices"]
     assert [matrix["model"] for matrix in matrices] == ["alstm", "conv alstm", "lrcn"]
-    assert matrices[0] == {"model": "alstm", "classes": list(CLASSES), "cells": [[0, 0, 2], [1, 1, 2], [2, 2, 2]]}
-    assert sum(count for row, column, count in matrices[1]["cells"] if row != column) == 2
+    assert matrices[0] == {"model": "alstm", "classes": list(CLASSES), "training_runs": [[0, 0, 2], [1, 1, 2], [2, 2, 2]]}
+    assert sum(count for row, column, count in matrices[1]["training_runs"] if row != column) == 2
 
 
 def test_charts_have_their_numbers_as_tables(run: RunReport, tmp_path: Path) -> None:
@@ -191,11 +191,11 @@ def test_charts_have_their_numbers_as_tables(run: RunReport, tmp_path: Path) -> 
 
 
 def test_several_splits_say_which_one_is_shown(run: RunReport, tmp_path: Path) -> None:
-    models = [dataclasses.replace(one, label=f"{one.name} split 2") for one in run.models]
-    params = {**run.params, "chunk": {**run.params["chunk"], "split": [2, 3]}}
+    models = [dataclasses.replace(one, label=f"{one.name} fold 2") for one in run.models]
+    params = {**run.params, "chunk": {**run.params["chunk"], "fold": [2, 3]}}
     words = write(dataclasses.replace(run, models=models, params=params), tmp_path / "report").words
-    assert "conv alstm split 2" in words
-    assert "split 2, 3" in words
+    assert "conv alstm fold 2" in words
+    assert "fold 2, 3" in words
 
 
 def test_test_videos_of_trained_sources_are_counted(run: RunReport, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_dataset_protocol_stages_parameters_tools_and_ids_are_told(run: RunRepor
     words = write(run, tmp_path / "report").words
     for expected in (
         "99 videos",
-        "official protocol, split 1",
+        "official protocol, fold 1",
         "train miss 2 min 5 s",
         "fetch hit 0.4 s",
         "percentile: 80",
@@ -253,9 +253,9 @@ def test_dataset_protocol_stages_parameters_tools_and_ids_are_told(run: RunRepor
 
 
 def test_several_cells_have_their_own_runs(run: RunReport, tmp_path: Path) -> None:
-    cells = [{"split": split, "seed": 0, "mlflow_run_id": f"run-{split}"} for split in (1, 2)]
-    summary = {**run.summary, "models": {"conv_alstm": {"mlflow_run_id": "run-1", "cells": cells}}}
-    assert "conv alstm split 2 seed 0 run-2" in write(dataclasses.replace(run, summary=summary), tmp_path / "report").words
+    runs = [{"fold": fold, "seed": 0, "mlflow_run_id": f"run-{fold}"} for fold in (1, 2)]
+    summary = {**run.summary, "models": {"conv_alstm": {"mlflow_run_id": "run-1", "training_runs": runs}}}
+    assert "conv alstm fold 2 seed 0 run-2" in write(dataclasses.replace(run, summary=summary), tmp_path / "report").words
 
 
 def test_nothing_is_fetched_from_elsewhere(run: RunReport, tmp_path: Path) -> None:

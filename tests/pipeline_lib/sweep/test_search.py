@@ -29,15 +29,15 @@ def _one_thread_each(monkeypatch):
 
 @pytest.fixture(scope="session")
 def store_without_test(tmp_path_factory, feature_store):
-    """Return a store without features of the test part, whose clips, all the same in the table, have an impossible class."""
+    """Return a store without features of the test split, whose clips, all the same in the table, have an impossible class."""
     path = tmp_path_factory.mktemp("no-test") / "features.h5"
     features, _ = draw_features(feature_store.clips)
-    chosen = np.flatnonzero(feature_store.clips["part"].isin(["train", "val"]))
+    chosen = np.flatnonzero(feature_store.clips["split"].isin(["train", "val"]))
     with FeatureWriter(path, feature_store.clips.iloc[chosen], frame_shape=(GRID, GRID, CHANNELS), frames=FRAMES) as writer:
         writer.describe(ATTRIBUTES)
         for index in chosen:
             writer.append(features[index])
-    others = ~feature_store.clips["part"].isin(["train", "val"])
+    others = ~feature_store.clips["split"].isin(["train", "val"])
     poisoned = feature_store.clips["class_name"].mask(others, "poison")
     return replace(feature_store, files=[path], clips=feature_store.clips.assign(class_name=poisoned))
 
@@ -110,7 +110,7 @@ def exit_early():
 @pytest.mark.slow
 def test_what_keeps_the_default_from_training_is_told(tmp_path, feature_store):
     clips = feature_store.clips
-    clips = clips[(clips["class_name"] != "sit") | (clips["part"] != "train")]
+    clips = clips[(clips["class_name"] != "sit") | (clips["split"] != "train")]
     with pytest.raises(ValueError, match=r"^no training video in 1 of 3 classes \(sit\)"):
         sweep(replace(feature_store, clips=clips), tmp_path)
 

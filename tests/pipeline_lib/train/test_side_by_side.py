@@ -59,7 +59,7 @@ def draw_clips(num_clips: int) -> tuple[pd.DataFrame, np.ndarray]:
         "clip": [f"video{number}#0" for number in range(num_clips)],
         "video": [f"video{number}" for number in range(num_clips)],
         "class_name": [CLASSES[label] for label in labels_N],
-        "part": ["val" if number % 3 == 0 else "train" for number in range(num_clips)],
+        "split": ["val" if number % 3 == 0 else "train" for number in range(num_clips)],
         "first_frame": 0,
         "valid_frames": rng.integers(1, FRAMES + 1, num_clips),
     }
@@ -284,7 +284,7 @@ def test_the_features_are_on_the_gpu_once(tmp_path: Path, store: Store) -> None:
         jobs = [pool.submit(train, store, tmp_path / str(seed), params, meet) for seed, params in enumerate(trainings)]
         for job in jobs:
             job.result()
-    assert copies == [["cuda", "cuda"]] * 2  # the train part and the val part
+    assert copies == [["cuda", "cuda"]] * 2  # the train split and the val split
 
 
 @device

@@ -86,7 +86,7 @@ def test_streaming_gives_the_same_weights_as_memory(tmp_path, feature_store, mod
 
 
 def test_every_training_clip_is_visited_once_an_epoch(feature_store):
-    train_clips = feature_store.clips[feature_store.clips["part"] == "train"]
+    train_clips = feature_store.clips[feature_store.clips["split"] == "train"]
     with FeatureReader(feature_store.files) as reader:
         source = ClipSource(reader, train_clips, ("brush_hair", "sit", "walk & wave"), torch.device("cpu"), in_memory=True)
         order = torch.randperm(36, generator=torch.Generator().manual_seed(0))
@@ -114,9 +114,9 @@ def test_seed_decides(tmp_path, feature_store):
     assert not torch.equal(digests[0], digests[2])
 
 
-def without(store, class_name, part):
+def without(store, class_name, split):
     clips = store.clips
-    return replace(store, clips=clips[(clips["class_name"] != class_name) | (clips["part"] != part)])
+    return replace(store, clips=clips[(clips["class_name"] != class_name) | (clips["split"] != split)])
 
 
 def test_a_class_without_training_clips_is_named(tmp_path, feature_store):
@@ -127,7 +127,7 @@ def test_a_class_without_training_clips_is_named(tmp_path, feature_store):
 def test_no_validation_clips_names_the_parameter(tmp_path, feature_store):
     clips = feature_store.clips
     with pytest.raises(ValueError, match=r"chunk.val_fraction"):
-        train("alstm", replace(feature_store, clips=clips[clips["part"] != "val"]), tmp_path)
+        train("alstm", replace(feature_store, clips=clips[clips["split"] != "val"]), tmp_path)
 
 
 def test_clips_without_features_are_an_error(tmp_path, feature_store):

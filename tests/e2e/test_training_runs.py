@@ -1,4 +1,4 @@
-"""Several splits, several seeds and a search in one run, and what each of them may share."""
+"""Several folds, several seeds and a search in one run, and what each of them may share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import mean, stdev
 
 import pytest
 
-SEVERAL = ("chunk.split=[1,2,3]", "train.seeds=[0,1]", "train.models=[alstm, mean_pool]")
+SEVERAL = ("chunk.fold=[1,2,3]", "train.seeds=[0,1]", "train.models=[alstm, mean_pool]")
 
 
 @pytest.fixture(scope="module")
@@ -19,14 +19,14 @@ def several(tmp_path_factory, tiny_collection, prefect_server):
     folder = tmp_path_factory.mktemp("several")
     collection = Path(shutil.copytree(tiny_collection, folder / "collection"))
     pipeline = Pipeline(folder, collection)
-    for split in (2, 3):
+    for fold in (2, 3):
         for class_name in CLASSES:
             first = collection / "splits" / f"{class_name}_test_split1.txt"
             names = [line.rsplit(maxsplit=1)[0] for line in first.read_text(encoding="utf-8").splitlines()]
-            # Split 3 is split 1 again: its trainings have the same keys, and are under way at the same time.
-            labels = [2 if (number + split) % NUM_VIDEOS < 3 else 1 for number in range(NUM_VIDEOS)]
+            # Split 3 is fold 1 again: its trainings have the same keys, and are under way at the same time.
+            labels = [2 if (number + fold) % NUM_VIDEOS < 3 else 1 for number in range(NUM_VIDEOS)]
             lines = [f"{name} {label} \n" for name, label in zip(names, labels, strict=True)]
-            first.with_name(f"{class_name}_test_split{split}.txt").write_text("".join(lines), encoding="utf-8")
+            first.with_name(f"{class_name}_test_split{fold}.txt").write_text("".join(lines), encoding="utf-8")
     return pipeline, pipeline.run(*SEVERAL)
 
 
@@ -34,26 +34,26 @@ def test_every_cell_is_a_child_and_features_are_made_once(several):
     from mlflow import MlflowClient
 
     pipeline, summary = several
-    assert {name: len(row["cells"]) for name, row in summary["models"].items()} == {"alstm": 6, "mean_pool": 6}
+    assert {name: len(row["training_runs"]) for name, row in summary["models"].items()} == {"alstm": 6, "mean_pool": 6}
     assert len(list((pipeline.workspace / "artifacts" / "features").iterdir())) == 4
     assert len(list((pipeline.workspace / "artifacts" / "train").iterdir())) == 2 * 2 * 2
     client = MlflowClient(summary["mlflow"]["tracking_uri"])
     parent = summary["mlflow"]["parent_run_id"]
     experiment = client.get_run(parent).info.experiment_id
     children = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'")
-    places = {(run.data.tags["model"], run.data.tags["split"], run.data.tags["seed"]) for run in children}
+    places = {(run.data.tags["model"], run.data.tags["fold"], run.data.tags["seed"]) for run in children}
     assert len(children) == len(places) == 12
-    assert "alstm split 2 seed 1" in {run.info.run_name for run in children}
+    assert "alstm fold 2 seed 1" in {run.info.run_name for run in children}
     assert all(run.info.status == "FINISHED" for run in children)
 
 
 def test_results_are_mean_and_deviation_over_cells(several):
     _, summary = several
     for name, row in summary["models"].items():
-        accuracies = [cell["video_accuracy"] for cell in row["cells"]]
+        accuracies = [training_run["video_accuracy"] for training_run in row["training_runs"]]
         assert row["video_accuracy"] == pytest.approx(mean(accuracies))
         assert row["standard_deviation"]["video_accuracy"] == pytest.approx(stdev(accuracies))
-        best = min(row["cells"], key=lambda cell: cell["val_calibrated_loss"])
+        best = min(row["training_runs"], key=lambda training_run: training_run["val_calibrated_loss"])
         assert row["checkpoint"] == best["checkpoint"], name
         assert row["mlflow_run_id"] == best["mlflow_run_id"], name
     (pair,) = [pair for pair in summary["results"]["pairs"] if pair["second"] == "mean_pool"]
@@ -62,9 +62,13 @@ def test_results_are_mean_and_deviation_over_cells(several):
 
 def test_one_of_the_cells_alone_is_answered_from_artifacts(several):
     pipeline, summary = several
-    alone = pipeline.run("chunk.split=2", "train.seed=1", "train.models=[alstm]")
+    alone = pipeline.run("chunk.fold=2", "train.seed=1", "train.models=[alstm]")
     assert alone["stages"]["train"]["cache"] == "hit"
-    (same,) = [cell for cell in summary["models"]["alstm"]["cells"] if (cell["split"], cell["seed"]) == (2, 1)]
+    (same,) = [
+        training_run
+        for training_run in summary["models"]["alstm"]["training_runs"]
+        if (training_run["fold"], training_run["seed"]) == (2, 1)
+    ]
     assert alone["models"]["alstm"]["video_accuracy"] == same["video_accuracy"]
     assert Path(alone["models"]["alstm"]["checkpoint"]) == Path(same["checkpoint"])
 
@@ -72,7 +76,7 @@ def test_one_of_the_cells_alone_is_answered_from_artifacts(several):
 def test_a_tuned_backbone_is_of_one_split_alone(several):
     pipeline, _ = several
     summary = pipeline.run(
-        "chunk.split=[1,2]", "train.models=[mean_pool]", "finetune.enabled=true", "finetune.epochs=1", until="features"
+        "chunk.fold=[1,2]", "train.models=[mean_pool]", "finetune.enabled=true", "finetune.epochs=1", until="features"
     )
     assert summary["stages"]["features"]["cache"] == "miss"
     assert len(list((pipeline.workspace / "artifacts" / "finetune").iterdir())) == 2

@@ -1,7 +1,7 @@
 """MLflow's registry: each run's best model is a version of `har`, ready for raw video; `champion` is promoted by hand.
 
 A child run keeps only its checkpoint and `predictor.json`; the backbone, which is large and the same for many, is in the parent
-run, once. `tasks.sources` puts a model together from them.
+run, once. `tasks.mlflow.loading` puts a model together from them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.predict.parts import PREPARATION, Parts
-from tasks import tracking
+from pipeline_lib.predict.bundle import PREPARATION, ModelBundle
+from tasks.mlflow import tracking
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 MODEL = "har"
 CHAMPION = "champion"
 PREDICTOR = "predictor"
-"""The folder of the MLflow model that holds the parts."""
+"""The folder of the MLflow model that holds the splits."""
 
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
-"""MLflow runs this file to build the model ("models from code"); with it go the parts and `pipeline_lib`."""
+"""MLflow runs this file to build the model ("models from code"); with it go the splits and `pipeline_lib`."""
 REQUIREMENTS = (
     "mlflow", "torch", "torchvision", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "safetensors", "h5py", "av",
     "ffmpeg-python", "imageio-ffmpeg",
 )  # fmt: skip
 """What `pipeline_lib.predict` imports; named here, or MLflow would ask pip, which needs a network."""
 
-SHOWN = ("model", "split", "seed", "val_accuracy")
+SHOWN = ("model", "fold", "seed", "val_accuracy")
 DIGEST, VERSION = "digest", "registered_version"
 """Tags: what tells that two versions are the same model; and, of a run, the version that is or has its best model."""
 
@@ -45,12 +45,12 @@ class Candidate:
     """A trained model of a run."""
 
     run_id: str
-    parts: Parts
+    bundle: ModelBundle
     tags: Mapping[str, str]
     """What is `SHOWN` of its version."""
 
 
-def log_parts(parent_run_id: str, candidates: Iterable[Candidate], known: Container[str] = ()) -> set[str]:
+def log_bundles(parent_run_id: str, candidates: Iterable[Candidate], known: Container[str] = ()) -> set[str]:
     """Log to each child what its model needs beside the checkpoint, and to the parent each backbone once.
 
     Args:
@@ -65,8 +65,8 @@ def log_parts(parent_run_id: str, candidates: Iterable[Candidate], known: Contai
 
     backbones = {}
     for candidate in candidates:
-        tracking.log_json(candidate.run_id, candidate.parts.preparation.model_dump(), PREPARATION)
-        backbones[read_metadata(candidate.parts.checkpoint).features["weights_sha256"]] = candidate.parts.backbone
+        tracking.log_json(candidate.run_id, candidate.bundle.preparation.model_dump(), PREPARATION)
+        backbones[read_metadata(candidate.bundle.checkpoint).features["weights_sha256"]] = candidate.bundle.backbone
     new = {sha256: backbone for sha256, backbone in backbones.items() if sha256 not in known}
     for sha256, backbone in new.items():
         tracking.log_files(parent_run_id, [backbone], backbone_folder(sha256))
@@ -80,7 +80,7 @@ def backbone_folder(weights_sha256: str) -> str:
 
 def register(candidate: Candidate) -> ModelVersion:
     """Return the version of `har` that is this model, registered now unless it was before."""
-    digest = candidate.parts.digest
+    digest = candidate.bundle.digest
     same = [found for found in versions() if found.tags.get(DIGEST) == digest]
     found = same[-1] if same else _create_version(candidate, {DIGEST: digest, **candidate.tags})
     tracking.set_tags(candidate.run_id, {VERSION: str(found.version)})
@@ -109,9 +109,9 @@ def _log_model(candidate: Candidate) -> ModelInfo:
     with tempfile.TemporaryDirectory(prefix="har-") as scratch, mlflow.start_run(run_id=candidate.run_id):
         folder = Path(scratch) / PREDICTOR
         folder.mkdir()
-        candidate.parts.save(folder)
+        candidate.bundle.save(folder)
         return mlflow.pyfunc.log_model(
-            name=candidate.parts.preparation.name.replace(" ", "-"),
+            name=candidate.bundle.preparation.name.replace(" ", "-"),
             python_model=str(SERVED_MODEL),
             artifacts={PREDICTOR: str(folder)},
             code_paths=[str(Path(pipeline_lib.__file__).parent)],
@@ -179,11 +179,11 @@ def standing(found: ModelVersion) -> str:
 
 
 def describe(found: ModelVersion | None) -> str:
-    """Return a version in words: `version 2 (alstm, split 1, seed 0, validation 97.2 %)`."""
+    """Return a version in words: `version 2 (alstm, fold 1, seed 0, validation 97.2 %)`."""
     if found is None:
         return "none"
     tags = found.tags
-    words = [tags.get("model", ""), *(f"{name} {tags[name]}" for name in ("split", "seed") if name in tags)]
+    words = [tags.get("model", ""), *(f"{name} {tags[name]}" for name in ("fold", "seed") if name in tags)]
     if "val_accuracy" in tags:
         words.append(f"validation {float(tags['val_accuracy']):.1%}")
     return f"version {found.version} ({', '.join(filter(None, words))})"

@@ -35,7 +35,7 @@ class Preparation(BaseModel):
 
 
 @dataclass(frozen=True)
-class Parts:
+class ModelBundle:
     """Where the parts of one model lie."""
 
     preparation: Preparation
@@ -43,8 +43,8 @@ class Parts:
     backbone: Path
 
     @classmethod
-    def of_folder(cls, folder: Path) -> Parts:
-        """Return the parts that `save` wrote.
+    def of_folder(cls, folder: Path) -> ModelBundle:
+        """Return the splits that `save` wrote.
 
         Raises:
             UserError: the folder holds no model, or one of another version.

@@ -22,7 +22,7 @@ class ServedModel(PythonModel):
     """Videos (the bytes of their files) in; label, confidence, top five, and every frame's probabilities and attention out."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the parts that were logged with the model."""
+        """Load the splits that were logged with the model."""
         self._predictor = Predictor.load(Path(context.artifacts["predictor"]))
 
     def predict(

@@ -1,4 +1,4 @@
-"""Where a model comes from: the registry, an MLflow run, a checkpoint, a folder. Each becomes the parts that predict."""
+"""Where a model comes from: the registry, an MLflow run, a checkpoint, a folder. Each becomes the splits that predict."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from pipeline_lib.artifacts import layout
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import HeatmapsParams
-from pipeline_lib.predict.parts import PREPARATION, Parts, read_preparation
-from tasks import registry, tracking
-from tasks.registry import CHAMPION, MODEL, PREDICTOR
+from pipeline_lib.predict.bundle import PREPARATION, ModelBundle, read_preparation
+from tasks.mlflow import registry, tracking
+from tasks.mlflow.registry import CHAMPION, MODEL, PREDICTOR
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -50,7 +50,7 @@ def open_predictor(source: str, workspace: Path, *, siblings: bool = False) -> O
     Args:
         source: see `ACCEPTED`; `DEFAULT` means the newest version where no champion has been promoted yet.
         workspace: whose checkpoints and MLflow store are meant; MLFLOW_TRACKING_URI names another store.
-        siblings: whether the other models of its run (same split and seed) are loaded too, over the same features.
+        siblings: whether the other models of its run (same fold and seed) are loaded too, over the same features.
 
     Raises:
         UserError: the source does not exist, or is none; one line with what is accepted.
@@ -60,9 +60,9 @@ def open_predictor(source: str, workspace: Path, *, siblings: bool = False) -> O
 
     with tempfile.TemporaryDirectory(prefix="har-") as scratch:
         found = _Finder(workspace.absolute(), Path(scratch)).find(source)
-        parts = [found.parts, *(_siblings(found, Path(scratch)) if siblings else ())]
-        name, sha256 = found.parts.preparation.name, file_sha256(found.parts.checkpoint)
-        return Opened(Predictor(parts), name, found.title, found.note, sha256, _drawing(workspace, sha256))
+        bundles = [found.bundle, *(_siblings(found, Path(scratch)) if siblings else ())]
+        name, sha256 = found.bundle.preparation.name, file_sha256(found.bundle.checkpoint)
+        return Opened(Predictor(bundles), name, found.title, found.note, sha256, _drawing(workspace, sha256))
 
 
 def _drawing(workspace: Path, checkpoint_sha256: str) -> HeatmapsParams:
@@ -80,7 +80,7 @@ def _drawing(workspace: Path, checkpoint_sha256: str) -> HeatmapsParams:
 
 @dataclass(frozen=True)
 class _Found:
-    parts: Parts
+    bundle: ModelBundle
     title: str
     run_id: str | None = None
     """The child run that trained it."""
@@ -95,7 +95,7 @@ class _Finder:
     def find(self, source: str) -> _Found:
         path = Path(source).expanduser()
         if (path / PREPARATION).is_file():
-            return _Found(Parts.of_folder(path), source)
+            return _Found(ModelBundle.of_folder(path), source)
         if path.is_file():
             return _Found(self._of_checkpoint(path), source)
         if source.startswith("models:/"):
@@ -106,15 +106,15 @@ class _Finder:
             return self._of_run(source)
         raise UserError(f"{source}: no such model; give {ACCEPTED}")
 
-    def _of_checkpoint(self, path: Path) -> Parts:
+    def _of_checkpoint(self, path: Path) -> ModelBundle:
         from pipeline_lib.artifacts import Store
-        from pipeline_lib.predict.origin import find_training, parts_of_training
+        from pipeline_lib.predict.origin import bundle_of_training, find_training
 
         if not self.workspace.is_dir():
             raise UserError(f"{self.workspace}: no such workspace; name the one that {path} was trained in with --workspace")
         store = Store(self.workspace)
         try:
-            return parts_of_training(store, find_training(store, path))
+            return bundle_of_training(store, find_training(store, path))
         finally:
             store.close()
 
@@ -125,16 +125,16 @@ class _Finder:
         if found is None:
             found = registry.newest()
             note = f"no champion yet, this is the newest version; `har promote {found.version}` makes it the champion"
-        parts = download_model(f"models:/{MODEL}/{found.version}", self.scratch)
-        return _Found(parts, f"{MODEL} {registry.describe(found)}", found.run_id, note)
+        bundle = download_model(f"models:/{MODEL}/{found.version}", self.scratch)
+        return _Found(bundle, f"{MODEL} {registry.describe(found)}", found.run_id, note)
 
     def _of_run(self, run_id: str) -> _Found:
         run = get_run(run_id)
         if "mlflow.parentRunId" in run.data.tags:
-            return _Found(download_parts(run, self.scratch), f"run {run.info.run_name}", run_id)
+            return _Found(download_bundle(run, self.scratch), f"run {run.info.run_name}", run_id)
         found = registry.find_version(version_of_run(run))
-        parts = download_model(f"models:/{MODEL}/{found.version}", self.scratch)
-        return _Found(parts, f"{MODEL} {registry.describe(found)}", found.run_id)
+        bundle = download_model(f"models:/{MODEL}/{found.version}", self.scratch)
+        return _Found(bundle, f"{MODEL} {registry.describe(found)}", found.run_id)
 
 
 def get_run(run_id: str) -> Run:
@@ -170,11 +170,11 @@ def candidate_of_run(run: Run, scratch: Path) -> registry.Candidate:
     Raises:
         UserError: the run trained none.
     """
-    parts = download_parts(run, scratch)
-    return registry.Candidate(run.info.run_id, parts, {name: run.data.tags[name] for name in registry.SHOWN})
+    bundle = download_bundle(run, scratch)
+    return registry.Candidate(run.info.run_id, bundle, {name: run.data.tags[name] for name in registry.SHOWN})
 
 
-def download_parts(run: Run, scratch: Path) -> Parts:
+def download_bundle(run: Run, scratch: Path) -> ModelBundle:
     """Put together a child run's model: its checkpoint, and its parent's backbone.
 
     Raises:
@@ -188,7 +188,7 @@ def download_parts(run: Run, scratch: Path) -> Parts:
     sha256 = read_metadata(checkpoint).features["weights_sha256"]
     parent = run.data.tags["mlflow.parentRunId"]
     backbone = _download(parent, f"{registry.backbone_folder(sha256)}/{layout.BACKBONE}", folder)
-    return Parts(preparation, checkpoint, backbone)
+    return ModelBundle(preparation, checkpoint, backbone)
 
 
 def _download(run_id: str, name: str, folder: Path) -> Path:
@@ -201,7 +201,7 @@ def _download(run_id: str, name: str, folder: Path) -> Path:
         raise UserError(f"run {run_id}: it trained no model that predicts (no {name} among its artifacts)") from None
 
 
-def download_model(uri: str, scratch: Path) -> Parts:
+def download_model(uri: str, scratch: Path) -> ModelBundle:
     """Fetch a registered or logged model.
 
     Raises:
@@ -218,7 +218,7 @@ def download_model(uri: str, scratch: Path) -> Parts:
         raise UserError(f"{uri}: cannot be loaded from {tracking.current_uri()}: {reason}") from None
     if not (model / "artifacts" / PREDICTOR / PREPARATION).is_file():
         raise UserError(f"{uri}: not a model that this project registered")
-    return Parts.of_folder(model / "artifacts" / PREDICTOR)
+    return ModelBundle.of_folder(model / "artifacts" / PREDICTOR)
 
 
 def _run_of_model(uri: str) -> str | None:
@@ -230,24 +230,24 @@ def _run_of_model(uri: str) -> str | None:
     return None
 
 
-def _siblings(found: _Found, scratch: Path) -> Iterator[Parts]:
-    """Yield the other models of the run's parent, of the same split and seed, that see the same features."""
+def _siblings(found: _Found, scratch: Path) -> Iterator[ModelBundle]:
+    """Yield the other models of the run's parent, of the same fold and seed, that see the same features."""
     from mlflow import MlflowClient
 
     if found.run_id is None:
         return
     run = get_run(found.run_id)
-    place = {name: run.data.tags[name] for name in ("mlflow.parentRunId", "split", "seed")} | {"stage": "train"}
+    place = {name: run.data.tags[name] for name in ("mlflow.parentRunId", "fold", "seed")} | {"stage": "train"}
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in place.items())
     for other in MlflowClient().search_runs([run.info.experiment_id], query, order_by=["attributes.start_time"]):
         with suppress(UserError):  # a model that is not whole is not offered
-            if other.info.run_id != found.run_id and _sees_the_same(parts := download_parts(other, scratch), found.parts):
-                yield parts
+            if other.info.run_id != found.run_id and _sees_the_same(bundle := download_bundle(other, scratch), found.bundle):
+                yield bundle
 
 
-def _sees_the_same(one: Parts, other: Parts) -> bool:
+def _sees_the_same(one: ModelBundle, other: ModelBundle) -> bool:
     from pipeline_lib.training.checkpoints import read_metadata
 
-    features = [read_metadata(parts.checkpoint).features for parts in (one, other)]
-    preparations = [parts.preparation.model_dump(exclude={"name"}) for parts in (one, other)]
+    features = [read_metadata(bundle.checkpoint).features for bundle in (one, other)]
+    preparations = [bundle.preparation.model_dump(exclude={"name"}) for bundle in (one, other)]
     return preparations[0] == preparations[1] and features[0]["weights_sha256"] == features[1]["weights_sha256"]

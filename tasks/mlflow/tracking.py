@@ -370,7 +370,7 @@ def log_rows(run_id: str, table: pd.DataFrame, name: str) -> None:
 
 
 def log_dataset(run_id: str, folder: Path, name: str, digest: str) -> None:
-    """Log the clip table in a chunk artifact's folder as the run's dataset input, once for each part."""
+    """Log the clip table in a chunk artifact's folder as the run's dataset input, once for each split."""
     _client().log_inputs(run_id, _dataset_inputs(folder, name, digest))
 
 
@@ -383,10 +383,10 @@ def _dataset_inputs(folder: Path, name: str, digest: str) -> list[DatasetInput]:
 
     return [
         DatasetInput(
-            from_pandas(rows, name=f"{name}-{part}", digest=digest[:16])._to_mlflow_entity(),
-            [InputTag("mlflow.data.context", str(part))],
+            from_pandas(rows, name=f"{name}-{split}", digest=digest[:16])._to_mlflow_entity(),
+            [InputTag("mlflow.data.context", str(split))],
         )
-        for part, rows in read_clips(folder).groupby("part")
+        for split, rows in read_clips(folder).groupby("split")
     ]
 
 
