@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pipeline_lib.predict.splits import Preparation, Splits
 from safetensors.torch import save_file
 
 from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.params import TrainParams
+from pipeline_lib.predict.bundle import ModelBundle, Preparation
 from pipeline_lib.predict.predictor import Predictor
 from pipeline_lib.training.checkpoints import Metadata, save_checkpoint
 from pipeline_lib.video.writing import VideoWriter
@@ -22,7 +22,9 @@ FRAMES, GRID, IMAGE_SIZE, FPS = 6, 2, 32, 15.0
 SMALL = TrainParams(alstm_units=8, conv_alstm_units=4, head_channels=4)
 
 
-def make_parts(folder: Path, name: str = "alstm", *, seed: int = 0, frames: int = FRAMES, precision: str = "fp32") -> Splits:
+def make_bundle(
+    folder: Path, name: str = "alstm", *, seed: int = 0, frames: int = FRAMES, precision: str = "fp32"
+) -> ModelBundle:
     """Write a model of random weights, `name` its kind, over a random backbone that `seed` decides."""
     folder.mkdir(parents=True, exist_ok=True)
     backbone = build_backbone("vgg_small", "random", grid=GRID, seed=seed)
@@ -55,12 +57,12 @@ def make_parts(folder: Path, name: str = "alstm", *, seed: int = 0, frames: int 
     save_checkpoint(folder / "checkpoint.safetensors", network, metadata)
     save_file(backbone.extractor.state_dict(), folder / "backbone.safetensors")
     preparation = Preparation(name=name, fps=FPS, crf=16, frames=frames)
-    return Splits(preparation, folder / "checkpoint.safetensors", folder / "backbone.safetensors")
+    return ModelBundle(preparation, folder / "checkpoint.safetensors", folder / "backbone.safetensors")
 
 
 def make_opened(folder: Path, names: Sequence[str] = ("alstm", "conv_alstm", "mean_pool")) -> Opened:
     """Return models over one backbone, the first of which was asked for."""
-    predictor = Predictor([make_parts(folder / name, name) for name in names], device="cpu")
+    predictor = Predictor([make_bundle(folder / name, name) for name in names], device="cpu")
     return Opened(predictor, names[0], "a <small> model", None, "0" * 64)
 
 
