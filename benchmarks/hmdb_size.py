@@ -18,7 +18,7 @@ from typing import Any
 import ffmpeg
 import imageio_ffmpeg
 
-from pipeline_lib.fetch.rar import pack_collection, write_rar
+from demo.rar import pack_collection, write_rar
 from pipeline_lib.workers.cores import num_cores
 
 WIDTH, HEIGHT, FPS = 320, 240, 30
