@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 install: $(INSTALLED)  ## make the environment
 
-demo: $(INSTALLED)  ## run the whole pipeline on a small collection it renders itself
+demo: $(INSTALLED)  ## render a small collection and run the whole pipeline on it
 	$(BIN)/python -m demo workspace/demo-collection
 	$(BIN)/har run params/demo.yaml --summary workspace/demo-summary.json
 
