@@ -18,11 +18,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 install: $(INSTALLED)  ## make the environment
 
-demo: $(INSTALLED)  ## run the whole pipeline on a small collection it renders itself
+demo: $(INSTALLED)  ## render a small collection and run the whole pipeline on it
+	$(BIN)/python -m demo workspace/demo-collection
 	$(BIN)/har run params/demo.yaml --summary workspace/demo-summary.json
 
 check: lint  ## check style and types, and run the unit tests (3 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) tests/pipeline_lib
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) tests/pipeline_lib tests/demo
 
 test: $(INSTALLED)  ## run the tests (under 8 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)

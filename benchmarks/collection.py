@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from demo.actions import ACTIONS
+from demo.encoding import AviWriter
+from demo.films import HEIGHT, WIDTH, Film, random_source
 from pipeline_lib.artifacts.tables import SourceVideo
-from pipeline_lib.fetch.synthetic.actions import ACTIONS
-from pipeline_lib.fetch.synthetic.encoding import AviWriter
-from pipeline_lib.fetch.synthetic.films import HEIGHT, WIDTH, Film, random_source
 from pipeline_lib.params import SubsampleParams
 from pipeline_lib.subsample import subsample_shard
 

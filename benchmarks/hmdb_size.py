@@ -18,8 +18,8 @@ from typing import Any
 import ffmpeg
 import imageio_ffmpeg
 
+from demo.rar import pack_collection, write_rar
 from pipeline_lib.compute.cores import num_cores
-from pipeline_lib.fetch.rar import pack_collection, write_rar
 
 WIDTH, HEIGHT, FPS = 320, 240, 30
 MASTER_WIDTH, MASTER_HEIGHT, MASTER_SECONDS = 480, 360, 12

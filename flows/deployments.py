@@ -22,7 +22,7 @@ UP_TO: dict[Stage, str] = {
 }
 DESCRIPTIONS: dict[str, str] = {
     "full": "The whole pipeline on HMDB-51, from its archive to the report.",
-    "demo": "The whole pipeline on a small collection that the project renders itself.",
+    "demo": "The whole pipeline on the small collection that `python -m demo` renders.",
 } | {str(stage): text for stage, text in UP_TO.items()}
 DEMO_PARAMS = "params/demo.yaml"
 

@@ -1,4 +1,4 @@
-"""fetch: the collection, from an archive, a folder or the renderer."""
+"""fetch: the collection, from an archive or a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from tasks.progress import transfer
 from tasks.stage import Context, stage
 
 VERSION = "fetch-1"
-SYNTHETIC_VERSION = "fetch-2"
 ADDRESSES = ("videos", "splits", "groups", "boxes")
 
 
@@ -26,19 +25,17 @@ def recipe(context: Context, params: FetchParams) -> Recipe:
     for name in ADDRESSES:
         addresses = values.pop(name)
         for address in [addresses] if isinstance(addresses, str) else addresses or []:
-            inputs[f"{name} {len(inputs)}"] = _identify(context, address)
-    synthetic = values.pop("synthetic")
-    if params.kind == "synthetic":
-        return Recipe("fetch", SYNTHETIC_VERSION, values | {"synthetic": synthetic}, inputs)
+            inputs[f"{name} {len(inputs)}"] = _identify(context, address, params.hint)
     return Recipe("fetch", VERSION, values, inputs)
 
 
-def _identify(context: Context, address: str) -> str:
+def _identify(context: Context, address: str, hint: str | None) -> str:
     if address.startswith(("http://", "https://")):
         return identity(address)
     path = Path(address).expanduser()
     if not path.exists():
-        raise UserError(f"fetch: {redact(address)}: no such file or folder; relative paths start at {Path.cwd()}")
+        mend = f"relative paths start at {Path.cwd()}{f'; {hint}' if hint else ''}"
+        raise UserError(f"fetch: {redact(address)}: no such file or folder; {mend}")
     if path.is_dir():
         return digest([[entry.relative_to(path).as_posix(), _sha256(context, entry)] for entry in sorted(path.rglob("*"))])
     return str(_sha256(context, path))

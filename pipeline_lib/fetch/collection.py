@@ -113,8 +113,6 @@ def fetch_collection(
     Raises:
         UserError: an address, archive, folder or table that is not what it should be; one line with the mend.
     """
-    if params.kind == "synthetic":
-        params = _pack_synthetic(params, partial)
     # small things first: a wrong path among them should not cost a download of gigabytes
     copy_boxes(params.boxes, directory)
     copy_groups(params.groups, directory)
@@ -141,27 +139,6 @@ def fetch_collection(
         "split_files": num_split_files,
         "size_bytes": int(table["size_bytes"].sum()),
     }
-
-
-def _pack_synthetic(params: FetchParams, partial: Path) -> FetchParams:
-    """Render the demo's collection, pack it as HMDB-51 is packed, and return parameters that name the archives."""
-    from pipeline_lib.fetch.rar import pack_collection, write_rar
-    from pipeline_lib.fetch.synthetic import render_collection
-
-    rendered = partial / "rendered"
-    remove_tree(rendered)
-    render_collection(rendered, params.synthetic)
-    videos, splits = partial / "synthetic_org.rar", partial / "synthetic_splits.rar"
-    pack_collection(rendered, videos)
-    write_rar(splits, [(f"testTrainMulti_7030_splits/{path.name}", path) for path in _split_files(rendered / "splits")])
-    return params.model_copy(
-        update={
-            "videos": str(videos),
-            "splits": str(splits),
-            "boxes": str(rendered / layout.BOXES),
-            "groups": str(rendered / "sources.csv"),
-        }
-    )
 
 
 def _addresses(given: Addresses, sha256: str | None, known: Sequence[Address]) -> list[Address]:

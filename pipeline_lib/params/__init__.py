@@ -14,7 +14,6 @@ from pipeline_lib.params.stages import (
     ReportParams,
     SubsampleParams,
     SweepParams,
-    SyntheticParams,
     TrackingParams,
 )
 from pipeline_lib.params.training import MODELS, ModelName, ModelParams, TrainParams
@@ -37,7 +36,6 @@ __all__ = [
     "ReportParams",
     "SubsampleParams",
     "SweepParams",
-    "SyntheticParams",
     "TrackingParams",
     "TrainParams",
     "load_params",

@@ -35,21 +35,10 @@ Fold = Literal[1, 2, 3]
 FOLDS: tuple[Fold, ...] = get_args(Fold)
 
 
-class SyntheticParams(Section):
-    """The collection that `fetch.kind: synthetic` renders."""
-
-    videos_per_class: PositiveInt = 20
-    sources_per_class: Annotated[int, Field(ge=3)] = 6
-    """Scenes, actors and cameras that a class's videos are drawn from; a source never crosses splits."""
-    seconds: PositiveFloat = 2.4
-    """Typical length of a video; a few are much shorter."""
-    seed: int = 0
-
-
 class FetchParams(Section):
     """Where the videos and their split files come from."""
 
-    kind: Literal["hmdb51", "archive", "folder", "synthetic"]
+    kind: Literal["hmdb51", "archive", "folder"]
     videos: Addresses = None
     splits: Addresses = None
     videos_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
@@ -59,13 +48,24 @@ class FetchParams(Section):
     name tells."""
     boxes: str | None = None
     """CSV file `video,time_seconds,x0,y0,x1,y1` (fractions of the frame): where the actor is, to check attention."""
-    synthetic: SyntheticParams = SyntheticParams()
+    hint: str | None = operational(None)
+    """What to do about a local file that is missing, for the error's line."""
     retries: Annotated[int, Field(ge=0)] = operational(5)
     timeout_seconds: PositiveFloat = operational(60.0)
     """Longest silence of a server before the transfer is retried."""
     unpack_seconds: PositiveFloat = operational(3600.0)
     max_members: PositiveInt = operational(200_000)
     max_unpacked_bytes: PositiveInt = operational(200 * 1024**3)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renders_no_more(cls, values: Any) -> Any:
+        if isinstance(values, dict) and (values.get("kind") == "synthetic" or "synthetic" in values):
+            raise UserError(
+                "fetch.kind: synthetic is gone: render the collection with `python -m demo FOLDER`, and name its files in "
+                "fetch as params/demo.yaml does"
+            )
+        return values
 
     @model_validator(mode="after")
     def _needs_videos(self) -> FetchParams:

@@ -47,7 +47,7 @@ def test_the_command_prints_one_line_and_fails(pipeline, prefect_server):
 
 def test_an_unknown_parameter(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text("fetch: {kind: synthetic}\ntrain: {epoch: 3}")
+    path.write_text("fetch: {kind: hmdb51}\ntrain: {epoch: 3}")
     result = har("run", path)
     assert result.returncode == 1
     assert "unknown key train.epoch" in result.stderr

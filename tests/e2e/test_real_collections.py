@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipeline_lib.fetch.rar import pack_collection, write_rar
+from demo.rar import pack_collection, write_rar
 from pipeline_lib.params import MODELS, STAGES
 from pipeline_lib.video.writing import VideoWriter
 

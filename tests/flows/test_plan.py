@@ -7,7 +7,7 @@ from pipeline_lib.params import Params
 
 
 def training_runs(models: list[str], **train: object):
-    return plan_training_runs(Params.model_validate({"fetch": {"kind": "synthetic"}, "train": {"models": models, **train}}), {})
+    return plan_training_runs(Params.model_validate({"fetch": {"kind": "hmdb51"}, "train": {"models": models, **train}}), {})
 
 
 def counts(*pairs: tuple[float, float]) -> list[dict[str, float]]:
@@ -44,7 +44,7 @@ def test_folds_are_never_compared():
     """The second fold's validation split is easier for all; the first fold's better seed is taken all the same."""
     planned = plan_training_runs(
         Params.model_validate(
-            {"fetch": {"kind": "synthetic"}, "chunk": {"fold": [1, 2]}, "train": {"models": ["alstm"], "seeds": [0, 1]}}
+            {"fetch": {"kind": "hmdb51"}, "chunk": {"fold": [1, 2]}, "train": {"models": ["alstm"], "seeds": [0, 1]}}
         ),
         {},
     )

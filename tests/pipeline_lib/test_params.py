@@ -31,26 +31,27 @@ def test_every_stage_has_a_section():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("fetch: {kind: synthetic}\ntrain: {epoch: 3}", ["train.epoch", "unknown key", "epochs"]),
-        ("fetch: {kind: synthetic}\ntrian: {epochs: 3}", ["trian", "unknown key", "train"]),
-        ("fetch: {kind: synthetic}\ntrain: {epochs: ten}", ["train.epochs", "'ten'", "integer"]),
-        ("fetch: {kind: synthetic}\ntrain: {epochs: true}", ["train.epochs", "True", "integer"]),
-        ("fetch: {kind: synthetic}\ntrain: {epochs: 0}", ["train.epochs", "0", "greater than 0"]),
-        ("fetch: {kind: synthetic}\ntrain: {learning_rate: .nan}", ["train.learning_rate", "nan"]),
-        ("fetch: {kind: synthetic}\ntrain: {models: []}", ["train.models"]),
-        ("fetch: {kind: synthetic}\ntrain: {models: [alstm, alstm]}", ["train.models", "twice"]),
-        ("fetch: {kind: synthetic}\nchunk: {fold: 4}", ["chunk.fold", "4", "1, 2 or 3"]),
-        ("fetch: {kind: synthetic}\nchunk: {fold: [1, 1]}", ["chunk.fold", "[1, 1]", "1, 2 or 3"]),
-        ("fetch: {kind: synthetic}\nchunk: {fold: []}", ["chunk.fold", "[]", "1, 2 or 3"]),
-        ("fetch: {kind: synthetic}\ntrain: {seeds: [0, 0]}", ["train.seeds", "twice"]),
-        ("fetch: {kind: synthetic}\ntrain: {overrides: {alstm: {unit: 3}}}", ["train.overrides.alstm.unit", "units"]),
-        ("fetch: {kind: synthetic}\ntrain: {overrides: {alstm: {units: -3}}}", ["train.overrides.alstm.units", "-3", "0"]),
-        ("fetch: {kind: synthetic}\ntrain: {overrides: {i3d: {units: 3}}}", ["i3d", "alstm"]),
-        ("fetch: {kind: synthetic}\nsweep: {learning_rate: [1, 0.1]}", ["sweep.learning_rate", "smaller"]),
-        ("fetch: {kind: synthetic}\ntrain: {models: [alstm]}\nsweep: {enabled: true}", ["sweep.models", "conv_alstm"]),
-        ("fetch: {kind: synthetic}\nheatmaps: {side: 801}", ["heatmaps.side", "801"]),
+        ("fetch: {kind: hmdb51}\ntrain: {epoch: 3}", ["train.epoch", "unknown key", "epochs"]),
+        ("fetch: {kind: hmdb51}\ntrian: {epochs: 3}", ["trian", "unknown key", "train"]),
+        ("fetch: {kind: hmdb51}\ntrain: {epochs: ten}", ["train.epochs", "'ten'", "integer"]),
+        ("fetch: {kind: hmdb51}\ntrain: {epochs: true}", ["train.epochs", "True", "integer"]),
+        ("fetch: {kind: hmdb51}\ntrain: {epochs: 0}", ["train.epochs", "0", "greater than 0"]),
+        ("fetch: {kind: hmdb51}\ntrain: {learning_rate: .nan}", ["train.learning_rate", "nan"]),
+        ("fetch: {kind: hmdb51}\ntrain: {models: []}", ["train.models"]),
+        ("fetch: {kind: hmdb51}\ntrain: {models: [alstm, alstm]}", ["train.models", "twice"]),
+        ("fetch: {kind: hmdb51}\nchunk: {fold: 4}", ["chunk.fold", "4", "1, 2 or 3"]),
+        ("fetch: {kind: hmdb51}\nchunk: {fold: [1, 1]}", ["chunk.fold", "[1, 1]", "1, 2 or 3"]),
+        ("fetch: {kind: hmdb51}\nchunk: {fold: []}", ["chunk.fold", "[]", "1, 2 or 3"]),
+        ("fetch: {kind: hmdb51}\ntrain: {seeds: [0, 0]}", ["train.seeds", "twice"]),
+        ("fetch: {kind: hmdb51}\ntrain: {overrides: {alstm: {unit: 3}}}", ["train.overrides.alstm.unit", "units"]),
+        ("fetch: {kind: hmdb51}\ntrain: {overrides: {alstm: {units: -3}}}", ["train.overrides.alstm.units", "-3", "0"]),
+        ("fetch: {kind: hmdb51}\ntrain: {overrides: {i3d: {units: 3}}}", ["i3d", "alstm"]),
+        ("fetch: {kind: hmdb51}\nsweep: {learning_rate: [1, 0.1]}", ["sweep.learning_rate", "smaller"]),
+        ("fetch: {kind: hmdb51}\ntrain: {models: [alstm]}\nsweep: {enabled: true}", ["sweep.models", "conv_alstm"]),
+        ("fetch: {kind: hmdb51}\nheatmaps: {side: 801}", ["heatmaps.side", "801"]),
         ("fetch: {kind: rar}", ["fetch.kind", "'rar'", "hmdb51"]),
         ("fetch: {kind: folder}", ["fetch.videos", "folder"]),
+        ("fetch: {kind: synthetic, synthetic: {seed: 5}}", ["fetch.kind: synthetic", "python -m demo FOLDER"]),
         ("chunk: {fold: 1}", ["fetch", "missing"]),
         ("fetch: [", ["not valid YAML"]),
         ("- a list", ["sections"]),
@@ -66,12 +67,12 @@ def test_a_mistake_is_one_line_that_names_key_value_and_what_is_accepted(params_
 
 def test_every_mistake_has_its_own_line(params_file):
     with pytest.raises(ValueError, match=r".") as error:
-        load_params(params_file("fetch: {kind: synthetic}\ntrain: {epochs: 0, patience: no}"))
+        load_params(params_file("fetch: {kind: hmdb51}\ntrain: {epochs: 0, patience: no}"))
     assert len(str(error.value).splitlines()) == 2
 
 
 def test_a_key_that_is_gone_is_ignored_with_a_warning(params_file, caplog):
-    params = load_params(params_file("fetch: {kind: synthetic}\nsubsample: {workers: 3, fps: 10}"))
+    params = load_params(params_file("fetch: {kind: hmdb51}\nsubsample: {workers: 3, fps: 10}"))
     assert params.subsample.fps == 10
     assert "subsample.workers is ignored" in caplog.text
 
@@ -82,27 +83,27 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_settings_override_the_file(params_file):
-    path = params_file("fetch: {kind: synthetic}\ntrain: {epochs: 3}")
+    path = params_file("fetch: {kind: hmdb51}\ntrain: {epochs: 3}")
     settings = [
         "train.epochs=7",
         "train.learning_rate=1e-3",
         "train.models=[alstm]",
-        "fetch.synthetic.seed=5",
+        "train.overrides.alstm.units=5",
         "tracking.uri=null",
     ]
     params = load_params(path, settings)
-    assert (params.train.epochs, params.train.models, params.fetch.synthetic.seed) == (7, ("alstm",), 5)
+    assert (params.train.epochs, params.train.models, params.train.of("alstm").units) == (7, ("alstm",), 5)
     assert params.train.learning_rate == 0.001
 
 
 @pytest.mark.parametrize("setting", ["train.epochs", "=3", "train.=3", "train.epochs.deep=3", "train.epochs=["])
 def test_a_malformed_setting_is_refused(params_file, setting):
     with pytest.raises(ValueError, match="--set"):
-        load_params(params_file("fetch: {kind: synthetic}\ntrain: {epochs: 3}"), [setting])
+        load_params(params_file("fetch: {kind: hmdb51}\ntrain: {epochs: 3}"), [setting])
 
 
 def test_what_only_says_where_or_how_fast_stays_out_of_the_recipe():
-    params = Params.model_validate({"fetch": {"kind": "synthetic"}})
+    params = Params.model_validate({"fetch": {"kind": "hmdb51"}})
     assert "device" not in params.features.recipe()
     assert "batch_frames" not in params.features.recipe()
     assert "max_quarantined" not in params.subsample.recipe()
@@ -110,7 +111,7 @@ def test_what_only_says_where_or_how_fast_stays_out_of_the_recipe():
 
 
 def test_a_model_depends_only_on_its_own_parameters():
-    fetch = {"kind": "synthetic"}
+    fetch = {"kind": "hmdb51"}
     first = Params.model_validate({"fetch": fetch}).train
     changes = {"conv_alstm_units": 8, "models": ["alstm"], "head_channels": 7, "overrides": {"lrcn": {"dropout": 0.1}}}
     second = Params.model_validate({"fetch": fetch, "train": changes}).train
@@ -123,7 +124,7 @@ def test_a_model_depends_only_on_its_own_parameters():
 
 
 def test_several_splits_and_seeds():
-    values = {"fetch": {"kind": "synthetic"}, "chunk": {"fold": [1, 3]}, "train": {"seeds": [4, 5], "seed": 9}}
+    values = {"fetch": {"kind": "hmdb51"}, "chunk": {"fold": [1, 3]}, "train": {"seeds": [4, 5], "seed": 9}}
     params = Params.model_validate(values)
     assert params.chunk.folds == (1, 3)
     assert params.chunk.of_fold(3).recipe() == Params.model_validate(values | {"chunk": {"fold": 3}}).chunk.recipe()

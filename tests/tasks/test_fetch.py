@@ -32,6 +32,12 @@ def test_an_address_that_cannot_be_opened_is_named_without_its_password(tmp_path
         recipe(Context(workspace=tmp_path / "workspace"), params)
 
 
+def test_a_missing_file_is_named_with_the_hint_of_the_parameters(tmp_path: Path) -> None:
+    params = FetchParams(kind="archive", videos="nowhere/videos.rar", hint="render it first")
+    with pytest.raises(UserError, match=r"^fetch: nowhere/videos\.rar: no such file or folder; relative .*; render it first$"):
+        recipe(Context(workspace=tmp_path / "workspace"), params)
+
+
 def remote(context: Context, address: str) -> str:
     return recipe(context, FetchParams(kind="archive", videos=address)).key
 

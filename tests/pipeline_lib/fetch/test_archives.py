@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from demo.rar import write_rar
 from pipeline_lib.fetch import archives, seven_zip
 from pipeline_lib.fetch.archives import ArchiveError, DamagedArchiveError, Limits, unpack
-from pipeline_lib.fetch.rar import write_rar
 
 MINUTE = Limits(seconds=60)
 REAL_REFUSED = {

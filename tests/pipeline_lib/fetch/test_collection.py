@@ -256,14 +256,3 @@ def test_the_known_addresses_stand_in_for_hmdb51(tmp_path: Path, fetch, monkeypa
     assert asked_for() == list(hmdb51.SPLITS)
     assert asked_for(splits=["/a", hmdb51.SPLITS[0].url]) == [Address("/a"), hmdb51.SPLITS[0]]
     assert asked_for(splits="/a", splits_sha256="0" * 64) == [Address("/a", "0" * 64)]
-
-
-def test_the_synthetic_collection_walks_through_its_archives(tmp_path: Path, fetch):
-    counts = fetch(kind="synthetic", synthetic={"videos_per_class": 3, "sources_per_class": 3, "seconds": 0.4})
-    artifact = tmp_path / "artifact"
-    videos = list_videos(artifact / "videos")
-    assert counts["videos"] == len(videos) > 3
-    assert counts["split_files"] == len(list((artifact / "splits").iterdir())) > 0
-    assert (tmp_path / "partial" / "synthetic_org.rar").read_bytes()[:4] == b"Rar!"
-    assert set(pd.read_csv(artifact / "groups.csv")["video"]) <= {video.video for video in videos}
-    assert list(pd.read_csv(artifact / "boxes.csv").columns) == ["video", "time_seconds", "x0", "y0", "x1", "y1"]

@@ -14,11 +14,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from demo.rar import pack_collection, write_rar
 from pipeline_lib.artifacts import file_sha256
 from pipeline_lib.datasets import hmdb51
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import fetch_collection
-from pipeline_lib.fetch.rar import pack_collection, write_rar
 from pipeline_lib.fetch.transfer import Address
 from pipeline_lib.params import FetchParams
 

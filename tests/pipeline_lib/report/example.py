@@ -152,7 +152,7 @@ def make_run(models: Sequence[ModelReport]) -> RunReport:
             "results": results_of(models),
             "mlflow": {"tracking_uri": "sqlite:///x", "parent_run_id": "abc123"},
         },
-        params=Params.model_validate({"fetch": {"kind": "synthetic"}}).model_dump(mode="json"),
+        params=Params.model_validate({"fetch": {"kind": "hmdb51"}}).model_dump(mode="json"),
         quarantined=pd.DataFrame([{"video": f"run/{EVIL}", "reason": "moov atom is missing", "stderr": "[mov] <b>bad</b>"}]),
         models=models,
         tools={"torch": "2.15.0"},

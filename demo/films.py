@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipeline_lib.fetch.synthetic import scenes
-from pipeline_lib.fetch.synthetic.actions import ACTIONS, Action, Manner
-from pipeline_lib.fetch.synthetic.brush import brush_on
-from pipeline_lib.fetch.synthetic.distractors import Distractor, random_distractors
-from pipeline_lib.fetch.synthetic.figures import (
+from demo import scenes
+from demo.actions import ACTIONS, Action, Manner
+from demo.brush import brush_on
+from demo.distractors import Distractor, random_distractors
+from demo.figures import (
     Look,
     Part,
     Place,
@@ -23,7 +23,7 @@ from pipeline_lib.fetch.synthetic.figures import (
     prop_box,
     random_look,
 )
-from pipeline_lib.fetch.synthetic.skeleton import Pose
+from demo.skeleton import Pose
 
 WIDTH, HEIGHT = 320, 240
 """Frame size in pixels: HMDB-51's."""

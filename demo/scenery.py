@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline_lib.fetch.synthetic.brush import Brush, Color, hex_colors, mix, shade
+from demo.brush import Brush, Color, hex_colors, mix, shade
 
 LEAVES = hex_colors("4f7f43 6a994e 386641 7f9c4a b5893c a5573a 3f7d6b")
 WALLS = hex_colors("d9a679 c97b63 e6d3b3 9fb1bd b8bba0 cf9d8d e9c88f")

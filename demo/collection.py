@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from demo.actions import ACTIONS
+from demo.encoding import AviWriter, write_broken_avi
+from demo.films import HEIGHT, WIDTH, Film, Source, random_source
 from pipeline_lib.compute.cores import num_cores
-from pipeline_lib.fetch.synthetic.actions import ACTIONS
-from pipeline_lib.fetch.synthetic.encoding import AviWriter, write_broken_avi
-from pipeline_lib.fetch.synthetic.films import HEIGHT, WIDTH, Film, Source, random_source
-from pipeline_lib.params import SyntheticParams
+from pipeline_lib.errors import UserError
 
 SOURCE_NAMES = (
     "#1_(Fun)_[best]!",
@@ -44,8 +45,35 @@ SPLITS = (1, 2, 3)
 TRAIN, TEST, UNUSED = 1, 2, 0
 ENOUGH_VIDEOS = 8
 MAX_WORKERS = 8
+MIN_GROUPS = 3
+"""One for each split: train, val and test."""
 
 Row = tuple[str, str, str, str, str, str]
+
+
+@dataclass(frozen=True)
+class CollectionParams:
+    """What the collection is rendered from.
+
+    Raises:
+        UserError: a value that no collection can have.
+    """
+
+    videos_per_class: int = 24
+    groups_per_class: int = 12
+    """Sets of scenes, actors and cameras that a class's videos are drawn from; a group never crosses splits."""
+    seconds: float = 2.4
+    """Typical length of a video; a few are much shorter."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        lowest = {"videos_per_class": MIN_GROUPS, "groups_per_class": MIN_GROUPS, "seed": 0}
+        for name, low in lowest.items():
+            if getattr(self, name) < low:
+                raise UserError(f"{name} = {getattr(self, name)}: must be {low} or more")
+        if not 0 < self.seconds < math.inf:
+            raise UserError(f"seconds = {self.seconds}: must be above 0")
 
 
 @dataclass(frozen=True)
@@ -72,11 +100,11 @@ class FilmedSource:
     boxes: tuple[Row, ...]
 
 
-def render_collection(directory: Path, params: SyntheticParams) -> None:
+def render_collection(directory: Path, params: CollectionParams) -> None:
     """Render the collection; equal parameters give equal bytes.
 
     Writes `videos/<class>/<video>.avi` (320 x 240), one of them broken, `splits/<class>_test_split{1,2,3}.txt`,
-    `sources.csv` (video, source) and `boxes.csv` (video, time_seconds, x0, y0, x1, y1: fractions of the frame; every
+    `groups.csv` (video, group) and `boxes.csv` (video, time_seconds, x0, y0, x1, y1: fractions of the frame; every
     frame of every intact video).
     """
     plans = plan_sources(params)
@@ -85,13 +113,13 @@ def render_collection(directory: Path, params: SyntheticParams) -> None:
     filmed = _film_all(directory / "videos", plans, params)
     filmed.append(_break_one(directory / "videos", filmed[0], params.seed))
     _write_csv(directory / "boxes.csv", ("video", "time_seconds", "x0", "y0", "x1", "y1"), _box_rows(filmed))
-    _write_csv(directory / "sources.csv", ("video", "source"), _source_rows(filmed))
+    _write_csv(directory / "groups.csv", ("video", "group"), _source_rows(filmed))
     _write_splits(directory / "splits", filmed, params.seed)
 
 
-def plan_sources(params: SyntheticParams) -> list[SourcePlan]:
+def plan_sources(params: CollectionParams) -> list[SourcePlan]:
     """Deal each class's videos out to its sources."""
-    num_sources = min(params.sources_per_class, params.videos_per_class)
+    num_sources = min(params.groups_per_class, params.videos_per_class)
     return [
         SourcePlan(class_name, _source_name(number), number, tuple(range(number, params.videos_per_class, num_sources)))
         for number in range(num_sources)
@@ -105,14 +133,14 @@ def _source_name(number: int) -> str:
     return f"{name}_{again + 1}" if again else name
 
 
-def _film_all(videos: Path, plans: Sequence[SourcePlan], params: SyntheticParams) -> list[FilmedSource]:
+def _film_all(videos: Path, plans: Sequence[SourcePlan], params: CollectionParams) -> list[FilmedSource]:
     workers = min(num_cores(), MAX_WORKERS, len(plans))
     # Not forked: the caller may hold threads and locks.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         return list(pool.map(film_source, [videos] * len(plans), plans, [params] * len(plans)))
 
 
-def film_source(videos: Path, plan: SourcePlan, params: SyntheticParams) -> FilmedSource:
+def film_source(videos: Path, plan: SourcePlan, params: CollectionParams) -> FilmedSource:
     """Render the videos of one source."""
     source = _source(params.seed, plan.number)
     names: list[str] = []

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline_lib.fetch.synthetic.brush import Brush, Color, hex_colors, shade
-from pipeline_lib.fetch.synthetic.skeleton import Pose, Prop
+from demo.brush import Brush, Color, hex_colors, shade
+from demo.skeleton import Pose, Prop
 
 OUTLINE = 0.015
 """Width of the dark contour, in standing heights."""

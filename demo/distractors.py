@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from pipeline_lib.fetch.synthetic.actions import Manner, stand
-from pipeline_lib.fetch.synthetic.brush import Brush, Color, brush_on, hex_colors, shade
-from pipeline_lib.fetch.synthetic.figures import Look, Place, body_parts, draw_figure, random_look
+from demo.actions import Manner, stand
+from demo.brush import Brush, Color, brush_on, hex_colors, shade
+from demo.figures import Look, Place, body_parts, draw_figure, random_look
 
 PAINTS = hex_colors("d7263d f2a541 2e86ab 1b998b f4efe1 7b4f9e e06c9f 3f5fc4")
 

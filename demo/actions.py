@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pipeline_lib.fetch.synthetic.skeleton import (
+from demo.skeleton import (
     ANKLE,
     STANDING_PELVIS,
     TORSO,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from pipeline_lib.fetch.synthetic.brush import Brush, Color, brush_on, hex_colors, mix, shade
-from pipeline_lib.fetch.synthetic.furniture import HANGING, LOW, LYING, TALL
-from pipeline_lib.fetch.synthetic.scenery import LEAVES, SCATTERED, STANDING, pick
+from demo.brush import Brush, Color, brush_on, hex_colors, mix, shade
+from demo.furniture import HANGING, LOW, LYING, TALL
+from demo.scenery import LEAVES, SCATTERED, STANDING, pick
 
 WIDTH, HEIGHT = 520, 330
 """Pixels of a whole scene; a camera frames 320 x 240 of it."""

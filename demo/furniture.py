@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline_lib.fetch.synthetic.brush import Brush, hex_colors, shade
-from pipeline_lib.fetch.synthetic.scenery import WOOD, draw_window, pick
+from demo.brush import Brush, hex_colors, shade
+from demo.scenery import WOOD, draw_window, pick
 
 CLOTHS = hex_colors("4f6d7a c0584a 7a9e7e d8a657 6d597a 3d5a80 b56576")
 WOODS = hex_colors("8a5a3c a9744f 5e4030 c49a6c e8e2d6")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline_lib.fetch.synthetic import render_collection
-from pipeline_lib.fetch.synthetic.actions import ACTIONS, Manner, keyframes, oscillate
-from pipeline_lib.fetch.synthetic.brush import brush_on
-from pipeline_lib.fetch.synthetic.collection import plan_sources
-from pipeline_lib.fetch.synthetic.figures import Place, body_box, body_parts, draw_figure, prop_box, random_look
-from pipeline_lib.fetch.synthetic.films import HEIGHT, WIDTH, Film, random_source
-from pipeline_lib.fetch.synthetic.skeleton import FOREARM, UPPER_ARM, reach_arm, reach_leg
-from pipeline_lib.params import SyntheticParams
+from demo.actions import ACTIONS, Manner, keyframes, oscillate
+from demo.brush import brush_on
+from demo.collection import CollectionParams, plan_sources, render_collection
+from demo.figures import Place, body_box, body_parts, draw_figure, prop_box, random_look
+from demo.films import HEIGHT, WIDTH, Film, random_source
+from demo.skeleton import FOREARM, UPPER_ARM, reach_arm, reach_leg
+from pipeline_lib.errors import UserError
 from pipeline_lib.video.ffmpeg import VideoError
 from pipeline_lib.video.reading import probe, read_frames
 
-SMALL = SyntheticParams(videos_per_class=4, sources_per_class=3, seconds=0.5, seed=3)
+SMALL = CollectionParams(videos_per_class=4, groups_per_class=3, seconds=0.5, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +48,13 @@ def is_broken(video: str) -> bool:
 def test_every_video_is_on_disk_in_the_splits_and_has_a_source(collection: Path) -> None:
     on_disk = {path.relative_to(collection / "videos").as_posix() for path in (collection / "videos").rglob("*.avi")}
     assert len(on_disk) == len(ACTIONS) * SMALL.videos_per_class + 1
-    assert set(pd.read_csv(collection / "sources.csv")["video"]) == on_disk
+    assert set(pd.read_csv(collection / "groups.csv")["video"]) == on_disk
     for split in (1, 2, 3):
         assert set(labels_of(collection, split)) == on_disk
 
 
 def test_a_source_is_trained_on_or_tested_but_not_both(collection: Path) -> None:
-    sources = pd.read_csv(collection / "sources.csv").set_index("video")["source"]
+    sources = pd.read_csv(collection / "groups.csv").set_index("video")["group"]
     tested_in = []
     for split in (1, 2, 3):
         labels = labels_of(collection, split)
@@ -69,20 +69,27 @@ def test_a_source_is_trained_on_or_tested_but_not_both(collection: Path) -> None
 
 
 def test_classes_of_one_title_share_their_footage(collection: Path) -> None:
-    sources = pd.read_csv(collection / "sources.csv")
-    classes_of = sources["video"].str.split("/").str[0].groupby(sources["source"]).nunique()
-    assert sorted(classes_of) == [1, *[len(ACTIONS)] * SMALL.sources_per_class]  # the broken video stands alone
+    sources = pd.read_csv(collection / "groups.csv")
+    classes_of = sources["video"].str.split("/").str[0].groupby(sources["group"]).nunique()
+    assert sorted(classes_of) == [1, *[len(ACTIONS)] * SMALL.groups_per_class]  # the broken video stands alone
 
 
 def test_default_plan_has_names_that_shells_and_globs_dislike() -> None:
-    plans = plan_sources(SyntheticParams())
-    assert sum(len(plan.videos) for plan in plans) == 20 * len(ACTIONS)
+    plans = plan_sources(CollectionParams())
+    assert sum(len(plan.videos) for plan in plans) == 24 * len(ACTIONS)
     names = "".join(plan.name for plan in plans)
     assert set("#()[]!&+;~@- Ü") <= set(names)
     assert any(plan.name.startswith("-") for plan in plans)
-    assert len({plan.group for plan in plan_sources(SyntheticParams(sources_per_class=40, videos_per_class=40))}) == 40 * len(
+    assert len({plan.group for plan in plan_sources(CollectionParams(groups_per_class=40, videos_per_class=40))}) == 40 * len(
         ACTIONS
     )
+
+
+@pytest.mark.parametrize("values", [{"videos_per_class": 2}, {"groups_per_class": 2}, {"seconds": 0}, {"seed": -1}])
+def test_a_collection_that_cannot_be_is_refused(values: dict[str, int]) -> None:
+    (name,) = values
+    with pytest.raises(UserError, match=rf"^{name} = {values[name]}: must be"):
+        CollectionParams(**values)
 
 
 def test_videos_are_hmdb_like_and_every_frame_has_a_box(collection: Path) -> None:
@@ -113,7 +120,7 @@ def test_same_parameters_same_bytes_and_another_seed_other_bytes(tmp_path: Path,
 
     render_collection(tmp_path / "again", SMALL)
     assert digests(tmp_path / "again") == digests(collection)
-    render_collection(tmp_path / "other", SMALL.model_copy(update={"seed": 4}))
+    render_collection(tmp_path / "other", replace(SMALL, seed=4))
     other, first = digests(tmp_path / "other"), digests(collection)
     assert not [name for name in other.keys() & first.keys() if name.endswith(".avi") and other[name] == first[name]]
 
