@@ -186,7 +186,7 @@ class _Cluster:
     def __init__(self, address: str | None, num_gpus: int, calls: Mapping[int, _Call]) -> None:
         self._folder = None if address else Path(tempfile.mkdtemp(prefix="har-ray-", dir=SHORT_FOLDER))
         _set_environment(is_local=address is None)
-        # One thread starts Ray, drains events and shuts Ray down. Ray's processes die with the thread that started them, so that
+        # One thread starts Ray, drains events and shuts Ray down. Ray's processes die with the thread that started them, so it
         # must not be one of Prefect's; in the main thread Ray would replace the handler of SIGTERM.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
         self._thread.submit(partial(_join, address) if address else partial(_start_local, num_gpus, str(self._folder))).result()

@@ -48,6 +48,15 @@ def where(seconds: float = 0.0) -> dict[str, Any]:
     }
 
 
+def meet(folder: Path, number: int) -> dict[str, Any]:
+    """Wait until so many calls, in processes of their own, are under way."""
+    (folder / str(os.getpid())).touch()
+    end = time.monotonic() + 20
+    while len(list(folder.iterdir())) < number and time.monotonic() < end:
+        time.sleep(0.02)
+    return where()
+
+
 def fail(kind: str) -> None:
     if kind == "odd":
         raise OddError("this", "that")

@@ -255,6 +255,7 @@ def ray() -> Iterator[None]:
     engine_num_cores = pytest.MonkeyPatch()
     engine_num_cores.setattr("pipeline_lib.compute.ray_engine.num_cores", lambda: 2)
     with open_engine(is_local_ray=True, num_gpus=1):
+        assert start(run_at, functions.add, 1, 2).result(60) == 3  # Ray must outlive the thread that started it
         yield
     engine_num_cores.undo()
 
@@ -265,8 +266,8 @@ class TestRay:
         assert run_at(functions.add, 1, 2, scale=1.5) == functions.add(1, 2, scale=1.5)
         assert run_at(lambda: 3) == 3
 
-    def test_work_runs_side_by_side_in_other_processes_without_our_services(self):
-        calls = [start(run_at, functions.where, 1.0) for _ in range(2)]
+    def test_work_runs_side_by_side_in_other_processes_without_our_services(self, tmp_path):
+        calls = [start(run_at, functions.meet, tmp_path, 2) for _ in range(2)]
         answers = [call.result(SECONDS) for call in calls]
         assert len({answer["pid"] for answer in answers} | {os.getpid()}) == 3
         assert all(answer["modules"] == [] for answer in answers)
