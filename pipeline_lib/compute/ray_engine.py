@@ -26,6 +26,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+import psutil
+
 from pipeline_lib.compute.engine import Callbacks, EndedError, Ledger, Needs, WorkerLostError
 from pipeline_lib.errors import UserError
 from pipeline_lib.workers.cores import num_cores
@@ -331,13 +333,12 @@ class _Cluster:
     def _look_for_lost_nodes(self) -> None:
         """End the wait of calls that no node can run any more, and give up the GPUs of nodes that are gone."""
         self._nodes = self._live_nodes()
-        lost = {call.number for call in self._calls.values() if call.gpu is None and not self._can_hold(call)}
         gpus = self._lost_gpus()
         for gpu in gpus:
             self._open_gpus.remove(gpu)
             self.gpus.close_gpu(gpu)
         for call in list(self._calls.values()):
-            if call.number in lost or call.gpu in gpus:
+            if call.gpu in gpus or (call.gpu is None and not self._can_hold(call)):
                 call.inbox.put(_Done(error=WorkerLostError(f"{call.name}: the only node that could run it died")))
 
     def _lost_gpus(self) -> list[int]:
@@ -479,6 +480,7 @@ def _start_local(num_gpus: int, folder: str) -> None:
         num_gpus=num_gpus,
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
+        _memory=psutil.virtual_memory().total,  # or what is free at the moment would decide what is refused
         log_to_driver=False,
         logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",

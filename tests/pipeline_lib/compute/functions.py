@@ -48,8 +48,9 @@ def where(seconds: float = 0.0) -> dict[str, Any]:
     }
 
 
-def meet(folder: Path, number: int) -> dict[str, Any]:
+def meet(folder: str | Path, number: int) -> dict[str, Any]:
     """Wait until so many calls, in processes of their own, are under way."""
+    folder = Path(folder)
     (folder / str(os.getpid())).touch()
     end = time.monotonic() + 20
     while len(list(folder.iterdir())) < number and time.monotonic() < end:
@@ -100,9 +101,9 @@ def kill_self(on_frame: Callable[[Any], None], seconds: float = 0.5) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def live(file: Path, seconds: float) -> int:
+def live(file: str | Path, seconds: float) -> int:
     """Write the time and the process into the file, ten times a second."""
-    end = time.monotonic() + seconds
+    file, end = Path(file), time.monotonic() + seconds
     while time.monotonic() < end:
         draft = file.with_suffix(".draft")
         draft.write_text(f"{os.getpid()} {time.time()}", encoding="utf-8")
