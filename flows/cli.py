@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--until", choices=STAGES, metavar="STAGE", help=f"last stage to run: {', '.join(STAGES)}")
     run.add_argument("--refresh", action="append", default=[], choices=STAGES, metavar="STAGE",
                      help="make a stage again though nothing changed; may be repeated")  # fmt: skip
+    run.add_argument("--engine", metavar="ADDRESS", help="Ray cluster to run on, HOST:PORT of its head or auto")
     run.add_argument("--summary", type=Path, metavar="FILE.json", help="write counts, cache hits, accuracies and ids here")
     run.set_defaults(command=_run)
     predict = commands.add_parser("predict", help="what happens in videos of one's own, and where the model looked")

@@ -19,9 +19,10 @@ from prefect import Task
 from prefect.futures import PrefectFuture
 
 from pipeline_lib.addresses import redact_text
+from pipeline_lib.compute.engine import WorkerLostError
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import STAGES, Params
-from tasks.stage import Context, Ref
+from tasks.stage import RETRIES, Context, Ref
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,13 @@ class Work:
         self.future.wait()
         if self.future.state.name == "NotReady":
             return None
-        ref = self.future.result()
+        try:
+            ref = self.future.result()
+        except WorkerLostError as error:
+            raise UserError(
+                f"{error}, {1 + RETRIES} times; what is finished is kept: run again, with more memory or fewer training runs "
+                "side by side (train.workers)"
+            ) from None
         return ref.model_copy(update={"made": False}) if ref and self.future.state.name == "Cached" else ref
 
 

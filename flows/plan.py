@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
+from pipeline_lib.compute.cores import num_cores
+from pipeline_lib.compute.engine import open_engine
+from pipeline_lib.compute.gpus import count_gpus
 from pipeline_lib.params import ModelName, ModelParams, Params, TrainParams
+from tasks.features import SideBySide
 
 RunKey = tuple[str, int, int]
 """A training_run's name, fold and seed."""
@@ -93,3 +99,26 @@ def best_training_run(training_runs: Sequence[TrainingRun], counts: Sequence[Map
     best: list[int] = max(by_name.values(), key=score)
     first_fold = [index for index in best if training_runs[index].fold == training_runs[best[0]].fold]
     return max(first_fold, key=lambda index: score([index]))
+
+
+def side_by_side(params: Params) -> SideBySide:
+    """Return how many training runs of one kind may run side by side: what was asked for, or one a fold and seed."""
+    if params.train.workers:
+        return SideBySide(params.train.workers, is_limit=True)
+    return SideBySide(len(params.chunk.folds) * len(params.train.all_seeds), is_limit=False)
+
+
+def engine_for(params: Params) -> AbstractContextManager[None]:
+    """Open the engine of a run: this process, or Ray where there are several places to work."""
+    address = params.run.engine or ("auto" if "RAY_ADDRESS" in os.environ else None)
+    num_gpus = count_gpus()
+    return open_engine(address, is_local_ray=_has_several_places(params, num_gpus), num_gpus=num_gpus)
+
+
+def _has_several_places(params: Params, num_gpus: int) -> bool:
+    """Return whether the run works on several GPUs, or in several processes on the CPU."""
+    if num_gpus and params.train.device != "cpu":
+        return num_gpus > 1
+    number, is_limit = side_by_side(params)
+    searches = params.sweep.enabled and params.sweep.workers != 1
+    return (number if is_limit else min(number, num_cores())) > 1 or (searches and num_cores() > 1)

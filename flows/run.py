@@ -25,15 +25,23 @@ import tasks.sweep
 import tasks.train
 from flows import records, summary, terminal
 from flows.execution import Execution, FailedWorkError, Future, StageReached, StageResult, Work
-from flows.plan import Overrides, RunKey, TrainingRun, first_of_each_name, plan_training_runs
+from flows.plan import (
+    Overrides,
+    RunKey,
+    TrainingRun,
+    engine_for,
+    first_of_each_name,
+    plan_training_runs,
+    side_by_side,
+)
 from pipeline_lib.artifacts.tables import read_shards
 from pipeline_lib.artifacts.workspace import hold_workspace, workspace_id
+from pipeline_lib.compute.engine import cancel_work
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import videos_root
 from pipeline_lib.params import STAGES, Params
 from tasks import progress
-from tasks.placing import end_workers
-from tasks.stage import Context, Ref, cancel_waiting_work
+from tasks.stage import Context, Ref
 
 if TYPE_CHECKING:
     from prefect import Task
@@ -162,8 +170,6 @@ class Run(Execution):
         """Train each training_run under an MLflow run of its own."""
         self.stop_after("sweep")
         self.training_runs = plan_training_runs(self.params, found)
-        alike = len(self.params.chunk.folds) * len(self.params.train.all_seeds)
-        self.context = self.context.model_copy(update={"alike": alike, "workers": self.params.train.workers})
         progress.expect("train", sum(training_run.params.epochs for training_run in self.training_runs))
         device = self.params.train.device
         checks = {
@@ -179,6 +185,7 @@ class Run(Execution):
                 clips=clips[training_run.fold],
                 features=features[training_run.fold],
                 params=training_run.params,
+                side_by_side=side_by_side(self.params),
                 mlflow_run=self.record.open_child(training_run, self.params),
             )
             for training_run in self.training_runs
@@ -222,6 +229,7 @@ class Run(Execution):
                 collection=collection,
                 params=self.params.evaluate,
                 fps=self.params.subsample.fps,
+                side_by_side=side_by_side(self.params),
             )
             for training_run, trained in zip(self.training_runs, models, strict=True)
         ]
@@ -311,7 +319,7 @@ def open_run(params: Params, *, until: str | None, refresh: Sequence[str]) -> It
         raise UserError(f"{unknown[0]} is not a stage; the stages are {', '.join(STAGES)}")
     workspace = Path(params.workspace).expanduser().absolute()
     context = Context(workspace=workspace, refresh=tuple(refresh))
-    with hold_workspace(workspace):
+    with hold_workspace(workspace), engine_for(params):
         context.store.remove_drafts()
         progress.begin()
         record = records.open_record(params, workspace, workspace_id(workspace))
@@ -324,11 +332,9 @@ def open_run(params: Params, *, until: str | None, refresh: Sequence[str]) -> It
             run.raise_failures()
             record.close("FINISHED", run)
         except BaseException as error:
-            cancel_waiting_work()
+            cancel_work()
             if isinstance(error, FailedWorkError):
                 terminal.say_summary(run.summary)
             run.settle_ended()
             record.close("FAILED" if isinstance(error, Exception) else "KILLED", run)
             raise
-        finally:
-            end_workers()

@@ -19,7 +19,7 @@ def recipe(context: Context, collection: Ref, shards: Sequence[Ref], params: Chu
     return Recipe("chunk", VERSION, params.recipe(), inputs)
 
 
-@stage(recipe, worker="decoder")
+@stage(recipe)
 def chunk(directory: Path, context: Context, collection: Ref, shards: Sequence[Ref], params: ChunkParams) -> Mapping[str, Any]:
     """Write the clip table of the whole collection."""
     from pipeline_lib.chunk import chunk_collection

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline_lib.artifacts import Recipe, layout
+from pipeline_lib.compute.engine import Needs, run_at
+from pipeline_lib.compute.planning import CONTROLS_GPU_SHARE, uses_gpu
 from pipeline_lib.params import EvaluateParams
-from tasks.features import feature_files
-from tasks.placing import plan_models, run_at
+from tasks.features import SideBySide, feature_files, needs_of_model
 from tasks.stage import Context, Ref, stage
-
-if TYPE_CHECKING:
-    from pipeline_lib.compute.planning import Plan
 
 VERSION = "evaluate-4"
 CONTROLS_VERSION = "controls-2"
@@ -21,11 +19,6 @@ RESULTS_VERSION = "results-3"
 
 RunKey = tuple[str, int, int]
 """A model's name in the run, its fold and its seed."""
-
-
-def plan(context: Context, features: Sequence[Ref], params: EvaluateParams, **others: Any) -> Plan:
-    """Plan the evaluation of the run's models."""
-    return plan_models(params.device, "evaluate.device", feature_files(context, features), context.alike, context.workers)
 
 
 def recipe(
@@ -44,7 +37,7 @@ def recipe(
     return Recipe("evaluate", VERSION, params.recipe() | {"fps": fps}, inputs)
 
 
-@stage(recipe, worker="model", plan=plan, task_run_name="evaluate {training_run}")
+@stage(recipe, task_run_name="evaluate {training_run}")
 def evaluate(
     directory: Path,
     context: Context,
@@ -55,7 +48,7 @@ def evaluate(
     collection: Ref,
     params: EvaluateParams,
     fps: float,
-    plan: Plan,
+    side_by_side: SideBySide,
 ) -> Mapping[str, Any]:
     """Write metrics, predictions, attention maps and what they are worth, and the confusion matrix."""
     import pandas as pd
@@ -64,16 +57,17 @@ def evaluate(
     from pipeline_lib.evaluate import evaluate_model
 
     boxes = collection.directory(context) / layout.BOXES
+    files = feature_files(context, features)
     return run_at(
-        plan,
         evaluate_model,
         trained.directory(context) / layout.CHECKPOINT,
         read_clips(clips.directory(context)),
-        feature_files(context, features),
+        files,
         directory,
         params,
         fps=fps,
         boxes=pd.read_csv(boxes) if boxes.is_file() else None,
+        needs=needs_of_model(params.device, "evaluate.device", files, side_by_side),
     )
 
 
@@ -92,7 +86,7 @@ def controls_recipe(
     return Recipe("evaluate", CONTROLS_VERSION, params.recipe() | {"fps": fps}, inputs)
 
 
-@stage(controls_recipe, worker="decoder", task_run_name="evaluate controls, fold {fold}")
+@stage(controls_recipe, task_run_name="evaluate controls, fold {fold}")
 def controls(
     directory: Path,
     context: Context,
@@ -107,13 +101,16 @@ def controls(
     from pipeline_lib.artifacts.tables import read_clips, read_videos
     from pipeline_lib.evaluate import evaluate_controls
 
-    return evaluate_controls(
+    on_gpu = uses_gpu(params.device, key="evaluate.device")
+    return run_at(
+        evaluate_controls,
         read_clips(clips.directory(context)),
         feature_files(context, features),
         read_videos(shard.directory(context) for shard in shards),
         directory,
         params,
         fps=fps,
+        needs=Needs(cpus=1, gpus=CONTROLS_GPU_SHARE if on_gpu else 0),
     )
 
 
@@ -133,7 +130,7 @@ def results_recipe(
     )
 
 
-@stage(results_recipe, worker="decoder", task_run_name="evaluate results")
+@stage(results_recipe, task_run_name="evaluate results")
 def results(
     directory: Path,
     context: Context,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from pipeline_lib.artifacts import Recipe, layout
+from pipeline_lib.compute.engine import Needs, run_at
+from pipeline_lib.compute.planning import training_needs, uses_gpu
 from pipeline_lib.errors import UserError
-from pipeline_lib.params import ChunkParams, FeaturesParams
-from tasks.placing import plan_shards, run_at
+from pipeline_lib.params import ChunkParams, Device, FeaturesParams
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
-
-if TYPE_CHECKING:
-    from pipeline_lib.compute.planning import Plan
 
 VERSION = "features-2"
 
@@ -22,12 +21,22 @@ VERSION = "features-2"
 def backbone_recipe(context: Context, params: FeaturesParams) -> dict[str, Any]:
     """Return the feature parameters with a weights file named by its content."""
     values = params.recipe()
-    if params.weights not in ("imagenet", "random"):
-        path = Path(params.weights).expanduser()
+    if path := weights_file(params):
         if not path.is_file():
             raise UserError(f"features.weights: {params.weights} is not there; give imagenet, random or a state dict file")
         values["weights"] = f"sha256 {context.store.digests.sha256(path)}"
     return values
+
+
+def weights_file(params: FeaturesParams) -> Path | None:
+    """Return the absolute path of the backbone's weights, if they are a file of the user's."""
+    return None if params.weights in ("imagenet", "random") else Path(params.weights).expanduser().absolute()
+
+
+def with_absolute_weights(params: FeaturesParams) -> FeaturesParams:
+    """Return the parameters for a worker, whose working folder may be another one."""
+    path = weights_file(params)
+    return params.model_copy(update={"weights": str(path)}) if path else params
 
 
 def recipe(
@@ -38,9 +47,18 @@ def recipe(
     return Recipe("features", VERSION, backbone_recipe(context, params) | chunk.cut_recipe() | {"fps": fps}, inputs)
 
 
-def plan(params: FeaturesParams, **others: Any) -> Plan | None:
-    """Plan a process for each GPU, if there are several."""
-    return plan_shards(params.device)
+class SideBySide(NamedTuple):
+    """How many training runs of one kind may run side by side."""
+
+    number: int
+    is_limit: bool
+    """Whether the user asked for this number, rather than the run having so many folds and seeds."""
+
+
+def needs_of_model(device: Device, key: str, files: Sequence[Path], side_by_side: SideBySide) -> Needs:
+    """Return what the training or evaluation of one model needs that reads these features."""
+    features_bytes = sum(file.stat().st_size for file in files)
+    return training_needs(device, features_bytes, side_by_side.number, is_limit=side_by_side.is_limit, key=key)
 
 
 def feature_files(context: Context, features: Sequence[Ref]) -> list[Path]:
@@ -48,7 +66,7 @@ def feature_files(context: Context, features: Sequence[Ref]) -> list[Path]:
     return [shard.directory(context) / layout.FEATURES for shard in features]
 
 
-@stage(recipe, worker="extractor", plan=plan, task_run_name="features {name}")
+@stage(recipe, task_run_name="features {name}")
 def features(
     directory: Path,
     context: Context,
@@ -58,20 +76,19 @@ def features(
     params: FeaturesParams,
     chunk: ChunkParams,
     fps: float,
-    plan: Plan | None,
 ) -> Mapping[str, Any]:
     """Write the shard's features, with the tuned backbone if there is one."""
-    from pipeline_lib.features import extract_features
+    from pipeline_lib.features import SHARDS_ON_GPU, extract_features
 
-    weights = backbone.directory(context) / layout.BACKBONE if backbone else None
+    on_gpu = uses_gpu(params.device, key="features.device")
     return run_at(
-        plan,
         extract_features,
         shard.directory(context),
         directory,
         params,
         chunk,
         fps=fps,
-        weights=weights,
+        weights=backbone.directory(context) / layout.BACKBONE if backbone else weights_file(params),
+        needs=Needs(cpus=0, gpus=1 / SHARDS_ON_GPU) if on_gpu else Needs(cpus=math.inf),
         callbacks={"on_frames": lambda frames: advance("features", frames)},
     )

@@ -46,7 +46,7 @@ def _sha256(context: Context, path: Path) -> str | None:
     return context.store.digests.sha256(path) if path.is_file() else None
 
 
-@stage(recipe, worker="decoder")
+@stage(recipe)
 def fetch(directory: Path, context: Context, made_from: Recipe, params: FetchParams) -> Mapping[str, Any]:
     """Fill the folder with the collection: videos by class, split files, and an index with every video's SHA-256."""
     partial = context.store.partial(made_from)

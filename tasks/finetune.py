@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.artifacts import Recipe
+from pipeline_lib.compute.engine import run_at
+from pipeline_lib.compute.planning import whole_device
 from pipeline_lib.params import FeaturesParams, FinetuneParams
-from tasks.features import backbone_recipe
+from tasks.features import backbone_recipe, with_absolute_weights
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
 
@@ -22,7 +24,7 @@ def recipe(context: Context, clips: Ref, shards: Sequence[Ref], params: Finetune
     return Recipe("finetune", VERSION, values, inputs)
 
 
-@stage(recipe, worker="device")
+@stage(recipe)
 def finetune(
     directory: Path,
     context: Context,
@@ -39,6 +41,14 @@ def finetune(
     partial = context.store.partial(made_from)
     table = read_clips(clips.directory(context))
     paths = video_paths(shard.directory(context) for shard in shards)
-    return finetune_backbone(
-        table, paths.__getitem__, directory, partial, params, features, on_epoch=lambda epoch: advance("finetune")
+    return run_at(
+        finetune_backbone,
+        table,
+        paths.__getitem__,
+        directory,
+        partial,
+        params,
+        with_absolute_weights(features),
+        needs=whole_device(features.device, key="features.device"),
+        callbacks={"on_epoch": lambda epoch: advance("finetune")},
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline_lib.artifacts import Recipe
+from pipeline_lib.compute.engine import Needs, run_at
 from pipeline_lib.params import HeatmapsParams
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
@@ -22,7 +24,7 @@ def recipe(
     return Recipe("heatmaps", VERSION, params.recipe() | {"fps": fps}, inputs)
 
 
-@stage(recipe, worker="decoder", task_run_name="heatmaps {training_run}")
+@stage(recipe, task_run_name="heatmaps {training_run}")
 def heatmaps(
     directory: Path,
     context: Context,
@@ -37,11 +39,13 @@ def heatmaps(
     from pipeline_lib.heatmaps import render_heatmaps
 
     paths = video_paths(shard.directory(context) for shard in shards)
-    return render_heatmaps(
+    return run_at(
+        render_heatmaps,
         evaluated.directory(context),
         paths.__getitem__,
         directory,
         params,
         fps=fps,
-        on_clip=lambda: advance("heatmaps"),
+        needs=Needs(cpus=math.inf),
+        callbacks={"on_clip": lambda clip: advance("heatmaps")},
     )

@@ -20,7 +20,7 @@ def recipe(context: Context, run: RunReport, run_id: str) -> Recipe:
     return Recipe("report", VERSION, {"run": run_id})
 
 
-@stage(recipe, worker="decoder")
+@stage(recipe)
 def report(directory: Path, context: Context, run: RunReport, run_id: str) -> Mapping[str, Any]:
     """Write `index.html`, which holds all it shows, and `best.yaml`."""
     from pipeline_lib.report import write_report

@@ -1,49 +1,30 @@
-"""What every stage's task shares: the context it runs in, the reference it returns, and how it is cached.
+"""What every stage's task shares: the context it runs in, the reference it returns, and how it is cached and retried.
 
 `@stage(recipe)` turns a function that fills a folder into a Prefect task whose cache key is the artifact's own key. Prefect's
-record of a result is trusted only while the artifact behind it is whole.
+record of a result is trusted only while the artifact behind it is whole. Two tasks of one run that make the same artifact
+wait for each other: Prefect's transaction locks the key.
 """
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import inspect
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any
 
 from prefect import Task
 from prefect.cache_policies import CachePolicy
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
+from prefect.locking.memory import MemoryLockManager
+from prefect.transactions import IsolationLevel
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_lib.artifacts import Artifact, Recipe, Store
-from pipeline_lib.compute.cores import num_cores
-from pipeline_lib.compute.shared_lock import Room
+from pipeline_lib.compute.engine import WorkerLostError
 from pipeline_lib.errors import UserError
-from tasks.placing import MOST_MODELS, end_workers, turn
-
-if TYPE_CHECKING:
-    from pipeline_lib.compute.planning import Plan
-
-Result = TypeVar("Result")
-
-Worker = Literal["device", "model", "extractor", "decoder"]
-"""`device`: the one thread that computes with all that the machine has. `model`: threads whose trainings and evaluations
-share it (`tasks.placing`), while nothing is at work on `device`. `extractor`: one thread that computes features, but several
-where a GPU does so for a shard in no time. `decoder`: one thread a core, so that mapped shards do not start ffmpeg all at once.
-Prefect's own threads only wait: for what a task needs, and for a worker."""
-
-_pools: dict[Worker, ThreadPoolExecutor] = {}
-_pools_lock = threading.Lock()
-_machine = Room(MOST_MODELS)
-_under_way: dict[Path, Future[Ref]] = {}
-"""What is being found or made, by the artifact's folder."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -58,10 +39,6 @@ class Context(BaseModel):
     model_config = ConfigDict(frozen=True)
     workspace: Path
     refresh: tuple[str, ...] = ()
-    alike: int = 1
-    """How many models of each kind the run trains, on several folds or with several seeds."""
-    workers: int | None = None
-    """How many models it trains at once, if that was asked for."""
 
     @property
     def store(self) -> Store:
@@ -126,20 +103,21 @@ class ArtifactPolicy(CachePolicy):
         return record.name
 
 
-def stage(
-    recipe: Callable[..., Recipe], *, worker: Worker, plan: Callable[..., Plan | None] | None = None, **options: Any
-) -> Callable[[Callable[..., Mapping[str, Any]]], Task[..., Ref]]:
+LOCKS: Any = MemoryLockManager()  # type: ignore[no-untyped-call]
+RETRIES = 2
+"""Further attempts at work whose worker died."""
+
+
+def stage(recipe: Callable[..., Recipe], **options: Any) -> Callable[[Callable[..., Mapping[str, Any]]], Task[..., Ref]]:
     """Make a stage's task of `build(directory, context, **inputs) -> counts`, which fills an empty folder.
 
     `recipe(context, **inputs)` takes what the task takes and says what the artifact is made from; a `build` with a parameter
-    `made_from` gets it. `plan(context, **inputs)`, if there is one, says where it is made beside others: `build` begins when
-    there is room, and gets it as `plan`.
+    `made_from` gets it. Only work whose worker died is retried.
     """
 
     def decorate(build: Callable[..., Mapping[str, Any]]) -> Task[..., Ref]:
         whole = inspect.signature(build)
-        own = ("directory", "made_from", "plan")
-        parameters = [parameter for name, parameter in whole.parameters.items() if name not in own]
+        parameters = [parameter for name, parameter in whole.parameters.items() if name not in ("directory", "made_from")]
         signature = whole.replace(parameters=parameters, return_annotation=Ref)
 
         @functools.wraps(build)
@@ -147,77 +125,30 @@ def stage(
             inputs = dict(signature.bind(*args, **kwargs).arguments)
             made_from = recipe(**inputs)
             given = {"made_from": made_from} if "made_from" in whole.parameters else {}
-            return _make(made_from, functools.partial(build, **given), inputs, worker, plan)
+            return _find_or_make(inputs["context"], made_from, functools.partial(build, **given, **inputs))
 
         make.__signature__ = signature  # type: ignore[attr-defined]
-        policy = ArtifactPolicy(recipe=recipe)
-        return Task(make, name=build.__name__, cache_policy=policy, result_serializer="json", **options)
+        policy = ArtifactPolicy(recipe=recipe, isolation_level=IsolationLevel.SERIALIZABLE, lock_manager=LOCKS)
+        return Task(
+            make,
+            name=build.__name__,
+            cache_policy=policy,
+            result_serializer="json",
+            retries=RETRIES,
+            retry_delay_seconds=1,
+            retry_condition_fn=_has_lost_its_worker,
+            **options,
+        )
 
     return decorate
 
 
-def _make(
-    recipe: Recipe,
-    build: Callable[..., Mapping[str, Any]],
-    inputs: dict[str, Any],
-    worker: Worker,
-    plan: Callable[..., Plan | None] | None,
-) -> Ref:
-    context: Context = inputs["context"]
-
-    def make() -> Artifact:
-        planned = {"plan": plan(**inputs)} if plan else {}
-        with turn(planned.get("plan")):
-            return context.store.make(recipe, lambda directory: build(directory=directory, **planned, **inputs))
-
-    def find_or_make() -> Ref:
-        artifact = None if recipe.stage in context.refresh else context.store.find(recipe.stage, recipe.key)
-        return Ref.to(artifact, made=False) if artifact else Ref.to(_run_on(worker, make), made=True)
-
-    return _once(context.store.directory(recipe.stage, recipe.key), find_or_make)
+def _find_or_make(context: Context, recipe: Recipe, build: Callable[..., Mapping[str, Any]]) -> Ref:
+    artifact = None if recipe.stage in context.refresh else context.store.find(recipe.stage, recipe.key)
+    if artifact:
+        return Ref.to(artifact, made=False)
+    return Ref.to(context.store.make(recipe, lambda directory: build(directory=directory)), made=True)
 
 
-def _once(directory: Path, work: Callable[[], Ref]) -> Ref:
-    """Return the work's result, or wait for it where another task is at the same artifact: two folds may be alike."""
-    mine: Future[Ref] = Future()
-    future = _under_way.setdefault(directory, mine)
-    if future is not mine:
-        return future.result().model_copy(update={"made": False})
-    try:
-        mine.set_result(work())
-    except BaseException as error:
-        mine.set_exception(error)
-        raise
-    finally:
-        del _under_way[directory]
-    return mine.result()
-
-
-def _run_on(worker: Worker, work: Callable[[], Result]) -> Result:
-    with _pools_lock:
-        if worker not in _pools:
-            _pools[worker] = ThreadPoolExecutor(max_workers=_threads(worker), thread_name_prefix=worker)
-        future = _pools[worker].submit(contextvars.copy_context().run, _work_as, worker, work)
-    return future.result()
-
-
-def _work_as(worker: Worker, work: Callable[[], Result]) -> Result:
-    with {"device": _machine.alone, "model": _machine.shared}.get(worker, nullcontext)():
-        return work()
-
-
-def _threads(worker: Worker) -> int:
-    if worker == "extractor":
-        from pipeline_lib.features.extraction import shards_at_once
-
-        return shards_at_once()
-    return {"device": 1, "model": MOST_MODELS}.get(worker) or num_cores()
-
-
-def cancel_waiting_work() -> None:
-    """Drop what no worker has begun, and what other processes are at, so that a failed run ends as soon as the rest does."""
-    with _pools_lock:
-        for pool in _pools.values():
-            pool.shutdown(wait=False, cancel_futures=True)
-        _pools.clear()
-    end_workers()
+def _has_lost_its_worker(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+    return isinstance(state.result(raise_on_failure=False), WorkerLostError)

@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from pipeline_lib.artifacts import Recipe
 from pipeline_lib.artifacts.tables import SourceVideo
+from pipeline_lib.compute.engine import run_at
 from pipeline_lib.params import SubsampleParams
 from pipeline_lib.subsample import subsample_shard
 from tasks.progress import advance
@@ -29,13 +30,13 @@ def recipe(context: Context, shard: str, videos: Sequence[SourceVideo], root: Pa
     return Recipe("subsample", VERSION, values, {video.video: str(video.sha256) for video in videos})
 
 
-@stage(recipe, worker="decoder", task_run_name="subsample {shard}")
+@stage(recipe, task_run_name="subsample {shard}")
 def subsample(
     directory: Path, context: Context, shard: str, videos: Sequence[SourceVideo], root: Path, params: SubsampleParams
 ) -> Mapping[str, Any]:
     """Bring the shard's videos, found under `root`, to `params.fps`."""
     _load_features_stage()
-    return subsample_shard(root, videos, directory, params, on_video=lambda: advance("subsample"))
+    return run_at(subsample_shard, root, videos, directory, params, callbacks={"on_video": lambda video: advance("subsample")})
 
 
 @functools.cache

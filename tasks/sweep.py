@@ -46,7 +46,7 @@ def study_folder(context: Context, recipe: Recipe) -> Path:
     return folder
 
 
-@stage(recipe, worker="device", task_run_name="sweep {model}")
+@stage(recipe, task_run_name="sweep {model}")
 def sweep(
     directory: Path,
     context: Context,

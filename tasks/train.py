@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from pipeline_lib.artifacts import Recipe
+from pipeline_lib.compute.engine import run_at
 from pipeline_lib.params import Device, ModelParams
-from tasks.features import feature_files
+from tasks.features import SideBySide, feature_files, needs_of_model
 from tasks.mlflow.tracking import TrackedRun, log_epoch
-from tasks.placing import plan_models, run_at
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
-
-if TYPE_CHECKING:
-    from pipeline_lib.compute.planning import Plan
 
 VERSION = "train-2"
 
@@ -31,23 +28,18 @@ def recipe(
     return Recipe("train", VERSION, params.recipe(), inputs)
 
 
-def plan(context: Context, features: Sequence[Ref], params: ModelParams, **others: Any) -> Plan:
-    """Plan the training of the run's models."""
-    return plan_models(params.device, "train.device", feature_files(context, features), context.alike, context.workers)
-
-
 @task(name="check", cache_policy=NO_CACHE, task_run_name="check fold {fold}")
 def check(context: Context, fold: int, clips: Ref, device: Device) -> None:
     """Fail if no model can be trained and judged on the fold: before hours of training, not after."""
     from pipeline_lib.artifacts.tables import read_clips
     from pipeline_lib.chunk import check_trainable
-    from pipeline_lib.compute.devices import choose_device
+    from pipeline_lib.compute.planning import uses_gpu
 
-    choose_device(device, key="train.device")
+    uses_gpu(device, key="train.device")
     check_trainable(read_clips(clips.directory(context)))
 
 
-@stage(recipe, worker="model", plan=plan, task_run_name="train {training_run}")
+@stage(recipe, task_run_name="train {training_run}")
 def train(
     directory: Path,
     context: Context,
@@ -57,7 +49,7 @@ def train(
     features: Sequence[Ref],
     params: ModelParams,
     mlflow_run: TrackedRun | None,
-    plan: Plan,
+    side_by_side: SideBySide,
 ) -> Mapping[str, Any]:
     """Train the model beside others, or go on from its last finished epoch; log every epoch to its MLflow run."""
     from pipeline_lib.artifacts.tables import read_clips
@@ -70,4 +62,5 @@ def train(
 
     files, table = feature_files(context, features), read_clips(clips.directory(context))
     partial = context.store.partial(made_from)
-    return run_at(plan, train_model, table, files, directory, partial, params, callbacks={"on_epoch": on_epoch})
+    needs = needs_of_model(params.device, "train.device", files, side_by_side)
+    return run_at(train_model, table, files, directory, partial, params, needs=needs, callbacks={"on_epoch": on_epoch})

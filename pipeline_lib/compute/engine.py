@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline_lib.errors import UserError
 from pipeline_lib.compute.cores import num_cores
+from pipeline_lib.compute.gpus import count_gpus
+from pipeline_lib.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,9 @@ class Engine(Protocol):
 
     def run(self, work: Callable[..., Any], args: Any, kwargs: Any, needs: Needs, callbacks: Callbacks) -> Any:
         """Return `work(*args, **kwargs, **callbacks)`."""
+
+    def num_gpus(self) -> int:
+        """Return how many GPUs there are."""
 
     def cancel(self) -> None:
         """Let nothing more begin, and stop what runs in other processes."""
@@ -117,6 +121,11 @@ def run_at(
     if _engine is None:
         return function(*args, **kwargs, **callbacks)
     return _engine.run(function, args, kwargs, needs or Needs(), callbacks)
+
+
+def num_gpus() -> int:
+    """Return how many GPUs the open engine has; without one, those of this machine, of which one is used."""
+    return min(count_gpus(), 1) if _engine is None else _engine.num_gpus()
 
 
 def cancel_work() -> None:
@@ -234,7 +243,11 @@ class _Here:
     """Calls functions in the calling thread."""
 
     def __init__(self, num_gpus: int) -> None:
-        self._ledger = Ledger(num_cores(), min(num_gpus, 1))
+        self._num_gpus = min(num_gpus, 1)
+        self._ledger = Ledger(num_cores(), self._num_gpus)
+
+    def num_gpus(self) -> int:
+        return self._num_gpus
 
     def run(self, work: Callable[..., Any], args: Any, kwargs: Any, needs: Needs, callbacks: Callbacks) -> Any:
         with self._ledger.grant(needs):

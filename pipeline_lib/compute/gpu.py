@@ -18,11 +18,11 @@ import torch
 
 from pipeline_lib.compute.determinism import deterministic_algorithms
 from pipeline_lib.compute.devices import fp32_precision, set_fp32_precision
-from pipeline_lib.compute.shared_lock import Room
+from pipeline_lib.compute.shared_lock import SharedLock
 
 logger = logging.getLogger(__name__)
 
-GPU = Room(places=16)
+GPU_LOCK = SharedLock(max_holders=16)
 """Inference takes a place, the capture of a training step all of them; replays of captured steps need none. One room for all
 GPUs, as they share the settings."""
 
@@ -31,18 +31,18 @@ _idle_lock = threading.Lock()
 
 
 @contextmanager
-def exact(device: torch.device) -> Iterator[None]:
+def deterministic_inference(device: torch.device) -> Iterator[None]:
     """Compute in the block in true fp32, by deterministic algorithms, whatever other threads do; for inference of any kind."""
     if device.type != "cuda":
         yield
         return
-    with GPU.shared(), deterministic_algorithms():
+    with GPU_LOCK.shared(), deterministic_algorithms():
         yield
 
 
-def undisturbed(device: torch.device) -> AbstractContextManager[None]:
+def exclusive_gpu(device: torch.device) -> AbstractContextManager[None]:
     """Keep other threads from inference and captures on GPUs in the block, if the device is one."""
-    return GPU.alone() if device.type == "cuda" else nullcontext()
+    return GPU_LOCK.exclusive() if device.type == "cuda" else nullcontext()
 
 
 @contextmanager

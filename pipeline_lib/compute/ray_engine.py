@@ -28,9 +28,9 @@ from typing import Any
 
 import psutil
 
+from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.compute.engine import Callbacks, EndedError, Ledger, Needs, WorkerLostError
 from pipeline_lib.errors import UserError
-from pipeline_lib.compute.cores import num_cores
 
 ENVIRONMENT = {
     "RAY_grpc_client_keepalive_time_ms": "10000",  # a node that froze is noticed after some 25 s, not after 7 minutes
@@ -106,6 +106,10 @@ class RayEngine:
                 return self._wait(cluster, call, packed, callbacks)
             with cluster.gpus.grant(Needs(cpus=0, gpus=needs.gpus)) as call.gpu:
                 return self._wait(cluster, call, packed, callbacks)
+
+    def num_gpus(self) -> int:
+        """Return how many GPUs there are, in the cluster or on this machine."""
+        return self._num_gpus if self._address is None else len(self._start().open_gpus)
 
     def cancel(self) -> None:
         """Let nothing more begin, and end what the workers are doing."""
@@ -204,8 +208,8 @@ class _Cluster:
         self._call_on_cores = ray.remote(ray_worker.call_on_cores)
         self._gpu_actor = ray.remote(ray_worker.GpuActor).options(num_cpus=0, num_gpus=1, max_concurrency=CALLS_PER_GPU)
         self._nodes = self._live_nodes()
-        self._open_gpus = list(range(sum(node.gpus for node in self._nodes)))
-        self.gpus = Ledger(0, len(self._open_gpus))
+        self.open_gpus = list(range(sum(node.gpus for node in self._nodes)))
+        self.gpus = Ledger(0, len(self.open_gpus))
         self._lock = threading.Lock()
         self._actors: dict[int, Any] = {}
         self._nodes_of_actors: dict[int, Future[Any]] = {}
@@ -335,7 +339,7 @@ class _Cluster:
         self._nodes = self._live_nodes()
         gpus = self._lost_gpus()
         for gpu in gpus:
-            self._open_gpus.remove(gpu)
+            self.open_gpus.remove(gpu)
             self.gpus.close_gpu(gpu)
         for call in list(self._calls.values()):
             if call.gpu in gpus or (call.gpu is None and not self._can_hold(call)):
@@ -343,10 +347,10 @@ class _Cluster:
 
     def _lost_gpus(self) -> list[int]:
         """Return as many GPUs as the cluster lost: first those without an actor, then those whose actor is on no live node."""
-        missing = max(0, len(self._open_gpus) - sum(node.gpus for node in self._nodes))
+        missing = max(0, len(self.open_gpus) - sum(node.gpus for node in self._nodes))
         live = {node.node_id for node in self._nodes}
-        gone = [gpu for gpu in self._open_gpus if gpu not in self._actors]
-        gone += [gpu for gpu in self._open_gpus if gpu in self._actors and _value(self._nodes_of_actors[gpu]) not in live]
+        gone = [gpu for gpu in self.open_gpus if gpu not in self._actors]
+        gone += [gpu for gpu in self.open_gpus if gpu in self._actors and _value(self._nodes_of_actors[gpu]) not in live]
         return gone[:missing]
 
 

@@ -1,4 +1,4 @@
-"""Something that many may use at once, and now and then one alone."""
+"""A shared/exclusive lock."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Room:
-    """Places for threads: each takes one, or one thread takes all. Who is in does not enter again: it would wait for itself."""
+class SharedLock:
+    """Lock with at most `max_holders` shared holders, or one exclusive one. Not reentrant; an exclusive one is not starved."""
 
-    def __init__(self, places: int) -> None:
-        """Make a room for as many threads at once; more of them wait."""
-        self._num_places = places
-        self._places = threading.Semaphore(places)
-        self._door = threading.Lock()
+    def __init__(self, max_holders: int) -> None:
+        """Make a lock that nobody holds."""
+        self._max_holders = max_holders
+        self._holders = threading.Semaphore(max_holders)
+        self._entering = threading.Lock()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Take a place for the block, beside others; wait while somebody is alone, or waits for the others to leave."""
-        with self._door:
-            self._places.acquire()
+        """Hold the lock for the block, beside other shared holders."""
+        with self._entering:
+            self._holders.acquire()
         try:
             yield
         finally:
-            self._places.release()
+            self._holders.release()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Take all places for the block, each as it becomes free."""
-        taken = 0
-        with self._door:  # closed, or those who leave and come back at once would keep this one waiting for ever
+    def exclusive(self) -> Iterator[None]:
+        """Hold the lock for the block, alone."""
+        num_acquired = 0
+        with self._entering:  # kept, so that holders who come back at once do not starve this one
             try:
-                while taken < self._num_places:
-                    self._places.acquire()
-                    taken += 1
+                while num_acquired < self._max_holders:
+                    self._holders.acquire()
+                    num_acquired += 1
                 yield
             finally:
-                for _ in range(taken):
-                    self._places.release()
+                for _ in range(num_acquired):
+                    self._holders.release()

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pipeline_lib.compute.gpu import exact
+from pipeline_lib.compute.gpu import deterministic_inference
 from pipeline_lib.evaluate.measures import MODEL, UNIFORM, control_maps
 from pipeline_lib.training.batches import Batch, ClipSource
 
@@ -107,7 +107,7 @@ def _true_probability(model: nn.Module, batch: Batch) -> Callable[[np.ndarray], 
 
     def probability(kept_BTI: np.ndarray) -> np.ndarray:
         kept_BTKK1 = torch.from_numpy(kept_BTI).to(features_BTKKD.device).view(*features_BTKKD.shape[:-1], 1)
-        with exact(kept_BTKK1.device):
+        with deterministic_inference(kept_BTKK1.device):
             logits_BTC, _ = model(features_BTKKD * kept_BTKK1, batch.valid_frames_B)
         true_BT = logits_BTC.double().softmax(dim=2).gather(2, label_BT1).squeeze(2)
         mean_B: np.ndarray = ((true_BT * valid_BT).sum(dim=1) / batch.valid_frames_B).cpu().numpy()

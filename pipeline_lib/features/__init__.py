@@ -1,6 +1,6 @@
 """Features stage: frames of clips become features_BTKKD in HDF5 files."""
 
-from pipeline_lib.features.extraction import extract_features
+from pipeline_lib.features.extraction import SHARDS_ON_GPU, extract_features
 from pipeline_lib.streams.feature_files import FeatureReader, FeatureWriter
 
-__all__ = ["FeatureReader", "FeatureWriter", "extract_features"]
+__all__ = ["SHARDS_ON_GPU", "FeatureReader", "FeatureWriter", "extract_features"]

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,6 @@ logger = logging.getLogger(__name__)
 SHARDS_ON_GPU = 2
 """Shards that a GPU works on at once: one, and the next, so that it finds work when the first ends."""
 
-SHARDS_BESIDE = 10
-"""Shards that are begun, or hashed and synced to the disk, while a GPU works on others."""
 
 MOST_ENCODERS = 16
 """Encoders that are kept: one, or of tuned backbones one a split."""
@@ -84,16 +81,15 @@ def extract_features(
     path = weights or (None if params.weights in ("imagenet", "random") else Path(params.weights))
     busy = Busy()
     device = choose_device(params.device)
-    with _on_gpu if device.type == "cuda" else nullcontext():
-        encoder = _make_encoder(params, path, device)
-        started = time.monotonic()
-        frame_shape = (params.grid, params.grid, encoder.backbone.channels)
-        with FeatureWriter(directory / layout.FEATURES, clips, frame_shape=frame_shape, frames=chunk.frames) as writer:
-            writer.describe(_provenance(encoder, fps))
-            arrays = _frames_of_clips(subsample_shard, videos, clips, device, decoded_side(params.image_size))
-            for num_frames in _encode_and_write(arrays, encoder, writer, busy):
-                if on_frames:
-                    on_frames(num_frames)
+    encoder = _make_encoder(params, path, device)
+    started = time.monotonic()
+    frame_shape = (params.grid, params.grid, encoder.backbone.channels)
+    with FeatureWriter(directory / layout.FEATURES, clips, frame_shape=frame_shape, frames=chunk.frames) as writer:
+        writer.describe(_provenance(encoder, fps))
+        arrays = _frames_of_clips(subsample_shard, videos, clips, device, decoded_side(params.image_size))
+        for num_frames in _encode_and_write(arrays, encoder, writer, busy):
+            if on_frames:
+                on_frames(num_frames)
     seconds = time.monotonic() - started
     sharing = SHARDS_ON_GPU if device.type == "cuda" else 1
     num_frames = int(clips["valid_frames"].sum())
@@ -102,14 +98,6 @@ def extract_features(
         "%s: %d clips, %d frames, %.0f frames/s; %s", directory.name, len(clips), num_frames, rate, busy.shares(seconds)
     )
     return {"clips": len(clips), "frames": num_frames, "busy_seconds": busy.rounded(seconds / sharing)}
-
-
-def shards_at_once() -> int:
-    """Return how many shards to have under way, in the processes of all GPUs together."""
-    return torch.cuda.device_count() * (SHARDS_ON_GPU + SHARDS_BESIDE) or 1
-
-
-_on_gpu = threading.BoundedSemaphore(SHARDS_ON_GPU)
 
 
 @dataclass

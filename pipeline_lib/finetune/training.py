@@ -26,7 +26,7 @@ from pipeline_lib.artifacts import layout
 from pipeline_lib.backbones.build import Backbone, build_backbone
 from pipeline_lib.compute.determinism import reproducible
 from pipeline_lib.compute.devices import choose_device, choose_precision
-from pipeline_lib.compute.gpu import undisturbed
+from pipeline_lib.compute.gpu import exclusive_gpu
 from pipeline_lib.errors import UserError
 from pipeline_lib.finetune.augmentation import augment
 from pipeline_lib.finetune.blocks import last_blocks
@@ -173,7 +173,7 @@ def finetune_backbone(
     classes = sorted(clips["class_name"].unique())
     device = choose_device(features.device)
     # On a GPU dropout is drawn from the global generator, which no other thread's capture or TF32 may get at.
-    with reproducible(params.seed, deterministic=True), undisturbed(device):
+    with reproducible(params.seed, deterministic=True), exclusive_gpu(device):
         backbone = build_backbone(features.backbone, features.weights, grid=features.grid, seed=features.seed)
         backbone.map_shape(features.image_size)
         tuned = last_blocks(backbone, params.blocks)

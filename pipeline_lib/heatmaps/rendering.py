@@ -9,9 +9,9 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def render_heatmaps(
     params: HeatmapsParams,
     *,
     fps: float,
-    on_clip: Callable[[], None] | None = None,
+    on_clip: Callable[[str], None] | None = None,
 ) -> dict[str, int]:
     """Draw the chosen clips of one model as MP4, GIF and poster, and list them in `heatmaps.json`.
 
@@ -69,7 +69,7 @@ def render_heatmaps(
         directory: existing folder to fill.
         params: how many clips, and how they are drawn.
         fps: frame rate of the subsampled videos.
-        on_clip: called after each clip.
+        on_clip: called with the name of each clip that is done.
 
     Returns:
         The numbers of successes and failures drawn.
@@ -89,27 +89,21 @@ def render_heatmaps(
         return renderer.render(clip, attention_TKK_of[clip["clip"]], video_path(clip["video"]), directory / name)
 
     entries = []
-    futures = [_pool().submit(render, number, clip) for number, clip in enumerate(clips, 1)]
-    try:
-        for future in futures:
-            entries.append(future.result())
-            if on_clip:
-                on_clip()
-    finally:
-        for future in futures:
-            future.cancel()
-        wait(futures)
+    with ThreadPoolExecutor(num_cores(), thread_name_prefix="heatmaps") as pool:
+        futures = [pool.submit(render, number, clip) for number, clip in enumerate(clips, 1)]
+        try:
+            for future in futures:
+                entries.append(future.result())
+                if on_clip:
+                    on_clip(entries[-1]["clip"])
+        finally:
+            for future in futures:
+                future.cancel()
     notes = _explain_absence(predictions, params)
     content = {"grid": grid, "fps": fps, "rules": RULES, "notes": notes, "clips": entries}
     _write_json(directory / layout.HEATMAPS, content)
     num_successes = sum(clip["outcome"] == "success" for clip in clips)
     return {"successes": num_successes, "failures": len(clips) - num_successes}
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    """Return the threads that draw clips, one a core: the same ones for all models of the process."""
-    return ThreadPoolExecutor(num_cores(), thread_name_prefix="heatmaps")
 
 
 class Painter:

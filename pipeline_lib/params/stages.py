@@ -261,6 +261,13 @@ class TrackingParams(Section):
     system_metrics: bool = True
 
 
+class RunParams(Section):
+    """Where the run's work is done."""
+
+    engine: str | None = operational(None)
+    """Ray cluster to run on, HOST:PORT of its head or `auto`; default: RAY_ADDRESS, else this machine."""
+
+
 class Params(Section):
     """All parameters of a run."""
 
@@ -276,6 +283,7 @@ class Params(Section):
     heatmaps: HeatmapsParams = HeatmapsParams()
     report: ReportParams = ReportParams()
     tracking: TrackingParams = TrackingParams()
+    run: RunParams = RunParams()
 
     @model_validator(mode="after")
     def _sweeps_what_is_trained(self) -> Params:

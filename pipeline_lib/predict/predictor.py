@@ -20,7 +20,7 @@ from torch import nn
 
 from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.compute.devices import PRECISIONS, choose_device
-from pipeline_lib.compute.gpu import exact
+from pipeline_lib.compute.gpu import deterministic_inference
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import Device, SubsampleParams
 from pipeline_lib.predict.bundle import ModelBundle, Preparation
@@ -227,7 +227,7 @@ class Predictor:
         features_BTKKD = torch.from_numpy(np.stack([window.frames_T for window in windows])).to(self.device).float()
         valid_B = torch.tensor([window.valid_frames for window in windows], device=self.device)
         for name, (network, _) in self._models.items():
-            with exact(self.device):
+            with deterministic_inference(self.device):
                 outputs = network(features_BTKKD, valid_B)
             logits_BTC, attention_BTKK = (output.cpu() for output in outputs)
             _add(probability[name], windows, logits_BTC.softmax(dim=2).numpy())

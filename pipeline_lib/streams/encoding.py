@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline_lib.backbones.build import Backbone
 from pipeline_lib.backbones.fusing import fuse
-from pipeline_lib.compute.gpu import exact
+from pipeline_lib.compute.gpu import deterministic_inference
 from pipeline_lib.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class FrameEncoder:
 
     @torch.inference_mode()
     def _encode_batch(self, arrays: Sequence[np.ndarray]) -> Encoded:
-        with exact(self.device), self._launching, self._chosen():
+        with deterministic_inference(self.device), self._launching, self._chosen():
             began = Moment(self.device)
             pixels_NCHW = resize(self._upload(arrays), self.image_size)
             frames_NCHW = normalise(pixels_NCHW, self.backbone)

@@ -41,7 +41,7 @@ def subsample_shard(
     videos: Sequence[SourceVideo],
     directory: Path,
     params: SubsampleParams,
-    on_video: Callable[[], None] | None = None,
+    on_video: Callable[[str], None] | None = None,
 ) -> dict[str, int]:
     """Subsample `videos` below `root` into `directory/videos` and describe them in `directory/videos.parquet`.
 
@@ -54,7 +54,7 @@ def subsample_shard(
     for video in videos:
         rows.append(_subsample_or_quarantine(root, video, directory, params))
         if on_video:
-            on_video()
+            on_video(video.video)
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     directory.mkdir(parents=True, exist_ok=True)
     table.to_parquet(directory / layout.VIDEOS, index=False)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline_lib.compute.gpu import GPU, tensor_cores
+from pipeline_lib.compute.gpu import GPU_LOCK, tensor_cores
 from pipeline_lib.training.batches import Batch
 
 WARM_UP_STEPS = 3
@@ -63,7 +63,7 @@ class GraphedStep:
     def close(self) -> None:
         """Free the graph and its memory, not during a capture in another thread: that would break it."""
         if self._graph is not None:
-            with GPU.shared():
+            with GPU_LOCK.shared():
                 torch.cuda.current_stream().synchronize()
                 self._graph = self._batch = self._result = None
 
@@ -76,7 +76,7 @@ class GraphedStep:
 
     def _capture(self, batch: Batch) -> None:
         self._batch = Batch(*(tensor.clone() for tensor in batch))
-        with GPU.alone(), tensor_cores():
+        with GPU_LOCK.exclusive(), tensor_cores():
             with self._as_before():
                 for _ in range(WARM_UP_STEPS):
                     self._step(self._batch)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pipeline_lib.compute.gpu import exact
+from pipeline_lib.compute.gpu import deterministic_inference
 from pipeline_lib.training.batches import ClipSource
 
 
@@ -27,7 +27,7 @@ def infer(model: nn.Module, source: ClipSource, batch_size: int) -> Outputs:
     logits, attention = [], []
     with torch.inference_mode():
         for batch in source.batches(batch_size):
-            with exact(batch.features_BTKKD.device):
+            with deterministic_inference(batch.features_BTKKD.device):
                 logits_BTC, attention_BTKK = model(batch.features_BTKKD.float(), batch.valid_frames_B)
             logits.append(logits_BTC.cpu())
             attention.append(attention_BTKK.cpu())

@@ -1,4 +1,4 @@
-"""Who keeps whom out on a GPU. Streams need one; the rest does not."""
+"""Who keeps whom out on a GPU_LOCK. Streams need one; the rest does not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from pipeline_lib.compute.determinism import deterministic_algorithms
 from pipeline_lib.compute.devices import fp32_precision
-from pipeline_lib.compute.gpu import GPU, exact, own_stream, tensor_cores, undisturbed
+from pipeline_lib.compute.gpu import GPU_LOCK, deterministic_inference, exclusive_gpu, own_stream, tensor_cores
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a stream needs a GPU")
@@ -19,11 +19,11 @@ def test_inference_on_a_gpu_waits_for_who_is_alone_there_and_on_a_cpu_does_not()
     entered = {"cpu": threading.Event(), "cuda": threading.Event()}
 
     def infer(device: torch.device) -> None:
-        with exact(device):
+        with deterministic_inference(device):
             entered[device.type].set()
 
     threads = [threading.Thread(target=infer, args=(device,)) for device in (CPU, CUDA)]
-    with GPU.alone(), undisturbed(CPU):
+    with GPU_LOCK.exclusive(), exclusive_gpu(CPU):
         for thread in threads:
             thread.start()
         assert entered["cpu"].wait(5)
@@ -43,12 +43,12 @@ def test_fp32_is_true_fp32_but_where_tensor_cores_are_asked_for() -> None:
 
 def test_inference_on_a_gpu_is_deterministic_and_in_true_fp32_whoever_is_beside_it() -> None:
     def settings() -> tuple[object, ...]:
-        return fp32_precision(), torch.are_deterministic_algorithms_enabled(), GPU._places._value
+        return fp32_precision(), torch.are_deterministic_algorithms_enabled(), GPU_LOCK._places._value
 
     alone = settings()
-    with exact(CUDA):
+    with deterministic_inference(CUDA):
         inside = settings()
-        with deterministic_algorithms(), exact(CPU):
+        with deterministic_algorithms(), deterministic_inference(CPU):
             assert settings() == inside
     assert inside == (("ieee",) * 3, True, alone[2] - 1)
     assert settings() == alone

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pipeline_lib.workers.worker import Place
 
 from pipeline_lib.compute import planning as hardware
 from pipeline_lib.compute.planning import gpu_places, plan_trainings
-from pipeline_lib.workers.worker import Place
 
 GIB = 1024**3
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

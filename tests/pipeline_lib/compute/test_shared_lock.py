@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline_lib.compute.shared_lock import Room
+from pipeline_lib.compute.shared_lock import SharedLock
 
 
-def is_free(room: Room) -> bool:
+def is_free(room: SharedLock) -> bool:
     """Whether somebody can be alone in it."""
     entered = threading.Event()
 
     def enter() -> None:
-        with room.alone():
+        with room.exclusive():
             entered.set()
 
     threading.Thread(target=enter, daemon=True).start()
@@ -24,7 +24,7 @@ def is_free(room: Room) -> bool:
 
 
 def test_as_many_as_there_are_places_share_it() -> None:
-    room, together = Room(3), threading.Barrier(3)
+    room, together = SharedLock(3), threading.Barrier(3)
 
     def enter() -> None:
         with room.shared():
@@ -37,10 +37,10 @@ def test_as_many_as_there_are_places_share_it() -> None:
 
 def test_nobody_else_is_in_while_one_is_alone() -> None:
     """Readers count themselves; a writer must find none, and another writer neither."""
-    room, inside, seen = Room(4), [], []
+    room, inside, seen = SharedLock(4), [], []
 
     def enter(number: int) -> None:
-        with room.alone() if number % 5 == 0 else room.shared():
+        with room.exclusive() if number % 5 == 0 else room.shared():
             inside.append(number)
             if number % 5 == 0:
                 time.sleep(0.002)
@@ -55,7 +55,7 @@ def test_nobody_else_is_in_while_one_is_alone() -> None:
 
 
 def test_who_waits_to_be_alone_is_not_kept_out_by_those_who_come_later() -> None:
-    room, stop = Room(2), threading.Event()
+    room, stop = SharedLock(2), threading.Event()
 
     def come_and_go() -> None:
         while not stop.is_set():
@@ -76,14 +76,14 @@ def test_who_waits_to_be_alone_is_not_kept_out_by_those_who_come_later() -> None
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("entrance", ["shared", "alone"])
 def test_it_is_left_by_an_error_too(entrance: str, error: type[BaseException]) -> None:
-    room = Room(2)
+    room = SharedLock(2)
     with pytest.raises(error), getattr(room, entrance)():
         raise error
     assert is_free(room)
 
 
 def test_interrupted_while_waiting_it_gives_back_what_it_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    room, calls = Room(3), []
+    room, calls = SharedLock(3), []
     acquire = room._places.acquire
 
     def interrupted_at_the_third() -> bool:
@@ -94,6 +94,6 @@ def test_interrupted_while_waiting_it_gives_back_what_it_has_taken(monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr(room._places, "acquire", interrupted_at_the_third)
-        with pytest.raises(KeyboardInterrupt), room.alone():
+        with pytest.raises(KeyboardInterrupt), room.exclusive():
             pass
     assert is_free(room)

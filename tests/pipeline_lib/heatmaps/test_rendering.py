@@ -203,7 +203,7 @@ def test_no_failure_to_show_is_said_and_no_error(evaluation: Path, videos: Calla
 def test_counts_and_progress(evaluation: Path, videos: Callable[[str], Path], tmp_path: Path) -> None:
     done: list[int] = []
     (tmp_path / "out").mkdir()
-    counts = render_heatmaps(evaluation, videos, tmp_path / "out", SMALL, fps=FPS, on_clip=lambda: done.append(1))
+    counts = render_heatmaps(evaluation, videos, tmp_path / "out", SMALL, fps=FPS, on_clip=lambda clip: done.append(1))
     assert counts == {"successes": 2, "failures": 1}
     assert len(done) == 3
 

@@ -54,7 +54,7 @@ def test_a_broken_video_is_set_aside_and_the_others_go_on(tmp_path: Path, caplog
     (root / "a/empty.avi").touch()
     ticks: list[int] = []
     videos = [source(f"a/{name}.avi") for name in ("broken", "empty", "good")]
-    counts = subsample_shard(root, videos, shard, PARAMS, on_video=lambda: ticks.append(1))
+    counts = subsample_shard(root, videos, shard, PARAMS, on_video=lambda video: ticks.append(1))
     assert counts == {"videos": 1, "frames": 5, "quarantined": 2}
     assert len(ticks) == 3
     table = pd.read_parquet(shard / "videos.parquet").set_index("video")

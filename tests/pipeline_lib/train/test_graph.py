@@ -11,7 +11,7 @@ import torch
 
 from pipeline_lib.compute.determinism import reproducible
 from pipeline_lib.compute.devices import fp32_precision
-from pipeline_lib.compute.gpu import GPU, own_stream, tensor_cores
+from pipeline_lib.compute.gpu import GPU_LOCK, own_stream, tensor_cores
 from pipeline_lib.networks.dropout import draw_from
 from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import TrainParams
@@ -132,7 +132,7 @@ def test_warm_up_and_capture_are_alone_and_in_tf32_and_nothing_else_is(monkeypat
     assert fp32_precision() == ("ieee",) * 3
     assert [options["capture_error_mode"] for options in captures] == ([] if failing_call == 1 else ["thread_local"])
     assert gc.isenabled()
-    with GPU.alone():
+    with GPU_LOCK.exclusive():
         pass
     graphed.close()
     assert (graphed._graph, graphed._result) == (None, None)

@@ -21,7 +21,7 @@ import torch
 
 from pipeline_lib.compute.determinism import seeded
 from pipeline_lib.compute.devices import fp32_precision
-from pipeline_lib.compute.gpu import GPU, own_stream, tensor_cores
+from pipeline_lib.compute.gpu import GPU_LOCK, own_stream, tensor_cores
 from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import ModelParams, TrainParams
 from pipeline_lib.streams.feature_files import FeatureWriter
@@ -264,7 +264,7 @@ def test_a_capture_that_fails_leaves_room_for_others(monkeypatch: pytest.MonkeyP
         with pytest.raises(ValueError, match="within the capture"), closing(trainer):
             trainer.step(batch)
         assert fp32_precision() == ("ieee",) * 3
-        with GPU.alone():
+        with GPU_LOCK.exclusive():
             pass
         with closing(make_trainer(2)) as other:
             assert np.isfinite(other.step(batch).tolist()).all()
