@@ -273,8 +273,8 @@ class Store:
         final = self.directory(recipe.stage, recipe.key)
         with self._draft(recipe) as draft:
             counts = build(draft)
-            seconds = time.monotonic() - started
             files = _seal(draft)
+            seconds = time.monotonic() - started
             manifest = _describe(recipe, [record for record, _ in files], counts, seconds)
             _write_durably(draft / MANIFEST, manifest.model_dump_json(indent=2))
             _replace_directory(draft, final)

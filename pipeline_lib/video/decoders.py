@@ -39,7 +39,7 @@ class DecoderProcess:
     """One process, which decodes a video after the other."""
 
     def __init__(self) -> None:
-        """Start the process; its session is its own: Ctrl-C in the terminal must not make a good video look broken."""
+        """Start the process in a group of its own: Ctrl-C in the terminal must not make a good video look broken."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         # A socket, unlike a pipe, fills an array in one call, without the interpreter.
         self._answers, theirs = socket.socketpair()
@@ -50,7 +50,7 @@ class DecoderProcess:
                 stdout=theirs.fileno(),
                 stderr=self._log,
                 bufsize=0,
-                start_new_session=True,
+                process_group=0,
             )
         assert self._process.stdin is not None
         self._requests = self._process.stdin

@@ -132,9 +132,10 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start ffmpeg with its stderr in the file `log`.
 
-    It gets a session of its own: a Ctrl-C in the terminal must reach the pipeline, not make a good video look broken.
+    It gets a process group of its own: a Ctrl-C in the terminal must reach the pipeline, not make a good video look broken.
+    Not a session: Linux shares the cores among sessions first (autogroup), and a priority counts within one only.
     """
-    return subprocess.Popen(arguments, stdin=stdin, stdout=stdout, stderr=log, bufsize=bufsize, start_new_session=True)
+    return subprocess.Popen(arguments, stdin=stdin, stdout=stdout, stderr=log, bufsize=bufsize, process_group=0)
 
 
 def run(stream: Any, *, timeout_seconds: float) -> Log:

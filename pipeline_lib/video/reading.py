@@ -74,7 +74,7 @@ def probe(path: Path) -> VideoInfo:
     arguments = [ffmpeg_path(), "-hide_banner", "-nostdin", *options, "-i", str(path.absolute())]
     try:
         stderr = subprocess.run(
-            arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_SECONDS, check=False, start_new_session=True
+            arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_SECONDS, check=False, process_group=0
         ).stderr
     except subprocess.TimeoutExpired:
         raise VideoError(f"ffmpeg took longer than {PROBE_SECONDS:g} seconds to open it") from None

@@ -204,6 +204,7 @@ class FromMemory:
 
     def __init__(self, clips: pd.DataFrame, features_NTKKD: np.ndarray) -> None:
         self.features = dict(zip(clips["clip"], torch.from_numpy(features_NTKKD).half(), strict=True))
+        self.shape = features_NTKKD.shape
 
     def load(self, clips: Sequence[str], *, pinned: bool = False) -> torch.Tensor:
         features_NTKKD = torch.stack([self.features[clip] for clip in clips])

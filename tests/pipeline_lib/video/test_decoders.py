@@ -33,6 +33,15 @@ def make_video(path: Path, *, num_frames: int, width: int = 64, height: int = 48
     return path
 
 
+def test_a_decoder_is_out_of_reach_of_ctrl_c_and_shares_the_cores_by_priority() -> None:
+    process = DecoderProcess()
+    try:
+        assert os.getpgid(process._process.pid) != os.getpgid(0)
+        assert os.getsid(process._process.pid) == os.getsid(0)
+    finally:
+        process.close()
+
+
 @pytest.mark.parametrize("width", [64, 66, 98])
 def test_frames_are_those_of_ffmpegs_program(tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Odd widths have lines that are filled up in memory."""

@@ -4,13 +4,14 @@ import errno
 import os
 import pickle
 import signal
+import tempfile
 import time
 from pathlib import Path
 
 import ffmpeg
 import pytest
 
-from pipeline_lib.video.ffmpeg import VideoError, check_status, command, open_video, run
+from pipeline_lib.video.ffmpeg import VideoError, check_status, command, open_video, run, start, stop
 
 
 def endless_noise(output: Path):
@@ -22,6 +23,17 @@ def test_a_graph_that_takes_too_long_is_stopped(tmp_path: Path):
     with pytest.raises(VideoError, match=r"longer than 0.2 seconds"):
         run(endless_noise(Path("/dev/null")).overwrite_output(), timeout_seconds=0.2)
     assert time.monotonic() - started < 10
+
+
+def test_ffmpeg_is_out_of_reach_of_ctrl_c_and_shares_the_cores_by_priority():
+    """In another session a lower priority would change nothing, as Linux shares the cores among sessions first."""
+    with tempfile.TemporaryFile() as log:
+        process = start(command(endless_noise(Path("/dev/null")).overwrite_output()), log)
+        try:
+            assert os.getpgid(process.pid) != os.getpgid(0)
+            assert os.getsid(process.pid) == os.getsid(0)
+        finally:
+            stop(process)
 
 
 def test_a_full_disk_is_no_fault_of_the_video():
