@@ -1,4 +1,4 @@
-"""A process with an engine: makes the calls that come on its standard input, and prints what comes of them (test_cluster.py)."""
+"""A process with an engine: makes the calls that come on its standard input and prints what comes of them."""
 
 from __future__ import annotations
 

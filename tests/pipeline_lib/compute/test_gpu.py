@@ -43,7 +43,7 @@ def test_fp32_is_true_fp32_but_where_tensor_cores_are_asked_for() -> None:
 
 def test_inference_on_a_gpu_is_deterministic_and_in_true_fp32_whoever_is_beside_it() -> None:
     def settings() -> tuple[object, ...]:
-        return fp32_precision(), torch.are_deterministic_algorithms_enabled(), GPU_LOCK._places._value
+        return fp32_precision(), torch.are_deterministic_algorithms_enabled(), GPU_LOCK._holders._value
 
     alone = settings()
     with deterministic_inference(CUDA):

@@ -106,7 +106,7 @@ class FakeGraph:
 
     def replay(self):
         assert fp32_precision() == ("ieee",) * 3
-        assert not GPU._door.locked()
+        assert not GPU_LOCK._entering.locked()
 
 
 @pytest.mark.parametrize("failing_call", [None, 1, 4], ids=["well", "in the warm-up", "in the capture"])
@@ -119,7 +119,7 @@ def test_warm_up_and_capture_are_alone_and_in_tf32_and_nothing_else_is(monkeypat
     graphed = graphed_on_cpu(trainer)
 
     def step(batch):
-        calls.append((fp32_precision(), GPU._door.locked()))
+        calls.append((fp32_precision(), GPU_LOCK._entering.locked()))
         if len(calls) == failing_call:
             raise KeyboardInterrupt
         return trainer._step(batch)
