@@ -23,8 +23,8 @@ from pipeline_lib.train import train_model
 REPEATS, FRAMES, GRID, CLASSES = 4, 30, 7, 7
 DEMO = load_params(Path(__file__).parents[1] / "params" / "demo.yaml").train
 SIZES = {
-    "demo, 7x7x128, 128 units": (DEMO.of("alstm").model_copy(update={"patience": 99, "epochs": 10}), 128, 224, 64),
-    "VGG, 7x7x512, 256 units": (TrainParams(epochs=5, patience=99).of("alstm"), 512, 128, 32),
+    "demo, 7x7x128, 128 units": (DEMO.of("alstm").model_copy(update={"patience": 99, "epochs": 4}), 128, 112, 32),
+    "VGG, 7x7x512, 256 units": (TrainParams(epochs=3, patience=99).of("alstm"), 512, 64, 24),
 }
 STEPS = ALSTM._steps
 WAYS = {"autograd": lambda *_: None, "numpy": STEPS}
@@ -32,7 +32,7 @@ WAYS = {"autograd": lambda *_: None, "numpy": STEPS}
 
 def main() -> None:
     """Measure and print."""
-    for (name, size), threads in itertools.product(SIZES.items(), (2, 1)):
+    for threads, (name, size) in itertools.product((1, 2), SIZES.items()):
         torch.set_num_threads(threads)
         with tempfile.TemporaryDirectory() as folder:
             compare(f"{name}, {threads} threads", Path(folder), *size)
@@ -47,6 +47,7 @@ def compare(name: str, folder: Path, params: ModelParams, channels: int, train: 
     for repeat in range(REPEATS):
         for way in list(WAYS)[:: 1 - 2 * (repeat % 2)]:
             seconds[way].append(run(way, folder, clips, params))
+            print(name, way, [round(one, 2) for one in seconds[way][-1]], flush=True)
     for what, values in enumerate(("whole", "CPU of whole", "epochs")):
         rows = {way: [pair[what] for pair in pairs] for way, pairs in seconds.items()}
         ratios = [slow / fast for slow, fast in zip(rows["autograd"], rows["numpy"], strict=True)]
