@@ -122,8 +122,8 @@ def measure(options: argparse.Namespace) -> None:
         alstm.attention_lstm = CompiledSteps(options.backend)  # type: ignore[assignment]
     elif options.way == "autograd":
         alstm_op._has_kernels = lambda features_BTID: False  # type: ignore[assignment]
-    elif not HAS_GPU or not alstm_op._kernels_work():
-        raise RuntimeError("Error: the kernels need a GPU and Triton")
+    elif not HAS_GPU:
+        raise RuntimeError("the kernels need a GPU")
     if options.legacy:
         use_legacy_switches()
     with own_stream(DEVICE), seeded(0), deterministic_algorithms():
@@ -135,6 +135,8 @@ def measure(options: argparse.Namespace) -> None:
             for found in measure_steps(trainer, batches):
                 known |= found
                 options.result.write_text(json.dumps(known))
+        if options.way == "kernels" and not alstm_op._kernels_work():
+            raise RuntimeError("Triton does not compile the kernels here: this was autograd")
         if options.gradients:
             known["gradients"] = difference(network, batches[0])
             options.result.write_text(json.dumps(known))

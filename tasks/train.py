@@ -20,7 +20,7 @@ from tasks.tracking import TrackedRun, log_epoch
 if TYPE_CHECKING:
     from pipeline_lib.workers.hardware import Plan
 
-VERSION = "train-2"
+VERSION = "train-3"
 
 
 def recipe(
