@@ -275,7 +275,7 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, 
 
 
 def _register() -> None:
-    """Define both operators through `torch.library`'s functions: `custom_op` would import TorchDynamo, two seconds of work."""
+    """Define both operators by `torch.library`'s functions; `custom_op` would import TorchDynamo at the first call."""
     inputs = ", ".join(f"Tensor{'?' * (name == 'hidden_factors_TBV')} {name}" for name in Inputs._fields)
     saved = ", ".join(f"Tensor saved_{name}" for name in Results._fields)
     results, gradients = (", ".join(["Tensor"] * count) for count in (len(Results._fields), 9))

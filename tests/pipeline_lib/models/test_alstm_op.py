@@ -139,9 +139,7 @@ def test_interpreted() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "reason", ["a CPU", "fp64", "autocast", "gradients of the features", "no kernels"]
-)
+@pytest.mark.parametrize("reason", ["a CPU", "fp64", "autocast", "gradients of the features", "no kernels"])
 def test_autograd_where_the_kernels_do_not_compute_it(monkeypatch, reason: str) -> None:
     features = torch.ones(1, 1, 1, 1, dtype=torch.float64 if reason == "fp64" else torch.float32)
     fake = FakeGPUTensor(features, requires_grad=reason == "gradients of the features", is_cuda=reason != "a CPU")
