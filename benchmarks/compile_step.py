@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import spread
-from pipeline_lib.models import alstm, alstm_op, gpu
+from pipeline_lib.models import alstm, alstm_op
 from pipeline_lib.models.attention import Attention
 from pipeline_lib.models.batches import Batch
 from pipeline_lib.models.deferred import Deferred, gradient_of_linear
@@ -36,6 +36,7 @@ from pipeline_lib.models.lstm import LSTMCell, LSTMStack, State
 from pipeline_lib.models.registry import build_model
 from pipeline_lib.models.reproducibility import deterministic_algorithms, seeded
 from pipeline_lib.params import TrainParams
+from pipeline_lib.train import graph
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer
 
@@ -119,9 +120,9 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
 def measure(options: argparse.Namespace) -> None:
     """Measure one way; write what is known as soon as it is."""
     if options.way == "compiled":
-        alstm.attention_lstm = CompiledSteps(options.backend)  # type: ignore[assignment]
+        replace(alstm, "attention_lstm", CompiledSteps(options.backend))
     elif options.way == "autograd":
-        alstm_op._has_kernels = lambda features_BTID: False  # type: ignore[assignment]
+        replace(alstm_op, "_has_kernels", lambda features_BTID: False)
     elif not HAS_GPU:
         raise RuntimeError("the kernels need a GPU")
     if options.legacy:
@@ -174,8 +175,8 @@ def difference(network: torch.nn.Module, batch: Batch) -> str:
         if isinstance(module, Attention):
             torch.nn.init.xavier_uniform_(module.score.weight)  # zeros would hide most gradients
     ours = gradients(network, batch)
-    alstm.attention_lstm = alstm_op.attention_lstm
-    alstm_op._has_kernels = lambda features_BTID: False  # type: ignore[assignment]
+    replace(alstm, "attention_lstm", alstm_op.attention_lstm)
+    replace(alstm_op, "_has_kernels", lambda features_BTID: False)
     autograd = gradients(network, batch)
     # Softmax takes the score's bias out: its gradient is rounding.
     names = [name for name in autograd if not name.endswith("attention.score.bias")]
@@ -273,9 +274,13 @@ def use_legacy_switches() -> None:
         finally:
             torch.set_float32_matmul_precision(before)
 
-    from pipeline_lib.train import graph
+    replace(graph, "tensor_cores", tensor_cores)
 
-    gpu.tensor_cores = graph.tensor_cores = tensor_cores
+
+def replace(module: Any, name: str, value: object) -> None:
+    """Put something else in a module's place for a name, for the life of the process."""
+    assert hasattr(module, name)
+    setattr(module, name, value)
 
 
 def wait() -> None:

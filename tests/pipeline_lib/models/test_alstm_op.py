@@ -5,6 +5,9 @@ import os
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -125,7 +128,7 @@ CHECKS = (check_against_autograd, check_without_attention_in_the_loss, check_not
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("scorer", ["pooled", "local"])
 @pytest.mark.parametrize("check", CHECKS)
-def test_on_a_gpu(monkeypatch, check, scorer: str) -> None:
+def test_on_a_gpu(monkeypatch: pytest.MonkeyPatch, check: Callable[[pytest.MonkeyPatch, str, str], None], scorer: str) -> None:
     assert alstm_op._kernels_work()
     check(monkeypatch, scorer, "cuda")
 
@@ -139,19 +142,13 @@ def test_interpreted() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("reason", ["a CPU", "fp64", "autocast", "gradients of the features", "no kernels"])
-def test_autograd_where_the_kernels_do_not_compute_it(monkeypatch, reason: str) -> None:
-    features = torch.ones(1, 1, 1, 1, dtype=torch.float64 if reason == "fp64" else torch.float32)
-    fake = FakeGPUTensor(features, requires_grad=reason == "gradients of the features", is_cuda=reason != "a CPU")
+@pytest.mark.parametrize("reason", ["a CPU", "fp64", "autocast", "gradients of the features", "no kernels", "nothing"])
+def test_autograd_where_the_kernels_do_not_compute_it(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    dtype = torch.float64 if reason == "fp64" else torch.float32
+    features: Any = SimpleNamespace(is_cuda=reason != "a CPU", dtype=dtype, requires_grad=reason == "gradients of the features")
     monkeypatch.setattr(alstm_op, "_kernels_work", lambda: reason != "no kernels")
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: reason == "autocast")
-    assert not alstm_op._has_kernels(fake)
-    assert alstm_op._has_kernels(FakeGPUTensor(torch.ones(1))) == (reason not in ("autocast", "no kernels"))
-
-
-class FakeGPUTensor:
-    def __init__(self, tensor: torch.Tensor, *, requires_grad: bool = False, is_cuda: bool = True) -> None:
-        self.dtype, self.requires_grad, self.is_cuda = tensor.dtype, requires_grad, is_cuda
+    assert alstm_op._has_kernels(features) == (reason == "nothing")
 
 
 if __name__ == "__main__":
