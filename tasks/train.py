@@ -17,7 +17,7 @@ from tasks.mlflow.tracking import TrackedRun, log_epoch
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
 
-VERSION = "train-2"
+VERSION = "train-3"
 
 
 def recipe(
