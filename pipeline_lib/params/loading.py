@@ -44,7 +44,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such parameter file; those that come with har need no path: {', '.join(shipped_names())}") from None
+        shipped = ", ".join(shipped_names())
+        raise UserError(f"{path}: no such parameter file; those that come with har need no path: {shipped}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a parameter file ({error})") from None
     except yaml.YAMLError as error:
