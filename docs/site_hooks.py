@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: a page of reference for each room of `pipeline_lib`, and the pages of `decisions/`, in the site's contents."""
+"""Hooks of mkdocs: add a page of reference for each room of `pipeline_lib`, and `decisions/` to the contents."""
 
 from __future__ import annotations
 

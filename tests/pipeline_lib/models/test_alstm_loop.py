@@ -101,6 +101,7 @@ def test_on_a_gpu(scorer: str) -> None:
     check(scorer, "cuda", GPUSteps, tolerance=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the tests above run the kernels themselves")
 def test_interpreted() -> None:
     """In a process of its own: Triton asks once, when it is imported, whether to interpret."""

@@ -31,6 +31,8 @@ from pipeline_lib.params import ModelParams, TrainParams
 from pipeline_lib.train import train_model, training
 from pipeline_lib.train.trainer import Trainer
 
+pytestmark = pytest.mark.integration
+
 FRAMES, GRID, CHANNELS = 12, 4, 96
 CLASSES = ("jump", "sit", "wave")
 PARAMS = TrainParams(epochs=4, batch_size=16, alstm_units=96, conv_alstm_units=24, dropout=0.5, attention_penalty=0.1)

@@ -14,7 +14,7 @@ from pipeline_lib.params import MODELS, TrainParams
 from pipeline_lib.train import train_model, training
 from pipeline_lib.train.trainer import Trainer, make_optimizer
 
-pytestmark = pytest.mark.usefixtures("single_thread")
+pytestmark = [pytest.mark.usefixtures("single_thread"), pytest.mark.integration]
 
 PARAMS = TrainParams(
     epochs=4, batch_size=16, learning_rate=3e-3, alstm_units=16, conv_alstm_units=8, device="cpu", attention_penalty=0.1
