@@ -21,7 +21,10 @@ install: $(INSTALLED)  ## make the environment
 demo: $(INSTALLED)  ## run the whole pipeline on a small collection it renders itself
 	$(BIN)/har run params/demo.yaml --summary workspace/demo-summary.json
 
-check: lint  ## check style and types, and run the quick unit tests (under 90 seconds on 2 cores)
+check: $(INSTALLED)  ## check style and types, and run the quick unit tests (under 90 seconds on 2 cores)
+	$(MAKE) --jobs 2 lint unit
+
+unit: $(INSTALLED)  ## run the quick unit tests
 	$(BIN)/python -m pytest -m "not slow and not integration" $(PARALLEL) tests/pipeline_lib tests/test_imports.py
 
 test: $(INSTALLED)  ## run the tests (under 8 minutes on 2 cores)
@@ -54,4 +57,4 @@ pins: $(INSTALLED)  ## write constraints.txt anew after a change of dependencies
 clean:  ## remove the environment and caches; the workspace stays
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build site *.egg-info
 
-.PHONY: help install demo check test test-all up down lint bench docs pins clean
+.PHONY: help install demo check unit test test-all up down lint bench docs pins clean
