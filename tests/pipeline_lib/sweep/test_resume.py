@@ -13,6 +13,8 @@ from pipeline_lib.sweep.running import run_study
 from tests.pipeline_lib.sweep.objectives import follow_formula
 from tests.pipeline_lib.sweep.test_running import search, wait_until, worker_pids
 
+pytestmark = pytest.mark.integration
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 TRIALS = 8
 

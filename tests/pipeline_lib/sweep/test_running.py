@@ -16,6 +16,8 @@ from tests.pipeline_lib.sweep import objectives
 from tests.pipeline_lib.sweep.conftest import BASE, processes
 from tests.pipeline_lib.sweep.objectives import DieOnce, FailAbove, Slow, accuracy_of, always_die, follow_formula
 
+pytestmark = pytest.mark.integration
+
 
 def search(open_study, objective, trials, workers=1):
     """Run a study and return what was told of its trials."""

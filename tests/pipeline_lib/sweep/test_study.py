@@ -10,6 +10,8 @@ from pipeline_lib.sweep.results import write_results
 from tests.pipeline_lib.sweep.conftest import BASE
 from tests.pipeline_lib.sweep.objectives import accuracy_of, rows_of
 
+pytestmark = pytest.mark.integration
+
 
 def compute(study, running):
     for row in rows_of(running.params):
