@@ -16,8 +16,8 @@ LIBRARY = "pipeline_lib"
 PACKAGES = (LIBRARY, "tasks", "flows", "demo")
 ROOMS = (
     "errors", "addresses", "stages",
-    "params", "artifacts", "compute", "video", "datasets", "streams", "backbones", "networks", "training",
-    "fetch", "subsample", "chunk", "finetune", "features", "sweep", "train", "evaluate", "heatmaps", "report", "predict",
+    "params", "artifacts", "compute", "video", "datasets", "backbones", "streams", "networks", "training",
+    "fetch", "subsample", "chunk", "finetune", "features", "train", "sweep", "evaluate", "heatmaps", "report", "predict",
 )  # fmt: skip
 """The rooms of the library from the ground up, single modules first; each may import only those before it."""
 
