@@ -170,7 +170,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _use_prefect(workspace: Path) -> None:
     """Use the server that the environment names, or that `har up` started, or a temporary one of our own."""
-    from flows.services import prefect_address, service_environment, start_temporary_prefect
+    from flows.running import prefect_address
+    from flows.services import service_environment, start_temporary_prefect
     from pipeline_lib.artifacts.workspace import workspace_id
 
     workspace_id(workspace)
