@@ -111,12 +111,12 @@ class RayEngine:
         """Let nothing more begin, and end what the workers are doing."""
         with self._changed:
             self._has_ended = True
-            calls = list(self._calls.values())
+            calls, cluster = list(self._calls.values()), self._cluster
         for call in calls:
             call.inbox.put(_Done(error=EndedError("stopped: the run has ended")))
-        if self._cluster is not None:
-            self._cluster.gpus.end()
-            self._cluster.end(calls)
+        if cluster is not None:
+            cluster.gpus.end()
+            cluster.end(calls)
 
     def close(self) -> None:
         """Cancel, let the waiting threads leave, and leave the cluster; a local one ends."""

@@ -1,4 +1,4 @@
-"""A process with an engine: makes the calls that come on its standard input, and prints what comes of them (test_cluster.py)."""
+"""A process with an engine for test_cluster.py: makes the calls that come on its standard input, and prints their outcomes."""
 
 from __future__ import annotations
 
