@@ -290,6 +290,16 @@ def test_work_ends_with_its_driver(driver: Driver, cluster: Cluster, tmp_path: P
     another.end()
 
 
+def test_a_wrong_token_is_told(cluster: Cluster, tmp_path: Path):
+    (tmp_path / "token").write_text("b" * 64)
+    driver = Driver(tmp_path, {"address": cluster.address}, RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
+    kind, text = driver.outcome(driver.call("add", 1, 2), 30)
+    driver.end()
+    assert kind == "UserError"
+    assert cluster.address in text
+    assert "token" in text
+
+
 def test_a_run_that_ends_leaves_no_thread_waiting(driver: Driver, cluster: Cluster, tmp_path: Path):
     calls = [
         driver.call("live", str(tmp_path / name), 120, needs=need)
@@ -315,12 +325,12 @@ def test_a_local_ray_ends_with_its_driver(tmp_path: Path, number: signal.Signals
         wait_for(tmp_path / name)
     processes = psutil.Process(driver.process.pid).children(recursive=True)
     assert any("raylet" in " ".join(process.cmdline()) for process in processes)
+    agents = {process for process in processes if process.name() in AGENTS}
     arguments = [argument for process in processes for argument in process.cmdline()]
     os.killpg(driver.process.pid, number) if number == signal.SIGINT else driver.process.send_signal(number)
     driver.process.wait(15)
     driver.end()
     begun = time.monotonic()
-    agents = {process for process in processes if process.name() in AGENTS}
     assert psutil.wait_procs(set(processes) - agents, timeout=5)[1] == []
     assert psutil.wait_procs(agents, timeout=90)[1] == []
     record_property("its last process ended", f"after {time.monotonic() - begun:.1f} s")
