@@ -376,7 +376,7 @@ class _Node:
 
 
 def _too_large(needs: Needs, nodes: Sequence[_Node]) -> str:
-    largest = max(nodes, key=lambda node: (node.cpus, node.memory_bytes))
+    largest = max(nodes, key=lambda node: (node.cpus, node.memory_bytes), default=_Node("", {}))
     memory = f" and {needs.memory_bytes / 1e9:.1f} GB of memory" if needs.memory_bytes else ""
     return (
         f"{needs.cpus:g} cores{memory} are needed on one node of the Ray cluster, and the largest has "
