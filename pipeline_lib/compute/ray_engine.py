@@ -481,6 +481,7 @@ def _has_token() -> bool:
 def _start_local(num_gpus: int, folder: str) -> None:
     import ray
 
+    logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
         address="local",
         num_cpus=num_cores(),
@@ -489,7 +490,7 @@ def _start_local(num_gpus: int, folder: str) -> None:
         object_store_memory=OBJECT_STORE_BYTES,
         _memory=psutil.virtual_memory().total,  # or what is free at the moment would decide what is refused
         log_to_driver=False,
-        logging_level=logging.ERROR,
+        configure_logging=False,
         _node_ip_address="127.0.0.1",
         _temp_dir=folder,
     )
@@ -506,11 +507,12 @@ def _join(address: str) -> None:
         _check_address(address)
     import ray
 
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         ray.init(
             address=address,
             log_to_driver=False,
-            logging_level=logging.ERROR,
+            configure_logging=False,
             runtime_env={"env_vars": WORKER_ENVIRONMENT},
         )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
