@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline_lib.params import ModelParams
+
 Row = dict[str, Any]
 """One epoch of a training: `epoch` from 1, and its metrics."""
 
@@ -40,6 +42,12 @@ class Trial:
 def kept_epoch(history: Sequence[Row]) -> Row:
     """Return the epoch whose weights training keeps, the first of equals."""
     return min(history, key=lambda row: row["val_calibrated_loss"])
+
+
+def is_over(history: Sequence[Row], params: ModelParams) -> bool:
+    """Return whether training ends here by itself, so that pruning would save nothing."""
+    epoch = len(history)
+    return epoch >= params.epochs or epoch - kept_epoch(history)["epoch"] >= params.patience
 
 
 def score(history: Sequence[Row], val_clips: int) -> float:
