@@ -49,8 +49,22 @@ def run_study(
     tell = on_trial or (lambda _: None)
     for trial in study.trials():
         tell(trial)
-    under_way: dict[Future[bool], Running] = {}
     failures, max_failures = 0, max(MAX_FAILURES, at_once + 1)  # a node that dies fails all that are under way
+    for trial, error in _run_trials(study, objective, at_once, needs, trials):
+        tell(trial)
+        if trial.is_default and isinstance(error, UserError):  # then something is wrong with all
+            raise error
+        failures = failures + 1 if error else 0
+        if failures == max_failures:
+            last = f"{trial.reason}, with {trial.params}; what is finished is kept"
+            raise UserError(f"the last {failures} trials failed, the very last like this: {last}")
+
+
+def _run_trials(
+    study: Study, objective: Objective, at_once: int, needs: Needs, trials: int
+) -> Iterator[tuple[Trial, BaseException | None]]:
+    """Keep trials under way until enough are finished; yield each that is over, and what it raised."""
+    under_way: dict[Future[bool], Running] = {}
     with ThreadPoolExecutor(at_once, "trial") as pool:  # its threads only wait, unless the work is done in this process
         try:
             while missing := study.num_missing(trials):
@@ -58,11 +72,7 @@ def run_study(
                     running = study.ask()
                     under_way[pool.submit(run_at, run_trial, objective, study.folder, running, needs=needs)] = running
                 for work in wait(under_way, return_when=FIRST_COMPLETED).done:
-                    running, error = under_way.pop(work), work.exception()
-                    tell(_close(study, running, work))
-                    failures = failures + 1 if error else 0
-                    if error and (failures == max_failures or (running.is_default and isinstance(error, UserError))):
-                        raise _final_error(study, running, error, failures)
+                    yield _close(study, under_way.pop(work), work), work.exception()
         finally:
             study.close_interrupted()
 
@@ -78,21 +88,11 @@ def _close(study: Study, running: Running, work: Future[bool]) -> Trial:
     return trial
 
 
-def _final_error(study: Study, running: Running, error: BaseException, failures: int) -> UserError:
-    """Return why a search ends: what is wrong with the default is wrong with all."""
-    if running.is_default and isinstance(error, UserError):
-        return error
-    advice = "; run again, with fewer sweep.workers or without the largest of sweep.units"
-    last = f"{_reason(error)}, with {study.space.searched(running.params)}"
-    return UserError(
-        f"the last {failures} trials failed, the very last like this: {last}"
-        + (advice if isinstance(error, WorkerLostError) else "")
-    )
-
-
 def _reason(error: BaseException) -> str:
     """Return why a trial failed, in one line; of an unexpected error, out of memory above all, the kind is worth telling."""
-    if isinstance(error, UserError | WorkerLostError):
+    if isinstance(error, WorkerLostError):
+        return f"{error}; fewer sweep.workers, or smaller sweep.units, need less memory"
+    if isinstance(error, UserError):
         return str(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST_REASON]
 

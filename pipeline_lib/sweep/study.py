@@ -165,14 +165,12 @@ class Study:
 
     def _closed(self, trial: FrozenTrial) -> Trial:
         history, state = _history(trial), STATES[trial.state]
-        assert trial.duration is not None
         return Trial(
             number=trial.number,
             state=state,
             params=self.space.searched(self.space.base if _is_default(trial) else self.space.resolve(trial.params)),
             value=None if state == "failed" else float(kept_epoch(history)["val_clip_accuracy"]),
             history=history,
-            seconds=trial.duration.total_seconds(),
             is_default=_is_default(trial),
             reason=trial.user_attrs.get(REASON),
         )

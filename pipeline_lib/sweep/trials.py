@@ -27,7 +27,6 @@ class Trial:
     """Validation clip accuracy at the kept epoch; None for a failed trial."""
     history: tuple[Row, ...]
     """All epochs, up to the one after which a pruned trial was stopped."""
-    seconds: float
     is_default: bool = False
     """Whether these are the parameters that the sweep began with."""
     reason: str | None = None
