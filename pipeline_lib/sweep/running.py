@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import optuna
@@ -50,19 +50,20 @@ def run_study(
     for trial in study.trials():
         tell(trial)
     failures, max_failures = 0, max(MAX_FAILURES, at_once + 1)  # a node that dies fails all that are under way
-    for trial, error in _run_trials(study, objective, at_once, needs, trials):
-        tell(trial)
-        if trial.is_default and isinstance(error, UserError):  # then something is wrong with all
-            raise error
-        failures = failures + 1 if error else 0
-        if failures == max_failures:
-            last = f"{trial.reason}, with {trial.params}; what is finished is kept"
-            raise UserError(f"the last {failures} trials failed, the very last like this: {last}")
+    with closing(_run_trials(study, objective, at_once, needs, trials)) as ended:
+        for trial, error in ended:
+            tell(trial)
+            if trial.is_default and isinstance(error, UserError):  # then something is wrong with all
+                raise error
+            failures = failures + 1 if error else 0
+            if failures == max_failures:
+                last = f"{trial.reason}, with {trial.params}; what is finished is kept"
+                raise UserError(f"the last {failures} trials failed, the very last like this: {last}")
 
 
 def _run_trials(
     study: Study, objective: Objective, at_once: int, needs: Needs, trials: int
-) -> Iterator[tuple[Trial, BaseException | None]]:
+) -> Generator[tuple[Trial, BaseException | None]]:
     """Keep trials under way until enough are finished; yield each that is over, and what it raised."""
     under_way: dict[Future[bool], Running] = {}
     with ThreadPoolExecutor(at_once, "trial") as pool:  # its threads only wait, unless the work is done in this process
