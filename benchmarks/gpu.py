@@ -22,6 +22,7 @@ import av
 import numpy as np
 import pandas as pd
 import torch
+from tasks.placing import plan_shards, run_at
 from torchvision.models import VGG16_Weights, vgg16
 
 from benchmarks.extraction import FPS
@@ -40,7 +41,6 @@ from pipeline_lib.train import train_model
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer
 from pipeline_lib.training.batches import Batch, ClipSource
-from tasks.placing import plan_shards, run_at
 
 PARAMS = FeaturesParams(backbone="vgg16", weights="random", image_size=224, device="cuda")
 ARTICLE = Path(__file__).parents[1] / "params" / "hmdb51.yaml"

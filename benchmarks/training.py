@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from pipeline_lib.workers.pool import Pool
 from torch import nn
 
 from benchmarks.collection import Shards
@@ -28,7 +29,6 @@ from pipeline_lib.params import ModelName, ModelParams, Params, load_params
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer, count_correct
 from pipeline_lib.training.batches import ClipSource
-from pipeline_lib.workers.pool import Pool
 
 DEMO = Path(__file__).parents[1] / "params" / "demo.yaml"
 PLAIN_MODELS: dict[ModelName, Callable[..., nn.Module]] = {"alstm": PlainALSTM, "conv_alstm": PlainConvALSTM}

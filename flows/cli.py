@@ -61,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run the pipeline, or the part of it that is not done yet")
-    run.add_argument("params", nargs="?", default="params/hmdb51.yaml", metavar="PARAMS.yaml", help="default: %(default)s")
+    run.add_argument("params", nargs="?", default="hmdb51", metavar="PARAMS",
+                     help="path of a parameter file, or the name of one that comes with har; default: %(default)s")  # fmt: skip
     run.add_argument("--set", action="append", default=[], metavar="section.key=value", dest="settings",
                      help="change one parameter; may be repeated")  # fmt: skip
     run.add_argument("--until", choices=STAGES, metavar="STAGE", help=f"last stage to run: {', '.join(STAGES)}")
@@ -169,7 +170,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _use_prefect(workspace: Path) -> None:
     """Use the server that the environment names, or that `har up` started, or a temporary one of our own."""
-    from flows.services import prefect_address, service_environment, start_temporary_prefect
+    from flows.running import prefect_address
+    from flows.services import service_environment, start_temporary_prefect
     from pipeline_lib.artifacts.workspace import workspace_id
 
     workspace_id(workspace)

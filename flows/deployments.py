@@ -24,7 +24,7 @@ DESCRIPTIONS: dict[str, str] = {
     "full": "The whole pipeline on HMDB-51, from its archive to the report.",
     "demo": "The whole pipeline on the small collection that `python -m demo` renders.",
 } | {str(stage): text for stage, text in UP_TO.items()}
-DEMO_PARAMS = "params/demo.yaml"
+DEMO_PARAMS = "demo"
 
 
 def deployment_names() -> list[str]:

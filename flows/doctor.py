@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from flows.services import running_services
+from flows.running import running_services
 from flows.terminal import say
 from pipeline_lib.artifacts.store import find_drafts
 from pipeline_lib.artifacts.workspace import hold_workspace, is_held, known_id

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 from prefect import runtime
@@ -20,9 +20,10 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
 from flows import terminal
+from flows.execution import StageResult, Work
 from flows.plan import RunKey, TrainingRun, best_training_run
-from flows.services import mlflow_address
-from flows.summary import lost_videos
+from flows.running import mlflow_address
+from flows.state import RunState
 from pipeline_lib.addresses import redact
 from pipeline_lib.artifacts import layout
 from pipeline_lib.params import Params
@@ -30,10 +31,6 @@ from tasks import progress
 from tasks.background import Background
 from tasks.mlflow import registry, tracking
 from tasks.stage import Context, Ref
-
-if TYPE_CHECKING:
-    from flows.execution import StageResult, Work
-    from flows.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +95,7 @@ class Record:
         self.children[key].log(tracking.end_run, status)
         self._ended.add(key)
 
-    def log_work(self, run: Run, work: Work, ref: Ref) -> None:
+    def log_work(self, run: RunState, work: Work, ref: Ref) -> None:
         """Record finished work, whether it was made or answered from artifacts."""
         match work.kind:
             case "subsample" if len(run.refs["subsample"]) == len(run.shard_names):
@@ -125,20 +122,20 @@ class Record:
         run.log(tracking.log_folder, ref.directory(self.context), name)
         run.log(tracking.set_tags, {"artifact_key": ref.key, f"cache.{ref.stage}": "miss" if ref.made else "hit"})
 
-    def _log_quarantine(self, run: Run) -> None:
-        lost = lost_videos(run)
+    def _log_quarantine(self, run: RunState) -> None:
+        lost = run.lost_videos()
         rows = [{str(name): str(value) for name, value in row.items()} for row in lost.to_dict("records")]
         total = len(lost) + sum(ref.counts["videos"] for ref in run.refs["subsample"].values())
         text = f"{len(lost)} of {total} videos not decodable"
         self.prefect.call(lambda: create_table_artifact(key="quarantine", table=rows, description=text))
         self.parent.log(tracking.log_rows, lost, "quarantine.json")
 
-    def _log_clips(self, run: Run, fold: Hashable, ref: Ref) -> None:
+    def _log_clips(self, run: RunState, fold: Hashable, ref: Ref) -> None:
         name = "dataset" if len(run.params.chunk.folds) == 1 else f"dataset/fold {fold}"
         self.parent.log(tracking.log_files, [ref.directory(self.context) / layout.CLIPS], name)
         self.parent.log(tracking.log_dataset, ref.directory(self.context), "clips", ref.content_key)
 
-    def _log_training(self, run: Run, training_run: TrainingRun, ref: Ref) -> None:
+    def _log_training(self, run: RunState, training_run: TrainingRun, ref: Ref) -> None:
         child = self.children[training_run.key]
         if not ref.made:  # else every epoch was logged as it ended
             for record in _read_json(ref.directory(self.context) / layout.HISTORY):
@@ -194,7 +191,7 @@ class Record:
         self.parent.log(tracking.set_tags, {DESCRIPTION: f"[Report](#{page.partition('#')[2]})"})
         self.prefect.call(lambda: create_link_artifact(key="report", link=page, link_text="This run's report"))
 
-    def log_stage(self, run: Run, stage: str, result: StageResult) -> None:
+    def log_stage(self, run: RunState, stage: str, result: StageResult) -> None:
         """Record a stage that is over, and register the best model once all are trained."""
         terminal.say_stage(stage, result)
         manifests = [ref.model_dump() | {"params": _params_of(self.context, ref)} for ref in result.refs]
@@ -206,7 +203,7 @@ class Record:
             training_runs = [training_run for training_run in run.training_runs if training_run.key in trained]
             self.parent.log(self._register_best, training_runs, [trained[training_run.key] for training_run in training_runs])
 
-    def close(self, status: str, run: Run) -> None:
+    def close(self, status: str, run: RunState) -> None:
         """Close every MLflow run that is open as FINISHED, FAILED or KILLED, and wait until all is written."""
         self.bars.close()
         if status == "KILLED":  # there is no time for what waits

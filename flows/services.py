@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import json
 import os
 import signal
 import socket
@@ -14,13 +13,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from flows.deployments import deployment_names
-from flows.servers import HOST, MLFLOW_PORT
+from flows.running import Service, remember_services, running_services, state_file
+from flows.servers import HOST
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import TrackingParams
 from tasks.mlflow.tracking import QUIET
@@ -34,49 +34,6 @@ _temporary: list[Service] = []
 
 PR_SET_PDEATHSIG = 1
 """From Linux's prctl.h."""
-
-
-@dataclass(frozen=True)
-class Service:
-    """A process that `har up` started."""
-
-    name: str
-    pid: int
-    created: float
-    """The process's start time: a process id alone can be another program's by now."""
-    address: str | None
-    log: str
-
-    def process(self) -> psutil.Process | None:
-        """Return the process if it still runs."""
-        try:
-            process = psutil.Process(self.pid)
-            alive = abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return None
-        return process if alive else None
-
-
-def running_services(workspace: Path) -> dict[str, Service]:
-    """Return the services of this workspace that run, by name."""
-    try:
-        rows = json.loads(_state_file(workspace).read_text(encoding="utf-8"))
-        services = [Service(**row) for row in rows]
-    except (OSError, ValueError, TypeError):
-        return {}
-    return {service.name: service for service in services if service.process()}
-
-
-def prefect_address(workspace: Path) -> str | None:
-    """Return the API address of the Prefect server that `har up` started, if it runs."""
-    service = running_services(workspace).get("prefect")
-    return f"{service.address}/api" if service else None
-
-
-def mlflow_address(workspace: Path) -> str:
-    """Return the address of the MLflow server that `har up` started, or would start."""
-    service = running_services(workspace).get("mlflow")
-    return service.address if service and service.address else f"http://{HOST}:{MLFLOW_PORT}"
 
 
 @dataclass(frozen=True)
@@ -112,7 +69,7 @@ def start_services(workspace: Path, prefect_port: int, mlflow_port: int, say: Ca
                 if plan.name == "deployments":
                     _wait_until(services["prefect"], plans[0].healthy)
                 services[plan.name] = _start(plan.name, plan.command, plan.address, workspace, environment)
-                _remember(workspace, services)
+                remember_services(workspace, services)
         for plan in plans:
             _wait_until(services[plan.name], plan.healthy)
             say(f"{plan.name:<12} {services[plan.name].address or 'har/' + ', har/'.join(deployment_names())}")
@@ -210,7 +167,7 @@ def stop_services(workspace: Path) -> list[str]:
     services = running_services(workspace)
     for service in reversed(services.values()):
         _stop(service)
-    _state_file(workspace).unlink(missing_ok=True)
+    state_file(workspace).unlink(missing_ok=True)
     return list(services)
 
 
@@ -286,12 +243,3 @@ def _refuse_taken_port(name: str, port: int) -> None:
                 f"har up: port {port}, wanted for {name}, is taken by another program; stop it, or choose another port "
                 f"with --{name}-port"
             ) from None
-
-
-def _remember(workspace: Path, services: dict[str, Service]) -> None:
-    rows = [asdict(service) for service in services.values()]
-    _state_file(workspace).write_text(json.dumps(rows, indent=2), encoding="utf-8")
-
-
-def _state_file(workspace: Path) -> Path:
-    return workspace / "services.json"

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.plan import TrainingRun, first_of_each_name, with_overrides
+from flows.records import Record
+from flows.state import RunState
 from pipeline_lib.addresses import redact_all
 from pipeline_lib.artifacts import layout, tool_versions
 from pipeline_lib.params import STAGES
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from flows.run import Run
     from pipeline_lib.report import ModelReport, RunReport, SweepReport
 
 
-def summarise(run: Run) -> dict[str, Any]:
+def summarise(run: RunState, record: Record) -> dict[str, Any]:
     """Return what DESIGN.md names: dataset, stages, models, mlflow, report; parts not run are left out or null.
 
     `failures` has a line for each failure that left the rest of the run going.
@@ -32,16 +31,16 @@ def summarise(run: Run) -> dict[str, Any]:
             for stage in STAGES
             if stage in run.results
         },
-        "models": _models(run),
+        "models": _models(run, record),
         "results": _results(run),
         "failures": list(run.failures),
-        "mlflow": {"tracking_uri": run.record.tracking_uri, "parent_run_id": run.record.parent_run_id},
+        "mlflow": {"tracking_uri": record.tracking_uri, "parent_run_id": record.parent_run_id},
         "report": str(report.directory(run.context) / layout.PAGE) if report else None,
         "best_params": str(report.directory(run.context) / layout.BEST_PARAMS) if report and run.found else None,
     }
 
 
-def _dataset(run: Run) -> dict[str, Any]:
+def _dataset(run: RunState) -> dict[str, Any]:
     dataset: dict[str, Any] = {}
     if "fetch" in run.results:
         counts = run.results["fetch"].refs[0].counts
@@ -54,7 +53,7 @@ def _dataset(run: Run) -> dict[str, Any]:
     return dataset
 
 
-def _models(run: Run) -> dict[str, Any]:
+def _models(run: RunState, record: Record) -> dict[str, Any]:
     """Return each model's test metrics, means over its training_runs where there are several, and each training_run's own."""
     if not run.refs["results"]:
         return {}
@@ -62,7 +61,7 @@ def _models(run: Run) -> dict[str, Any]:
     for training_run in run.evaluated_runs:
         trained = run.refs["train"][training_run.key]
         row = _read_json(run.refs["evaluate"][training_run.key].directory(run.context) / layout.METRICS) | {
-            "mlflow_run_id": run.record.children[training_run.key].id,
+            "mlflow_run_id": record.children[training_run.key].id,
             "checkpoint": str(trained.directory(run.context) / layout.CHECKPOINT),
         }
         place = {
@@ -84,7 +83,7 @@ def _model(training_runs: list[dict[str, Any]], summary: dict[str, Any]) -> dict
     return summary["mean"] | kept | {"standard_deviation": summary["standard_deviation"], "training_runs": training_runs}
 
 
-def _results(run: Run) -> dict[str, Any]:
+def _results(run: RunState) -> dict[str, Any]:
     """Return models, controls and comparisons as the evaluate stage wrote them."""
     compared = run.refs["results"].get(None)
     results: dict[str, Any] = _read_json(compared.directory(run.context) / layout.RESULTS) if compared else {}
@@ -95,15 +94,15 @@ def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def describe_report(run: Run) -> RunReport:
+def describe_report(run: RunState, record: Record) -> RunReport:
     """Gather what the report shows."""
     from pipeline_lib.report import RunReport
 
     return RunReport(
         title=run.params.report.title,
-        summary=summarise(run),
+        summary=summarise(run, record),
         params=redact_all(run.params.model_dump(mode="json")),
-        quarantined=lost_videos(run),
+        quarantined=run.lost_videos(),
         models=[_describe_model(run, training_run) for training_run in first_of_each_name(run.evaluated_runs)],
         tools=tool_versions(),
         sweeps=list(_describe_sweeps(run)),
@@ -112,28 +111,14 @@ def describe_report(run: Run) -> RunReport:
     )
 
 
-def lost_videos(run: Run) -> pd.DataFrame:
-    """Return the videos that could not be decoded (video, reason, stderr), from the shards that have any."""
-    import pandas as pd
-
-    from pipeline_lib.artifacts.tables import read_videos
-
-    columns = ["video", "reason", "stderr"]
-    folders = [ref.directory(run.context) for ref in run.refs["subsample"].values() if ref.counts["quarantined"]]
-    if not folders:
-        return pd.DataFrame(columns=columns)
-    videos = read_videos(folders)
-    return videos.loc[videos["reason"].notna(), columns].fillna("")
-
-
-def _best_params(run: Run) -> dict[str, Any]:
+def _best_params(run: RunState) -> dict[str, Any]:
     """Return the run's parameters with what the sweep found, ready to run but for secrets in addresses."""
     train, sweep = with_overrides(run.params.train, run.found), run.params.sweep.model_copy(update={"enabled": False})
     values: dict[str, Any] = run.params.model_copy(update={"train": train, "sweep": sweep}).model_dump(mode="json")
     return redact_all(values)
 
 
-def _describe_sweeps(run: Run) -> Iterator[SweepReport]:
+def _describe_sweeps(run: RunState) -> Iterator[SweepReport]:
     from pipeline_lib.report import SweepReport
 
     if "sweep" not in run.results:
@@ -144,7 +129,7 @@ def _describe_sweeps(run: Run) -> Iterator[SweepReport]:
         yield SweepReport(model, ref.counts, _read_json(folder / layout.BEST_TRIAL), _read_json(folder / layout.IMPORTANCE))
 
 
-def _describe_model(run: Run, training_run: TrainingRun) -> ModelReport:
+def _describe_model(run: RunState, training_run: TrainingRun) -> ModelReport:
     from pipeline_lib.report import ModelReport
 
     trained, evaluated = (run.refs[stage][training_run.key].directory(run.context) for stage in ("train", "evaluate"))

@@ -30,6 +30,7 @@ def recipe(
     collection: Ref,
     params: EvaluateParams,
     fps: float,
+    side_by_side: SideBySide,
 ) -> Recipe:
     """Scores depend on the checkpoint, the test clips' features, and the boxes in the collection."""
     inputs = {"trained": trained.content_key, "clips": clips.content_key, "collection": collection.content_key}

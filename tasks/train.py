@@ -17,11 +17,17 @@ from tasks.mlflow.tracking import TrackedRun, log_epoch
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
 
-VERSION = "train-2"
+VERSION = "train-3"
 
 
 def recipe(
-    context: Context, training_run: str, clips: Ref, features: Sequence[Ref], params: ModelParams, mlflow_run: TrackedRun | None
+    context: Context,
+    training_run: str,
+    clips: Ref,
+    features: Sequence[Ref],
+    params: ModelParams,
+    mlflow_run: TrackedRun | None,
+    side_by_side: SideBySide,
 ) -> Recipe:
     """A model depends on the clip table, on the features and on its own parameters; not on what the run calls it."""
     inputs = {"clips": clips.content_key} | {f"features {n}": shard.content_key for n, shard in enumerate(features)}

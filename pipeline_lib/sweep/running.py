@@ -11,7 +11,8 @@ from pathlib import Path
 
 import optuna
 
-from pipeline_lib.compute.engine import EndedError, Needs, WorkerLostError, run_at
+from pipeline_lib.compute.engine import Needs, WorkerLostError, run_at
+from pipeline_lib.compute.needs import EndedError
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import ModelParams
 from pipeline_lib.sweep.study import Running, Study, open_study, open_trial, report

@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 
 from pipeline_lib.compute.cores import num_cores
-from pipeline_lib.compute.engine import ROUNDING, Needs, num_gpus
+from pipeline_lib.compute.engine import num_gpus
+from pipeline_lib.compute.needs import ROUNDING, Needs
 from pipeline_lib.compute.planning import training_needs
 from pipeline_lib.params import ModelParams, SweepParams
 from pipeline_lib.sweep.results import write_results

@@ -135,7 +135,7 @@ def newest() -> ModelVersion:
     """
     found = versions()
     if not found:
-        raise UserError("no model is registered yet; `har run` registers its best one (try `har run params/demo.yaml`)")
+        raise UserError("no model is registered yet; `har run` registers its best one (try `har run demo`)")
     return found[-1]
 
 

@@ -15,6 +15,8 @@ from pipeline_lib.sweep.running import run_study
 from tests.pipeline_lib.sweep.conftest import make_study, search
 from tests.pipeline_lib.sweep.objectives import Slow, follow_formula
 
+pytestmark = pytest.mark.integration
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 TRIALS = 8
 

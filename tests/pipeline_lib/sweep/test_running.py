@@ -9,12 +9,15 @@ from collections.abc import Iterator
 import pandas as pd
 import pytest
 
-from pipeline_lib.compute.engine import EndedError, Needs, cancel_work, open_engine
+from pipeline_lib.compute.engine import Needs, cancel_work, open_engine
+from pipeline_lib.compute.needs import EndedError
 from pipeline_lib.sweep.results import write_results
 from pipeline_lib.sweep.running import MAX_FAILURES, run_study
 from tests.pipeline_lib.sweep import objectives
 from tests.pipeline_lib.sweep.conftest import BASE, search
 from tests.pipeline_lib.sweep.objectives import FailAbove, FailOnce, Slow, accuracy_of, follow_formula
+
+pytestmark = pytest.mark.integration
 
 
 def test_best_is_the_best_and_everything_is_counted(open_study, tmp_path):

@@ -14,7 +14,7 @@ from pipeline_lib.sweep.search import _plan, search
 from pipeline_lib.train import train_model
 from tests.pipeline_lib.conftest import ATTRIBUTES, CHANNELS, FRAMES, GRID, draw_features
 
-pytestmark = pytest.mark.usefixtures("single_thread")
+pytestmark = [pytest.mark.usefixtures("single_thread"), pytest.mark.integration]
 
 TRAIN = TrainParams(epochs=3, learning_rate=3e-3, alstm_units=16, conv_alstm_units=8, device="cpu")
 SWEEP = SweepParams(trials=3, units=(8, 16), workers=1)

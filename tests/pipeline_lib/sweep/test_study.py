@@ -13,6 +13,8 @@ from pipeline_lib.sweep.study import FILE
 from tests.pipeline_lib.sweep.conftest import BASE
 from tests.pipeline_lib.sweep.objectives import accuracy_of, follow_formula, rows_of
 
+pytestmark = pytest.mark.integration
+
 
 def compute(study, running, objective=follow_formula):
     return study.finish(running, is_pruned=run_trial(objective, study.folder, running))
