@@ -4,8 +4,10 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 
+import optuna
 import pandas as pd
 import pytest
 
@@ -112,19 +114,29 @@ def test_a_node_that_takes_all_its_trials_along_does_not_end_the_search(open_stu
         run_study(open_study(), objectives.lose_worker, at_once, Needs(), 20, told.append)
 
 
-def test_an_interrupt_stops_the_trials_under_way_and_they_are_tried_again(open_study, tmp_path):
-    told = []
+def test_an_interrupt_stops_the_trials_under_way_and_they_are_tried_again(open_study):
+    study, told, stopped = open_study(), [], []
 
     def interrupt(trial):
         told.append(trial)
         raise KeyboardInterrupt
 
-    study = open_study()
+    def wait_but_for_the_default(params, on_epoch):
+        deadline = time.monotonic() + 10
+        while params != BASE and study._trials(optuna.trial.TrialState.RUNNING) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        try:
+            follow_formula(params, on_epoch)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            stopped.append(params)
+
     with pytest.raises(KeyboardInterrupt):
-        run_study(study, Slow(tmp_path), 2, Needs(), 9, interrupt)
-    assert study.trials() == told
+        run_study(study, wait_but_for_the_default, 2, Needs(), 9, interrupt)
+    assert [trial.is_default for trial in study.trials()] == [True]
+    assert len(stopped) == 1
     again = search(open_study(), follow_formula, 3)
-    assert (again[0], len(again)) == (told[0], 3)
+    assert again[0] == told[0]
+    assert again[1].params == study.space.searched(stopped[0])
 
 
 def test_the_end_of_a_run_is_no_failure_of_its_trials(open_study, tmp_path):
