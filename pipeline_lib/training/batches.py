@@ -47,7 +47,7 @@ class Batch(NamedTuple):
     """Some clips, on the device the model runs on."""
 
     features_BTKKD: torch.Tensor
-    """fp16, as they are stored; fp32 where they are taken from memory for a CPU, which computes in it."""
+    """fp16, as they are stored, on a GPU; fp32 on a CPU, which computes in it."""
     valid_frames_B: torch.Tensor
     labels_B: torch.Tensor
 
@@ -117,9 +117,12 @@ class ClipSource:
                 yield self._wait_for(under_way.popleft())
 
     def _wait_for(self, features: Future[torch.Tensor]) -> torch.Tensor:
+        """Return features in the layout of those in memory: with another one sums can differ in their last bits."""
         began = time.perf_counter()
         features_BTKKD = features.result()
         self.seconds_waited += time.perf_counter() - began
+        if self._device.type == "cpu":
+            return _gather_fp32(features_BTKKD, torch.arange(len(features_BTKKD)))
         return features_BTKKD
 
 
