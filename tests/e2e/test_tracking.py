@@ -76,7 +76,7 @@ def test_results_are_complete_in_the_parent_and_in_the_report(finished, client, 
     assert "report/index.html" in artifacts(client, parent, "report")
     page = Path(finished[1]["report"]).read_text(encoding="utf-8")
     assert all(
-        text in page for text in ("logistic regression", "labels permuted in sources", "file metadata alone", "after Holm")
+        text in page for text in ("logistic regression", "permuted labels", "file metadata", "Holm-adjusted p")
     )
 
 
