@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="predict the action in your own videos, with attention heatmaps")
     predict.add_argument("videos", nargs="+", metavar="VIDEO", help="file, folder of videos, or URL (http, https, file)")
     predict.add_argument("--model", default=DEFAULT_MODEL, metavar="MODEL",
-                         help="registered model, checkpoint or MLflow run id; default: %(default)s, else the newest")  # fmt: skip
+                         help="registered model, checkpoint or run id; default: %(default)s, else the newest")  # fmt: skip
     predict.add_argument("--overlap", type=float, default=0.0, metavar="FRACTION",
                          help="overlap of consecutive clips, from 0 to 1; default: %(default)s, as in evaluation")  # fmt: skip
     predict.add_argument("--output", type=Path, metavar="FOLDER", help="new folder for the results; default: in the workspace")
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(command=_predict)
     app = commands.add_parser("app", help="serve a local web page that predicts uploaded videos")
     app.add_argument("--model", default=DEFAULT_MODEL, metavar="MODEL",
-                     help="registered model, checkpoint or MLflow run id; default: %(default)s, else the newest")  # fmt: skip
+                     help="registered model, checkpoint or run id; default: %(default)s, else the newest")  # fmt: skip
     app.add_argument("--port", type=int, default=7860, metavar="PORT", help="default: %(default)s")
     app.add_argument("--host", default=HOST, metavar="ADDRESS", help="default: %(default)s, this machine only")
     app.set_defaults(command=_app)

@@ -102,7 +102,7 @@ def reliability(evaluations: Mapping[str, Path]) -> Chart:
 
 def _accuracy_by_confidence(videos: pd.DataFrame) -> np.ndarray:
     """Return accuracy_B by confidence bin, NaN where a bin is empty; bins include their upper edge."""
-    bin_N = pd.cut(videos["confidence_by_mean"], np.linspace(0, 1, RELIABILITY_BINS + 1), include_lowest=True)
+    bin_N = pd.cut(videos["confidence_by_mean"], np.linspace(0, 1, RELIABILITY_BINS + 1).tolist(), include_lowest=True)
     return videos["correct_by_mean"].groupby(bin_N, observed=False).mean().to_numpy(np.float64)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
@@ -114,8 +115,8 @@ def _confusion(model: ModelReport, classes: Sequence[str]) -> dict[str, Any]:
     """Return the non-zero cells of the confusion matrix over clips, as [true class, predicted class, count]."""
     predictions = pd.read_parquet(model.evaluation / layout.PREDICTIONS)
     number = {name: index for index, name in enumerate(classes)}
-    counts = predictions.groupby(["class_name", "predicted"]).size()
-    cells = sorted([number[true], number[predicted], int(count)] for (true, predicted), count in counts.items())
+    counts = Counter(zip(predictions["class_name"], predictions["predicted"], strict=True))
+    cells = sorted([number[true], number[predicted], count] for (true, predicted), count in counts.items())
     return {"model": model.title, "classes": list(classes), "cells": cells}
 
 
