@@ -24,8 +24,8 @@ def har(
     Args:
         params: path of a parameter file, or the name of one that comes with the project.
         settings: `section.key=value` settings applied over the file.
-        until: last stage to run; what it needs is made or answered from artifacts.
-        refresh: stages to make again though their artifacts are whole.
+        until: last stage to run, with all stages before it.
+        refresh: stages to recompute even if their artifacts exist.
 
     Returns:
         The run's summary: dataset, stages with cache hits, models with accuracies, MLflow ids, report.

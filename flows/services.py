@@ -1,4 +1,4 @@
-"""`har up` and `har down`: a Prefect server, an MLflow server and the process that serves the deployments, on loopback."""
+"""`har up` and `har down`: Prefect server, MLflow server and deployments, on the loopback interface."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tasks.mlflow.tracking import QUIET
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 _started: list[subprocess.Popen[bytes]] = []
-"""Kept, so that Python does not warn that a process outlives its object: servers are meant to."""
+"""References that avoid Python's warning about processes that outlive their objects."""
 
 _temporary: list[Service] = []
 
@@ -38,7 +38,7 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class _Plan:
-    """A service to start: its command, where a browser finds it, and how to tell that it works."""
+    """A service to start: command, URL and health check."""
 
     name: str
     command: list[str]
@@ -47,10 +47,10 @@ class _Plan:
 
 
 def start_services(workspace: Path, prefect_port: int, mlflow_port: int, say: Callable[[str], None]) -> dict[str, Service]:
-    """Start what does not run yet, and wait until each is healthy; on failure stop what was started.
+    """Start the services that are not running and wait until all are healthy; on failure stop them.
 
     Raises:
-        UserError: a port is taken, or a service did not become healthy.
+        UserError: a port is in use, or a service did not become healthy.
     """
     from tasks.mlflow.tracking import init_tracking
 
@@ -100,7 +100,7 @@ def _plan(workspace: Path, prefect_url: str, mlflow_url: str) -> list[_Plan]:
 
 
 def service_environment(workspace: Path, api_url: str) -> dict[str, str]:
-    """Return the environment of Prefect's and MLflow's processes: everything they keep goes into the workspace."""
+    """Return the environment of Prefect's and MLflow's processes, which store everything in the workspace."""
     return os.environ | {
         "PREFECT_API_URL": api_url,
         "PREFECT_HOME": str(workspace / "prefect"),
@@ -114,11 +114,11 @@ def service_environment(workspace: Path, api_url: str) -> dict[str, str]:
 
 
 def start_temporary_prefect(workspace: Path) -> str:
-    """Start a Prefect server without pages that ends with this process, however that ends; returns its API address.
+    """Start a Prefect server without UI that ends with this process; return its API URL.
 
-    Its database is the workspace's, so that `har up` later shows the run. Prefect would start one of its own, but only after
-    this process has loaded Prefect; here the two load side by side. Call before importing Prefect: what is registered first
-    to happen at exit happens last, and Prefect's last log lines still find the server.
+    It uses the workspace's database, so that `har up` shows the run later. It starts while this process imports Prefect, which
+    Prefect's own temporary server would not. Call before importing Prefect: exit handlers run in reverse order, so the server
+    then outlives Prefect's last log lines.
     """
     port = _free_port()
     address = f"http://{HOST}:{port}"
@@ -132,7 +132,7 @@ def start_temporary_prefect(workspace: Path) -> str:
 
 
 def stop_temporary_prefect() -> None:
-    """Stop the server that `start_temporary_prefect` started; without one, do nothing."""
+    """Stop the server of `start_temporary_prefect`, if any."""
     while _temporary:
         _stop(_temporary.pop())
 
@@ -141,7 +141,7 @@ def wait_for_prefect(api_url: str) -> None:
     """Wait until a Prefect server answers.
 
     Raises:
-        UserError: it does not.
+        UserError: it does not answer in time.
     """
     deadline = time.monotonic() + START_SECONDS
     while not _answers(f"{api_url}/health"):
@@ -157,13 +157,13 @@ def _free_port() -> int:
 
 
 def _die_with_parent() -> None:
-    """Have Linux end this process when the one that started it is gone."""
+    """Have Linux end this process when its parent ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop_services(workspace: Path) -> list[str]:
-    """Stop what `har up` started in this workspace, and nothing else; returns the names."""
+    """Stop the services of this workspace; return their names."""
     services = running_services(workspace)
     for service in reversed(services.values()):
         _stop(service)
@@ -172,7 +172,7 @@ def stop_services(workspace: Path) -> list[str]:
 
 
 def _stop(service: Service) -> None:
-    """Ask the process and its children to end; make them after a while."""
+    """Terminate a process and its children; kill them after a timeout."""
     process = service.process()
     if not process:
         return
@@ -216,7 +216,7 @@ def _wait_until(service: Service, healthy: Callable[[], bool]) -> None:
         if service.process() is None or time.monotonic() > deadline:
             state = "ended" if service.process() is None else f"did not answer within {START_SECONDS:.0f} s"
             last = _last_line(Path(service.log))
-            raise UserError(f"har up: the {service.name} process {state}; its log is {service.log}, the end of it: {last}")
+            raise UserError(f"har up: the {service.name} process {state}; last line of {service.log}: {last}")
         time.sleep(0.5)
 
 

@@ -37,7 +37,7 @@ class RunState(Execution):
         """The training_runs that are drawn: the first one of each name that has attention."""
         return [training_run for training_run in first_of_each_name(self.training_runs) if training_run.params.attends]
 
-    def lost_videos(self) -> pd.DataFrame:
+    def quarantined_videos(self) -> pd.DataFrame:
         """Return the videos that could not be decoded (video, reason, stderr), from the shards that have any."""
         import pandas as pd
 
