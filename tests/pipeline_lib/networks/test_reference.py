@@ -172,7 +172,7 @@ def make_model(variant, channels, grid, num_classes, units):
             parameter += 0.2 * torch.randn_like(parameter)
         if isinstance(model, Normalised):
             model.factor.fill_(1.7)
-    return model.eval(), params
+    return model.double().eval(), params
 
 
 def reference(model, params, features_TKKD, valid):
@@ -187,11 +187,11 @@ def reference(model, params, features_TKKD, valid):
 def test_agrees_with_the_equations(variant, size):
     channels, grid, num_classes, units = size
     model, params = make_model(variant, channels, grid, num_classes, units)
-    features = torch.rand(3, 30, grid, grid, channels, generator=torch.Generator().manual_seed(1)) * 3
+    features = torch.rand(3, 30, grid, grid, channels, generator=torch.Generator().manual_seed(1)).double() * 3
     valid_frames = torch.tensor([30, 17, 1])
     with torch.no_grad():
         logits, attention = model(features, valid_frames)
     for clip in range(3):
-        wanted_logits, wanted_maps = reference(model, params, features[clip].double().numpy(), int(valid_frames[clip]))
-        np.testing.assert_allclose(logits[clip].numpy(), wanted_logits, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(attention[clip].numpy(), wanted_maps, rtol=0, atol=1e-5)
+        wanted_logits, wanted_maps = reference(model, params, features[clip].numpy(), int(valid_frames[clip]))
+        np.testing.assert_allclose(logits[clip].numpy(), wanted_logits, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(attention[clip].numpy(), wanted_maps, rtol=0, atol=1e-10)
