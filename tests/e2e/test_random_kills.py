@@ -64,14 +64,14 @@ class Trial:
     def workspace(self) -> Path:
         return self.folder / "workspace"
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
         self.folder.mkdir(exist_ok=True, parents=True)
         path = self.folder / "params.yaml"
         path.write_text(yaml.safe_dump({"workspace": str(self.workspace), "fetch": self.fetch} | PARAMS))
         with (self.folder / "log").open("ab") as log:
-            command = [sys.executable, "-m", "flows.cli", "run", str(path)]
-            own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-            return subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log, env=own)
+            command = [sys.executable, "-m", "flows.cli", "run", str(path), *options]
+            own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "RAY_"))}
+            return subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log, env=own | environment)
 
     def manifests(self) -> dict[Path, str]:
         found = (self.workspace / "artifacts").glob("[!.]*/[!.]*/manifest.json")

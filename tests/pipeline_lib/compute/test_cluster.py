@@ -154,7 +154,7 @@ class Cluster:
     """Node a has one core; node b has two and a logical GPU, and is started by the tests that want it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._numbers = folder, itertools.count()
+        self.folder, self._numbers = folder, itertools.count()
         self.token = folder / "token"
         self.token.write_text("a" * 64)
         self.address = f"127.0.0.1:{free_port()}"
@@ -174,13 +174,13 @@ class Cluster:
         ]
 
     def add_node(self) -> Node:
-        folder = self._folder / f"b{next(self._numbers)}"
+        folder = self.folder / f"b{next(self._numbers)}"
         options = (f"--address={self.address}", "--node-ip-address=127.0.0.2", "--num-gpus=1")
         self.nodes.append(Node("b", folder, self.token, *options))
         return self.nodes[-1]
 
     def driver(self) -> Driver:
-        return Driver(self._folder, {"address": self.address}, RAY_AUTH_TOKEN_PATH=str(self.token))
+        return Driver(self.folder, {"address": self.address}, RAY_AUTH_TOKEN_PATH=str(self.token))
 
 
 @pytest.fixture(scope="module")
