@@ -26,7 +26,7 @@ from pipeline_lib.evaluate.predictions import clip_predictions, video_prediction
 from pipeline_lib.evaluate.scores import class_scores, confusion_counts, overall_scores
 from pipeline_lib.params import EvaluateParams
 from pipeline_lib.streams.feature_files import FeatureReader
-from pipeline_lib.training.batches import ClipSource
+from pipeline_lib.training.batches import ClipLoader
 from pipeline_lib.training.checkpoints import Metadata, load_checkpoint
 from pipeline_lib.training.inference import Outputs, infer
 from pipeline_lib.training.voting import tally
@@ -65,7 +65,7 @@ def evaluate_model(
     batch_size = max(params.batch_size, GPU_BATCH) if device.type == "cuda" else params.batch_size
     with FeatureReader(feature_files) as reader:
         _check_features(checkpoint, reader, metadata)
-        source_of = partial(ClipSource, reader, classes=metadata.classes, device=device, in_memory=False)
+        source_of = partial(ClipLoader, reader, classes=metadata.classes, device=device, in_memory=False)
         outputs = infer(network, source_of(test), batch_size)
         maps = None
         if metadata.attends and metadata.grid > 1:
@@ -83,7 +83,7 @@ def evaluate_model(
 
 def _score_maps(
     network: nn.Module,
-    source_of: Callable[[pd.DataFrame], ClipSource],
+    source_of: Callable[[pd.DataFrame], ClipLoader],
     test: pd.DataFrame,
     outputs: Outputs,
     metadata: Metadata,

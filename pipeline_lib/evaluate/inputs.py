@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from pipeline_lib.streams.feature_files import FeatureReader
-from pipeline_lib.training.batches import ClipSource
+from pipeline_lib.training.batches import ClipLoader
 
 CLIPS_AT_ONCE = 32
 """Clips read before they are averaged; 30 frames of VGG16's features take 1.5 MB."""
@@ -29,7 +29,7 @@ def average_features(clips: pd.DataFrame, reader: FeatureReader, device: torch.d
     video_N, videos = pd.factorize(clips["video"])
     valid_N = clips["valid_frames"].to_numpy()
     num_cells = reader.shape[2] * reader.shape[3]  # opens the files, before threads read them
-    source = ClipSource(reader, clips, list(clips["class_name"].unique()), device, in_memory=False)
+    source = ClipLoader(reader, clips, list(clips["class_name"].unique()), device, in_memory=False)
     batches = (batch.features_BTKKD for batch in source.batches(CLIPS_AT_ONCE))
     sums = zip(itertools.chain.from_iterable(batches), valid_N.tolist(), strict=True)
     # Clip by clip: what is converted to fp32 stays in a CPU's cache until it is added up.

@@ -24,7 +24,7 @@ from torch import nn
 
 from pipeline_lib.compute.gpu import deterministic_inference
 from pipeline_lib.evaluate.measures import MODEL, UNIFORM, control_maps
-from pipeline_lib.training.batches import Batch, ClipSource
+from pipeline_lib.training.batches import Batch, ClipLoader
 
 STEPS = 5
 """Steps of a curve. An odd number, so that every count of cells has its complement among the counts."""
@@ -61,7 +61,7 @@ def cell_counts(num_cells: int) -> np.ndarray:
 
 
 def masked_curves(
-    model: nn.Module, source: ClipSource, clips: Sequence[str], attention_NTI: np.ndarray, batch_size: int
+    model: nn.Module, source: ClipLoader, clips: Sequence[str], attention_NTI: np.ndarray, batch_size: int
 ) -> Curves:
     """Run the model on the clips of `source` (named `clips`, with the model's attention) behind growing masks.
 

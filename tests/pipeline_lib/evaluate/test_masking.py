@@ -31,7 +31,7 @@ class LooksAtOneCell(nn.Module):
 
 @dataclass
 class Clips:
-    """Clips of nothing but ones, in place of a `ClipSource`."""
+    """Clips of nothing but ones, in place of a `ClipLoader`."""
 
     valid_frames: list[int]
 
