@@ -1,4 +1,4 @@
-"""The models of a run side by side, over all its folds and seeds."""
+"""Summarise and compare a run's models over all folds and seeds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COLUMNS = {
     "num_clips": "test clips",
     "num_frames": "test frames",
 }
-"""Metrics that are averaged over runs, and what results.csv calls them."""
+"""Metrics that are averaged over training runs, with their column names in results.csv."""
 
 
 @dataclass(frozen=True)
@@ -45,54 +45,54 @@ class TrainingRun:
     fold: int
     seed: int
     metrics: Mapping[str, Any]
-    """What `evaluate_model` returned; a model may lack some."""
+    """The result of `evaluate_model`; some metrics may be missing."""
     videos: pd.DataFrame
-    """Its videos.parquet; `video`, `group` and `correct` are enough."""
+    """The run's videos.parquet; only `video`, `group` and `correct` are used."""
     maps: pd.DataFrame | None = None
-    """Its maps.parquet; None without attention."""
+    """The run's maps.parquet; None for a model without attention."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One model over all its cells."""
+    """One model over all its training runs."""
 
     model: str
     num_training_runs: int
     mean: dict[str, float]
     standard_deviation: dict[str, float]
-    """Sample standard deviation between runs; empty if there is one."""
+    """Sample standard deviation between runs; empty for a single run."""
     intervals: dict[str, list[float]]
-    """95 % intervals of the one run; empty if there are more."""
+    """95 % intervals of a single run; empty for several."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models on the videos of the folds that both were tested on."""
+    """Comparison of two models on the folds that both were tested on."""
 
     first: str
     second: str
     num_videos: int
     num_groups: int
     difference: float
-    """Video accuracy, by the mode, of the first less that of the second."""
+    """Video accuracy (mode) of the first model minus that of the second."""
     interval: list[float]
-    """95 % interval of the difference, over groups."""
+    """95 % interval of the difference over groups."""
     test: str
     p_value: float
     p_holm: float
-    """Adjusted for the number of pairs, after Holm."""
+    """Holm-adjusted p-value over all pairs."""
 
 
 def summarise(runs: Sequence[TrainingRun]) -> list[Summary]:
-    """Return each model's mean and sample standard deviation over its runs, of every metric that all of them have."""
+    """Return each model's mean and sample standard deviation over its runs, for metrics that all of its runs have."""
     return [_summary(model, own) for model, own in _by_model(runs).items()]
 
 
 def compare(runs: Sequence[TrainingRun], params: EvaluateParams) -> list[Pair]:
-    """Compare every two models that have a fold in common, video by video.
+    """Compare all pairs of models with a common fold by a paired test over videos.
 
-    A video's correctness is averaged over the seeds, and the folds, that test it. So seeds are taken as given, and the test
-    asks whether the difference would hold on other groups of videos, not with other seeds.
+    A video's correctness is averaged over seeds and folds. The test treats the seeds as fixed: it asks whether the difference
+    generalises to other groups of videos, not to other seeds.
     """
     group_of = pd.concat([run.videos[["video", "group"]] for run in runs]).drop_duplicates("video").set_index("video")["group"]
     shares = {model: _shares_correct(own) for model, own in _by_model(runs).items()}
@@ -127,13 +127,13 @@ def _summary(model: str, runs: Sequence[TrainingRun]) -> Summary:
 
 
 def _flat(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers among a model's metrics, those of the pointing game under names of their own."""
+    """Return the metrics in `COLUMNS`, with those of the pointing game prefixed by `pointing_`."""
     pointing = {f"pointing_{name}": value for name, value in metrics.get("pointing", {}).items()}
     return {name: value for name, value in {**metrics, **pointing}.items() if name in COLUMNS and value is not None}
 
 
 def _shares_correct(runs: Iterable[TrainingRun]) -> pd.Series:
-    """Return, for each (fold, video), the share of a model's seeds that are right by the mode."""
+    """Return, for each (fold, video), the fraction of a model's seeds that predict it correctly (mode)."""
     tables = [run.videos[["video", "correct"]].assign(fold=run.fold) for run in runs]
     return pd.concat(tables).groupby(["fold", "video"])["correct"].mean()
 

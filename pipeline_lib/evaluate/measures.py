@@ -1,7 +1,7 @@
-"""What an attention map can be measured by without running the model again, and the two maps it is measured against.
+"""Measures of attention maps that need no further run of the model, and the control maps.
 
-Controls are the uniform map, and a Gaussian on the centre of the frame, where cameras put what they film (Tatler 2007, "The
-central fixation bias in scene viewing"): what the centre scores as well needed no model.
+The controls are the uniform map and a Gaussian at the centre of the frame, where cameras place their subject (Tatler 2007, "The
+central fixation bias in scene viewing"). A map that scores no better than these provides no evidence for the model.
 """
 
 # N clips, T frames of a clip, K grid side, I = K * K cells in rows from the top left
@@ -17,17 +17,17 @@ MODEL, UNIFORM, CENTRE = "model", "uniform", "centre"
 CONTROLS = (UNIFORM, CENTRE)
 
 CENTRE_SIGMA = 0.25
-"""Standard deviation of the centre's Gaussian, as a share of the frame's side."""
+"""Standard deviation of the centre's Gaussian as a fraction of the frame's side."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How a measure is told to people."""
+    """Title, unit and direction of a measure."""
 
     title: str
     unit: str
     better: Literal["lower", "higher"] | None
-    """None where a map is no better for being low or high."""
+    """None if neither direction is better."""
 
 
 MEASURES = {
@@ -39,11 +39,11 @@ MEASURES = {
     "deletion": Measure("Deletion", "area under the true class's probability", "lower"),
     "insertion": Measure("Insertion", "area under the true class's probability", "higher"),
 }
-"""Every measure, in the order in which they are shown."""
+"""All measures in display order."""
 
 
 def control_maps(grid: int) -> dict[str, np.ndarray]:
-    """Return each control's map_KK, which sums to 1 as attention does."""
+    """Return map_KK of each control; it sums to 1 like attention."""
     offset_K = _offsets(grid)
     gaussian_K = np.exp(-0.5 * (offset_K / CENTRE_SIGMA) ** 2)
     centre_KK = np.outer(gaussian_K, gaussian_K)
@@ -51,18 +51,18 @@ def control_maps(grid: int) -> dict[str, np.ndarray]:
 
 
 def entropy(attention_NTI: np.ndarray) -> np.ndarray:
-    """Return each frame's entropy over log I: 1 is spread evenly, 0 is all on one cell."""
+    """Return each frame's entropy divided by log I: 1 for a uniform map, 0 for a single cell."""
     logarithm_NTI = np.log(attention_NTI, out=np.zeros_like(attention_NTI), where=attention_NTI > 0)
     share_NT: np.ndarray = -(attention_NTI * logarithm_NTI).sum(axis=2) / np.log(attention_NTI.shape[2])
     return share_NT
 
 
 def centre_bias(attention_NTI: np.ndarray) -> np.ndarray:
-    """Return 1 less the mean distance of attention from the frame's centre, as a share of the uniform map's.
+    """Return 1 minus the mean distance of attention from the frame's centre divided by that of the uniform map.
 
-    1 is all on the middle cell, 0 as far out as the uniform map, less than 0 drawn to the border. The distance of what is
-    looked at from the centre is Tatler's measure. Likeness to the centre's Gaussian (SIM, CC) was not chosen: it calls a
-    map that is sharper than the Gaussian, and in the very middle of it, little biased.
+    1 means all attention on the central cell, 0 the same distance as the uniform map, and negative values a bias towards the
+    border. Distance from the centre is Tatler's measure. Similarity to the central Gaussian (SIM, CC) would rate a map that is
+    narrower than the Gaussian as less biased.
     """
     offset_K = _offsets(round(attention_NTI.shape[2] ** 0.5))
     distance_I = np.hypot(offset_K[:, None], offset_K).ravel()
@@ -71,9 +71,9 @@ def centre_bias(attention_NTI: np.ndarray) -> np.ndarray:
 
 
 def drift(attention_NTI: np.ndarray) -> np.ndarray:
-    """Return the total variation distance of each frame's map from the one before: 0 is the same map, 1 shares no cell.
+    """Return the total variation distance between each frame's map and the previous one: 0 if equal, 1 if disjoint.
 
-    The first frame, which has none before it, gets 0 and is not to be counted.
+    The first frame has no predecessor and gets 0; do not count it.
     """
     moved_NT = np.zeros(attention_NTI.shape[:2])
     moved_NT[:, 1:] = 0.5 * np.abs(np.diff(attention_NTI, axis=1)).sum(axis=2)
@@ -81,6 +81,6 @@ def drift(attention_NTI: np.ndarray) -> np.ndarray:
 
 
 def _offsets(grid: int) -> np.ndarray:
-    """Return how far the cells' centres lie from the middle, as shares of the side; those of both sides to the same bit."""
+    """Return the offsets of the cells' centres from the middle as fractions of the side; exactly antisymmetric."""
     offset_K: np.ndarray = (np.arange(grid) - (grid - 1) / 2) / grid
     return offset_K

@@ -116,7 +116,7 @@ def test_a_decoder_that_is_killed_and_a_picture_that_is_too_large_cost_one_video
     assert run(videos, models["mean_pool"], tmp_path, output=tmp_path / "results") == 1
     rows = json.loads((tmp_path / "results" / "predictions.json").read_text(encoding="utf-8"))["videos"]
     assert [row["error"] for row in rows] == [
-        "its decoder was killed; if nobody did that, the machine ran out of memory",
+        "the decoder was killed, probably because the machine ran out of memory",
         "16384 x 16384 pixels, more than can be decoded here",
         None,
     ]

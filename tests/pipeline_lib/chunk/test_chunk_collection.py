@@ -236,7 +236,7 @@ def test_a_split_file_that_is_no_text(tmp_path: Path):
 
 
 def test_the_tutorial_needs_split_files(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"tutorial needs split files: give fetch.splits"):
+    with pytest.raises(ValueError, match=r"tutorial needs split files: set fetch.splits"):
         chunk(tmp_path, [write_shard(tmp_path / "shard", ["x/a"])], ChunkParams(protocol="tutorial"))
 
 
@@ -339,8 +339,8 @@ def test_a_table_of_groups_beats_file_names(tmp_path: Path, header: str):
     ("rows", "message"),
     [
         ([("x", "train"), ("x", "val"), ("y", "test")], r"\(y\)"),
-        ([("x", "train"), ("x", "test")], "no clip is in the val split"),
-        ([("x", "train"), ("x", "val")], "no clip is in the test split"),
+        ([("x", "train"), ("x", "test")], "the val split has no clips"),
+        ([("x", "train"), ("x", "val")], "the test split has no clips"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before(rows: list[tuple[str, str]], message: str):

@@ -1,4 +1,4 @@
-"""A room: several at once, or one alone, whatever goes wrong inside."""
+"""The shared lock: several shared holders or one exclusive one, also after errors and interrupts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from pipeline_lib.compute.shared_lock import SharedLock
 
 
-def is_free(room: SharedLock) -> bool:
+def is_free(lock: SharedLock) -> bool:
     """Whether somebody can be alone in it."""
     entered = threading.Event()
 
     def enter() -> None:
-        with room.exclusive():
+        with lock.exclusive():
             entered.set()
 
     threading.Thread(target=enter, daemon=True).start()
@@ -24,10 +24,10 @@ def is_free(room: SharedLock) -> bool:
 
 
 def test_as_many_as_there_are_places_share_it() -> None:
-    room, together = SharedLock(3), threading.Barrier(3)
+    lock, together = SharedLock(3), threading.Barrier(3)
 
     def enter() -> None:
-        with room.shared():
+        with lock.shared():
             together.wait(5)
 
     with ThreadPoolExecutor(3) as pool:
@@ -37,10 +37,10 @@ def test_as_many_as_there_are_places_share_it() -> None:
 
 def test_nobody_else_is_in_while_one_is_alone() -> None:
     """Readers count themselves; a writer must find none, and another writer neither."""
-    room, inside, seen = SharedLock(4), [], []
+    lock, inside, seen = SharedLock(4), [], []
 
     def enter(number: int) -> None:
-        with room.exclusive() if number % 5 == 0 else room.shared():
+        with lock.exclusive() if number % 5 == 0 else lock.shared():
             inside.append(number)
             if number % 5 == 0:
                 time.sleep(0.002)
@@ -51,22 +51,22 @@ def test_nobody_else_is_in_while_one_is_alone() -> None:
         list(pool.map(enter, range(100)))
     assert seen == [[number] for number, *_ in seen]
     assert len(seen) == 20
-    assert is_free(room)
+    assert is_free(lock)
 
 
 def test_who_waits_to_be_alone_is_not_kept_out_by_those_who_come_later() -> None:
-    room, stop = SharedLock(2), threading.Event()
+    lock, stop = SharedLock(2), threading.Event()
 
     def come_and_go() -> None:
         while not stop.is_set():
-            with room.shared():
+            with lock.shared():
                 time.sleep(0.001)
 
     guests = [threading.Thread(target=come_and_go) for _ in range(6)]
     for guest in guests:
         guest.start()
     try:
-        assert is_free(room)
+        assert is_free(lock)
     finally:
         stop.set()
         for guest in guests:
@@ -74,17 +74,17 @@ def test_who_waits_to_be_alone_is_not_kept_out_by_those_who_come_later() -> None
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-@pytest.mark.parametrize("entrance", ["shared", "alone"])
+@pytest.mark.parametrize("entrance", ["shared", "exclusive"])
 def test_it_is_left_by_an_error_too(entrance: str, error: type[BaseException]) -> None:
-    room = SharedLock(2)
-    with pytest.raises(error), getattr(room, entrance)():
+    lock = SharedLock(2)
+    with pytest.raises(error), getattr(lock, entrance)():
         raise error
-    assert is_free(room)
+    assert is_free(lock)
 
 
 def test_interrupted_while_waiting_it_gives_back_what_it_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    room, calls = SharedLock(3), []
-    acquire = room._places.acquire
+    lock, calls = SharedLock(3), []
+    acquire = lock._holders.acquire
 
     def interrupted_at_the_third() -> bool:
         calls.append(None)
@@ -93,7 +93,7 @@ def test_interrupted_while_waiting_it_gives_back_what_it_has_taken(monkeypatch: 
         return acquire()
 
     with monkeypatch.context() as patch:
-        patch.setattr(room._places, "acquire", interrupted_at_the_third)
-        with pytest.raises(KeyboardInterrupt), room.exclusive():
+        patch.setattr(lock._holders, "acquire", interrupted_at_the_third)
+        with pytest.raises(KeyboardInterrupt), lock.exclusive():
             pass
-    assert is_free(room)
+    assert is_free(lock)

@@ -32,7 +32,7 @@ def test_one_cell_keeps_its_intervals():
     assert summary.standard_deviation == {}
 
 
-def test_mean_and_deviation_over_cells():
+def test_mean_and_deviation_over_training_runs():
     runs = [make_run("alstm", [1, 0], seed=0, macro_f1=0.2), make_run("lrcn", [1, 1], macro_f1=0.5)]
     runs += [make_run("alstm", [1, 1], seed=1, macro_f1=0.4), make_run("alstm", [1, 1], fold=2, macro_f1=0.9)]
     alstm, lrcn = summarise(runs)
@@ -47,7 +47,7 @@ def test_a_metric_that_one_cell_lacks_is_left_out():
     assert summarise(runs)[0].mean == {"video_accuracy": 1.0}
 
 
-def test_pair_of_single_cells():
+def test_pair_of_single_training_runs():
     first = make_run("alstm", [1, 1, 1, 1, 1, 1, 1, 0])
     second = make_run("lrcn", [0, 0, 0, 0, 0, 1, 0, 1])
     [pair] = compare([first, second], PARAMS)
@@ -105,7 +105,7 @@ def test_files(tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert [row["model"] for row in results["models"]] == ["alstm", "lrcn"]
     table = pd.read_csv(tmp_path / "results.csv").set_index("model")
-    assert table["splits x seeds"].tolist() == [2, 1]
+    assert table["folds x seeds"].tolist() == [2, 1]
     assert table["video accuracy (mode)"].tolist() == [0.75, 0.25]
     assert table.loc["alstm", "video accuracy (mode), sd"] == 0
     assert table.loc["lrcn", "video accuracy (mode), 95 % from"] == pytest.approx(0.15)
@@ -115,7 +115,7 @@ def test_files(tmp_path):
     assert "macro F1 (videos, mode)" not in table
 
 
-def test_same_cells_same_files(tmp_path):
+def test_same_training_runs_same_files(tmp_path):
     runs = [make_run("alstm", [1, 0, 1, 1], seed=seed) for seed in (0, 1)] + [make_run("lrcn", [0, 1, 0, 0])]
     for name, order in (("one", runs), ("two", [runs[1], runs[0], runs[2]])):
         (tmp_path / name).mkdir()

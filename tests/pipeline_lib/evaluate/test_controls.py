@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline_lib.evaluate.comparison import Cell, compare, summarise
+from pipeline_lib.evaluate.comparison import TrainingRun, compare, summarise
 from pipeline_lib.evaluate.controls import evaluate_controls
 from pipeline_lib.evaluate.inputs import average_features, file_metadata
 from pipeline_lib.evaluate.regression import regress
@@ -157,7 +157,7 @@ def test_files(honest, tmp_path):
 
 def test_the_regression_is_a_cell_to_compare_models_with(honest, tmp_path):
     metrics = controls(honest, tmp_path)["logistic_regression"]
-    regression = Cell("logistic_regression", 1, 0, metrics, pd.read_parquet(tmp_path / "videos.parquet"))
+    regression = TrainingRun("logistic_regression", 1, 0, metrics, pd.read_parquet(tmp_path / "videos.parquet"))
     never_right = replace(regression, model="alstm", videos=regression.videos.assign(correct=False))
     [pair] = compare([regression, never_right], PARAMS)
     assert pair.difference == metrics["video_accuracy"]

@@ -130,7 +130,7 @@ def test_damaged_video_is_named(shard: Path, tmp_path: Path) -> None:
     copy = tmp_path / "shard"
     shutil.copytree(shard, copy)
     (copy / "videos" / "run" / "c.avi.mp4").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"run/c\.avi: no longer decodes .*--refresh subsample"):
+    with pytest.raises(ValueError, match=r"run/c\.avi: can no longer be decoded .*--refresh subsample"):
         extract_features(copy, tmp_path, PARAMS, CHUNK, fps=15.0)
 
 
