@@ -27,7 +27,7 @@ from pipeline_lib.evaluate.measures import MODEL, UNIFORM, control_maps
 from pipeline_lib.training.batches import Batch, ClipLoader
 
 STEPS = 5
-"""Steps of a curve."""
+"""Steps of a curve; odd, so that the complement of each count of cells is also a count (see `masked_curves`)."""
 
 MAX_VIDEOS = 512
 """Maximum number of videos to mask; one clip of each costs `5 * STEPS - 3` runs of the model."""

@@ -15,7 +15,7 @@ import pandas as pd
 
 from pipeline_lib.addresses import Address, redact
 from pipeline_lib.artifacts import layout
-from pipeline_lib.artifacts.tables import SourceVideo
+from pipeline_lib.artifacts.tables import CollectionVideo
 from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.datasets import hmdb51
 from pipeline_lib.errors import UnusableError, UserError
@@ -38,7 +38,7 @@ def videos_root(params: FetchParams, directory: Path) -> Path:
     return directory / "videos"
 
 
-def list_videos(root: Path) -> list[SourceVideo]:
+def list_videos(root: Path) -> list[CollectionVideo]:
     """Return the videos of every class, sorted by name. Hidden files are skipped; the number of other files is logged.
 
     Raises:
@@ -54,7 +54,7 @@ def list_videos(root: Path) -> list[SourceVideo]:
     return sorted(videos, key=lambda video: video.video)
 
 
-def _class_videos(folder: Path) -> list[SourceVideo]:
+def _class_videos(folder: Path) -> list[CollectionVideo]:
     files = _visible(folder)
     videos = [path for path in files if _is_video(path)]
     if not videos:
@@ -63,7 +63,7 @@ def _class_videos(folder: Path) -> list[SourceVideo]:
         raise UserError(f"fetch.videos: {folder}: no video in this class folder ({LAYOUT} is expected): {hint}")
     if len(videos) < len(files):
         logger.warning("%s: ignored %d of %d entries, which are not videos", folder, len(files) - len(videos), len(files))
-    return [SourceVideo(_checked_name(f"{folder.name}/{path.name}", folder), folder.name) for path in videos]
+    return [CollectionVideo(_checked_name(f"{folder.name}/{path.name}", folder), folder.name) for path in videos]
 
 
 def _checked_name(name: str, folder: Path) -> str:

@@ -75,7 +75,7 @@ def percentile_level(histogram: Sequence[int], percentile: float) -> int:
 
     Args:
         histogram: number of pixels at each level.
-        percentile: 0 to 100, as in `numpy.percentile`. NumPy interpolates between adjacent occurring levels. No pixel is between
+        percentile: 0 to 100, as in `numpy.percentile`. That interpolates between adjacent occurring levels; no pixel is between
             them, so it is equivalent to exceed the lower one.
     """
     counts = np.cumsum(histogram)

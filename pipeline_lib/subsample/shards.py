@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline_lib.artifacts import layout
-from pipeline_lib.artifacts.tables import SourceVideo
+from pipeline_lib.artifacts.tables import CollectionVideo
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import SubsampleParams
 from pipeline_lib.subsample.videos import subsample_video
@@ -38,7 +38,7 @@ QUARANTINE_EXAMPLES = 3
 
 def subsample_shard(
     root: Path,
-    videos: Sequence[SourceVideo],
+    videos: Sequence[CollectionVideo],
     directory: Path,
     params: SubsampleParams,
     on_video: Callable[[str], None] | None = None,
@@ -62,7 +62,7 @@ def subsample_shard(
     return {"videos": len(table) - quarantined, "frames": int(table["num_frames"].sum()), "quarantined": quarantined}
 
 
-def _subsample_or_quarantine(root: Path, video: SourceVideo, directory: Path, params: SubsampleParams) -> dict[str, Any]:
+def _subsample_or_quarantine(root: Path, video: CollectionVideo, directory: Path, params: SubsampleParams) -> dict[str, Any]:
     row = {"video": video.video, "class_name": video.class_name, "source_sha256": video.sha256}
     destination = layout.subsampled_path(directory, video.video)
     destination.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 
 from pipeline_lib.params import ModelParams, SweepParams
-from pipeline_lib.params.training import HAS_NOT
+from pipeline_lib.params.training import UNUSED_HYPERPARAMETERS
 
 NONE_SHARE = 0.2
 """Share of a logarithmic range, below its lowest value, that stands for 0: none is where ever smaller values lead, and as part
@@ -132,7 +132,7 @@ def make_space(params: SweepParams, base: ModelParams) -> Space:
         Choice("scorer", params.scorer),
         Choice("head_channels", params.head_channels),
     )
-    return Space(base, tuple(dimension for dimension in dimensions if dimension.name not in HAS_NOT[base.model]))
+    return Space(base, tuple(dimension for dimension in dimensions if dimension.name not in UNUSED_HYPERPARAMETERS[base.model]))
 
 
 def _around(units: int | None) -> tuple[int | None, ...]:

@@ -22,7 +22,7 @@ class Outputs:
 
 
 def infer(model: nn.Module, loader: ClipLoader, batch_size: int) -> Outputs:
-    """Run the model in evaluation mode and fp32 over every clip of the loader; safe beside training in other threads."""
+    """Run the model in evaluation mode and fp32 over every clip of the loader; safe while other threads train."""
     model.eval()
     logits, attention = [], []
     with torch.inference_mode():

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+from pipeline_lib.workers.worker import Place
 
 from pipeline_lib.compute.planning import Plan
 from pipeline_lib.params import SweepParams, TrainParams
 from pipeline_lib.sweep.space import make_space
 from pipeline_lib.sweep.study import Study
-from pipeline_lib.workers.worker import Place
 from tests.pipeline_lib.sweep.objectives import EPOCHS, VAL_CLIPS
 
 BASE = TrainParams(epochs=EPOCHS, learning_rate=3e-4, attention_penalty=0.5, alstm_units=256).of("alstm")
