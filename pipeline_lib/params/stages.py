@@ -36,7 +36,7 @@ FOLDS: tuple[Fold, ...] = get_args(Fold)
 
 
 class FetchParams(Section):
-    """Where the videos and their split files come from."""
+    """Parameters of the fetch stage: the collection's videos, split files and tables."""
 
     kind: Literal["hmdb51", "archive", "folder"]
     videos: Addresses = None
@@ -77,7 +77,7 @@ class FetchParams(Section):
 
 
 class SubsampleParams(Section):
-    """How videos are converted to one frame rate."""
+    """Parameters of the subsample stage, which converts videos to one frame rate."""
 
     fps: PositiveFloat = 15.0
     crf: Annotated[int, Field(ge=0, le=30)] = 16
@@ -95,12 +95,12 @@ class SubsampleParams(Section):
         """Ignore a key of older parameter files that never had an effect."""
         if not isinstance(values, dict) or "workers" not in values:
             return values
-        logger.warning("subsample.workers is ignored: there is one shard per core; remove it from the parameters")
+        logger.warning("subsample.workers is ignored: one shard runs on each core; remove it from the parameters")
         return {name: value for name, value in values.items() if name != "workers"}
 
 
 class ChunkParams(Section):
-    """How videos are cut into clips and assigned to splits."""
+    """Parameters of the chunk stage, which cuts videos into clips and assigns them to splits."""
 
     frames: PositiveInt = 30
     short: Literal["pad", "drop"] = "pad"
@@ -141,7 +141,7 @@ class ChunkParams(Section):
 
 
 class FinetuneParams(Section):
-    """How the backbone is tuned on frames of the training split before features are extracted."""
+    """Parameters of the finetune stage, which tunes the backbone on frames of the training split."""
 
     enabled: bool = False
     blocks: PositiveInt | Literal["all"] = "all"
@@ -163,7 +163,7 @@ class FinetuneParams(Section):
 
 
 class FeaturesParams(Section):
-    """How features_BTKKD are computed from frames."""
+    """Parameters of the features stage, which computes features_BTKKD from frames."""
 
     backbone: str = "vgg16"
     """A torchvision classification network by name, or `vgg_small`."""
@@ -181,7 +181,7 @@ class FeaturesParams(Section):
 
 
 class SweepParams(Section):
-    """The search for hyper-parameters, on the train and val splits."""
+    """Parameters of the sweep stage, which searches for hyper-parameters on the train and val splits."""
 
     enabled: bool = False
     models: Annotated[tuple[ModelName, ...], Field(strict=False, min_length=1)] = ("alstm", "conv_alstm")
@@ -214,7 +214,7 @@ class SweepParams(Section):
 
 
 class EvaluateParams(Section):
-    """How the test split is scored."""
+    """Parameters of the evaluate stage, which scores models on the test split."""
 
     resamples: PositiveInt = 10_000
     """Number of random sign flips per paired test, if there are too many to enumerate."""
@@ -226,7 +226,7 @@ class EvaluateParams(Section):
 
 
 class HeatmapsParams(Section):
-    """How attention is drawn over frames. The defaults are the article's."""
+    """Parameters of the heatmaps stage, which draws attention over frames. The defaults are the article's."""
 
     side: Annotated[int, Field(gt=0, multiple_of=2)] = 800
     """Longer side in pixels."""
@@ -247,13 +247,13 @@ class HeatmapsParams(Section):
 
 
 class ReportParams(Section):
-    """The run's HTML page."""
+    """Parameters of the report stage, which writes the run's HTML page."""
 
     title: str = "Where the model looked"
 
 
 class TrackingParams(Section):
-    """Where MLflow stores the run."""
+    """Parameters of tracking with MLflow."""
 
     uri: str | None = None
     """Tracking server; default: MLFLOW_TRACKING_URI, else a SQLite file in the workspace."""
@@ -262,7 +262,7 @@ class TrackingParams(Section):
 
 
 class RunParams(Section):
-    """Where the run's work is executed."""
+    """Parameters of the engine that executes the work."""
 
     engine: str | None = operational(None)
     """Ray cluster to run on, HOST:PORT of its head or `auto`; default: RAY_ADDRESS, else this machine."""

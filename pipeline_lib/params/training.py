@@ -83,7 +83,7 @@ class ModelParams(HyperParams):
 
 
 class TrainParams(HyperParams):
-    """The models to train, and their hyper-parameters."""
+    """Parameters of the train stage: the models to train, and their hyper-parameters."""
 
     models: Annotated[tuple[ModelName, ...], Field(strict=False, min_length=1)] = MODELS
     alstm_units: PositiveInt = 256

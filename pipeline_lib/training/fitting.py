@@ -82,7 +82,7 @@ def fit(
         seed: seed of the generator passed to `train_epoch`.
         state_path: saved after every epoch and resumed from if present. None disables both.
         device_generator: the only other source of random numbers in `train_epoch`, restored on resuming. None stands for
-            torch's global generators; they are neither saved nor restored if a generator is given.
+            torch's global generators, which are left alone if a generator is given.
         monitor: name of the metric to minimise.
         on_epoch: called with every row of the history, including restored ones.
     """
