@@ -22,8 +22,11 @@ demo: $(INSTALLED)  ## render a small collection and run the whole pipeline on i
 	$(BIN)/python -m demo workspace/demo-collection
 	$(BIN)/har run params/demo.yaml --summary workspace/demo-summary.json
 
-check: lint  ## check style and types, and run the unit tests (3 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) tests/pipeline_lib tests/demo
+check: $(INSTALLED)  ## check style and types, and run the quick unit tests (under 90 seconds on 2 cores)
+	$(MAKE) --jobs 2 lint unit
+
+unit: $(INSTALLED)  ## run the quick unit tests
+	$(BIN)/python -m pytest -m "not slow and not integration" $(PARALLEL) tests/pipeline_lib tests/demo tests/test_imports.py
 
 test: $(INSTALLED)  ## run the tests (under 8 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
@@ -44,7 +47,15 @@ lint: $(INSTALLED)  ## check style and types
 bench: $(INSTALLED)  ## measure speed on this machine (5 minutes)
 	$(BIN)/python -m benchmarks
 
-clean:  ## remove the environment and caches; the workspace stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+docs: $(INSTALLED)  ## draw the import graph and build the docs site into site/
+	$(BIN)/python docs/draw_imports.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-.PHONY: help install demo check test test-all up down lint bench clean
+pins: $(INSTALLED)  ## write constraints.txt anew after a change of dependencies; pins that still fit stay
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-annotate --quiet \
+		--custom-compile-command "make pins" --output-file constraints.txt
+
+clean:  ## remove the environment and caches; the workspace stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build site *.egg-info
+
+.PHONY: help install demo check unit test test-all up down lint bench docs pins clean

@@ -1,4 +1,6 @@
-"""What GPUs do: features of a whole collection, training steps, seeds side by side. `python -m benchmarks.gpu`.
+"""What GPUs do: features of a whole collection, training steps, seeds side by side.
+
+`python -m benchmarks.gpu VIDEOS` measures everything; with `--only extraction` or `--only seeds`, that alone.
 
 Shape suffixes: N frames, C colour channels (3), H W pixels, D feature channels.
 """
@@ -13,7 +15,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -22,7 +24,7 @@ import av
 import numpy as np
 import pandas as pd
 import torch
-from tasks.placing import plan_shards, run_at
+from tasks.placing import run_at
 from torchvision.models import VGG16_Weights, vgg16
 
 from benchmarks.extraction import FPS
@@ -31,10 +33,11 @@ from benchmarks.training import PLAIN_MODELS
 from pipeline_lib.artifacts import file_sha256, layout
 from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.compute.determinism import reproducible
+from pipeline_lib.compute.engine import Needs, num_gpus, open_engine, run_at
 from pipeline_lib.compute.gpu import own_stream
-from pipeline_lib.compute.planning import Plan, plan_trainings
-from pipeline_lib.features import FeatureReader, extract_features
-from pipeline_lib.features.extraction import shards_at_once
+from pipeline_lib.compute.gpus import count_gpus
+from pipeline_lib.compute.planning import training_needs
+from pipeline_lib.features import SHARDS_ON_GPU, FeatureReader, extract_features
 from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import ChunkParams, FeaturesParams, ModelName, TrainParams, load_params
 from pipeline_lib.train import train_model
@@ -46,8 +49,9 @@ PARAMS = FeaturesParams(backbone="vgg16", weights="random", image_size=224, devi
 ARTICLE = Path(__file__).parents[1] / "params" / "hmdb51.yaml"
 SHARD_VIDEOS = 128
 STEPS = 50
-SEEDS = (4, 8)
-"""How many are trained together."""
+PARTS = ("steps", "extraction", "streaming", "seeds")
+SEEDS = 4
+"""How many are trained, one after the other and side by side."""
 SEED_SHARDS = 12
 """Shards whose features they are trained on, for so many epochs, with labels of so many classes."""
 EPOCHS = 30
@@ -60,22 +64,43 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("videos", type=Path, help="folder of videos at 15 fps, as the subsample stage leaves them")
+    parser.add_argument("--only", choices=PARTS, action="append", help="what to measure; default: everything")
     parser.add_argument("--frames", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parts = options.only or PARTS
+    if "steps" in parts:
+        print_steps()
+    if set(parts) - {"steps"}:
+        with tempfile.TemporaryDirectory() as folder, open_engine(is_local_ray=count_gpus() > 1, num_gpus=count_gpus()):
+            measure_stages(Path(folder), options.videos, options.frames, options.repeats, parts)
+    gpus = f"{count_gpus()} x {torch.cuda.get_device_name()}"
+    print(f"{gpus}, {num_cores()} cores; torch {torch.__version__}, PyAV {av.__version__}")
+
+
+def print_steps() -> None:
+    """Print how fast training steps are, ours and the usual way's."""
     for comparison in compare_steps():
         print(f"{comparison.subject}: usual way {spread(comparison.usual)}, ours {spread(comparison.ours)} {comparison.unit}")
         print(
             f"  {spread(comparison.ratios())} times faster; ours {1000 / statistics.median(comparison.ours):.2f} ms a step",
             flush=True,
         )
-    with tempfile.TemporaryDirectory() as folder:
-        shards = measure_extraction(Path(folder), options.videos, options.frames, options.repeats)
-        feature_files = [Path(folder) / "features" / shard.name / "features.h5" for shard in shards]
+
+
+def measure_stages(folder: Path, videos: Path, num_frames: int, repeats: int, parts: Sequence[str]) -> None:
+    """Measure extraction, and training on what it extracts."""
+    shards = make_shards(folder, videos, num_frames)
+    if "extraction" in parts:
+        measure_extraction(folder, shards, repeats)
+    else:
+        extract(folder, shards)
+    feature_files = [folder / "features" / shard.name / layout.FEATURES for shard in shards]
+    if "streaming" in parts:
         measure_streaming(feature_files)
-        measure_seeds(feature_files[:SEED_SHARDS], Path(folder) / "seeds")
-    print(f"{torch.cuda.get_device_name()}, {num_cores()} cores; torch {torch.__version__}, PyAV {av.__version__}")
+    if "seeds" in parts:
+        measure_seeds(feature_files[:SEED_SHARDS], folder / "seeds", repeats)
 
 
 def compare_steps() -> Iterator[Comparison]:
@@ -119,9 +144,8 @@ def _compare_step(subject: str, trainer: Trainer, plain: torch.nn.Module, batch:
     return compare(subject, "steps/s", STEPS, usual=usual, ours=ours)
 
 
-def measure_extraction(folder: Path, videos: Path, num_frames: int, repeats: int) -> list[Path]:
-    """Compare from 15 fps files to closed feature files; ours with its start-up, the usual way without; return the shards."""
-    shards = make_shards(folder, videos, num_frames)
+def measure_extraction(folder: Path, shards: list[Path], repeats: int) -> None:
+    """Compare from 15 fps files to closed feature files; ours with its start-up in the first repeat, the usual way without."""
     sizes = [int(pd.read_parquet(shard / "videos.parquet")["num_frames"].sum()) for shard in shards]
     print(f"{sum(sizes)} frames in {len(shards)} shards")
     rates = []
@@ -134,7 +158,6 @@ def measure_extraction(folder: Path, videos: Path, num_frames: int, repeats: int
     usual = [extract_as_usual(folder, shards[0]) for _ in range(min(repeats, 2))]
     print(f"usual way: {spread([rate for rate, _ in usual])} frames/s; ours: {spread(rates)} frames/s")
     print(f"largest relative error of a frame against fp32: {largest_error(folder, shards[0]):.2%}")
-    return shards
 
 
 def measure_streaming(feature_files: list[Path]) -> None:
@@ -161,37 +184,43 @@ def measure_streaming(feature_files: list[Path]) -> None:
             )
 
 
-def measure_seeds(feature_files: list[Path], folder: Path) -> None:
+def measure_seeds(feature_files: list[Path], folder: Path, repeats: int) -> None:
     """Train with several seeds, one after the other and side by side on all GPUs, from features to checkpoints."""
     with FeatureReader(feature_files) as reader:
         clips = pd.DataFrame({"clip": reader.clips, "valid_frames": 30})
     clips["video"], clips["class_name"] = clips["clip"], [f"class {number % CLASSES}" for number in range(len(clips))]
     clips["split"] = ["val" if number % 8 == 0 else "train" for number in range(len(clips))]
     train = load_params(ARTICLE).train.model_copy(update={"epochs": EPOCHS, "patience": EPOCHS})
+    needs = training_needs("cuda", sum(file.stat().st_size for file in feature_files), SEEDS, key="train.device")
 
-    def one(model: ModelName, seed: int, plan: Plan | None) -> str:
-        directory = folder / f"{model}{seed}{'' if plan is None else ' beside others'}"
-        directory.mkdir(parents=True, exist_ok=True)
-        run_at(plan, train_model, clips, feature_files, directory, None, train.of(model, seed))
-        return file_sha256(directory / "checkpoint.safetensors")
+    def train_seeds(model: ModelName, at_once: int, seeds: int = SEEDS) -> list[str]:
+        def one(seed: int) -> str:
+            directory = folder / f"{model}{seed}"
+            directory.mkdir(parents=True, exist_ok=True)
+            run_at(train_model, clips, feature_files, directory, None, train.of(model, seed), needs=needs)
+            return file_sha256(directory / layout.CHECKPOINT)
+
+        with ThreadPoolExecutor(at_once) as pool:
+            return list(pool.map(one, range(seeds)))
 
     for model in PLAIN_MODELS:
-        one(model, 0, None)  # compiles
-        started = time.perf_counter()
-        alone = one(model, 0, None)
-        seconds_alone = time.perf_counter() - started
-        for seeds in SEEDS:
-            plan = plan_trainings(torch.device("cuda"), sum(file.stat().st_size for file in feature_files), seeds)
-            started = time.perf_counter()
-            with ThreadPoolExecutor(plan.at_once) as pool:
-                beside = list(pool.map(lambda seed: one(model, seed, plan), range(seeds)))  # noqa: B023 - waited for here
-            seconds = time.perf_counter() - started
-            print(
-                f"{model}, {EPOCHS} epochs of {len(clips)} clips: alone {seconds_alone:.1f} s, {seeds} seeds in {seconds:.1f} "
-                f"s ({plan.at_once} at once on {len(plan.places)} GPUs), {seeds * seconds_alone / seconds:.2f} times as fast; "
-                f"{'same' if beside[0] == alone else 'OTHER'} weights",
-                flush=True,
-            )
+        train_seeds(model, at_once=1, seeds=1)  # compiles
+        digests: list[list[str]] = []
+        steps = SEEDS * EPOCHS * -(-int((clips["split"] == "train").sum()) // train.batch_size)
+        comparison = compare(
+            f"{model}, {SEEDS} seeds of {EPOCHS} epochs, {len(clips)} clips: one after the other, side by side",
+            "steps/s",
+            steps,
+            usual=lambda: digests.append(train_seeds(model, at_once=1)),  # noqa: B023 - called here
+            ours=lambda: digests.append(train_seeds(model, at_once=SEEDS)),  # noqa: B023 - called here
+            repeats=repeats,
+        )
+        print(
+            f"{comparison.subject}: {spread(comparison.usual)}, {spread(comparison.ours)} {comparison.unit}, "
+            f"{spread(comparison.ratios())} times as fast; "
+            f"{'same' if all(one == digests[0] for one in digests) else 'OTHER'} weights",
+            flush=True,
+        )
 
 
 def make_shards(folder: Path, videos: Path, num_frames: int) -> list[Path]:
@@ -221,17 +250,17 @@ def _count_frames(path: Path) -> int:
 
 
 def extract(folder: Path, shards: list[Path]) -> None:
-    """Extract all shards as the flow does, several under way at once."""
-    plan = plan_shards(PARAMS.device)
+    """Extract all shards as the flow does, several under way at once on each GPU."""
 
     def one(shard: Path) -> None:
         directory = folder / "features" / shard.name
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        run_at(plan, extract_features, shard, directory, PARAMS, ChunkParams(), fps=FPS)
-        _to_disk(directory / "features.h5")
+        needs = Needs(cpus=0, gpus=1 / SHARDS_ON_GPU)
+        run_at(extract_features, shard, directory, PARAMS, ChunkParams(), fps=FPS, needs=needs)
+        _to_disk(directory / layout.FEATURES)
 
-    with ThreadPoolExecutor(shards_at_once()) as pool:
+    with ThreadPoolExecutor(SHARDS_ON_GPU * num_gpus()) as pool:
         list(pool.map(one, shards))
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from pipeline_lib.workers.pool import Pool
 from torch import nn
 
 from benchmarks.collection import Shards
@@ -22,7 +21,8 @@ from pipeline_lib.chunk import cut_clips
 from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.compute.determinism import reproducible
 from pipeline_lib.compute.devices import keep_freed_memory
-from pipeline_lib.compute.planning import plan_trainings
+from pipeline_lib.compute.engine import open_engine, run_at
+from pipeline_lib.compute.planning import training_needs
 from pipeline_lib.features import FeatureReader, extract_features
 from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import ModelName, ModelParams, Params, load_params
@@ -66,19 +66,19 @@ def _compare_one(file: Path, clips: pd.DataFrame, params: ModelParams) -> Compar
 
 
 def _compare_several(file: Path, clips: pd.DataFrame, params: ModelParams) -> Comparison:
-    """As many trainings as cores: the usual way one after the other, ours at once, in processes, as the flow does."""
+    """As many training runs as cores: the usual way one after the other, ours at once, in Ray's processes, as the flow does."""
     number = num_cores()
     usual = UsualTraining(file, clips, params)
-    plan = plan_trainings(CPU, file.stat().st_size, number)
-    with Pool(plan.places) as pool, ThreadPoolExecutor(number) as callers:
+    with open_engine(is_local_ray=True), ThreadPoolExecutor(number) as callers:
+        needs = training_needs("cpu", file.stat().st_size, number, key="train.device")
 
         def ours(epochs: int = EPOCHS) -> None:
-            list(callers.map(lambda _: pool.run(train_ours, file, clips, params, epochs), range(number)))
+            list(callers.map(lambda _: run_at(train_ours, file, clips, params, epochs, needs=needs), range(number)))
 
         usual.run(1)
         ours(1)
         steps = number * EPOCHS * len(clips) // params.batch_size
-        subject = f"the same, {number} trainings: one after the other, side by side"
+        subject = f"the same, {number} training runs: one after the other, side by side"
         return compare(subject, "steps/s", steps, usual=lambda: usual.run(number * EPOCHS), ours=ours)
 
 

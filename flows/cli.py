@@ -1,4 +1,4 @@
-"""The `har` command. Heavy modules are imported by the command that needs them, so that `har --help` answers at once."""
+"""The `har` command. Commands import heavy modules themselves, so that `har --help` is fast."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ DEFAULT_WORKSPACE = "workspace"
 DEFAULT_MODEL = "models:/har@champion"
 STOP_SECONDS = 10.0
 STOPPED = 130
-"""Exit code of a command stopped by the user, as shells have it."""
-MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-"""Errors of the file system that a user can mend: no space, no permission. Any other is a bug and shows its traceback."""
+"""Exit code after Ctrl-C, as in shells."""
+USER_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""OS errors that a user can fix: no space, no permission. All others are bugs and show a traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command; exits with 0 only when everything asked for was made."""
+    """Run the command; exit with 0 only if everything requested was made."""
     options = _parser().parse_args(arguments)
     try:
         code = options.command(options)
     except (UserError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in MENDABLE:
+        if isinstance(error, OSError) and error.errno not in USER_ERRNOS:
             raise
         for line in redact_text(str(error)).splitlines():
             print(f"har: {line}", file=sys.stderr)  # noqa: T201
         code = 1
     except KeyboardInterrupt:
-        print("har: stopped; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        print("har: stopped; run the same command again to resume", file=sys.stderr)  # noqa: T201
         code = STOPPED
     _leave(code)
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process without waiting for worker threads that a failed or stopped run left busy."""
+    """Exit without waiting for threads that a failed or stopped run left busy."""
     if code:
         sys.stdout.flush()
         sys.stderr.flush()
-        # The temporary Prefect server notices by itself that this process is gone.
+        # The temporary Prefect server ends with this process.
         os._exit(code)
     sys.exit(0)
 
@@ -60,32 +60,33 @@ def _parser() -> argparse.ArgumentParser:
         prog="har", description="Action recognition with visual attention: from a video archive to an explained model."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="run the pipeline, or the part of it that is not done yet")
-    run.add_argument("params", nargs="?", default="params/hmdb51.yaml", metavar="PARAMS.yaml", help="default: %(default)s")
+    run = commands.add_parser("run", help="run the pipeline; finished stages are reused")
+    run.add_argument("params", nargs="?", default="hmdb51", metavar="PARAMS",
+                     help="path of a parameter file, or the name of one that comes with har; default: %(default)s")  # fmt: skip
     run.add_argument("--set", action="append", default=[], metavar="section.key=value", dest="settings",
-                     help="change one parameter; may be repeated")  # fmt: skip
+                     help="override one parameter; may be repeated")  # fmt: skip
     run.add_argument("--until", choices=STAGES, metavar="STAGE", help=f"last stage to run: {', '.join(STAGES)}")
     run.add_argument("--refresh", action="append", default=[], choices=STAGES, metavar="STAGE",
-                     help="make a stage again though nothing changed; may be repeated")  # fmt: skip
-    run.add_argument("--engine", metavar="ADDRESS", help="Ray cluster to run on, HOST:PORT of its head or auto")
+                     help="recompute a stage even if nothing changed; may be repeated")  # fmt: skip
+    run.add_argument("--engine", metavar="ADDRESS", help="Ray cluster to run on: HOST:PORT of the head node, or auto")
     run.add_argument("--summary", type=Path, metavar="FILE.json", help="write counts, cache hits, accuracies and ids here")
     run.set_defaults(command=_run)
-    predict = commands.add_parser("predict", help="what happens in videos of one's own, and where the model looked")
-    predict.add_argument("videos", nargs="+", metavar="VIDEO", help="file, folder of videos, or address (http, https, file)")
-    predict.add_argument("--model", default=DEFAULT_MODEL, metavar="SOURCE",
+    predict = commands.add_parser("predict", help="predict the action in your own videos, with attention heatmaps")
+    predict.add_argument("videos", nargs="+", metavar="VIDEO", help="file, folder of videos, or URL (http, https, file)")
+    predict.add_argument("--model", default=DEFAULT_MODEL, metavar="MODEL",
                          help="registered model, checkpoint or run id; default: %(default)s, else the newest")  # fmt: skip
     predict.add_argument("--overlap", type=float, default=0.0, metavar="FRACTION",
-                         help="share of a clip that the next one repeats; default: %(default)s, as in evaluation")  # fmt: skip
+                         help="overlap of consecutive clips, from 0 to 1; default: %(default)s, as in evaluation")  # fmt: skip
     predict.add_argument("--output", type=Path, metavar="FOLDER", help="new folder for the results; default: in the workspace")
-    predict.add_argument("--no-heatmaps", action="store_false", dest="heatmaps", help="do not draw where the model looked")
+    predict.add_argument("--no-heatmaps", action="store_false", dest="heatmaps", help="write no heatmap videos")
     predict.set_defaults(command=_predict)
-    app = commands.add_parser("app", help="a local web page to drop videos on")
-    app.add_argument("--model", default=DEFAULT_MODEL, metavar="SOURCE",
+    app = commands.add_parser("app", help="serve a local web page that predicts uploaded videos")
+    app.add_argument("--model", default=DEFAULT_MODEL, metavar="MODEL",
                      help="registered model, checkpoint or run id; default: %(default)s, else the newest")  # fmt: skip
     app.add_argument("--port", type=int, default=7860, metavar="PORT", help="default: %(default)s")
-    app.add_argument("--host", default=HOST, metavar="ADDRESS", help="default: %(default)s, this machine alone")
+    app.add_argument("--host", default=HOST, metavar="ADDRESS", help="default: %(default)s, this machine only")
     app.set_defaults(command=_app)
-    promote = commands.add_parser("promote", help="make a registered model the champion, which `har predict` uses")
+    promote = commands.add_parser("promote", help="make a registered model the champion, the default of `har predict`")
     promote.add_argument("which", nargs="?", metavar="VERSION|RUN_ID", help="default: the newest version")
     promote.set_defaults(command=_promote)
     up = commands.add_parser("up", help="start the Prefect server, the MLflow server and the deployments")
@@ -93,10 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--mlflow-port", type=int, default=MLFLOW_PORT, metavar="PORT", help="default: %(default)s")
     up.set_defaults(command=_up)
     commands.add_parser("down", help="stop what `har up` started").set_defaults(command=_down)
-    doctor = commands.add_parser("doctor", help="what is installed, reachable, left half-done, and how to mend it")
-    doctor.add_argument("--fix", action="store_true", help="remove drafts of killed runs and close their records")
+    doctor = commands.add_parser("doctor", help="check the installation, servers and leftovers of killed runs")
+    doctor.add_argument("--fix", action="store_true", help="clean up after killed runs")
     doctor.set_defaults(command=_doctor)
-    verify = commands.add_parser("verify", help="read every artifact's files again and find those that are damaged")
+    verify = commands.add_parser("verify", help="check every artifact's files against their digests")
     verify.set_defaults(command=_verify)
     _add_gc(commands)
     for name in ("predict", "app", "promote", "up", "down", "doctor", "verify", "gc"):
@@ -105,14 +106,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_gc(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    gc = commands.add_parser("gc", help="remove artifacts that no recent run needs; shows what would go, until --delete")
+    gc = commands.add_parser("gc", help="remove artifacts that no recent run uses; a dry run without --delete")
     gc.add_argument("--older-than", type=_age, metavar="AGE",
-                    help="those that no run needed for so long, such as 12h or 8w; default: 30d")  # fmt: skip
+                    help="remove artifacts unused for this long, such as 12h or 8w; default: 30d")  # fmt: skip
     gc.add_argument("--keep-size", type=_size, metavar="SIZE",
-                    help="those needed longest ago, until the rest fits into this, such as 50GB")  # fmt: skip
+                    help="remove the least recently used artifacts until the rest fits, such as 50GB")  # fmt: skip
     gc.add_argument("--keep-runs", type=int, default=1, metavar="N",
-                    help="so many of the newest runs keep all that they used; default: %(default)s")  # fmt: skip
-    gc.add_argument("--delete", action="store_true", help="remove them")
+                    help="keep all artifacts of the N newest runs; default: %(default)s")  # fmt: skip
+    gc.add_argument("--delete", action="store_true", help="delete the artifacts")
     gc.set_defaults(command=_gc)
 
 
@@ -160,7 +161,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Let the run close its records, but do not wait for work under way: it is done again, or resumed, by the next run."""
+    """Interrupt the run, which closes its records; running work is left to the next run."""
     timer = threading.Timer(STOP_SECONDS, os._exit, [STOPPED])
     timer.daemon = True
     timer.start()
@@ -168,8 +169,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _use_prefect(workspace: Path) -> None:
-    """Use the server that the environment names, or that `har up` started, or a temporary one of our own."""
-    from flows.services import prefect_address, service_environment, start_temporary_prefect
+    """Use the Prefect server of the environment or of `har up`, else start a temporary one."""
+    from flows.running import prefect_address
+    from flows.services import service_environment, start_temporary_prefect
     from pipeline_lib.artifacts.workspace import workspace_id
 
     workspace_id(workspace)
@@ -209,9 +211,9 @@ def _up(options: argparse.Namespace) -> int:
 
     workspace = options.workspace.absolute()
     start_services(workspace, options.prefect_port, options.mlflow_port, say)
-    say("run one with: prefect deployment run har/demo")
+    say("start a run with: prefect deployment run har/demo")
     if options.prefect_port != PREFECT_PORT:
-        say(f"after: export PREFECT_API_URL=http://{HOST}:{options.prefect_port}/api")
+        say(f"first: export PREFECT_API_URL=http://{HOST}:{options.prefect_port}/api")
     return 0
 
 
@@ -220,7 +222,7 @@ def _down(options: argparse.Namespace) -> int:
     from flows.terminal import say
 
     stopped = stop_services(options.workspace.absolute())
-    say(f"stopped {', '.join(stopped)}" if stopped else "nothing of this workspace is running")
+    say(f"stopped {', '.join(stopped)}" if stopped else "no servers of this workspace are running")
     return 0
 
 

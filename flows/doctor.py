@@ -1,4 +1,4 @@
-"""`har doctor`: what is installed, reachable, left half-done, and how to mend it. Only `--fix` changes anything."""
+"""`har doctor`: check the installation, servers and leftovers of killed runs. Only `--fix` changes anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from flows.services import running_services
+from flows.running import running_services
 from flows.terminal import say
 from pipeline_lib.artifacts.store import find_drafts
 from pipeline_lib.artifacts.workspace import hold_workspace, is_held, known_id
@@ -19,13 +19,13 @@ MIN_FREE_BYTES = 5 * 1024**3
 
 
 def examine(workspace: Path, *, fix: bool) -> int:
-    """Print one line a finding and return 1 if something needs mending; with `fix`, clean up after killed runs."""
-    num_faults = 0
+    """Print one line a finding and return 1 if any check failed; with `fix`, clean up after killed runs."""
+    num_failed = 0
     for check in (_packages, _programs, _device, _disk, _services, _fixed_leftovers if fix else _leftovers):
-        for sound, line in check(workspace):
-            say(f"{'ok  ' if sound else 'MEND'}  {line}")
-            num_faults += not sound
-    return 1 if num_faults else 0
+        for is_ok, line in check(workspace):
+            say(f"{'ok  ' if is_ok else 'FAIL'}  {line}")
+            num_failed += not is_ok
+    return 1 if num_failed else 0
 
 
 Finding = tuple[bool, str]
@@ -53,7 +53,7 @@ def _program(name: str, package: str, find: Callable[[], str | Path]) -> Finding
     try:
         path = find()
     except (RuntimeError, OSError, ValueError):
-        return False, f"{name} is missing: install {package} again"
+        return False, f"{name} is missing: reinstall {package}"
     return os.access(path, os.X_OK), f"{name} from {package}"
 
 
@@ -69,35 +69,35 @@ def _device(workspace: Path) -> Iterator[Finding]:
 def _disk(workspace: Path) -> Iterator[Finding]:
     existing = next(path for path in (workspace, *workspace.parents) if path.exists())
     free_bytes = shutil.disk_usage(existing).free
-    yield free_bytes > MIN_FREE_BYTES, f"{free_bytes / 1e9:.0f} GB free at {existing} (HMDB-51 takes about 20 GB)"
+    yield free_bytes > MIN_FREE_BYTES, f"{free_bytes / 1e9:.0f} GB free at {existing} (HMDB-51 needs about 20 GB)"
 
 
 def _services(workspace: Path) -> Iterator[Finding]:
     services = running_services(workspace)
     for service in services.values():
-        yield True, f"{service.name} runs, process {service.pid}{', ' + service.address if service.address else ''}"
+        yield True, f"{service.name} is running, process {service.pid}{', ' + service.address if service.address else ''}"
     if not services:
-        yield True, "no servers of this workspace run: `har up` starts them"
+        yield True, "no servers of this workspace are running: `har up` starts them"
 
 
 def _leftovers(workspace: Path) -> Iterator[Finding]:
-    """Report what killed runs have left."""
+    """Report what killed runs left behind."""
     if not workspace.is_dir():
         yield True, f"no workspace at {workspace} yet"
         return
     if is_held(workspace):
-        yield True, "a run is under way"
+        yield True, "a run is in progress"
         return
     how = "`har doctor --fix` or the next run"
     if drafts := find_drafts(workspace):
-        yield True, f"{len(drafts)} half-made artifacts of killed runs: {how} removes them, or puts back what they replaced"
+        yield True, f"{len(drafts)} unfinished artifacts of killed runs: {how} removes them, or restores what they replaced"
     for partial in sorted((workspace / "partial").glob("*/*")):
         if any(partial.iterdir()):
-            yield True, f"{partial.parent.name} was interrupted and goes on from {partial.relative_to(workspace)}"
+            yield True, f"{partial.parent.name} was interrupted and will resume from {partial.relative_to(workspace)}"
     if dead := _dead_runs(workspace):
         yield True, f"{len(dead)} MLflow runs of killed processes are open: {how} closes them"
     if not (drafts or dead):
-        yield True, "killed runs have left nothing to clean up"
+        yield True, "nothing to clean up after killed runs"
 
 
 def _fixed_leftovers(workspace: Path) -> Iterator[Finding]:
@@ -113,7 +113,7 @@ def _fix(workspace: Path) -> Iterator[Finding]:
     from tasks.stage import open_store
 
     if find_drafts(workspace):
-        yield True, f"{open_store(workspace).remove_drafts()} half-made artifacts of killed runs removed"
+        yield True, f"{open_store(workspace).remove_drafts()} unfinished artifacts of killed runs removed"
     dead = _dead_runs(workspace)
     for run_id in dead:
         tracking.end_run(run_id, "KILLED")
@@ -122,7 +122,7 @@ def _fix(workspace: Path) -> Iterator[Finding]:
 
 
 def _dead_runs(workspace: Path) -> list[str]:
-    """Return the ids of MLflow runs whose process is gone, where the workspace itself keeps MLflow's store."""
+    """Return the ids of open MLflow runs without a process, if MLflow's store is in the workspace."""
     from tasks.mlflow import tracking
 
     name = known_id(workspace)

@@ -1,4 +1,4 @@
-"""`har gc`: shows which artifacts no recent run needs, and removes them when told to."""
+"""`har gc`: list the artifacts that no recent run uses, and delete them on request."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from pipeline_lib.stages import STAGES
 
 
 def collect(workspace: Path, older_than: float | None, max_bytes: float | None, keep_runs: int, *, delete: bool) -> int:
-    """Print what no kept run needs, remove it if told to, and return 0.
+    """Print the artifacts that no kept run uses, delete them if requested, and return 0.
 
     Args:
-        workspace: whose artifacts are meant.
-        older_than: age in seconds beyond which artifacts go; None for any age.
-        max_bytes: how much room the artifacts may take; None for any.
-        keep_runs: number of the newest runs that keep all their artifacts.
-        delete: whether to remove anything.
+        workspace: workspace of the artifacts.
+        older_than: minimum age in seconds of artifacts to remove; None for any age.
+        max_bytes: maximum total size of the artifacts; None for any.
+        keep_runs: number of newest runs that keep all their artifacts.
+        delete: whether to delete anything.
 
     Raises:
-        UserError: there is no workspace, or a run is using it and something is to be removed.
+        UserError: there is no workspace, or `delete` is set while a run is using it.
     """
     limits = Limits(None if older_than is None else timestamp(max(0.0, time.time() - older_than)), max_bytes, keep_runs)
     with open_workspace(workspace) as store:
         if not delete:
             _say(find_garbage(store, limits), limits)
             held = is_held(workspace)
-            say("a run is under way: har gc --delete waits for its end" if held else "nothing is removed yet: add --delete")
+            say("a run is in progress: delete after it has ended" if held else "dry run, nothing deleted: add --delete")
             return 0
         with hold_workspace(workspace):
             garbage = find_garbage(store, limits)
             _say(garbage, limits)
             remove_garbage(store, garbage)
-    say("removed")
+    say("deleted")
     return 0
 
 
 def _say(garbage: Garbage, limits: Limits) -> None:
-    """Print what goes, by stage, and how much that is."""
+    """Print the garbage by stage, with its size."""
     for stage, artifacts in groupby(sorted(garbage.artifacts, key=_order), key=lambda artifact: artifact.manifest.stage):
         _say_row(stage, [artifact.num_bytes for artifact in artifacts], "artifacts")
     _say_row("unfinished", [folder_bytes(folder) for folder in (*garbage.partial, *garbage.drafts)], "folders of killed runs")
-    _say_row("records", [path.stat().st_size for path in (*garbage.results, *garbage.runs)], "of what is gone")
+    _say_row("records", [path.stat().st_size for path in (*garbage.results, *garbage.runs)], "of deleted artifacts and runs")
     kept_bytes = sum(artifact.num_bytes for artifact in garbage.kept)
-    say(f"{'in all':<10} {_size(garbage.num_bytes)}; {len(garbage.kept)} artifacts stay, {_size(kept_bytes)}")
+    say(f"{'total':<10} {_size(garbage.num_bytes)}; {len(garbage.kept)} artifacts kept, {_size(kept_bytes)}")
     if limits.max_bytes is not None and kept_bytes > limits.max_bytes:
-        say(f"no more can go: what the newest runs need does not fit into {_size(limits.max_bytes).strip()}")
+        say(f"cannot delete more: the newest runs' artifacts exceed {_size(limits.max_bytes).strip()}")
 
 
 def _order(artifact: Artifact) -> int:

@@ -14,7 +14,7 @@ from pipeline_lib.stages import Stage
 
 @flow(name="har", log_prints=True)
 def har(
-    params: str = "params/hmdb51.yaml",
+    params: str = "hmdb51",
     settings: list[str] | None = None,
     until: Stage | None = None,
     refresh: list[Stage] | None = None,
@@ -22,10 +22,10 @@ def har(
     """Take a video collection from its archive to trained, evaluated and explained models.
 
     Args:
-        params: parameter file.
+        params: path of a parameter file, or the name of one that comes with the project.
         settings: `section.key=value` settings applied over the file.
-        until: last stage to run; what it needs is made or answered from artifacts.
-        refresh: stages to make again though their artifacts are whole.
+        until: last stage to run, with all stages before it.
+        refresh: stages to recompute even if their artifacts exist.
 
     Returns:
         The run's summary: dataset, stages with cache hits, models with accuracies, MLflow ids, report.

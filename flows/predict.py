@@ -1,4 +1,4 @@
-"""`har predict`: videos in; a table, JSON, CSV and heatmap videos out."""
+"""`har predict`: predict videos; write a table, JSON, CSV and heatmap videos."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from pipeline_lib.video.ffmpeg import VideoError
 from tasks.mlflow.loading import Opened, open_predictor
 
 Step = Callable[[str, float, float | None], None]
-"""Called with what is under way, and how much of it is done of how much in all, if that is known."""
+"""Called with (description, done, total or None if unknown)."""
 
 
 def predict(
     arguments: Sequence[str], *, source: str, workspace: Path, output: Path | None, overlap: float, heatmaps: bool
 ) -> int:
-    """Predict every video, and say and write what came of it.
+    """Predict every video; print and write the results.
 
     Returns:
-        0, or 1 if a video could not be had or decoded; the others are done all the same.
+        0, or 1 if a video could not be downloaded or decoded; the others are predicted anyway.
 
     Raises:
-        UserError: a video or model that is not there, an output folder that holds something, an overlap that is no share.
+        UserError: a video or model does not exist, the output folder is not empty, or the overlap is out of range.
     """
     if not 0 <= overlap < 1:
         raise UserError(f"--overlap {overlap:g}: must be 0 or more, and less than 1")
@@ -62,7 +62,7 @@ def predict(
 
 @dataclass
 class _Job:
-    """Predicts one video after the other."""
+    """Predicts videos one after the other."""
 
     opened: Opened
     folder: Path
@@ -70,10 +70,10 @@ class _Job:
     heatmaps: bool
     step: Step
     taken: set[str] = field(default_factory=set)
-    """Names of heatmap videos."""
+    """Names of heatmap videos written so far."""
 
     def run(self, video: RequestedVideo, files: ResultFiles, place: str) -> None:
-        """Predict one video and add its row, or the reason why there is none; `place` is shown beside the bar."""
+        """Predict one video and add its row or its error; `place` is shown beside the progress bar."""
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".work-") as scratch:
             try:
                 self._predict(video, files, place, Path(scratch))
@@ -113,14 +113,14 @@ class _Job:
 
 
 def _new_folder(output: Path | None, workspace: Path) -> Path:
-    """Return a new or empty folder; nothing that is there already is overwritten."""
+    """Return a new or empty folder."""
     folder = output or _unused(workspace / "predictions" / time.strftime("%Y-%m-%d_%H%M%S"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise UserError(f"--output {folder}: holds something already; name a new folder")
+            raise UserError(f"--output {folder}: is not empty; name a new folder")
     except OSError as error:
-        raise UserError(f"--output {folder}: cannot be made a folder ({error.strerror}); name another") from None
+        raise UserError(f"--output {folder}: cannot be created ({error.strerror}); name another folder") from None
     return folder
 
 
@@ -135,7 +135,7 @@ def _unused(folder: Path) -> Path:
 
 @contextmanager
 def _show_progress() -> Iterator[Step]:
-    """Show a bar for what is under way; only on a terminal."""
+    """Show a progress bar of the current step; only on a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         shown: dict[str, TaskID] = {}
@@ -153,8 +153,8 @@ def _show_progress() -> Iterator[Step]:
 
 def _say_rows(rows: Sequence[dict[str, Any]]) -> None:
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("video", "label", "confidence", "next best", "length"):
-        table.add_column(heading, justify="right" if heading in ("confidence", "length") else "left", overflow="fold")
+    for heading in ("video", "label", "confidence", "runner-up", "duration"):
+        table.add_column(heading, justify="right" if heading in ("confidence", "duration") else "left", overflow="fold")
     for row in rows:
         name = escape(row["video"].rpartition("/")[2])
         if row["error"]:

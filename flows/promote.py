@@ -1,4 +1,4 @@
-"""`har promote`: the deliberate step that makes a registered model the one that `har predict` uses."""
+"""`har promote`: make a registered model version the champion, the default of `har predict`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def promote(which: str | None, workspace: Path) -> int:
-    """Make a version the champion, and say what was and what is.
+    """Make a version the champion, and print the previous and the new one.
 
     Args:
-        which: a version; the id of a run, whose best model is meant, or of one model's run, which is registered if it is
-            not; default: the newest version.
-        workspace: whose MLflow store is meant.
+        which: a version, the id of a parent run (its best model) or of a training run (registered first if needed); default:
+            the newest version.
+        workspace: workspace of the MLflow store.
 
     Raises:
         UserError: there is no such version or run.
@@ -28,8 +28,8 @@ def promote(which: str | None, workspace: Path) -> int:
     found = _find(which)
     before = registry.champion()
     registry.make_champion(found)
-    say(f"champion was  {registry.describe(before)}")
-    say(f"champion is   {registry.describe(found)}")
+    say(f"previous champion  {registry.describe(before)}")
+    say(f"new champion       {registry.describe(found)}")
     return 0
 
 

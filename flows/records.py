@@ -1,4 +1,4 @@
-"""What a run leaves in MLflow and Prefect: parent and child runs, manifests, tables, links, progress."""
+"""Records of a run in MLflow and Prefect: parent and child runs, manifests, tables, links, progress."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 from prefect import runtime
@@ -20,9 +20,10 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
 from flows import terminal
+from flows.execution import StageResult, Work
 from flows.plan import RunKey, TrainingRun, best_training_run
-from flows.services import mlflow_address
-from flows.summary import lost_videos
+from flows.running import mlflow_address
+from flows.state import RunState
 from pipeline_lib.addresses import redact
 from pipeline_lib.artifacts import layout
 from pipeline_lib.params import Params
@@ -31,24 +32,20 @@ from tasks.background import Background
 from tasks.mlflow import registry, tracking
 from tasks.stage import Context, Ref
 
-if TYPE_CHECKING:
-    from flows.execution import StageResult, Work
-    from flows.run import Run
-
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = "mlflow.note.content"
-"""The tag that MLflow shows as a run's description, in Markdown."""
+"""Tag that MLflow shows as the run's description, in Markdown."""
 
 SCORES = ("frame_accuracy", "clip_accuracy", "video_accuracy", "video_accuracy_by_mean", "macro_f1", "calibration_error")
 ENDS = ("low", "high")
-"""What the ends of a 95 % interval are called."""
+"""Suffixes of the metrics of a 95 % CI."""
 ALIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 
 
 @dataclass
 class Record:
-    """The records of one run. What MLflow and Prefect are told, they are told in the background."""
+    """Records of one run, written to MLflow and Prefect in the background."""
 
     context: Context
     tracking_uri: str
@@ -59,47 +56,47 @@ class Record:
     system_metrics: tracking.SystemMetrics
     bars: ProgressBars
     children: dict[RunKey, tracking.TrackedRun] = field(default_factory=dict)
-    """The MLflow run of each training_run."""
+    """MLflow run of each training run."""
     sweeps: dict[str, tracking.TrackedRun] = field(default_factory=dict)
-    """The MLflow run of each model's sweep, under which its trials are."""
+    """MLflow run of each model's sweep, the parent of its trials."""
     _ended: set[RunKey] = field(default_factory=set)
     _backbones: set[str] = field(default_factory=set)
-    """Digests of the backbones that the parent run has."""
+    """Digests of the backbones logged to the parent run."""
 
     @property
     def parent_run_id(self) -> str:
-        """The MLflow run of the whole, which is open from the beginning."""
+        """Id of the MLflow parent run, which is open from the start."""
         assert self.parent.id
         return self.parent.id
 
     @property
     def address(self) -> str:
-        """Where a browser shows the parent run, once an MLflow server is up."""
+        """URL of the parent run, valid while an MLflow server is up."""
         base = self.tracking_uri if self.tracking_uri.startswith("http") else mlflow_address(self.context.workspace)
         return f"{base}/#/experiments/{self.experiment_id}/runs/{self.parent_run_id}"
 
-    def open_child(self, training_run: TrainingRun, params: Params) -> tracking.TrackedRun:
-        """Open a training_run's own MLflow run."""
+    def open_child(self, training: TrainingRun, params: Params) -> tracking.TrackedRun:
+        """Open the MLflow run of a training run."""
         sections = params.model_dump(mode="json", include={"chunk", "finetune", "features"})
-        values = {"train": training_run.params.recipe()} | sections
-        values["chunk"]["fold"] = training_run.fold
-        tags = {"model": training_run.name, "fold": str(training_run.fold), "seed": str(training_run.seed), "stage": "train"}
-        self.children[training_run.key] = self.parent.open_child(training_run.label, tags, values)
-        return self.children[training_run.key]
+        values = {"train": training.params.recipe()} | sections
+        values["chunk"]["fold"] = training.fold
+        tags = {"model": training.name, "fold": str(training.fold), "seed": str(training.seed), "stage": "train"}
+        self.children[training.key] = self.parent.open_child(training.label, tags, values)
+        return self.children[training.key]
 
     def open_sweep(self, model: str) -> tracking.TrackedRun:
-        """Open the MLflow run that a sweep's trials go under."""
+        """Open the MLflow run of a sweep, the parent of its trials."""
         tags = {"model": model, "stage": "sweep"}
         self.sweeps[model] = self.parent.open_child(f"sweep {model}", tags, {})
         return self.sweeps[model]
 
     def end_child(self, key: RunKey, status: str) -> None:
-        """Close a training_run's MLflow run as FINISHED or FAILED."""
+        """Close the MLflow run of a training run as FINISHED or FAILED."""
         self.children[key].log(tracking.end_run, status)
         self._ended.add(key)
 
-    def log_work(self, run: Run, work: Work, ref: Ref) -> None:
-        """Record finished work, whether it was made or answered from artifacts."""
+    def log_work(self, run: RunState, work: Work, ref: Ref) -> None:
+        """Record finished work, computed or cached."""
         match work.kind:
             case "subsample" if len(run.refs["subsample"]) == len(run.shard_names):
                 self._log_quarantine(run)
@@ -110,65 +107,65 @@ class Record:
             case "train":
                 self._log_training(run, run.training_run(work.key), ref)
             case "evaluate":
-                self._log_evaluation(self.children[run.training_run(work.key).key], ref)
+                self._log_evaluation(self.children[work.key], ref)
             case "controls":
                 self.parent.log(tracking.log_folder, ref.directory(self.context), f"controls/fold {work.key}")
             case "results":
                 self._log_results(ref.directory(self.context))
             case "heatmaps":
-                self.children[run.training_run(work.key).key].log(tracking.log_folder, ref.directory(self.context), "heatmaps")
+                self.children[work.key].log(tracking.log_folder, ref.directory(self.context), "heatmaps")
             case "report":
                 self._log_report(ref)
 
     def _log_folder(self, run: tracking.TrackedRun, ref: Ref, name: str) -> None:
-        """Log an artifact to a run, and to its tags which one it is and whether it was made."""
+        """Log an artifact to a run, and tag the run with its key and cache state."""
         run.log(tracking.log_folder, ref.directory(self.context), name)
         run.log(tracking.set_tags, {"artifact_key": ref.key, f"cache.{ref.stage}": "miss" if ref.made else "hit"})
 
-    def _log_quarantine(self, run: Run) -> None:
-        lost = lost_videos(run)
-        rows = [{str(name): str(value) for name, value in row.items()} for row in lost.to_dict("records")]
-        total = len(lost) + sum(ref.counts["videos"] for ref in run.refs["subsample"].values())
-        text = f"{len(lost)} of {total} videos not decodable"
+    def _log_quarantine(self, run: RunState) -> None:
+        quarantined = run.quarantined_videos()
+        rows = [{str(name): str(value) for name, value in row.items()} for row in quarantined.to_dict("records")]
+        total = len(quarantined) + sum(ref.counts["videos"] for ref in run.refs["subsample"].values())
+        text = f"{len(quarantined)} of {total} videos could not be decoded"
         self.prefect.call(lambda: create_table_artifact(key="quarantine", table=rows, description=text))
-        self.parent.log(tracking.log_rows, lost, "quarantine.json")
+        self.parent.log(tracking.log_rows, quarantined, "quarantine.json")
 
-    def _log_clips(self, run: Run, fold: Hashable, ref: Ref) -> None:
+    def _log_clips(self, run: RunState, fold: Hashable, ref: Ref) -> None:
         name = "dataset" if len(run.params.chunk.folds) == 1 else f"dataset/fold {fold}"
         self.parent.log(tracking.log_files, [ref.directory(self.context) / layout.CLIPS], name)
         self.parent.log(tracking.log_dataset, ref.directory(self.context), "clips", ref.content_key)
 
-    def _log_training(self, run: Run, training_run: TrainingRun, ref: Ref) -> None:
-        child = self.children[training_run.key]
-        if not ref.made:  # else every epoch was logged as it ended
+    def _log_training(self, run: RunState, training: TrainingRun, ref: Ref) -> None:
+        child = self.children[training.key]
+        if not ref.made:  # else each epoch was logged when it ended
             for record in _read_json(ref.directory(self.context) / layout.HISTORY):
                 child.log(tracking.log_epoch, record)
         self._log_folder(child, ref, "checkpoint")
-        clips = run.refs["chunk"][training_run.fold]
+        clips = run.refs["chunk"][training.fold]
         child.log(tracking.log_dataset, clips.directory(self.context), "clips", clips.content_key)
-        child.log(tracking.set_tags, _candidate_tags(training_run, ref))
-        child.log(self._log_bundle, training_run, ref)
+        child.log(tracking.set_tags, _candidate_tags(training, ref))
+        child.log(self._log_bundle, training, ref)
 
-    def _log_bundle(self, child_run_id: str, training_run: TrainingRun, ref: Ref) -> None:
-        """Log to the child what its model needs beside the checkpoint, and to the parent each backbone once."""
-        candidate = self._candidate(child_run_id, training_run, ref)
+    def _log_bundle(self, child_run_id: str, training: TrainingRun, ref: Ref) -> None:
+        """Log the model's input specification to the child, and its backbone to the parent unless it is there."""
+        candidate = self._candidate(child_run_id, training, ref)
         self._backbones |= registry.log_bundles(self.parent_run_id, [candidate], known=self._backbones)
 
-    def _candidate(self, child_run_id: str, training_run: TrainingRun, ref: Ref) -> registry.Candidate:
+    def _candidate(self, child_run_id: str, training: TrainingRun, ref: Ref) -> registry.Candidate:
         from pipeline_lib.predict.provenance import bundle_of_training
 
         trained = self.context.store.load("train", ref.key)
-        assert trained, "train artifacts of this run are there"
-        bundle = bundle_of_training(self.context.store, trained, training_run.label)
-        return registry.Candidate(child_run_id, bundle, _candidate_tags(training_run, ref))
+        assert trained, "this run's train artifacts exist"
+        bundle = bundle_of_training(self.context.store, trained, training.label)
+        return registry.Candidate(child_run_id, bundle, _candidate_tags(training, ref))
 
-    def _register_best(self, parent_run_id: str, training_runs: Sequence[TrainingRun], refs: Sequence[Ref]) -> None:
-        """Register the best of the trained models."""
-        best = best_training_run(training_runs, [ref.counts for ref in refs])
-        child_run_id = self.children[training_runs[best].key].id
+    def _register_best(self, parent_run_id: str, trainings: Sequence[TrainingRun], refs: Sequence[Ref]) -> None:
+        """Register the best trained model."""
+        best = best_training_run(trainings, [ref.counts for ref in refs])
+        child_run_id = self.children[trainings[best].key].id
         if child_run_id is None:
             return
-        found = registry.register(self._candidate(child_run_id, training_runs[best], refs[best]))
+        found = registry.register(self._candidate(child_run_id, trainings[best], refs[best]))
         tracking.set_tags(parent_run_id, {registry.VERSION: str(found.version)})
         terminal.say(f"registered {registry.describe(found)}: {registry.standing(found)}")
 
@@ -185,7 +182,7 @@ class Record:
         self.parent.log(tracking.log_metrics, _parent_metrics(results))
         columns = ("model", "num_training_runs", *SCORES)
         table = [{name: ({**row, **row["mean"]}).get(name) for name in columns} for row in results["models"]]
-        text = "Accuracy on the test split, mean over folds and seeds"
+        text = "Metrics on the test split, mean over folds and seeds"
         self.prefect.call(lambda: create_table_artifact(key="results", table=table, description=text))
 
     def _log_report(self, ref: Ref) -> None:
@@ -194,8 +191,8 @@ class Record:
         self.parent.log(tracking.set_tags, {DESCRIPTION: f"[Report](#{page.partition('#')[2]})"})
         self.prefect.call(lambda: create_link_artifact(key="report", link=page, link_text="This run's report"))
 
-    def log_stage(self, run: Run, stage: str, result: StageResult) -> None:
-        """Record a stage that is over, and register the best model once all are trained."""
+    def log_stage(self, run: RunState, stage: str, result: StageResult) -> None:
+        """Record a finished stage; after training, register the best model."""
         terminal.say_stage(stage, result)
         manifests = [ref.model_dump() | {"params": _params_of(self.context, ref)} for ref in result.refs]
         self.parent.log(tracking.log_json, manifests, f"manifests/{stage}.json")
@@ -203,13 +200,13 @@ class Record:
         self.parent.log(tracking.log_metrics, {f"seconds/{stage}": result.seconds} | _counts(stage, result))
         if stage == "train":
             trained = run.refs["train"]
-            training_runs = [training_run for training_run in run.training_runs if training_run.key in trained]
-            self.parent.log(self._register_best, training_runs, [trained[training_run.key] for training_run in training_runs])
+            trainings = [training for training in run.training_runs if training.key in trained]
+            self.parent.log(self._register_best, trainings, [trained[training.key] for training in trainings])
 
-    def close(self, status: str, run: Run) -> None:
-        """Close every MLflow run that is open as FINISHED, FAILED or KILLED, and wait until all is written."""
+    def close(self, status: str, run: RunState) -> None:
+        """Close all open MLflow runs as FINISHED, FAILED or KILLED, and wait until everything is written."""
         self.bars.close()
-        if status == "KILLED":  # there is no time for what waits
+        if status == "KILLED":  # no time for queued records
             self.mlflow.discard()
             self.prefect.discard()
         self.parent.log(lambda _: self.system_metrics.stop())
@@ -223,23 +220,23 @@ class Record:
 
 
 class ProgressBars:
-    """One Prefect progress artifact a stage, brought up to date in the background at every fifth percent."""
+    """One Prefect progress artifact a stage, updated in the background every 5 %."""
 
     def __init__(self, prefect: Background) -> None:
-        """Listen to the stages' progress."""
+        """Subscribe to the stages' progress."""
         self._prefect = prefect
         self._lock = threading.Lock()
         self._artifacts: dict[str, Any] = {}
-        self._fives: dict[str, int] = {}
+        self._steps: dict[str, int] = {}
         self.close = progress.listen(self._show)
 
     def _show(self, stage: str, done: float, total: float | None) -> None:
         percent = int(100 * min(1.0, done / total)) if total else 0
         with self._lock:
-            is_news = bool(total) and percent // 5 > self._fives.get(stage, -1)
-            if is_news:
-                self._fives[stage] = percent // 5
-        if is_news:
+            is_update = bool(total) and percent // 5 > self._steps.get(stage, -1)
+            if is_update:
+                self._steps[stage] = percent // 5
+        if is_update:
             self._prefect.call(lambda: self._write(stage, float(percent)))
 
     def _write(self, stage: str, percent: float) -> None:
@@ -253,12 +250,12 @@ def _is_prefect_outage(error: Exception) -> bool:
     return isinstance(error, httpx.TransportError)
 
 
-def _candidate_tags(training_run: TrainingRun, ref: Ref) -> dict[str, str]:
+def _candidate_tags(training: TrainingRun, ref: Ref) -> dict[str, str]:
     accuracy = f"{ref.counts['best_val_clip_accuracy']:.6f}"
     return {
-        "model": training_run.name,
-        "fold": str(training_run.fold),
-        "seed": str(training_run.seed),
+        "model": training.name,
+        "fold": str(training.fold),
+        "seed": str(training.seed),
         "val_accuracy": accuracy,
     }
 
@@ -268,17 +265,17 @@ def _read_json(path: Path) -> Any:
 
 
 def _test_metrics(metrics: dict[str, Any], attention: dict[str, Any]) -> dict[str, float]:
-    """Return an evaluation's numbers and its attention's measures as MLflow metrics; an interval becomes its two ends."""
-    attended = {f"attention_{name}": row for name, row in attention.items()}
-    metrics = metrics | {name: row["model"] for name, row in attended.items()}
-    intervals = metrics["intervals"] | {name: row["interval"] for name, row in attended.items()}
+    """Return an evaluation's metrics and attention measures as MLflow metrics; an interval becomes its two bounds."""
+    measures = {f"attention_{name}": row for name, row in attention.items()}
+    metrics = metrics | {name: row["model"] for name, row in measures.items()}
+    intervals = metrics["intervals"] | {name: row["interval"] for name, row in measures.items()}
     ends = {f"{name}_{end}": value for name, pair in intervals.items() for end, value in zip(ENDS, pair, strict=True)}
     flat = tracking.flatten({key: value for key, value in metrics.items() if key != "intervals"}) | ends
     return {f"test/{key.replace('.', '_')}": value for key, value in flat.items() if isinstance(value, int | float)}
 
 
 def _parent_metrics(results: dict[str, Any]) -> dict[str, float]:
-    """Return what the run as a whole found: each model's means and deviations, each control's mean, each claim's difference."""
+    """Return the run's overall metrics: means and SDs of models, means of controls, differences of claims."""
     metrics: dict[str, float] = {}
     for row in results["models"]:
         metrics |= {f"{row['model']}/{name}": value for name, value in row["mean"].items()}
@@ -297,7 +294,7 @@ def _params_of(context: Context, ref: Ref) -> Any:
 
 
 def _counts(stage: str, result: StageResult) -> dict[str, float]:
-    """Return the stage's counts, summed over its shards, as metrics."""
+    """Return the stage's counts, summed over shards, as metrics."""
     totals: dict[str, float] = {}
     for ref in result.refs:
         for key, value in tracking.flatten(ref.counts).items():
@@ -307,10 +304,10 @@ def _counts(stage: str, result: StageResult) -> dict[str, float]:
 
 
 def open_record(params: Params, workspace: Path, workspace_id: str) -> Record:
-    """Open the run's MLflow parent run, and close the records that killed runs of this workspace left open.
+    """Open the MLflow parent run, and close the records of killed runs of this workspace.
 
     Raises:
-        UserError: MLflow cannot be used. From here on, that costs a warning.
+        UserError: MLflow cannot be used. Later outages only cause warnings.
     """
     uri, experiment_id = tracking.init_tracking(params.tracking, workspace)
     tags = {tracking.WORKSPACE_TAG: workspace_id} | _prefect_tags() | _source_tags()
@@ -319,7 +316,7 @@ def open_record(params: Params, workspace: Path, workspace_id: str) -> Record:
         num_dead = tracking.end_dead_runs(experiment_id, workspace_id) + crash_dead_flow_runs(workspace_id)
         parent_id = tracking.start_parent(experiment_id, name, tags, params.model_dump(mode="json"))
     if num_dead:
-        logger.warning("closed %d records of runs that were killed", num_dead)
+        logger.warning("closed %d records of killed runs", num_dead)
     uri = redact(uri)
     mlflow, prefect = Background(f"MLflow at {uri}", tracking.is_outage), Background("Prefect", _is_prefect_outage)
     record = Record(
@@ -354,7 +351,7 @@ def _source_tags() -> dict[str, str]:
 
 
 def crash_dead_flow_runs(workspace_id: str) -> int:
-    """Tag this flow run with its workspace, and set to Crashed those of the same workspace whose process is gone."""
+    """Tag this flow run with its workspace, and set the workspace's flow runs without a process to Crashed."""
     tag, own = f"workspace:{workspace_id}", runtime.flow_run.id
     with get_client(sync_client=True) as client:
         alive = FlowRunFilter.model_validate({"tags": {"all_": [tag]}, "state": {"type": {"any_": ALIVE}}})

@@ -24,16 +24,16 @@ import tasks.subsample
 import tasks.sweep
 import tasks.train
 from flows import records, summary, terminal
-from flows.execution import Execution, FailedWorkError, Future, StageReached, StageResult, Work
+from flows.execution import FailedWorkError, Future, StageReached, StageResult, Work
 from flows.plan import (
     Overrides,
     RunKey,
     TrainingRun,
     engine_for,
-    first_of_each_name,
     plan_training_runs,
     side_by_side,
 )
+from flows.state import RunState
 from pipeline_lib.artifacts.tables import read_shards
 from pipeline_lib.artifacts.workspace import hold_workspace, workspace_id
 from pipeline_lib.compute.engine import cancel_work
@@ -51,16 +51,10 @@ FeaturesByFold = Mapping[int, Sequence[Future]]
 
 
 @dataclass
-class Run(Execution):
+class Run(RunState):
     """A run under way. Its methods carry the names of the stages."""
 
     record: records.Record = field(kw_only=True)
-    training_runs: list[TrainingRun] = field(default_factory=list)
-    """What is trained and tested; `train` and the beginning of `evaluate` are in their order."""
-    found: Overrides = field(default_factory=dict)
-    """What the sweep found."""
-    summary: dict[str, Any] = field(default_factory=dict)
-    shard_names: list[str] = field(default_factory=list)
     _num_works: Counter[RunKey] = field(default_factory=Counter)
     """Work under way, by the training_run that it is of."""
     _failed: set[RunKey] = field(default_factory=set)
@@ -191,10 +185,6 @@ class Run(Execution):
             for training_run in self.training_runs
         ]
 
-    def training_run(self, key: Any) -> TrainingRun:
-        """Return the training_run of this key."""
-        return next(training_run for training_run in self.training_runs if training_run.key == key)
-
     def _submit_of(self, training_run: TrainingRun, kind: str, task: Task[..., Ref], **inputs: Any) -> Future:
         """Submit work that is of one training_run."""
         future = self.submit(kind, task, training_run.key, training_run.label, training_run=training_run.label, **inputs)
@@ -251,16 +241,6 @@ class Run(Execution):
             params=self.params.evaluate,
         )
 
-    @property
-    def evaluated_runs(self) -> list[TrainingRun]:
-        """The training_runs that are evaluated."""
-        return [training_run for training_run in self.training_runs if training_run.key in self.refs["evaluate"]]
-
-    @property
-    def drawn(self) -> list[TrainingRun]:
-        """The training_runs that are drawn: the first one of each name that has attention."""
-        return [training_run for training_run in first_of_each_name(self.training_runs) if training_run.params.attends]
-
     def heatmaps(self, scores: Sequence[Future], shards: Sequence[Future]) -> None:
         """Draw the attention of each model that has any."""
         progress.expect("heatmaps", (self.params.heatmaps.successes + self.params.heatmaps.failures) * len(self.drawn))
@@ -282,7 +262,7 @@ class Run(Execution):
         self.gather()
         if not self.refs["results"]:
             return
-        run = summary.describe_report(self)
+        run = summary.describe_report(self, self.record)
         self.submit("report", tasks.report.report, run=run, run_id=self.record.parent_run_id)
         self.gather_stage("report")
 
@@ -328,7 +308,7 @@ def open_run(params: Params, *, until: str | None, refresh: Sequence[str]) -> It
             with suppress(StageReached):
                 yield run
             run.gather()
-            run.summary.update(summary.summarise(run))
+            run.summary.update(summary.summarise(run, record))
             run.raise_failures()
             record.close("FINISHED", run)
         except BaseException as error:

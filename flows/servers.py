@@ -1,4 +1,4 @@
-"""Where the servers of `har up` listen. Imports nothing, so that the `har` command can tell it at once."""
+"""Addresses of the servers of `har up`. Imports nothing, to keep the `har` command fast."""
 
 HOST = "127.0.0.1"
 PREFECT_PORT = 4200

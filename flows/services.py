@@ -1,10 +1,9 @@
-"""`har up` and `har down`: a Prefect server, an MLflow server and the process that serves the deployments, on loopback."""
+"""`har up` and `har down`: Prefect server, MLflow server and deployments, on the loopback interface."""
 
 from __future__ import annotations
 
 import atexit
 import ctypes
-import json
 import os
 import signal
 import socket
@@ -14,13 +13,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from flows.deployments import deployment_names
-from flows.servers import HOST, MLFLOW_PORT
+from flows.running import Service, remember_services, running_services, state_file
+from flows.servers import HOST
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import TrackingParams
 from tasks.mlflow.tracking import QUIET
@@ -28,7 +28,7 @@ from tasks.mlflow.tracking import QUIET
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 _started: list[subprocess.Popen[bytes]] = []
-"""Kept, so that Python does not warn that a process outlives its object: servers are meant to."""
+"""References that avoid Python's warning about processes that outlive their objects."""
 
 _temporary: list[Service] = []
 
@@ -37,51 +37,8 @@ PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
-class Service:
-    """A process that `har up` started."""
-
-    name: str
-    pid: int
-    created: float
-    """The process's start time: a process id alone can be another program's by now."""
-    address: str | None
-    log: str
-
-    def process(self) -> psutil.Process | None:
-        """Return the process if it still runs."""
-        try:
-            process = psutil.Process(self.pid)
-            alive = abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return None
-        return process if alive else None
-
-
-def running_services(workspace: Path) -> dict[str, Service]:
-    """Return the services of this workspace that run, by name."""
-    try:
-        rows = json.loads(_state_file(workspace).read_text(encoding="utf-8"))
-        services = [Service(**row) for row in rows]
-    except (OSError, ValueError, TypeError):
-        return {}
-    return {service.name: service for service in services if service.process()}
-
-
-def prefect_address(workspace: Path) -> str | None:
-    """Return the API address of the Prefect server that `har up` started, if it runs."""
-    service = running_services(workspace).get("prefect")
-    return f"{service.address}/api" if service else None
-
-
-def mlflow_address(workspace: Path) -> str:
-    """Return the address of the MLflow server that `har up` started, or would start."""
-    service = running_services(workspace).get("mlflow")
-    return service.address if service and service.address else f"http://{HOST}:{MLFLOW_PORT}"
-
-
-@dataclass(frozen=True)
 class _Plan:
-    """A service to start: its command, where a browser finds it, and how to tell that it works."""
+    """A service to start: command, URL and health check."""
 
     name: str
     command: list[str]
@@ -90,10 +47,10 @@ class _Plan:
 
 
 def start_services(workspace: Path, prefect_port: int, mlflow_port: int, say: Callable[[str], None]) -> dict[str, Service]:
-    """Start what does not run yet, and wait until each is healthy; on failure stop what was started.
+    """Start the services that are not running and wait until all are healthy; on failure stop them.
 
     Raises:
-        UserError: a port is taken, or a service did not become healthy.
+        UserError: a port is in use, or a service did not become healthy.
     """
     from tasks.mlflow.tracking import init_tracking
 
@@ -112,7 +69,7 @@ def start_services(workspace: Path, prefect_port: int, mlflow_port: int, say: Ca
                 if plan.name == "deployments":
                     _wait_until(services["prefect"], plans[0].healthy)
                 services[plan.name] = _start(plan.name, plan.command, plan.address, workspace, environment)
-                _remember(workspace, services)
+                remember_services(workspace, services)
         for plan in plans:
             _wait_until(services[plan.name], plan.healthy)
             say(f"{plan.name:<12} {services[plan.name].address or 'har/' + ', har/'.join(deployment_names())}")
@@ -143,7 +100,7 @@ def _plan(workspace: Path, prefect_url: str, mlflow_url: str) -> list[_Plan]:
 
 
 def service_environment(workspace: Path, api_url: str) -> dict[str, str]:
-    """Return the environment of Prefect's and MLflow's processes: everything they keep goes into the workspace."""
+    """Return the environment of Prefect's and MLflow's processes, which store everything in the workspace."""
     return os.environ | {
         "PREFECT_API_URL": api_url,
         "PREFECT_HOME": str(workspace / "prefect"),
@@ -157,11 +114,11 @@ def service_environment(workspace: Path, api_url: str) -> dict[str, str]:
 
 
 def start_temporary_prefect(workspace: Path) -> str:
-    """Start a Prefect server without pages that ends with this process, however that ends; returns its API address.
+    """Start a Prefect server without UI that ends with this process; return its API URL.
 
-    Its database is the workspace's, so that `har up` later shows the run. Prefect would start one of its own, but only after
-    this process has loaded Prefect; here the two load side by side. Call before importing Prefect: what is registered first
-    to happen at exit happens last, and Prefect's last log lines still find the server.
+    It uses the workspace's database, so that `har up` shows the run later. It starts while this process imports Prefect, which
+    Prefect's own temporary server would not. Call before importing Prefect: exit handlers run in reverse order, so the server
+    then outlives Prefect's last log lines.
     """
     port = _free_port()
     address = f"http://{HOST}:{port}"
@@ -175,7 +132,7 @@ def start_temporary_prefect(workspace: Path) -> str:
 
 
 def stop_temporary_prefect() -> None:
-    """Stop the server that `start_temporary_prefect` started; without one, do nothing."""
+    """Stop the server of `start_temporary_prefect`, if any."""
     while _temporary:
         _stop(_temporary.pop())
 
@@ -184,7 +141,7 @@ def wait_for_prefect(api_url: str) -> None:
     """Wait until a Prefect server answers.
 
     Raises:
-        UserError: it does not.
+        UserError: it does not answer in time.
     """
     deadline = time.monotonic() + START_SECONDS
     while not _answers(f"{api_url}/health"):
@@ -200,22 +157,22 @@ def _free_port() -> int:
 
 
 def _die_with_parent() -> None:
-    """Have Linux end this process when the one that started it is gone."""
+    """Have Linux end this process when its parent ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop_services(workspace: Path) -> list[str]:
-    """Stop what `har up` started in this workspace, and nothing else; returns the names."""
+    """Stop the services of this workspace; return their names."""
     services = running_services(workspace)
     for service in reversed(services.values()):
         _stop(service)
-    _state_file(workspace).unlink(missing_ok=True)
+    state_file(workspace).unlink(missing_ok=True)
     return list(services)
 
 
 def _stop(service: Service) -> None:
-    """Ask the process and its children to end; make them after a while."""
+    """Terminate a process and its children; kill them after a timeout."""
     process = service.process()
     if not process:
         return
@@ -259,7 +216,7 @@ def _wait_until(service: Service, healthy: Callable[[], bool]) -> None:
         if service.process() is None or time.monotonic() > deadline:
             state = "ended" if service.process() is None else f"did not answer within {START_SECONDS:.0f} s"
             last = _last_line(Path(service.log))
-            raise UserError(f"har up: the {service.name} process {state}; its log is {service.log}, the end of it: {last}")
+            raise UserError(f"har up: the {service.name} process {state}; last line of {service.log}: {last}")
         time.sleep(0.5)
 
 
@@ -286,12 +243,3 @@ def _refuse_taken_port(name: str, port: int) -> None:
                 f"har up: port {port}, wanted for {name}, is taken by another program; stop it, or choose another port "
                 f"with --{name}-port"
             ) from None
-
-
-def _remember(workspace: Path, services: dict[str, Service]) -> None:
-    rows = [asdict(service) for service in services.values()]
-    _state_file(workspace).write_text(json.dumps(rows, indent=2), encoding="utf-8")
-
-
-def _state_file(workspace: Path) -> Path:
-    return workspace / "services.json"

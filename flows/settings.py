@@ -1,4 +1,4 @@
-"""Settings whose addresses hold secrets: Prefect stores a flow run's parameters, so it gets them redacted."""
+"""Redact secrets in settings, since Prefect stores the parameters of flow runs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _originals: dict[str, str] = {}
 
 
 def conceal(settings: Iterable[str]) -> list[str]:
-    """Return `section.key=value` settings with their addresses redacted; `reveal` knows the originals, in this process."""
+    """Return `section.key=value` settings with addresses redacted; `reveal` restores them in this process."""
     originals = {redact_text(setting): setting for setting in settings}
     _originals.update(originals)
     return list(originals)
 
 
 def reveal(settings: Iterable[str]) -> list[str]:
-    """Return the settings that `conceal` was given; warn of those with secrets that came another way, so that Prefect has them.
+    """Return the original settings of `conceal`; warn of secrets that Prefect has stored because they came another way.
 
     Raises:
-        UserError: a setting was redacted by another process, such as that of a flow run that is retried.
+        UserError: a setting was redacted by another process, as in a retried flow run.
     """
     return [_reveal(setting) for setting in settings]
 
@@ -36,5 +36,5 @@ def _reveal(setting: str) -> str:
     if shown != setting:
         logger.warning("Prefect has stored the secret in the parameter %s; a parameter file keeps it out of there", shown)
     elif "://" in setting and HIDDEN in setting:
-        raise UserError(f"{setting}: the secret in this address was not stored; start the run anew with the whole address")
+        raise UserError(f"{setting}: the secret in this address was not stored; start a new run with the full address")
     return setting

@@ -1,4 +1,4 @@
-"""The run in one dictionary: for `--summary`, for the table that is printed last, and for the report."""
+"""Summary of a run as one dictionary, for `--summary`, the terminal and the report."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.plan import TrainingRun, first_of_each_name, with_overrides
+from flows.plan import TrainingRun, with_overrides
+from flows.records import Record
+from flows.state import RunState
 from pipeline_lib.addresses import redact_all
 from pipeline_lib.artifacts import layout, tool_versions
 from pipeline_lib.params import STAGES
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from flows.run import Run
     from pipeline_lib.report import ModelReport, RunReport, SweepReport
 
 
-def summarise(run: Run) -> dict[str, Any]:
-    """Return what DESIGN.md names: dataset, stages, models, mlflow, report; parts not run are left out or null.
+def summarise(run: RunState, record: Record) -> dict[str, Any]:
+    """Return the summary as in DESIGN.md; stages that did not run are left out or null.
 
-    `failures` has a line for each failure that left the rest of the run going.
+    `failures` has one line for each failure that did not stop the run.
     """
     report = run.refs["report"].get(None)
     return {
@@ -32,16 +31,16 @@ def summarise(run: Run) -> dict[str, Any]:
             for stage in STAGES
             if stage in run.results
         },
-        "models": _models(run),
+        "models": _models(run, record),
         "results": _results(run),
         "failures": list(run.failures),
-        "mlflow": {"tracking_uri": run.record.tracking_uri, "parent_run_id": run.record.parent_run_id},
+        "mlflow": {"tracking_uri": record.tracking_uri, "parent_run_id": record.parent_run_id},
         "report": str(report.directory(run.context) / layout.PAGE) if report else None,
         "best_params": str(report.directory(run.context) / layout.BEST_PARAMS) if report and run.found else None,
     }
 
 
-def _dataset(run: Run) -> dict[str, Any]:
+def _dataset(run: RunState) -> dict[str, Any]:
     dataset: dict[str, Any] = {}
     if "fetch" in run.results:
         counts = run.results["fetch"].refs[0].counts
@@ -54,38 +53,40 @@ def _dataset(run: Run) -> dict[str, Any]:
     return dataset
 
 
-def _models(run: Run) -> dict[str, Any]:
-    """Return each model's test metrics, means over its training_runs where there are several, and each training_run's own."""
+def _models(run: RunState, record: Record) -> dict[str, Any]:
+    """Return each model's test metrics; with several training runs their means, and each run's own."""
     if not run.refs["results"]:
         return {}
     by_name: dict[str, list[dict[str, Any]]] = {}
-    for training_run in run.evaluated_runs:
-        trained = run.refs["train"][training_run.key]
-        row = _read_json(run.refs["evaluate"][training_run.key].directory(run.context) / layout.METRICS) | {
-            "mlflow_run_id": run.record.children[training_run.key].id,
-            "checkpoint": str(trained.directory(run.context) / layout.CHECKPOINT),
-        }
-        place = {
-            "fold": training_run.fold,
-            "seed": training_run.seed,
-            "val_calibrated_loss": trained.counts["best_val_calibrated_loss"],
-        }
-        by_name.setdefault(training_run.name, []).append(place | row)
+    for training in run.evaluated_runs:
+        by_name.setdefault(training.name, []).append(_training_row(run, record, training))
     means = {row["model"]: row for row in _results(run)["models"]}
-    return {name: _model(training_runs, means[name]) for name, training_runs in by_name.items()}
+    return {name: _model_row(rows, means[name]) for name, rows in by_name.items()}
 
 
-def _model(training_runs: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, Any]:
-    """Return one model's row; run and checkpoint are those of the training_run that did best on its validation split."""
-    if len(training_runs) == 1:
-        return training_runs[0]
-    best = min(training_runs, key=lambda training_run: training_run["val_calibrated_loss"])
+def _training_row(run: RunState, record: Record, training: TrainingRun) -> dict[str, Any]:
+    trained = run.refs["train"][training.key]
+    return {
+        "fold": training.fold,
+        "seed": training.seed,
+        "val_calibrated_loss": trained.counts["best_val_calibrated_loss"],
+        **_read_json(run.refs["evaluate"][training.key].directory(run.context) / layout.METRICS),
+        "mlflow_run_id": record.children[training.key].id,
+        "checkpoint": str(trained.directory(run.context) / layout.CHECKPOINT),
+    }
+
+
+def _model_row(rows: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, Any]:
+    """Return one model's row; MLflow run and checkpoint are those with the lowest calibrated validation loss."""
+    if len(rows) == 1:
+        return rows[0]
+    best = min(rows, key=lambda row: row["val_calibrated_loss"])
     kept = {name: best[name] for name in ("mlflow_run_id", "checkpoint")}
-    return summary["mean"] | kept | {"standard_deviation": summary["standard_deviation"], "training_runs": training_runs}
+    return summary["mean"] | kept | {"standard_deviation": summary["standard_deviation"], "training_runs": rows}
 
 
-def _results(run: Run) -> dict[str, Any]:
-    """Return models, controls and comparisons as the evaluate stage wrote them."""
+def _results(run: RunState) -> dict[str, Any]:
+    """Return the evaluate stage's results.json: models, controls and comparisons."""
     compared = run.refs["results"].get(None)
     results: dict[str, Any] = _read_json(compared.directory(run.context) / layout.RESULTS) if compared else {}
     return results
@@ -95,16 +96,16 @@ def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def describe_report(run: Run) -> RunReport:
-    """Gather what the report shows."""
+def describe_report(run: RunState, record: Record) -> RunReport:
+    """Collect the contents of the report."""
     from pipeline_lib.report import RunReport
 
     return RunReport(
         title=run.params.report.title,
-        summary=summarise(run),
+        summary=summarise(run, record),
         params=redact_all(run.params.model_dump(mode="json")),
-        quarantined=lost_videos(run),
-        models=[_describe_model(run, training_run) for training_run in first_of_each_name(run.evaluated_runs)],
+        quarantined=run.quarantined_videos(),
+        models=[_describe_model(run, training) for training in first_of_each_name(run.evaluated_runs)],
         tools=tool_versions(),
         sweeps=list(_describe_sweeps(run)),
         best_params=_best_params(run) if run.found else None,
@@ -112,28 +113,14 @@ def describe_report(run: Run) -> RunReport:
     )
 
 
-def lost_videos(run: Run) -> pd.DataFrame:
-    """Return the videos that could not be decoded (video, reason, stderr), from the shards that have any."""
-    import pandas as pd
-
-    from pipeline_lib.artifacts.tables import read_videos
-
-    columns = ["video", "reason", "stderr"]
-    folders = [ref.directory(run.context) for ref in run.refs["subsample"].values() if ref.counts["quarantined"]]
-    if not folders:
-        return pd.DataFrame(columns=columns)
-    videos = read_videos(folders)
-    return videos.loc[videos["reason"].notna(), columns].fillna("")
-
-
-def _best_params(run: Run) -> dict[str, Any]:
-    """Return the run's parameters with what the sweep found, ready to run but for secrets in addresses."""
+def _best_params(run: RunState) -> dict[str, Any]:
+    """Return the run's parameters with the best hyper-parameters found; secrets in addresses are redacted."""
     train, sweep = with_overrides(run.params.train, run.found), run.params.sweep.model_copy(update={"enabled": False})
     values: dict[str, Any] = run.params.model_copy(update={"train": train, "sweep": sweep}).model_dump(mode="json")
     return redact_all(values)
 
 
-def _describe_sweeps(run: Run) -> Iterator[SweepReport]:
+def _describe_sweeps(run: RunState) -> Iterator[SweepReport]:
     from pipeline_lib.report import SweepReport
 
     if "sweep" not in run.results:
@@ -144,14 +131,14 @@ def _describe_sweeps(run: Run) -> Iterator[SweepReport]:
         yield SweepReport(model, ref.counts, _read_json(folder / layout.BEST_TRIAL), _read_json(folder / layout.IMPORTANCE))
 
 
-def _describe_model(run: Run, training_run: TrainingRun) -> ModelReport:
+def _describe_model(run: RunState, training: TrainingRun) -> ModelReport:
     from pipeline_lib.report import ModelReport
 
-    trained, evaluated = (run.refs[stage][training_run.key].directory(run.context) for stage in ("train", "evaluate"))
-    drawn = run.refs["heatmaps"].get(training_run.key)
+    trained, evaluated = (run.refs[stage][training.key].directory(run.context) for stage in ("train", "evaluate"))
+    drawn = run.refs["heatmaps"].get(training.key)
     return ModelReport(
-        name=training_run.name,
-        label=training_run.label,
+        name=training.name,
+        label=training.label,
         metrics=_read_json(evaluated / layout.METRICS),
         history=_read_json(trained / layout.HISTORY),
         evaluation=evaluated,

@@ -1,4 +1,4 @@
-"""What `har run` prints: a bar for what is under way, a line for each stage done, a table at the end."""
+"""Terminal output of `har run`: progress bars, one line a finished stage, results tables."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from flows.execution import StageResult
 
 PLAIN_WIDTH = 120
-"""Columns where there is no terminal to ask: the results table fits."""
+"""Columns where output is not a terminal; wide enough for the results table."""
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 IN_BYTES = ("fetch", "verify")
-"""Whose progress is counted in bytes."""
-WORDS = {"hit": "from artifacts", "miss": "made", "partial": "partly made"}
+"""Stages whose progress is counted in bytes."""
+CACHE_LABELS = {"hit": "cached", "miss": "computed", "partial": "partly cached"}
 
 
 def quiet_prefect() -> None:
-    """Keep Prefect's own log lines for its pages, and a warning's one line for the terminal: `har` says what matters."""
+    """Show only the project's own warnings and errors on the terminal; Prefect keeps its log lines for its pages."""
     for handler in logging.getLogger().handlers:
         handler.addFilter(_is_ours)
     logging.getLogger("pipeline_lib").setLevel(logging.INFO)
@@ -43,25 +43,25 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 
 def say(line: str) -> None:
-    """Print one line above the bars."""
+    """Print one line above the progress bars."""
     console.print(line, markup=False, soft_wrap=True)
 
 
 def say_stage(stage: str, result: StageResult) -> None:
-    """Print a finished stage: how it was had, how long that took, and how much it holds."""
+    """Print a finished stage: cache state, seconds and counts."""
     counts = ", ".join(f"{value:,} {key}" for key, value in _totals(result).items())
-    say(f"{stage:<10} {WORDS[result.cache]:<14} {result.seconds:7.1f} s   {counts}{_busy(result)}".rstrip())
+    say(f"{stage:<10} {CACHE_LABELS[result.cache]:<14} {result.seconds:7.1f} s   {counts}{_busy(result)}".rstrip())
 
 
 def _busy(result: StageResult) -> str:
-    """Return the shares of the device's time that parts of a stage were busy: they overlap, and the busiest one binds."""
+    """Return the share of the device's time that each step of a stage was busy; the steps overlap."""
     seconds = Counter[str]()
     for ref in result.refs:
         seconds.update(ref.counts.get("busy_seconds", {}) if ref.made else {})
     whole = seconds.pop("all", 0.0)
     if not whole:
         return ""
-    shares = (f"{part.replace('_', ' ')} {value / whole:.0%}" for part, value in seconds.items())
+    shares = (f"{step.replace('_', ' ')} {value / whole:.0%}" for step, value in seconds.items())
     return f" ({', '.join(shares)})"
 
 
@@ -77,7 +77,7 @@ def _totals(result: StageResult) -> dict[str, int]:
 
 @contextmanager
 def show_progress() -> Iterator[None]:
-    """Show bars for the stages under way while the block runs; only on a terminal."""
+    """Show progress bars of running stages inside the block; only on a terminal."""
     if not console.is_terminal:
         yield
         return
@@ -91,7 +91,7 @@ def show_progress() -> Iterator[None]:
 
 
 class _Bars:
-    """Keeps one bar a stage; progress arrives from several threads."""
+    """One progress bar a stage; thread-safe."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
@@ -103,9 +103,9 @@ class _Bars:
             if stage not in self._ids:
                 self._ids[stage] = self._bars.add_task(stage, total=total, amount="", visible=False)
             bar = self._bars.tasks[self._bars.task_ids.index(self._ids[stage])]
-            under_way = done > 0 and (total is None or done < total)
+            is_running = done > 0 and (total is None or done < total)
             amount = _megabytes(done, total, bar.speed) if stage in IN_BYTES else _count(done, total)
-            self._bars.update(bar.id, completed=done, total=total, amount=amount, visible=under_way)
+            self._bars.update(bar.id, completed=done, total=total, amount=amount, visible=is_running)
 
 
 def _count(done: float, total: float | None) -> str:
@@ -118,7 +118,7 @@ def _megabytes(done_bytes: float, total_bytes: float | None, bytes_per_second: f
 
 
 def say_summary(summary: Mapping[str, Any]) -> None:
-    """Print the results as tables, and where to look on."""
+    """Print the results tables, and where the report and MLflow's records are."""
     if summary.get("results"):
         _say_table(results_overview(summary["results"]))
         if summary["results"]["pairs"]:
@@ -135,8 +135,9 @@ def say_summary(summary: Mapping[str, Any]) -> None:
 def _say_table(overview: Overview) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
-    for heading in overview.headings:
-        table.add_column(heading, justify="right")
+    rows = [*overview.models, *overview.references]
+    for number, heading in enumerate(overview.headings, 1):
+        table.add_column(heading, justify="right", min_width=max(len(row[number]) for row in rows))  # headings alone may wrap
     for row in overview.models:
         table.add_row(*map(escape, row))
     for row in overview.references:

@@ -1,4 +1,4 @@
-"""`har verify`: reads every artifact's files again and finds those that no longer hold what was written."""
+"""`har verify`: check the digests of every artifact's files."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from flows.terminal import say, show_progress
 from pipeline_lib.artifacts.store import READERS, Artifact, FileRecord, Store, open_workspace
 from tasks import progress
 
-MEND = "the next run that needs it makes it again"
+REMEDY = "the next run that needs it recomputes it"
 
 
 def verify(workspace: Path) -> int:
-    """Print one line for each damaged artifact and return 1 if there are any. Safe beside a run.
+    """Print one line a damaged artifact and return 1 if there are any. Safe while a run is in progress.
 
-    Only the digest cache is written: it takes note of what the files hold, so that a run no longer trusts a damaged artifact.
+    Only the digest cache is updated, so that runs no longer reuse damaged artifacts.
     """
     with open_workspace(workspace) as store:
         artifacts = list(store.artifacts())
         for folder in (broken := store.broken()):
-            say(f"DAMAGED  {folder.parent.name}/{folder.name}: its manifest cannot be read; {MEND}")
+            say(f"DAMAGED  {folder.parent.name}/{folder.name}: its manifest cannot be read; {REMEDY}")
         with show_progress():
             damaged = list(_damaged(store, artifacts))
         num_damaged = len(broken) + len(damaged)
@@ -33,7 +33,7 @@ def verify(workspace: Path) -> int:
 
 
 def _damaged(store: Store, artifacts: list[Artifact]) -> Iterator[Artifact]:
-    """Yield the artifacts that are damaged, each with a line on the terminal."""
+    """Yield the damaged artifacts, printing one line each."""
     files = [(artifact, file) for artifact in artifacts for file in artifact.manifest.files]
     progress.begin()
     progress.expect("verify", sum(file.size_bytes for _, file in files))
@@ -53,13 +53,13 @@ def _damaged(store: Store, artifacts: list[Artifact]) -> Iterator[Artifact]:
             if store.load(artifact.manifest.stage, artifact.key) != artifact:
                 continue  # a run replaced it meanwhile
             more = f" ({len(faults)} of its {len(artifact.manifest.files)} files are damaged)" if len(faults) > 1 else ""
-            say(f"DAMAGED  {artifact.manifest.stage}/{artifact.key}: {file.path} {fault}{more}; {MEND}")
+            say(f"DAMAGED  {artifact.manifest.stage}/{artifact.key}: {file.path} {fault}{more}; {REMEDY}")
             yield artifact
 
 
 @contextmanager
 def _readers() -> Iterator[ThreadPoolExecutor]:
-    """Open a pool of threads that stops at once when the command is stopped."""
+    """Open a thread pool that stops immediately when the command is stopped."""
     readers = ThreadPoolExecutor(READERS, thread_name_prefix="verify")
     try:
         yield readers

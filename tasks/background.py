@@ -1,4 +1,4 @@
-"""Calls made on a background thread, for records kept by a server: one that does not answer must not stop the work."""
+"""Background calls to a tracking server, so that an outage does not stop the run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pipeline_lib.addresses import redact_text
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 30.0
-"""Time between two attempts to reach a server that does not answer."""
+"""Retry interval during an outage."""
 
 Call = Callable[[], object]
 
 
 class Background:
-    """A thread that makes calls in order.
+    """A thread that makes queued calls in order.
 
-    A call that fails because the server is out of reach is made again after a pause, before those behind it. A call that fails
-    otherwise is dropped. Either costs a warning, and raises nothing in the thread that asked for the call.
+    A call that fails because of an outage is retried after a pause, before the calls behind it. A call that fails otherwise is
+    dropped. Both log a warning; neither raises in the caller's thread.
     """
 
     def __init__(self, server: str, is_outage: Callable[[Exception], bool], pause_seconds: float = PAUSE_SECONDS) -> None:
@@ -30,8 +30,8 @@ class Background:
 
         Args:
             server: what the calls write to, for warnings.
-            is_outage: whether an exception means that the server is out of reach.
-            pause_seconds: time between two attempts while it is.
+            is_outage: whether an exception means that the server is unreachable.
+            pause_seconds: retry interval during an outage.
         """
         self._server, self._is_outage, self._pause_seconds = redact_text(server), is_outage, pause_seconds
         self._calls: deque[Call] = deque()
@@ -41,23 +41,23 @@ class Background:
         self._thread.start()
 
     def call(self, call: Call) -> None:
-        """Append a call; returns at once."""
+        """Queue a call and return immediately."""
         with self._changed:
             self._calls.append(call)
             self._changed.notify_all()
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Wait until a call has made the condition true, no call is left, or the server is out of reach."""
+        """Wait until the condition is true, the queue is empty, or there is an outage."""
         with self._changed:
             self._changed.wait_for(lambda: condition() or not self._calls or self._is_down)
 
     def discard(self) -> None:
-        """Drop the calls that have not begun."""
+        """Drop the calls that have not started."""
         with self._changed:
             self._calls.clear()
 
     def close(self) -> None:
-        """Make the calls that are left, with one last attempt at a server out of reach, and end the thread."""
+        """Make the remaining calls, with one last attempt during an outage, and end the thread."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
@@ -71,7 +71,7 @@ class Background:
                 if self._is_outage(error):
                     self._pause(error)
                     continue
-                logger.warning("%s: a record of this run is not written: %s", self._server, _one_line(error))
+                logger.warning("%s: a record of this run was not written: %s", self._server, _one_line(error))
             self._finish(call)
 
     def _next(self) -> Call | None:
@@ -87,21 +87,21 @@ class Background:
             self._changed.notify_all()
 
     def _pause(self, error: Exception) -> None:
-        """Wait until the next attempt is due; give up if there will be none."""
+        """Wait for the next attempt, or give up if closing."""
         with self._changed:
             if self._is_closing:
-                text = "%s does not answer; %d records of this run are not written: %s"
+                text = "%s does not answer; %d records of this run were not written: %s"
                 logger.warning(text, self._server, len(self._calls), _one_line(error))
                 self._calls.clear()
             elif not self._is_down:
-                logger.warning("%s does not answer; the run goes on, and its records wait: %s", self._server, _one_line(error))
+                logger.warning("%s does not answer; the run continues, records are queued: %s", self._server, _one_line(error))
             self._is_down = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._is_closing, timeout=self._pause_seconds)
 
 
 def _one_line(error: BaseException) -> str:
-    """Return what was at the bottom of an error, which libraries wrap in long words, without secrets."""
+    """Return the root cause of an error in one line, without secrets."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return redact_text(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")

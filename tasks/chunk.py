@@ -1,4 +1,4 @@
-"""chunk: videos cut into clips, and clips assigned to train, val and test."""
+"""chunk: cut videos into clips and assign them to train, val and test."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ VERSION = "chunk-3"
 
 
 def recipe(context: Context, collection: Ref, shards: Sequence[Ref], params: ChunkParams) -> Recipe:
-    """The table depends on every shard's frame counts and on the split files."""
+    """Return what the clip table depends on: every shard's frame counts and the split files."""
     inputs = {"collection": collection.content_key} | {f"shard {n}": shard.content_key for n, shard in enumerate(shards)}
     return Recipe("chunk", VERSION, params.recipe(), inputs)
 
 
 @stage(recipe)
 def chunk(directory: Path, context: Context, collection: Ref, shards: Sequence[Ref], params: ChunkParams) -> Mapping[str, Any]:
-    """Write the clip table of the whole collection."""
+    """Write the clip table of the collection for one fold."""
     from pipeline_lib.chunk import chunk_collection
 
     fetched = collection.directory(context)

@@ -1,4 +1,4 @@
-"""evaluate: each model on the test split, what needs no model, and all of them side by side."""
+"""evaluate: score each model on the test split, score the controls, and compare them all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.stage import Context, Ref, stage
 
 VERSION = "evaluate-4"
 CONTROLS_VERSION = "controls-2"
-RESULTS_VERSION = "results-3"
+RESULTS_VERSION = "results-4"
 
 RunKey = tuple[str, int, int]
 """A model's name in the run, its fold and its seed."""
@@ -30,8 +30,9 @@ def recipe(
     collection: Ref,
     params: EvaluateParams,
     fps: float,
+    side_by_side: SideBySide,
 ) -> Recipe:
-    """Scores depend on the checkpoint, the test clips' features, and the boxes in the collection."""
+    """Return what scores depend on: the checkpoint, the clips, their features and the collection's boxes."""
     inputs = {"trained": trained.content_key, "clips": clips.content_key, "collection": collection.content_key}
     inputs |= {f"features {n}": shard.content_key for n, shard in enumerate(features)}
     return Recipe("evaluate", VERSION, params.recipe() | {"fps": fps}, inputs)
@@ -50,7 +51,7 @@ def evaluate(
     fps: float,
     side_by_side: SideBySide,
 ) -> Mapping[str, Any]:
-    """Write metrics, predictions, attention maps and what they are worth, and the confusion matrix."""
+    """Write a model's test metrics, predictions, confusion matrix, attention maps and their measures."""
     import pandas as pd
 
     from pipeline_lib.artifacts.tables import read_clips
@@ -80,7 +81,7 @@ def controls_recipe(
     params: EvaluateParams,
     fps: float,
 ) -> Recipe:
-    """Controls depend on the clip table, the features, and what is known of the video files."""
+    """Return what the controls depend on: the clips, the features and the metadata of the video files."""
     inputs = {"clips": clips.content_key} | {f"features {n}": ref.content_key for n, ref in enumerate(features)}
     inputs |= {f"shard {n}": ref.content_key for n, ref in enumerate(shards)}
     return Recipe("evaluate", CONTROLS_VERSION, params.recipe() | {"fps": fps}, inputs)
@@ -97,7 +98,7 @@ def controls(
     params: EvaluateParams,
     fps: float,
 ) -> Mapping[str, Any]:
-    """Write what is reached by a linear model, with permuted labels, and without looking at a pixel."""
+    """Score the controls of a fold: logistic regression, permuted labels and file metadata."""
     from pipeline_lib.artifacts.tables import read_clips, read_videos
     from pipeline_lib.evaluate import evaluate_controls
 
@@ -122,7 +123,7 @@ def results_recipe(
     controls: Sequence[Ref],
     params: EvaluateParams,
 ) -> Recipe:
-    """The comparison depends on every evaluation, and on which model, fold and seed each is of."""
+    """Return what the comparison depends on: every evaluation with its model, fold and seed, and the controls."""
     inputs = {f"{key}": ref.content_key for key, ref in zip(training_runs, evaluated, strict=True)}
     inputs |= {f"controls {fold}": ref.content_key for fold, ref in zip(folds, controls, strict=True)}
     return Recipe(
@@ -140,7 +141,7 @@ def results(
     controls: Sequence[Ref],
     params: EvaluateParams,
 ) -> Mapping[str, Any]:
-    """Write all models and controls side by side, over folds and seeds, and each model against each other."""
+    """Aggregate models and controls over folds and seeds, and test every two models against each other."""
     from pipeline_lib.evaluate import read_controls, read_training_run, write_results
 
     models = [read_training_run(ref.directory(context), *key) for key, ref in zip(training_runs, evaluated, strict=True)]

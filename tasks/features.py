@@ -1,4 +1,4 @@
-"""features: each frame of a shard as the backbone's last feature map."""
+"""features: extract the backbone's last feature map of every frame."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ VERSION = "features-2"
 
 
 def backbone_recipe(context: Context, params: FeaturesParams) -> dict[str, Any]:
-    """Return the feature parameters with a weights file named by its content."""
+    """Return the feature parameters, with a weights file identified by its digest."""
     values = params.recipe()
     if path := weights_file(params):
         if not path.is_file():
-            raise UserError(f"features.weights: {params.weights} is not there; give imagenet, random or a state dict file")
+            raise UserError(f"features.weights: {params.weights} does not exist; give imagenet, random or a state dict file")
         values["weights"] = f"sha256 {context.store.digests.sha256(path)}"
     return values
 
 
 def weights_file(params: FeaturesParams) -> Path | None:
-    """Return the absolute path of the backbone's weights, if they are a file of the user's."""
+    """Return the absolute path of the backbone's weights if they are a user's file."""
     return None if params.weights in ("imagenet", "random") else Path(params.weights).expanduser().absolute()
 
 
 def with_absolute_weights(params: FeaturesParams) -> FeaturesParams:
-    """Return the parameters for a worker, whose working folder may be another one."""
+    """Return the parameters with an absolute weights path, for workers in other working folders."""
     path = weights_file(params)
     return params.model_copy(update={"weights": str(path)}) if path else params
 
@@ -42,27 +42,27 @@ def with_absolute_weights(params: FeaturesParams) -> FeaturesParams:
 def recipe(
     context: Context, name: str, shard: Ref, backbone: Ref | None, params: FeaturesParams, chunk: ChunkParams, fps: float
 ) -> Recipe:
-    """Features depend on the shard's frames, on how clips are cut and on the backbone; not on the splits."""
+    """Return what features depend on: the shard's frames, how clips are cut, and the backbone; not the splits."""
     inputs = {"shard": shard.content_key} | ({"backbone": backbone.content_key} if backbone else {})
     return Recipe("features", VERSION, backbone_recipe(context, params) | chunk.cut_recipe() | {"fps": fps}, inputs)
 
 
 class SideBySide(NamedTuple):
-    """How many training runs of one kind may run side by side."""
+    """Number of training runs of one model that may run concurrently."""
 
     number: int
     is_limit: bool
-    """Whether the user asked for this number, rather than the run having so many folds and seeds."""
+    """Whether the number is the user's limit, rather than the number of folds and seeds."""
 
 
 def needs_of_model(device: Device, key: str, files: Sequence[Path], side_by_side: SideBySide) -> Needs:
-    """Return what the training or evaluation of one model needs that reads these features."""
+    """Return the resources that training or evaluating one model on these features needs."""
     features_bytes = sum(file.stat().st_size for file in files)
     return training_needs(device, features_bytes, side_by_side.number, is_limit=side_by_side.is_limit, key=key)
 
 
 def feature_files(context: Context, features: Sequence[Ref]) -> list[Path]:
-    """Return the files that hold a fold's features."""
+    """Return a fold's feature files, one a shard."""
     return [shard.directory(context) / layout.FEATURES for shard in features]
 
 
@@ -77,7 +77,7 @@ def features(
     chunk: ChunkParams,
     fps: float,
 ) -> Mapping[str, Any]:
-    """Write the shard's features, with the tuned backbone if there is one."""
+    """Extract the features of a shard, with the fine-tuned backbone if there is one."""
     from pipeline_lib.features import SHARDS_ON_GPU, extract_features
 
     on_gpu = uses_gpu(params.device, key="features.device")

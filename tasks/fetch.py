@@ -1,4 +1,4 @@
-"""fetch: the collection, from an archive or a folder."""
+"""fetch: download or read the video collection and its split files."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def _identify(context: Context, address: str, hint: str | None) -> str:
 
 
 def _sha256(context: Context, path: Path) -> str | None:
-    """Return a file's digest; a folder has none, but an empty class folder is worth a complaint, so it counts."""
+    """Return a file's digest, or None for a folder: empty class folders count too."""
     return context.store.digests.sha256(path) if path.is_file() else None
 
 
 @stage(recipe)
 def fetch(directory: Path, context: Context, made_from: Recipe, params: FetchParams) -> Mapping[str, Any]:
-    """Fill the folder with the collection: videos by class, split files, and an index with every video's SHA-256."""
+    """Write the collection: videos by class, split files, and an index with every video's SHA-256."""
     partial = context.store.partial(made_from)
     return fetch_collection(params, directory, partial, sha256=context.store.digests.sha256, progress=transfer("fetch"))

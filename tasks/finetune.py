@@ -1,4 +1,4 @@
-"""finetune: the backbone tuned on frames of the training split."""
+"""finetune: fine-tune the backbone on frames of the training split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VERSION = "finetune-3"
 
 
 def recipe(context: Context, clips: Ref, shards: Sequence[Ref], params: FinetuneParams, features: FeaturesParams) -> Recipe:
-    """The tuned backbone depends on the training frames and on the backbone it starts from."""
+    """Return what the weights depend on: the training frames and the initial backbone."""
     inputs = {"clips": clips.content_key} | {f"shard {n}": shard.content_key for n, shard in enumerate(shards)}
     values = {"finetune": params.recipe(), "backbone": backbone_recipe(context, features)}
     return Recipe("finetune", VERSION, values, inputs)
@@ -34,7 +34,7 @@ def finetune(
     params: FinetuneParams,
     features: FeaturesParams,
 ) -> Mapping[str, Any]:
-    """Write the tuned weights."""
+    """Fine-tune the backbone on a fold's training split and write its weights."""
     from pipeline_lib.artifacts.tables import read_clips, video_paths
     from pipeline_lib.finetune import finetune_backbone
 

@@ -1,4 +1,4 @@
-"""heatmaps: where one model looked, drawn over chosen test clips."""
+"""heatmaps: render one model's attention over selected test clips."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VERSION = "heatmaps-3"
 def recipe(
     context: Context, training_run: str, evaluated: Ref, shards: Sequence[Ref], params: HeatmapsParams, fps: float
 ) -> Recipe:
-    """Pictures depend on the evaluation and on the frames."""
+    """Return what heatmaps depend on: the evaluation and the frames."""
     inputs = {"evaluated": evaluated.content_key} | {f"shard {n}": shard.content_key for n, shard in enumerate(shards)}
     return Recipe("heatmaps", VERSION, params.recipe() | {"fps": fps}, inputs)
 
@@ -34,7 +34,7 @@ def heatmaps(
     params: HeatmapsParams,
     fps: float,
 ) -> Mapping[str, Any]:
-    """Render successes and failures as MP4 and GIF, and the same clips plain."""
+    """Render attention over correct and wrong test clips as MP4 and GIF, and the same clips without it."""
     from pipeline_lib.artifacts.tables import video_paths
     from pipeline_lib.heatmaps import render_heatmaps
 

@@ -1,4 +1,4 @@
-"""Progress of the stages under way: counted by tasks in any thread, shown by whoever listens."""
+"""Progress of running stages: counted by tasks in any thread, passed to listeners."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 Listener = Callable[[str, float, float | None], None]
-"""Called with (stage, done, total or None if it is not known)."""
+"""Called with (stage, done, total or None if unknown)."""
 
 logger = logging.getLogger(__name__)
 
@@ -19,9 +19,9 @@ _total: dict[str, float | None] = {}
 
 
 def listen(listener: Listener) -> Callable[[], None]:
-    """Call `listener` at every step from now on, in the thread that works; returns what stops it.
+    """Call `listener` on every update, in the working thread; return a function that unsubscribes it.
 
-    A listener must be quick and safe across threads. One that raises is not called again.
+    A listener must be fast and thread-safe. One that raises is unsubscribed.
     """
     with _lock:
         _listeners.append(listener)
@@ -35,35 +35,35 @@ def _stop(listener: Listener) -> None:
 
 
 def begin() -> None:
-    """Forget what an earlier run in this process has counted."""
+    """Reset the counts of an earlier run in this process."""
     with _lock:
         _done.clear()
         _total.clear()
 
 
 def expect(stage: str, total: float) -> None:
-    """Say how much a stage has to do in all; some of it may be done already."""
+    """Set the total of a stage, part of which may be done already."""
     with _lock:
         _total[stage] = total
-    _tell(stage)
+    _notify(stage)
 
 
 def advance(stage: str, amount: float = 1) -> None:
-    """Count `amount` more of a stage as done."""
+    """Add `amount` to what a stage has done."""
     with _lock:
         _done[stage] = _done.get(stage, 0) + amount
-    _tell(stage)
+    _notify(stage)
 
 
 def finish(stage: str) -> None:
-    """Count all of a stage as done, also what turned out not to be needed."""
+    """Mark a stage as done, including work that was not needed."""
     with _lock:
         _done[stage] = _total[stage] = _total.get(stage) or 1
-    _tell(stage)
+    _notify(stage)
 
 
 def transfer(stage: str) -> Callable[[int, int | None], None]:
-    """Return a callback (bytes done, bytes in all or None) for a download; it tells its listeners twice a second at most."""
+    """Return a download callback (bytes done, total or None); it notifies listeners at most twice a second."""
     last = 0.0
 
     def on_bytes(done_bytes: int, total_bytes: int | None) -> None:
@@ -74,12 +74,12 @@ def transfer(stage: str) -> Callable[[int, int | None], None]:
         last = now
         with _lock:
             _done[stage], _total[stage] = done_bytes, total_bytes
-        _tell(stage)
+        _notify(stage)
 
     return on_bytes
 
 
-def _tell(stage: str) -> None:
+def _notify(stage: str) -> None:
     with _lock:
         listeners, done, total = tuple(_listeners), _done.get(stage, 0), _total.get(stage)
     for listener in listeners:

@@ -1,4 +1,4 @@
-"""report: the page that shows a run."""
+"""report: write the report page of a run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ VERSION = "report-2"
 
 
 def recipe(context: Context, run: RunReport, run_id: str) -> Recipe:
-    """A report tells of one run, its cache hits and durations included, so it belongs to that run alone."""
+    """Return the run's id: a report includes its cache hits and durations, so no other run can reuse it."""
     return Recipe("report", VERSION, {"run": run_id})
 
 
 @stage(recipe)
 def report(directory: Path, context: Context, run: RunReport, run_id: str) -> Mapping[str, Any]:
-    """Write `index.html`, which holds all it shows, and `best.yaml`."""
+    """Write the self-contained `index.html`, and `best.yaml` after a sweep."""
     from pipeline_lib.report import write_report
 
     return write_report(directory, run)

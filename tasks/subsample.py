@@ -1,4 +1,4 @@
-"""subsample: every video of a shard at one frame rate; what cannot be decoded goes to quarantine."""
+"""subsample: resample every video to one frame rate; undecodable videos are quarantined."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VERSION = "subsample-3"
 
 
 def recipe(context: Context, shard: str, videos: Sequence[CollectionVideo], root: Path, params: SubsampleParams) -> Recipe:
-    """A shard depends on its videos' bytes, not on where they lie or on what other shards hold."""
+    """Return what a shard depends on: its videos' bytes and the parameters, not paths or other shards."""
     values = params.recipe()
     values.pop("shard_videos")
     return Recipe("subsample", VERSION, values, {video.video: str(video.sha256) for video in videos})
@@ -34,14 +34,14 @@ def recipe(context: Context, shard: str, videos: Sequence[CollectionVideo], root
 def subsample(
     directory: Path, context: Context, shard: str, videos: Sequence[CollectionVideo], root: Path, params: SubsampleParams
 ) -> Mapping[str, Any]:
-    """Bring the shard's videos, found under `root`, to `params.fps`."""
+    """Resample the shard's videos under `root` to `params.fps`."""
     _load_features_stage()
     return run_at(subsample_shard, root, videos, directory, params, callbacks={"on_video": lambda video: advance("subsample")})
 
 
 @functools.cache
 def _load_features_stage() -> None:
-    """Begin to import PyTorch while the first shard is subsampled: the features of it would wait for that."""
+    """Import PyTorch in the background while the first shard is resampled."""
     threading.Thread(target=importlib.import_module, args=("pipeline_lib.features.extraction",)).start()
 
 

@@ -1,4 +1,4 @@
-"""sweep: the hyper-parameters of one model, searched for on the train and val splits."""
+"""sweep: search one model's hyper-parameters on the train and val splits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def recipe(
     base: ModelParams,
     mlflow_run: TrackedRun | None,
 ) -> Recipe:
-    """A sweep depends on what it searches, where it starts, and on the clips and features it trains with."""
+    """Return what a sweep depends on: its search space, the default hyper-parameters, the clips and features."""
     inputs = {"clips": clips.content_key} | {f"features {n}": shard.content_key for n, shard in enumerate(features)}
     values = params.recipe()
     for name in ("enabled", "models"):
@@ -38,7 +38,7 @@ def recipe(
 
 
 def study_folder(context: Context, recipe: Recipe) -> Path:
-    """Return where the study is kept: the same for any number of trials, so that more of them go on from those there are."""
+    """Return the folder of the study; independent of the number of trials, so that more trials extend it."""
     sweep = {name: value for name, value in recipe.params["sweep"].items() if name != "trials"}
     study = Recipe(recipe.stage, recipe.version, {**recipe.params, "sweep": sweep}, recipe.inputs)
     folder = context.workspace / "sweeps" / study.key
@@ -58,7 +58,7 @@ def sweep(
     base: ModelParams,
     mlflow_run: TrackedRun | None,
 ) -> Mapping[str, Any]:
-    """Search, or go on searching, and log every trial as an MLflow run under the sweep's."""
+    """Run or resume the search, and log every trial as an MLflow child run of the sweep."""
     from pipeline_lib.artifacts.tables import read_clips
     from pipeline_lib.sweep.search import search
 

@@ -1,4 +1,4 @@
-"""train: one model on the training split's features."""
+"""train: train one model on the training split's features."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ from tasks.mlflow.tracking import TrackedRun, log_epoch
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
 
-VERSION = "train-2"
+VERSION = "train-3"
 
 
 def recipe(
-    context: Context, training_run: str, clips: Ref, features: Sequence[Ref], params: ModelParams, mlflow_run: TrackedRun | None
+    context: Context,
+    training_run: str,
+    clips: Ref,
+    features: Sequence[Ref],
+    params: ModelParams,
+    mlflow_run: TrackedRun | None,
+    side_by_side: SideBySide,
 ) -> Recipe:
-    """A model depends on the clip table, on the features and on its own parameters; not on what the run calls it."""
+    """Return what a model depends on: the clips, the features and its parameters; not its name in the run."""
     inputs = {"clips": clips.content_key} | {f"features {n}": shard.content_key for n, shard in enumerate(features)}
     return Recipe("train", VERSION, params.recipe(), inputs)
 
 
 @task(name="check", cache_policy=NO_CACHE, task_run_name="check fold {fold}")
 def check(context: Context, fold: int, clips: Ref, device: Device) -> None:
-    """Fail if no model can be trained and judged on the fold: before hours of training, not after."""
+    """Fail early if no model can be trained and evaluated on the fold."""
     from pipeline_lib.artifacts.tables import read_clips
     from pipeline_lib.chunk import check_trainable
     from pipeline_lib.compute.planning import uses_gpu
@@ -51,7 +57,7 @@ def train(
     mlflow_run: TrackedRun | None,
     side_by_side: SideBySide,
 ) -> Mapping[str, Any]:
-    """Train the model beside others, or go on from its last finished epoch; log every epoch to its MLflow run."""
+    """Train the model, or resume after its last finished epoch; log every epoch to MLflow."""
     from pipeline_lib.artifacts.tables import read_clips
     from pipeline_lib.train import train_model
 

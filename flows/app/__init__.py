@@ -1,1 +1,1 @@
-"""`har app`: a local web page that predicts the videos dropped on it. `serving.serve` is the way in."""
+"""`har app`: a local web page that predicts uploaded videos; the entry point is `serving.serve`."""

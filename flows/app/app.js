@@ -1,4 +1,4 @@
-/* The page of `har app`: sends a video, follows its job, shows the result. */
+/* The page of `har app`: uploads a video, polls its job, shows the result. */
 
 "use strict";
 
@@ -7,41 +7,36 @@
   const POLL_MS = 250;
   const DASHES = [[], [7, 4], [2, 3], [10, 3, 2, 3], [5, 2]];
   const STEPS = [0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300];
-  const MARKS = { right: "\u2713\u00a0", wrong: "\u2717\u00a0", unknown: "" };
+  const { element, percent, MARKS } = HarPlayer;
   const node = id => document.getElementById(id);
   const isStill = matchMedia("(prefers-reduced-motion: reduce)");
 
-  /* The one video under way, if any: {request, id, isCancelled} */
+  /* The pending upload or job, if any: {request, id, isCancelled} */
   let asked = null;
-  /* What is shown: {result, name, model, player, view, isComparing} */
+  /* The result shown: {result, name, model, player, view, isComparing} */
   let shown = null;
   let chart = null;
 
-  function element(tag, properties = {}, ...children) {
-    const made = Object.assign(document.createElement(tag), properties);
-    made.append(...children);
-    return made;
-  }
-
-  const percent = fraction => `${Math.round(100 * fraction)}\u202f%`;
-  /* To a tenth; what is almost sure is not called certain. */
+  /* To one decimal; almost 0 and 1 are not rounded to them. */
   const exactly = fraction => fraction >= 0.9995 && fraction < 1 ? ">99.9\u202f%" : fraction > 0 && fraction < 0.0005 ? "<0.1\u202f%"
     : `${(100 * fraction).toFixed(1)}\u202f%`;
   const clock = seconds => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
   const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  /* ---- asking ---- */
+  const announce = text => { node("announcement").textContent = text; };
 
-  /* The text changes often; only what is `told` is read out. */
-  function follow(text, done, told = text) {
+  /* ---- upload and job ---- */
+
+  /* The text changes often; screen readers only get `announced`. */
+  function showProgress(text, done, announced = text) {
     node("progress").hidden = false;
     node("progress-text").textContent = text;
     if (done === null) node("bar").removeAttribute("value"); else node("bar").value = done;
-    if (node("told").textContent !== told) node("told").textContent = told;
+    if (node("announcement").textContent !== announced) announce(announced);
   }
 
   function begin() {
-    leave();
+    cancel();
     asked = { request: null, id: null, isCancelled: false };
     node("problem").hidden = true;
     node("drop").hidden = true;
@@ -61,11 +56,11 @@
     const text = name ? `${name}: ${reason}` : reason;
     node("problem").textContent = text;
     node("problem").hidden = false;
-    node("told").textContent = text;
+    announce(text);
   }
 
-  /* Nobody waits for it any more: let the server know. */
-  function leave() {
+  /* Cancel the pending job, and let the server know. */
+  function cancel() {
     if (!asked) return;
     asked.isCancelled = true;
     asked.request?.abort();
@@ -76,7 +71,7 @@
   function send(file, current) {
     return new Promise((resolve, reject) => {
       const request = current.request = new XMLHttpRequest();
-      request.upload.onprogress = ({ loaded, total }) => follow(`Sending ${file.name}: ${percent(loaded / total)}`, loaded / total, `Sending ${file.name}`);
+      request.upload.onprogress = ({ loaded, total }) => showProgress(`Uploading ${file.name}: ${percent(loaded / total)}`, loaded / total, `Uploading ${file.name}`);
       request.onload = () => resolve(new Response(request.responseText, { status: request.status }));
       request.onerror = () => reject(new TypeError());
       request.open("POST", "jobs");
@@ -86,20 +81,20 @@
 
   async function answerOf(response) {
     const answer = await response.json().catch(() => ({}));
-    if (!response.ok) throw new Error(typeof answer.detail === "string" ? answer.detail : "the server did not accept this");
+    if (!response.ok) throw new Error(typeof answer.detail === "string" ? answer.detail : "the server rejected the request");
     return answer;
   }
 
-  function tell(name, { state, before, done, total }) {
-    if (state === "waiting" && before) follow(`${name} waits: ${before === 1 ? "one video is" : `${before} videos are`} before it.`, null);
-    else if (!total) follow(`Reading ${name}`, null);
-    else follow(`Looking at ${name}: ${done} of ${total} frames`, done / total, `Looking at ${name}`);
+  function showState(name, { state, before, done, total }) {
+    if (state === "waiting" && before) showProgress(`${name} is queued: ${before} video${before === 1 ? "" : "s"} ahead`, null);
+    else if (!total) showProgress(`Decoding ${name}`, null);
+    else showProgress(`Processing ${name}: ${done} of ${total} frames`, done / total, `Processing ${name}`);
   }
 
   async function ask(name, start) {
     const current = begin();
     try {
-      follow(`Sending ${name}`, null);
+      showProgress(`Uploading ${name}`, null);
       const { id } = await answerOf(await start(current));
       current.id = id;
       if (current.isCancelled) navigator.sendBeacon(`jobs/${id}/cancel`);
@@ -109,7 +104,7 @@
         if (job.state === "failed") throw new Error(job.error);
         if (job.state === "cancelled") throw new Error("cancelled");
         if (job.state === "done") break;
-        tell(name, job);
+        showState(name, job);
         await new Promise(resolve => setTimeout(resolve, POLL_MS));
       }
       const result = await answerOf(await fetch(`jobs/${id}/result`));
@@ -130,7 +125,7 @@
     else ask(file.name, current => send(file, current));
   }
 
-  /* ---- showing ---- */
+  /* ---- result ---- */
 
   function kindOf(label) {
     const truth = shown.result.clip.label;
@@ -184,25 +179,25 @@
     shown.model = model;
     applyView();
     const kind = kindOf(model.label), label = node("label");
-    node("verdict-model").textContent = `${model.name} says`;
+    node("verdict-model").textContent = `${model.name} predicts`;
     label.textContent = MARKS[kind] + model.label;
     label.className = `label ${kind}`;
     const mean = model.top[0][0];
-    node("sure").textContent = `${exactly(model.confidence)} sure, among the ${PAGE.num_classes} actions it knows.` + (mean === model.label ? "" :
-      ` Most frames say so, but averaged over the video ${mean} is more probable.`);
+    node("confidence").textContent = `Confidence ${exactly(model.confidence)}, among ${PAGE.num_classes} classes.` + (mean === model.label ? "" :
+      ` This is the majority vote of the frames; by mean probability over the video it is ${mean}.`);
     node("top").replaceChildren(...model.top.map(([name, probability], place) => {
       const bar = element("i");
       bar.style.setProperty("--share", probability);
       bar.style.setProperty("--ink-of-series", `var(--series-${place + 1})`);
       return element("li", {}, element("span", {}, name), element("span", {}, exactly(probability)), element("span", { className: "track" }, bar));
     }));
-    node("told").textContent = `${model.name} says ${model.label}, ${percent(model.confidence)} sure`;
+    announce(`${model.name} predicts ${model.label}, confidence ${percent(model.confidence)}`);
     draw();
   }
 
   /* ---- the chart ---- */
 
-  /* A line where the player stands. */
+  /* A line at the player's current frame. */
   const head = {
     id: "head",
     afterDatasetsDraw({ ctx, chartArea, scales }) {
@@ -257,11 +252,11 @@
     chart?.destroy();
     chart = new Chart(node("chart"), configuration(model.chart));
     node("chart").setAttribute("aria-label", `Probabilities that ${model.name} gives ${name} over time; the table below has the numbers`);
-    node("chart-note").textContent = `by ${model.name}; click to go there`;
+    node("chart-note").textContent = `by ${model.name}; click to seek`;
     if (node("numbers").open) fillTable();
   }
 
-  /* One row a second, at most as many as the chart has points. */
+  /* One row per second, at most one per point of the chart. */
   function fillTable() {
     const { seconds, series } = shown.model.chart;
     const rows = seconds.flatMap((second, point) => point && Math.floor(second) === Math.floor(seconds[point - 1]) ? [] : [point]);
@@ -272,19 +267,19 @@
     node("numbers").querySelector(".scroll").replaceChildren(table);
   }
 
-  /* ---- what the visitor does ---- */
+  /* ---- user input ---- */
 
   node("file").addEventListener("change", () => {
     const files = [...node("file").files];
     node("file").value = "";
     take(files);
   });
-  node("cancel").addEventListener("click", () => { leave(); end(); node("told").textContent = "Cancelled"; });
+  node("cancel").addEventListener("click", () => { cancel(); end(); announce("Cancelled"); });
   for (const button of document.querySelectorAll("[data-example]")) button.addEventListener("click", () => {
     const { example } = button.dataset;
     ask(`Example ${Number(example) + 1}`, () => fetch(`examples/${example}`, { method: "POST" }));
   });
-  /* A video may be dropped anywhere; what is no file (a link, a word) is none of ours. */
+  /* A video may be dropped anywhere; drops of anything but files are ignored. */
   const hasFiles = event => event.dataTransfer?.types.includes("Files");
   document.addEventListener("dragover", event => {
     if (!hasFiles(event)) return;
@@ -301,6 +296,6 @@
   document.addEventListener("player-frame", () => chart?.draw());
   node("numbers").addEventListener("toggle", () => { if (node("numbers").open) fillTable(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => shown && draw());
-  addEventListener("pagehide", leave);
+  addEventListener("pagehide", cancel);
   addEventListener("pageshow", ({ persisted }) => persisted && end());
 })();

@@ -1,7 +1,6 @@
-"""Videos in turn for their prediction: one worker, and nothing of them stays for long.
+"""Queue of uploaded videos, predicted by one worker thread and deleted after an hour.
 
-All that belongs to a job lies in its own folder. The event loop makes, finds and forgets jobs; the worker only changes the one
-that it runs.
+Each job has a folder of its own. The event loop creates, finds and removes jobs; the worker only changes the job that it runs.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from typing import Literal
 from pipeline_lib.video.ffmpeg import VideoError
 
 KEPT_SECONDS = 3600.0
-"""How long a finished job's files stay."""
-WAITING_AT_MOST = 10
+"""Lifetime of a finished job's files."""
+MAX_WAITING = 10
 STOP_SECONDS = 5.0
-"""How long the end of the server waits for the worker."""
+"""Time that the worker gets to end when the server stops."""
 
 State = Literal["uploading", "waiting", "running", "done", "failed", "cancelled"]
 
@@ -32,41 +31,42 @@ logger = logging.getLogger(__name__)
 
 
 class FullError(Exception):
-    """Too many videos wait already."""
+    """The queue is full."""
 
 
 class CancelledJobError(Exception):
-    """The visitor has left."""
+    """The user cancelled the job or left the page."""
 
 
 @dataclass
 class Job:
-    """One video's way from the visitor to the result."""
+    """The upload and prediction of one video."""
 
     folder: Path
     label: str | None = None
-    """What the video shows, where that is known."""
+    """True class, if known."""
     video: Path | None = None
     sha256: str | None = None
-    """Of the video."""
+    """Digest of the video."""
     state: State = "uploading"
-    turn: int = 0
+    number: int = 0
+    """Position in the order of submission."""
     frames: tuple[int, int] = (0, 0)
-    """Frames done, and all of them; (0, 0) while the video is brought to the models' rate."""
+    """Frames done and in total; (0, 0) while the video is decoded and resampled."""
     error: str | None = None
-    """One line for the visitor."""
+    """One line for the user."""
     is_cancelled: bool = False
     since: float = field(default_factory=time.monotonic)
-    """When its state last changed."""
+    """Monotonic time of the last change of state."""
 
     @property
     def id(self) -> str:
-        """What only its visitor knows."""
+        """Secret name that only its user knows."""
         return self.folder.name
 
     @property
     def is_pending(self) -> bool:
-        """Whether it is, or will be, the worker's."""
+        """Whether the job is queued or running."""
         return self.state in ("waiting", "running")
 
     def enter(self, state: State) -> None:
@@ -74,14 +74,14 @@ class Job:
         self.state, self.since = state, time.monotonic()
 
     def delete_files(self) -> None:
-        """Delete its folder; not on an event loop, which this may hold up."""
+        """Delete the job's folder; blocks, so not on the event loop."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def advance(self, done: int, total: int) -> None:
-        """Note progress.
+        """Record progress.
 
         Raises:
-            CancelledJobError: nobody waits for it any more.
+            CancelledJobError: the job was cancelled.
         """
         if self.is_cancelled:
             raise CancelledJobError
@@ -89,29 +89,29 @@ class Job:
 
 
 class Jobs:
-    """All jobs of a server, and the thread that does them in turn."""
+    """The jobs of a server and its worker thread."""
 
     def __init__(self, folder: Path, work: Callable[[Job], None]) -> None:
-        """Prepare to do jobs by `work`, in folders of their own in `folder`; what a killed server left long ago is removed."""
+        """Start the worker, which calls `work` for each job; expired job folders in `folder` are deleted."""
         self._folder, self._work = folder, work
         self._jobs: dict[str, Job] = {}
-        self._turns = itertools.count(1)
+        self._numbers = itertools.count(1)
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.iterdir():
             if time.time() - left.stat().st_mtime > KEPT_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
-        # A daemon: Python's end must not wait for an ffmpeg that nobody needs.
+        # A daemon, so that exit does not wait for ffmpeg.
         self._worker = threading.Thread(target=self._do_all, name="predict", daemon=True)
         self._worker.start()
 
     def create(self, label: str | None = None) -> Job:
-        """Return a new job, whose video is still to come.
+        """Create a job that waits for its upload.
 
         Raises:
-            FullError: enough wait already.
+            FullError: the queue is full.
         """
-        if sum(job.is_pending or job.state == "uploading" for job in self._jobs.values()) > WAITING_AT_MOST:
+        if sum(job.is_pending or job.state == "uploading" for job in self._jobs.values()) > MAX_WAITING:
             raise FullError
         job = Job(self._folder / secrets.token_urlsafe(18), label)
         job.folder.mkdir()
@@ -119,11 +119,11 @@ class Jobs:
         return job
 
     def get(self, identity: str) -> Job | None:
-        """Return a job, unless there never was such a one or it is long over."""
+        """Return a job, or None if it is unknown or expired."""
         return self._jobs.get(identity)
 
     def find_done(self, sha256: str, label: str | None) -> Job | None:
-        """Return a job that has the result of the same video already; it stays for as long again."""
+        """Return a finished job of the same video, with a renewed lifetime."""
         for job in self._jobs.values():
             if (job.state, job.sha256, job.label) == ("done", sha256, label):
                 job.enter("done")
@@ -131,23 +131,23 @@ class Jobs:
         return None
 
     def submit(self, job: Job) -> None:
-        """Let a job, whose video is there, wait for its turn."""
-        job.turn = next(self._turns)
+        """Queue an uploaded job."""
+        job.number = next(self._numbers)
         job.enter("waiting")
         self._queue.put(job)
 
-    def place(self, job: Job) -> int:
-        """Return how many jobs come before a waiting one."""
-        return sum(other.is_pending and other.turn < job.turn for other in self._jobs.values())
+    def num_ahead(self, job: Job) -> int:
+        """Return the number of jobs ahead of a waiting one."""
+        return sum(other.is_pending and other.number < job.number for other in self._jobs.values())
 
     def cancel(self, job: Job) -> None:
-        """Do not begin a job, or stop it at its next frames."""
+        """Cancel a waiting job, or stop a running one at its next frames."""
         job.is_cancelled = True
         if job.state == "waiting":
             job.enter("cancelled")
 
     def forget(self, job: Job) -> None:
-        """Know nothing of a job any more; its files are the caller's to delete."""
+        """Forget a job; the caller deletes its files."""
         self._jobs.pop(job.id, None)
 
     def remove(self, job: Job) -> None:
@@ -155,13 +155,13 @@ class Jobs:
         self.forget(job)
         job.delete_files()
 
-    def over(self) -> list[Job]:
-        """Return the jobs that are long over."""
+    def expired(self) -> list[Job]:
+        """Return the jobs past their lifetime."""
         earliest = time.monotonic() - KEPT_SECONDS
         return [job for job in self._jobs.values() if not job.is_pending and job.since < earliest]
 
     def close(self) -> None:
-        """Stop the worker and remove everything."""
+        """Stop the worker and remove all jobs."""
         self._queue.put(None)
         for job in self._jobs.values():
             self.cancel(job)
@@ -185,7 +185,7 @@ class Jobs:
             job.enter("failed")
         except Exception:
             logger.exception("job failed")
-            job.error = "something went wrong here; the terminal of har app tells what"
+            job.error = "internal error; see the terminal of har app"
             job.enter("failed")
         else:
             job.enter("done")

@@ -1,4 +1,4 @@
-"""What the page shows of a prediction, as JSON types.
+"""A prediction as JSON types, for the page and for download.
 
 Shape suffixes: T frames, C classes, N chosen classes, P points of a chart.
 """
@@ -16,22 +16,22 @@ from pipeline_lib.predict.results import DIGITS, describe
 from pipeline_lib.report.player import ClipModel, describe_clip, player_style
 
 POINTS = 600
-"""Of a chart at most: more are not seen. Of longer videos each is the mean of some frames."""
+"""Maximum points of a chart; in longer videos each is a mean over frames."""
 
 
 def title_of(model: str) -> str:
-    """Return a model's name as the page writes it."""
+    """Return a model's name with spaces for underscores."""
     return model.replace("_", " ")
 
 
 def page_result(prediction: Prediction, video: str, label: str | None, drawing: HeatmapsParams) -> dict[str, Any]:
-    """Return the clip for the player, its style, and each model's verdict and chart.
+    """Return the clip and style of the player, and each model's prediction and chart.
 
     Args:
-        prediction: of the video.
-        video: address of the file with the frames that were seen.
-        label: what it shows, if that is known.
-        drawing: colours and scale of the attention.
+        prediction: prediction of the video by all models.
+        video: URL of the resampled video.
+        label: true class, if known.
+        drawing: colour map and scale of the attention.
     """
     grid = max(
         (result.attention_TKK.shape[1] for result in prediction.models.values() if result.attention_TKK is not None), default=1
@@ -70,7 +70,7 @@ def _describe_model(name: str, result: ModelPrediction, fps: float) -> dict[str,
 
 
 def probability_chart(result: ModelPrediction, fps: float) -> dict[str, Any]:
-    """Return the probabilities over time of the classes that are the most probable on the whole."""
+    """Return the probabilities over time of the top classes of the whole video."""
     chosen_N = [result.classes.index(label) for label, _ in result.top]
     probability_TN = result.probability_TC[:, chosen_N]
     num_frames = len(probability_TN)
@@ -88,7 +88,7 @@ def probability_chart(result: ModelPrediction, fps: float) -> dict[str, Any]:
 
 
 def file_result(prediction: Prediction, header: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what can be downloaded: for each model what `har predict` writes, and all probabilities."""
+    """Return the download: each model's output as of `har predict`, and all probabilities."""
     models = {}
     for name, result in prediction.models.items():
         probabilities = np.round(result.probability_TC.astype(np.float64), DIGITS).tolist()

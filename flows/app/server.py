@@ -1,4 +1,4 @@
-"""The page and what it asks for. Answers only its own origin; no path and no name that a visitor sends reaches the disk."""
+"""HTTP server of the page. Answers its own origin only; no path or name from a request is used on disk."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tasks.mlflow.loading import Opened
 ASSETS = Path(__file__).parent
 SWEEP_SECONDS = 60.0
 SEEN = "seen.mp4"
-"""The video at the models' rate, in a job's folder."""
+"""The resampled video in a job's folder."""
 PAGE_RESULT, FILE_RESULT = "page.json", "predictions.json"
 STILL_WIDTH = 240
 HEADERS = {
@@ -54,29 +54,29 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What is accepted."""
+    """Limits of uploads."""
 
     max_bytes: int = MAX_BYTES
     max_seconds: float = MAX_SECONDS
     silence_seconds: float = 30.0
-    """Longest wait for the next part of an upload."""
+    """Timeout for the next chunk of an upload."""
 
 
 class TooLargeError(Exception):
-    """An upload beyond the limit."""
+    """The upload exceeds the limit."""
 
 
 def make_app(
     opened: Opened, folder: Path, examples: Sequence[Example] = (), *, limits: Limits = Limits(), host: str = "127.0.0.1"
 ) -> FastAPI:
-    """Return the server.
+    """Create the web application.
 
     Args:
         opened: the models.
-        folder: where the visitors' videos lie, for an hour or until the server ends.
-        examples: videos to try.
-        limits: of uploads.
-        host: the address it is reached at, beside this machine's own names.
+        folder: folder of uploaded videos, kept for an hour or until the server ends.
+        examples: example videos of the page.
+        limits: limits of uploads.
+        host: address it is reached at, besides this machine's own names.
     """
     jobs = Jobs(folder, lambda job: predict_job(job, opened, limits))
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: keep_tidy(jobs))
@@ -90,12 +90,12 @@ def make_app(
 
 @asynccontextmanager
 async def keep_tidy(jobs: Jobs) -> AsyncIterator[None]:
-    """Remove what is long over, while the server runs, and everything at its end."""
+    """Remove expired jobs while the server runs, and all jobs when it ends."""
 
     async def sweep() -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            await discard(jobs, *jobs.over())
+            await discard(jobs, *jobs.expired())
 
     sweeping = asyncio.create_task(sweep())
     yield
@@ -104,7 +104,7 @@ async def keep_tidy(jobs: Jobs) -> AsyncIterator[None]:
 
 
 async def discard(jobs: Jobs, *unwanted: Job) -> None:
-    """Forget jobs at once, and delete their files in a thread."""
+    """Forget jobs immediately and delete their files in a thread."""
     for job in unwanted:
         jobs.forget(job)
     for job in unwanted:
@@ -112,14 +112,14 @@ async def discard(jobs: Jobs, *unwanted: Job) -> None:
 
 
 class Guard:
-    """Refuses what other pages send (their scripts would read answers, or waste the processor), and adds `HEADERS`."""
+    """Middleware that rejects cross-origin requests and adds `HEADERS`."""
 
     def __init__(self, host: str) -> None:
-        """Accept `host`, this machine's name, and plain addresses: a foreign name cannot be bound to those."""
+        """Accept `host`, this machine's name and IP addresses, which guards against DNS rebinding."""
         self._names = {"localhost", socket.gethostname().lower(), host.lower()}
 
     async def __call__(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        """Answer a request."""
+        """Reject or answer a request."""
         refusal = self._refusal(request)
         response = PlainTextResponse(refusal, 403) if refusal else await call_next(request)
         for name, value in HEADERS.items():
@@ -129,9 +129,9 @@ class Guard:
     def _refusal(self, request: Request) -> str | None:
         host = request.headers.get("host", "")
         if not self._is_ours(host):
-            return "This page is reached by the address that har app prints, not by this name."
+            return "Unknown host name: use the address that har app prints."
         if request.method != "GET" and request.headers.get("origin", "").partition("://")[2] != host:
-            return "Only the page itself may send this."
+            return "Cross-origin request refused."
         return None
 
     def _is_ours(self, host: str) -> bool:
@@ -142,11 +142,11 @@ class Guard:
 
 
 def predict_job(job: Job, opened: Opened, limits: Limits) -> None:
-    """Predict a job's video by all models, and write what the page asks for into the job's folder.
+    """Predict a job's video by all models, and write the results to the job's folder.
 
     Raises:
         VideoError: the video cannot be decoded, or is too long.
-        CancelledJobError: the visitor has left.
+        CancelledJobError: the job was cancelled.
     """
     assert job.video is not None
     prediction = opened.predictor.predict(
@@ -165,7 +165,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def render_page(opened: Opened, examples: Sequence[Example], limits: Limits) -> str:
-    """Return the page, which is the same for every visitor."""
+    """Render the page, which is the same for every user."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS),
         autoescape=True,
@@ -229,7 +229,7 @@ def _add_examples(app: FastAPI, jobs: Jobs, examples: Sequence[Example]) -> None
 
 
 def middle_frame(video: Path) -> bytes:
-    """Return a small JPEG."""
+    """Return the middle frame of a video as a small JPEG."""
     middle = count_frames(video) // 2
     with closing(read_frames(video)) as frames:  # type: ignore[type-var]  # it is a generator
         frame_HW3 = next(islice(frames, middle, None))
@@ -265,30 +265,30 @@ def _refusal(error: TooLargeError | ClientDisconnect | OSError, limits: Limits) 
     if isinstance(error, TooLargeError):
         return HTTPException(413, _too_large(limits))
     if isinstance(error, TimeoutError):  # an OSError, too
-        return HTTPException(408, f"nothing came for {limits.silence_seconds:g} s; send it again")
+        return HTTPException(408, f"upload stalled for {limits.silence_seconds:g} s; try again")
     if isinstance(error, OSError):
-        return HTTPException(507, f"cannot be stored here: {error.strerror}")
-    return HTTPException(400, "the upload was cut off")
+        return HTTPException(507, f"cannot be stored on the server: {error.strerror}")
+    return HTTPException(400, "the upload was interrupted")
 
 
 def _add_jobs(app: FastAPI, jobs: Jobs) -> None:
     def find(identity: str) -> Job:
         job = jobs.get(identity)
         if job is None:
-            raise HTTPException(404, "no longer here; drop the video again")
+            raise HTTPException(404, "expired; upload the video again")
         return job
 
     def serve(identity: str, name: str) -> FileResponse:
         job = find(identity)
         if job.state != "done":
-            raise HTTPException(409, "there is no result yet")
+            raise HTTPException(409, "the result is not ready")
         return FileResponse(job.folder / name)
 
     @app.get("/jobs/{identity}")
     async def show_state(identity: str) -> dict[str, Any]:
         job = find(identity)
         done, total = job.frames
-        return {"state": job.state, "before": jobs.place(job), "done": done, "total": total, "error": job.error}
+        return {"state": job.state, "before": jobs.num_ahead(job), "done": done, "total": total, "error": job.error}
 
     @app.post("/jobs/{identity}/cancel", status_code=204)
     async def cancel(identity: str) -> None:
@@ -311,7 +311,7 @@ def _create(jobs: Jobs, label: str | None = None) -> Job:
     try:
         return jobs.create(label)
     except FullError:
-        raise HTTPException(503, "too many videos are waiting; try again in a few minutes") from None
+        raise HTTPException(503, "the queue is full; try again in a few minutes") from None
 
 
 def _too_large(limits: Limits) -> str:
@@ -319,12 +319,12 @@ def _too_large(limits: Limits) -> str:
 
 
 async def receive(request: Request, destination: Path, limits: Limits) -> str:
-    """Write a request's body into a new file, in threads of the event loop; returns its SHA-256.
+    """Write a request's body to a new file without blocking the event loop; return its SHA-256.
 
     Raises:
-        TooLargeError: it has more bytes.
-        TimeoutError: it stalled.
-        ClientDisconnect: it ended early.
+        TooLargeError: the body exceeds the limit.
+        TimeoutError: the upload stalled.
+        ClientDisconnect: the client disconnected.
     """
     digest, num_bytes = hashlib.sha256(), 0
     parts = request.stream()

@@ -1,4 +1,4 @@
-"""Starts the server of `har app` and runs it until it is stopped."""
+"""Run the server of `har app` until it is stopped."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FOLDER = "app"
 
 
 def serve(source: str, workspace: Path, host: str, port: int) -> int:
-    """Load the models and answer until Ctrl-C.
+    """Load the models and serve the page until Ctrl-C.
 
     Raises:
-        UserError: no such model, or an address that cannot be had.
+        UserError: the model does not exist, or the address is not available.
     """
     listener = listen(host, port)
     with listener:
@@ -34,9 +34,9 @@ def serve(source: str, workspace: Path, host: str, port: int) -> int:
             say(f"            {opened.note}")
         app = make_app(opened, workspace / FOLDER, _examples(workspace, opened.checkpoint_sha256), host=host)
         shown = f"[{host}]" if ":" in host else host
-        say(f"app         http://{shown}:{listener.getsockname()[1]}  (Ctrl-C ends it)")
+        say(f"app         http://{shown}:{listener.getsockname()[1]}  (Ctrl-C to stop)")
         if not is_loopback(host):
-            say(f"            {host} is not this machine alone: whoever reaches it can use this page; there is no password")
+            say(f"            {host} is reachable from other machines, and the page has no password")
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3, server_header=False)
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
@@ -44,24 +44,24 @@ def serve(source: str, workspace: Path, host: str, port: int) -> int:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens, before anything that takes long.
+    """Open the listening socket; called before the slow loading of models.
 
     Raises:
-        UserError: another program has the port, or the host is not this machine's.
+        UserError: the port is in use, or the host is not this machine's.
     """
     if not 0 <= port <= 65535:
-        raise UserError(f"--port {port}: ports are numbers from 1 to 65535, and 0 for any that is free")
+        raise UserError(f"--port {port}: must be 1 to 65535, or 0 for any free port")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except socket.gaierror as error:
         raise UserError(f"--host {host}: {error.strerror}") from None
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
-        raise UserError(f"--host {host} --port {port}: {reason}; choose another") from None
+        raise UserError(f"--host {host} --port {port}: {reason}; choose another port or host") from None
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a host."""
+    """Return whether a host is reachable from this machine only."""
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"

@@ -29,7 +29,7 @@ from typing import Any
 import psutil
 
 from pipeline_lib.compute.cores import num_cores
-from pipeline_lib.compute.engine import Callbacks, EndedError, Ledger, Needs, WorkerLostError
+from pipeline_lib.compute.needs import Callbacks, EndedError, Ledger, Needs, WorkerLostError
 from pipeline_lib.errors import UserError
 
 ENVIRONMENT = {
@@ -41,6 +41,7 @@ ENVIRONMENT = {
 """Ray's settings of the driver, which it reads when it is imported."""
 WORKER_ENVIRONMENT = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}  # or work without a GPU would see all GPUs
 LOCAL_ENVIRONMENT = {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # the second: listen on loopback only
+JOIN_ENVIRONMENT = {"RAY_NUM_REDIS_GET_RETRIES": "2"}  # a wrong token is told after seconds
 TOKEN_FILE = Path("~/.ray/auth_token")
 SHORT_FOLDER = Path("/tmp")
 """Where a local Ray keeps its sockets, whose paths may have 107 characters; a user's own temporary folder can be too deep."""
@@ -115,12 +116,12 @@ class RayEngine:
         """Let nothing more begin, and end what the workers are doing."""
         with self._changed:
             self._has_ended = True
-            calls = list(self._calls.values())
+            calls, cluster = list(self._calls.values()), self._cluster
         for call in calls:
             call.inbox.put(_Done(error=EndedError("stopped: the run has ended")))
-        if self._cluster is not None:
-            self._cluster.gpus.end()
-            self._cluster.end(calls)
+        if cluster is not None:
+            cluster.gpus.end()
+            cluster.end(calls)
 
     def close(self) -> None:
         """Cancel, let the waiting threads leave, and leave the cluster; a local one ends."""
@@ -379,7 +380,7 @@ class _Node:
 
 
 def _too_large(needs: Needs, nodes: Sequence[_Node]) -> str:
-    largest = max(nodes, key=lambda node: (node.cpus, node.memory_bytes))
+    largest = max(nodes, key=lambda node: (node.cpus, node.memory_bytes), default=_Node("", {}))
     memory = f" and {needs.memory_bytes / 1e9:.1f} GB of memory" if needs.memory_bytes else ""
     return (
         f"{needs.cpus:g} cores{memory} are needed on one node of the Ray cluster, and the largest has "
@@ -465,8 +466,10 @@ def _set_environment(*, is_local: bool) -> None:
     settings = dict(ENVIRONMENT)
     if is_local:
         settings |= LOCAL_ENVIRONMENT | WORKER_ENVIRONMENT | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    elif _has_token():
-        settings |= {"RAY_AUTH_MODE": "token"}  # Ray itself does so for its nodes, but not for who joins them by address
+    else:
+        settings |= JOIN_ENVIRONMENT
+        if _has_token():
+            settings |= {"RAY_AUTH_MODE": "token"}  # Ray itself does so for its nodes, but not for who joins them by address
     for name, value in settings.items():
         os.environ.setdefault(name, value)
 
@@ -478,6 +481,7 @@ def _has_token() -> bool:
 def _start_local(num_gpus: int, folder: str) -> None:
     import ray
 
+    logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
         address="local",
         num_cpus=num_cores(),
@@ -486,7 +490,7 @@ def _start_local(num_gpus: int, folder: str) -> None:
         object_store_memory=OBJECT_STORE_BYTES,
         _memory=psutil.virtual_memory().total,  # or what is free at the moment would decide what is refused
         log_to_driver=False,
-        logging_level=logging.ERROR,
+        configure_logging=False,
         _node_ip_address="127.0.0.1",
         _temp_dir=folder,
     )
@@ -503,16 +507,17 @@ def _join(address: str) -> None:
         _check_address(address)
     import ray
 
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         ray.init(
             address=address,
             log_to_driver=False,
-            logging_level=logging.ERROR,
+            configure_logging=False,
             runtime_env={"env_vars": WORKER_ENVIRONMENT},
         )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"run.engine: cannot join the Ray cluster at {address}: {reason}") from error
+        raise UserError(f"run.engine: cannot join a Ray cluster at {address}: {reason}; is its token here?") from error
 
 
 def _check_address(address: str) -> None:

@@ -1,4 +1,4 @@
-"""Summarise and compare a run's models over all folds and seeds."""
+"""Compare the models of a run over all folds and seeds."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ COLUMNS = {
     "frame_accuracy": "frame accuracy",
     "macro_f1": "macro F1 (videos, mode)",
     "top5_accuracy": "top-5 accuracy (videos, mean probability)",
-    "calibration_error": "calibration error (videos, mean probability)",
-    "pointing_accuracy": "strongest cell on the actor",
-    "pointing_chance": "strongest cell on the actor by chance",
+    "calibration_error": "ECE (videos, mean probability)",
+    "pointing_accuracy": "pointing game",
+    "pointing_chance": "pointing game, chance",
     "chance": "chance",
-    "majority_class": "commonest class (clips)",
-    "majority_class_video": "commonest class (videos)",
+    "majority_class": "majority class (clips)",
+    "majority_class_video": "majority class (videos)",
     "num_videos": "test videos",
     "num_groups": "test groups",
     "num_clips": "test clips",
     "num_frames": "test frames",
 }
-"""Metrics that are averaged over training runs, with their column names in results.csv."""
+"""Metrics averaged over training runs, and their columns in results.csv."""
 
 
 @dataclass(frozen=True)
@@ -45,54 +45,54 @@ class TrainingRun:
     fold: int
     seed: int
     metrics: Mapping[str, Any]
-    """The result of `evaluate_model`; some metrics may be missing."""
+    """Metrics from `evaluate_model`; a model may lack some."""
     videos: pd.DataFrame
-    """The run's videos.parquet; only `video`, `group` and `correct` are used."""
+    """Its videos.parquet; only `video`, `group` and `correct` are used."""
     maps: pd.DataFrame | None = None
-    """The run's maps.parquet; None for a model without attention."""
+    """Its maps.parquet; None for a model without attention."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One model over all its training runs."""
+    """One model's metrics over all its training runs."""
 
     model: str
     num_training_runs: int
     mean: dict[str, float]
     standard_deviation: dict[str, float]
-    """Sample standard deviation between runs; empty for a single run."""
+    """Sample SD over training runs; empty if there is only one."""
     intervals: dict[str, list[float]]
-    """95 % intervals of a single run; empty for several."""
+    """95 % CIs of a single training run; empty if there are several."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Comparison of two models on the folds that both were tested on."""
+    """Two models compared on the test videos of their common folds."""
 
     first: str
     second: str
     num_videos: int
     num_groups: int
     difference: float
-    """Video accuracy (mode) of the first model minus that of the second."""
+    """Video accuracy (mode) of the first minus that of the second."""
     interval: list[float]
-    """95 % interval of the difference over groups."""
+    """95 % CI of the difference over groups."""
     test: str
     p_value: float
     p_holm: float
-    """Holm-adjusted p-value over all pairs."""
+    """Holm-adjusted for the number of pairs."""
 
 
 def summarise(runs: Sequence[TrainingRun]) -> list[Summary]:
-    """Return each model's mean and sample standard deviation over its runs, for metrics that all of its runs have."""
+    """Return each model's mean and sample SD over its training runs, of every metric that all of them have."""
     return [_summary(model, own) for model, own in _by_model(runs).items()]
 
 
 def compare(runs: Sequence[TrainingRun], params: EvaluateParams) -> list[Pair]:
-    """Compare all pairs of models with a common fold by a paired test over videos.
+    """Compare every two models with a common fold, by a paired test over videos.
 
-    A video's correctness is averaged over seeds and folds. The test treats the seeds as fixed: it asks whether the difference
-    generalises to other groups of videos, not to other seeds.
+    A video's correctness is averaged over seeds and folds first. Seeds are therefore fixed: the test is about other groups of
+    videos, not about other seeds.
     """
     group_of = pd.concat([run.videos[["video", "group"]] for run in runs]).drop_duplicates("video").set_index("video")["group"]
     shares = {model: _shares_correct(own) for model, own in _by_model(runs).items()}
@@ -127,13 +127,13 @@ def _summary(model: str, runs: Sequence[TrainingRun]) -> Summary:
 
 
 def _flat(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics in `COLUMNS`, with those of the pointing game prefixed by `pointing_`."""
+    """Return a model's numeric metrics, those of the pointing game prefixed by `pointing_`."""
     pointing = {f"pointing_{name}": value for name, value in metrics.get("pointing", {}).items()}
     return {name: value for name, value in {**metrics, **pointing}.items() if name in COLUMNS and value is not None}
 
 
 def _shares_correct(runs: Iterable[TrainingRun]) -> pd.Series:
-    """Return, for each (fold, video), the fraction of a model's seeds that predict it correctly (mode)."""
+    """Return the share of a model's seeds that are correct (mode), by (fold, video)."""
     tables = [run.videos[["video", "correct"]].assign(fold=run.fold) for run in runs]
     return pd.concat(tables).groupby(["fold", "video"])["correct"].mean()
 

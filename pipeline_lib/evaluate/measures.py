@@ -1,7 +1,7 @@
-"""Measures of attention maps that need no further run of the model, and the control maps.
+"""Measures of attention maps that need no further forward pass, and the two control maps.
 
-The controls are the uniform map and a Gaussian at the centre of the frame, where cameras place their subject (Tatler 2007, "The
-central fixation bias in scene viewing"). A map that scores no better than these provides no evidence for the model.
+The controls are the uniform map and a Gaussian at the centre of the frame, which models the centre bias of cameras
+(Tatler 2007, "The central fixation bias in scene viewing").
 """
 
 # N clips, T frames of a clip, K grid side, I = K * K cells in rows from the top left
@@ -17,12 +17,12 @@ MODEL, UNIFORM, CENTRE = "model", "uniform", "centre"
 CONTROLS = (UNIFORM, CENTRE)
 
 CENTRE_SIGMA = 0.25
-"""Standard deviation of the centre's Gaussian as a fraction of the frame's side."""
+"""Standard deviation of the Gaussian, as a share of the frame's side."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Title, unit and direction of a measure."""
+    """Description of a measure; written to maps.json, so that any change here changes evaluations' content keys."""
 
     title: str
     unit: str
@@ -39,11 +39,11 @@ MEASURES = {
     "deletion": Measure("Deletion", "area under the true class's probability", "lower"),
     "insertion": Measure("Insertion", "area under the true class's probability", "higher"),
 }
-"""All measures in display order."""
+"""All measures in display order. The report's titles (`pipeline_lib.report.attention.TITLES`) take precedence on screen."""
 
 
 def control_maps(grid: int) -> dict[str, np.ndarray]:
-    """Return map_KK of each control; it sums to 1 like attention."""
+    """Return each control's map_KK; sums to 1."""
     offset_K = _offsets(grid)
     gaussian_K = np.exp(-0.5 * (offset_K / CENTRE_SIGMA) ** 2)
     centre_KK = np.outer(gaussian_K, gaussian_K)
@@ -51,18 +51,17 @@ def control_maps(grid: int) -> dict[str, np.ndarray]:
 
 
 def entropy(attention_NTI: np.ndarray) -> np.ndarray:
-    """Return each frame's entropy divided by log I: 1 for a uniform map, 0 for a single cell."""
+    """Return each frame's entropy divided by log I: 1 is uniform, 0 is all on one cell."""
     logarithm_NTI = np.log(attention_NTI, out=np.zeros_like(attention_NTI), where=attention_NTI > 0)
     share_NT: np.ndarray = -(attention_NTI * logarithm_NTI).sum(axis=2) / np.log(attention_NTI.shape[2])
     return share_NT
 
 
 def centre_bias(attention_NTI: np.ndarray) -> np.ndarray:
-    """Return 1 minus the mean distance of attention from the frame's centre divided by that of the uniform map.
+    """Return 1 minus the mean distance of attention from the frame's centre relative to the uniform map's.
 
-    1 means all attention on the central cell, 0 the same distance as the uniform map, and negative values a bias towards the
-    border. Distance from the centre is Tatler's measure. Similarity to the central Gaussian (SIM, CC) would rate a map that is
-    narrower than the Gaussian as less biased.
+    1 is all on the middle cell, 0 is as far out as the uniform map, negative is drawn to the border. Distance is Tatler's
+    measure. Similarity to the Gaussian (SIM, CC) would rate a sharper map at the centre as little biased.
     """
     offset_K = _offsets(round(attention_NTI.shape[2] ** 0.5))
     distance_I = np.hypot(offset_K[:, None], offset_K).ravel()
@@ -71,9 +70,9 @@ def centre_bias(attention_NTI: np.ndarray) -> np.ndarray:
 
 
 def drift(attention_NTI: np.ndarray) -> np.ndarray:
-    """Return the total variation distance between each frame's map and the previous one: 0 if equal, 1 if disjoint.
+    """Return the total variation distance of each frame's map from the previous one: 0 is equal, 1 is disjoint.
 
-    The first frame has no predecessor and gets 0; do not count it.
+    The first frame has no previous one: its value is 0 and must not be counted.
     """
     moved_NT = np.zeros(attention_NTI.shape[:2])
     moved_NT[:, 1:] = 0.5 * np.abs(np.diff(attention_NTI, axis=1)).sum(axis=2)
@@ -81,6 +80,6 @@ def drift(attention_NTI: np.ndarray) -> np.ndarray:
 
 
 def _offsets(grid: int) -> np.ndarray:
-    """Return the offsets of the cells' centres from the middle as fractions of the side; exactly antisymmetric."""
+    """Return the offsets of the cell centres from the middle, as shares of the side; exactly symmetric."""
     offset_K: np.ndarray = (np.arange(grid) - (grid - 1) / 2) / grid
     return offset_K

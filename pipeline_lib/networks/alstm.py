@@ -23,12 +23,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pipeline_lib.networks import alstm_gpu
-from pipeline_lib.networks.alstm_cpu import CPUSteps
-from pipeline_lib.networks.alstm_loop import Inputs, Steps, run_loop
-from pipeline_lib.networks.attention import Attention, Scorer, glimpse, uniform
+from pipeline_lib.networks.alstm_op import attention_lstm
+from pipeline_lib.networks.attention import Attention, Scorer, uniform
 from pipeline_lib.networks.dropout import Dropout
-from pipeline_lib.networks.lstm import LSTMCell, LSTMStack, glorot_linear
+from pipeline_lib.networks.lstm import LSTMStack, glorot_linear
 
 
 class ALSTM(nn.Module):
@@ -79,64 +77,17 @@ class ALSTM(nn.Module):
             (torch.tanh(to_h(self.dropout(mean_BD))), torch.tanh(to_c(self.dropout(mean_BD))))
             for to_h, to_c in zip(self.initial_h, self.initial_c, strict=True)
         ]
-        h_BU = states[-1][0]
-        step = self.cells.start(features_BTID.shape[1], states, carry_state=self.carry_state)
         if self.attention is None:
+            step = self.cells.start(pooled_BTD.shape[1], states, carry_state=self.carry_state)
             outputs_BTU = torch.stack([step(pooled_BD) for pooled_BD in pooled_BTD.unbind(1)], dim=1)
-            return self.head(self.dropout(outputs_BTU)), uniform(features_BTKKD)
-        ahead = self.attention.look_ahead(features_BTID, pooled_BTD).transpose(0, 1)
-        steps = self._steps(features_BTID)
-        if steps is not None:
-            inputs = self._loop_inputs(self.attention, ahead, features_BTID, *states[0])
-            outputs_TBU, attention_TBI = run_loop(inputs, steps)
-            attention_BTKK = attention_TBI.transpose(0, 1).reshape(features_BTKKD.shape[:-1])
-            # Contiguous, as the loop below has it: a linear layer then is one product with its bias.
-            outputs_BTU = outputs_TBU.transpose(0, 1).contiguous()
-            return self.head(self.dropout(outputs_BTU)), attention_BTKK
-        attend = self.attention.start(ahead, state_has_cells=False)
-        outputs, maps = [], []
-        for features_BID in features_BTID.unbind(1):
-            attention_BI = attend(h_BU)
-            h_BU = step(glimpse(attention_BI, features_BID))
-            outputs.append(h_BU)
-            maps.append(attention_BI)
-        return self.head(self.dropout(torch.stack(outputs, dim=1))), torch.stack(maps, dim=1).view(features_BTKKD.shape[:-1])
-
-    def _steps(self, features_BTID: torch.Tensor) -> type[Steps] | None:
-        """Return what takes the steps over the frames in place of the loop in `forward`, if it is one that they know."""
-        device, is_fp32 = features_BTID.device.type, features_BTID.dtype == torch.float32
-        if not self.carry_state or len(self.cells) > 1 or not is_fp32 or features_BTID.requires_grad:
-            return None
-        if device not in ("cpu", "cuda") or torch.is_autocast_enabled(device):
-            return None
-        if device == "cpu":
-            return CPUSteps
-        return alstm_gpu.GPUSteps if alstm_gpu.is_usable() else None
-
-    def _loop_inputs(
-        self, attention: Attention, ahead: torch.Tensor, features_BTID: torch.Tensor, h_BU: torch.Tensor, c_BU: torch.Tensor
-    ) -> Inputs:
-        cell, state, draw = self.cells[0], attention.state, attention.dropout.draw
-        assert isinstance(cell, LSTMCell)
-        assert cell.input.bias is not None
-        assert state is not None
-        state_factors_TBU = draw(ahead, (len(ahead), *h_BU.shape))
-        hidden_factors_TBV = draw(ahead, (*ahead.shape[:2], state.out_features))
-        pooled = attention.scorer == "pooled"
-        return Inputs(
-            features_BTID=features_BTID,
-            ahead=ahead,
-            state_VU=state.weight,
-            state_bias_V=state.bias,
-            score=attention.score.weight if pooled else attention.score.weight * hidden_factors_TBV,
-            score_bias=attention.score.bias,
-            joint_GS=cell.joint_weight(),
-            bias_G=cell.input.bias,
-            h_BU=h_BU,
-            c_BU=c_BU,
-            state_factors_TBU=state_factors_TBU,
-            hidden_factors_TBV=hidden_factors_TBV if pooled else None,
-        )
+            attention_BTKK = uniform(features_BTKKD)
+        else:
+            ahead = self.attention.look_ahead(features_BTID, pooled_BTD).transpose(0, 1)
+            outputs_BTU, attention_BTI = attention_lstm(
+                self.attention, self.cells, features_BTID, ahead, states, carry_state=self.carry_state
+            )
+            attention_BTKK = attention_BTI.reshape(features_BTKKD.shape[:-1])
+        return self.head(self.dropout(outputs_BTU)), attention_BTKK
 
 
 def mean_of_valid(pooled_BTD: torch.Tensor, valid_frames_B: torch.Tensor) -> torch.Tensor:

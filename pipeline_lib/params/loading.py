@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from pipeline_lib.addresses import redact_all, redact_text
 from pipeline_lib.errors import UserError
+from pipeline_lib.params.shipped import find_params, shipped_names
 from pipeline_lib.params.stages import Params
 
 logger = logging.getLogger(__name__)
@@ -31,12 +32,12 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+01
 
 
 def load_params(path: str | Path, settings: Iterable[str] = ()) -> Params:
-    """Load a parameter file and apply `section.key=value` settings over it.
+    """Load a parameter file, by its path or as a shipped one by its name, and apply `section.key=value` settings over it.
 
     Raises:
         UserError: one line per mistake: where it is, the value found, what is accepted.
     """
-    path = Path(path)
+    path = find_params(path)
     values = _read_yaml(path)
     for old, new in RENAMED.items():
         _rename_key(values, old, new)
@@ -52,7 +53,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such parameter file; the ones that come with the project are in params/") from None
+        shipped = ", ".join(shipped_names())
+        raise UserError(f"{path}: no such parameter file; those that come with har need no path: {shipped}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a parameter file ({error})") from None
     except yaml.YAMLError as error:

@@ -1,4 +1,4 @@
-"""The page that shows a run: results beside chance, where the models looked, and how it came about."""
+"""The report page of a run: test results with controls, attention maps, training curves, data and parameters."""
 
 from pipeline_lib.report.model import ModelReport, RunReport, SweepReport
 from pipeline_lib.report.page import write_report

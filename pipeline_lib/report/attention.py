@@ -1,4 +1,4 @@
-"""Whether the maps can be trusted: what `maps.json` and the claims of `results.json` say, as tables and curves."""
+"""Evaluation of the attention maps as tables and curves, from `maps.json` and the claims of `results.json`."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from pipeline_lib.artifacts import layout
 from pipeline_lib.report.charts import Chart, Series
 from pipeline_lib.report.model import ModelReport
 
-CONTROLS = {"uniform": "even", "centre": "centre"}
-"""What an attention must do better than: everywhere alike, and a Gaussian in the middle."""
+CONTROLS = {"uniform": "uniform", "centre": "centre"}
+"""The control maps: uniform attention and a Gaussian at the centre of the frame."""
+
+TITLES = {"pointing": "Pointing game"}
+"""Titles of measures on the page where they differ from those in `maps.json`, whose bytes are part of a content key."""
 
 
 @dataclass(frozen=True)
 class MapsReport:
-    """The section on maps; without measures, `missing` says why."""
+    """The attention section; without measures, `missing` says why."""
 
     models: Sequence[str]
     measures: Sequence[Mapping[str, Any]]
-    """title, unit, better, and `cells`: one a model, or None; each {model, interval, uniform, centre}."""
+    """name, title, unit, better, and `by_model`: one a model, or None; each {model, interval, uniform, centre}."""
     curves: Mapping[str, Sequence[Chart]]
-    """Each model's."""
+    """Deletion and insertion curves by model."""
     classes: Mapping[str, Sequence[Mapping[str, Any]]]
-    """Each model's measures class by class."""
+    """Per-class measures by model."""
     claims: Sequence[Mapping[str, Any]]
     missing: str | None
 
 
 def gather_maps(models: Sequence[ModelReport], results: Mapping[str, Any]) -> MapsReport:
-    """Return what is known of the models' maps, from each evaluation's `maps.json`."""
+    """Collect the measures of all models with attention from their `maps.json`."""
     found = {model.title: read for model in models if (read := _read_maps(model))}
     names = dict.fromkeys(name for maps in found.values() for name in maps["measures"])
     return MapsReport(
@@ -39,7 +42,7 @@ def gather_maps(models: Sequence[ModelReport], results: Mapping[str, Any]) -> Ma
         measures=[_measure(name, found) for name in names],
         curves={title: _curves(title, maps["curves"]) for title, maps in found.items()},
         classes={title: maps["classes"] for title, maps in found.items()},
-        claims=results.get("attention_claims", []),
+        claims=[claim | {"title": _title(claim["measure"], claim["title"])} for claim in results.get("attention_claims", [])],
         missing=None if found else _explain_absence(models),
     )
 
@@ -51,14 +54,20 @@ def _read_maps(model: ModelReport) -> dict[str, Any] | None:
 
 def _explain_absence(models: Sequence[ModelReport]) -> str:
     if any(model.heatmaps for model in models):
-        return "This run did not measure its maps."
-    return "None of this run\u2019s models has attention, so there is no map to check."
+        return "This run did not evaluate its attention maps."
+    return "None of this run\u2019s models has attention, so there are no maps to evaluate."
 
 
 def _measure(name: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    cells = [maps["measures"].get(name) for maps in found.values()]
-    told = next(cell for cell in cells if cell)
-    return {"name": name, "title": told["title"], "unit": told["unit"], "better": told["better"], "cells": cells}
+    values = [maps["measures"].get(name) for maps in found.values()]
+    first = next(value for value in values if value)
+    title = _title(name, first["title"])
+    return {"name": name, "title": title, "unit": first["unit"], "better": first["better"], "by_model": values}
+
+
+def _title(measure: str, written: str) -> str:
+    """Return a measure's title on the page; a claim's is written as `<title>, less the uniform map's`."""
+    return TITLES.get(measure, written.partition(",")[0])
 
 
 def _curves(model: str, curves: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Chart]:
@@ -67,11 +76,11 @@ def _curves(model: str, curves: Mapping[str, Mapping[str, Sequence[float]]]) -> 
             kind="line",
             title=f"{model}: {name}",
             axis="cells, %",
-            places=[round(100 * fraction) for fraction in curve["fraction"]],
+            ticks=[round(100 * fraction) for fraction in curve["fraction"]],
             unit="probability of the true class",
             series=[
-                Series("its own map", curve["model"], 1),
-                Series("cells at random", curve["uniform"], 2, "dashed"),
+                Series("model", curve["model"], 1),
+                Series("random order", curve["uniform"], 2, "dashed"),
                 Series("centre first", curve["centre"], 3, "dotted"),
             ],
             percent=True,

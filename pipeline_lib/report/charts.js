@@ -1,4 +1,4 @@
-/* The page's charts, by Chart.js, which is read when the first of them comes near. Colours are the page's, dark or light. */
+/* The page's charts, drawn with Chart.js, which is loaded when the first chart comes near. Colours follow the colour scheme. */
 
 "use strict";
 
@@ -18,25 +18,28 @@
     return window.Chart;
   }
 
+  const hasPoints = chart => chart.series.some(series => series.line === "points");
+
   function dataset(chart, series) {
-    const ink = colour(`--series-${series.colour}`), few = chart.places.length < 12, points = series.line === "points";
+    const ink = colour(`--series-${series.colour}`), few = chart.ticks.length < 12, points = series.line === "points";
+    const line = !points && hasPoints(chart);
     return {
       label: series.name, data: series.values, borderColor: ink, backgroundColor: ink, clip: 8,
       borderWidth: chart.kind === "bars" || points ? 0 : 2, borderDash: DASHES[series.line], showLine: !points, spanGaps: true,
-      pointRadius: points ? 4 : few ? 2.5 : 0, pointHoverRadius: 5,
+      pointRadius: points ? 4 : few && !line ? 2.5 : 0, pointHoverRadius: 5, pointStyle: line ? "line" : "circle",
       barPercentage: 0.9, categoryPercentage: 0.82, borderRadius: 2,
     };
   }
 
   function legendLabels(chart) {
-    const lines = chart.series.every(series => series.line !== "points") && chart.kind === "line", side = lines ? 22 : 9;
+    const lines = !hasPoints(chart) && chart.kind === "line", side = lines ? 22 : 9;
     return {
       color: colour("--ink"), font: { size: 12 }, padding: 12,
       boxWidth: side, boxHeight: lines ? 0 : side, usePointStyle: !lines && chart.kind === "line",
     };
   }
 
-  function told(chart, value) {
+  function format(chart, value) {
     if (value === null) return "unknown";
     return chart.percent ? `${(100 * value).toFixed(1)}\u202f%` : value.toFixed(3);
   }
@@ -45,21 +48,21 @@
     const bars = chart.kind === "bars", percents = chart.axis.endsWith("%"), soft = colour("--soft"), line = colour("--line");
     const values = { border: { display: false }, grid: { color: line }, beginAtZero: true, max: chart.percent ? 1 : undefined,
       ticks: { color: soft, maxTicksLimit: 5, callback: value => chart.percent ? `${Math.round(100 * value)}\u202f%` : value } };
-    const places = { border: { color: line }, grid: { display: false },
+    const axis = { border: { color: line }, grid: { display: false },
       title: { display: !bars, text: chart.axis, color: soft, font: { size: 11 } },
       ticks: { color: bars ? colour("--ink") : soft, maxRotation: 0, autoSkip: !bars, autoSkipPadding: 12 } };
     return {
       type: bars ? "bar" : "line",
-      data: { labels: chart.places, datasets: chart.series.map(series => dataset(chart, series)) },
+      data: { labels: chart.ticks, datasets: chart.series.map(series => dataset(chart, series)) },
       options: {
         animation: false, maintainAspectRatio: false, indexAxis: bars ? "y" : "x",
         interaction: { mode: "index", intersect: false, axis: bars ? "y" : "x" },
-        scales: bars ? { x: { ...values, position: "top" }, y: places } : { x: places, y: values },
+        scales: bars ? { x: { ...values, position: "top" }, y: axis } : { x: axis, y: values },
         plugins: {
           legend: { position: bars ? "top" : "bottom", align: "start", labels: legendLabels(chart) },
           tooltip: { callbacks: {
             title: ([item]) => bars ? item.label : `${chart.axis.replace(", %", "")} ${item.label}${percents ? "\u202f%" : ""}`,
-            label: item => ` ${item.dataset.label}: ${told(chart, item.raw)}`,
+            label: item => ` ${item.dataset.label}: ${format(chart, item.raw)}`,
           } },
         },
       },

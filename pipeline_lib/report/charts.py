@@ -1,6 +1,6 @@
-"""The page's charts as data: what `charts.js` draws with Chart.js, and the same numbers as a table."""
+"""The page's charts as data, for Chart.js (`charts.js`) and for the tables below them."""
 
-# N videos, B bins, C classes
+# N videos, B bins
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ RELIABILITY_BINS = 10
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart, or one bar of each group."""
+    """One line, or one bar of each group."""
 
     name: str
     values: Sequence[float | None]
-    """One for each place on the chart's axis; None where nothing is known."""
+    """One for each tick of the axis; None where unknown."""
     colour: int
-    """1 to 6, of tokens.css."""
+    """Number of a series colour in tokens.css, 1 to 6."""
     line: str = "solid"
-    """Or `dashed`, `dotted`, `points`: the lines of a chart can be told apart without their colours."""
+    """`solid`, `dashed`, `dotted` or `points`; tells lines apart without colour."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn; values are fractions if `percent`."""
+    """A line or bar chart; values are fractions if `percent`."""
 
     kind: str
     """`line` or `bars`."""
     title: str
-    """No two charts of a page have the same."""
+    """Unique on the page."""
     axis: str
-    """What the places are."""
-    places: Sequence[Any]
+    """Title of the axis."""
+    ticks: Sequence[Any]
     unit: str
-    """What the values are."""
+    """Quantity that the values are."""
     series: Sequence[Series]
     percent: bool = False
 
 
 def learning_curves(history: Sequence[Mapping[str, Any]], model: str) -> list[Chart]:
-    """Return loss and frame accuracy of the training and the validation split against the epoch; none without epochs."""
+    """Return the loss and the frame accuracy on the train and val splits by epoch; no chart without epochs."""
     return [_learning_curve(history, model, quantity) for quantity in ("loss", "frame_accuracy")] if history else []
 
 
@@ -58,7 +58,7 @@ def _learning_curve(history: Sequence[Mapping[str, Any]], model: str, quantity: 
         kind="line",
         title=f"{model}: {quantity.replace('_', ' ')} by epoch",
         axis="epoch",
-        places=[row["epoch"] for row in history],
+        ticks=[row["epoch"] for row in history],
         unit=quantity.replace("_", " "),
         series=[Series("train", train, 2, "dashed"), Series("val", val, 1)],
         percent=quantity.endswith("accuracy"),
@@ -66,14 +66,14 @@ def _learning_curve(history: Sequence[Mapping[str, Any]], model: str, quantity: 
 
 
 def class_bars(tables: Mapping[str, pd.DataFrame]) -> Chart:
-    """Return the share of each class's clips that each model recognises, from the models' `per_class.csv`."""
+    """Return each model's recall by class, over clips, from the models' `per_class.csv`."""
     classes = next(iter(tables.values()))["class"].tolist()
     return Chart(
         kind="bars",
-        title="Clips recognised, by class and model",
+        title="Recall by class and model",
         axis="class",
-        places=classes,
-        unit="clips recognised",
+        ticks=classes,
+        unit="recall",
         series=[
             Series(model, _known(table["recall"].to_numpy(np.float64)), 1 + number % 6)
             for number, (model, table) in enumerate(tables.items())
@@ -83,31 +83,27 @@ def class_bars(tables: Mapping[str, pd.DataFrame]) -> Chart:
 
 
 def reliability(evaluations: Mapping[str, Path]) -> Chart:
-    """Return how often each model is right about the test videos of which it is so and so sure, by mean probability."""
-    edges_B = np.linspace(0, 1, RELIABILITY_BINS + 1)
-    centres_B = (edges_B[:-1] + edges_B[1:]) / 2
+    """Return the reliability diagram: accuracy by confidence bin, a series a model, over test videos by mean vote."""
+    centres_B = (np.arange(RELIABILITY_BINS) + 0.5) / RELIABILITY_BINS
     models = [
         Series(model, _known(_accuracy_by_confidence(pd.read_parquet(folder / layout.VIDEOS))), 1 + number % 5, "points")
         for number, (model, folder) in enumerate(evaluations.items())
     ]
     return Chart(
         kind="line",
-        title="How sure the models are, and how often right",
+        title="Reliability diagram",
         axis="confidence, %",
-        places=[round(100 * centre) for centre in centres_B.tolist()],
-        unit="videos right",
-        series=[*models, Series("as sure as right", [round(centre, 3) for centre in centres_B.tolist()], 6, "dotted")],
+        ticks=[round(100 * centre) for centre in centres_B.tolist()],
+        unit="video accuracy",
+        series=[*models, Series("perfect calibration", [round(centre, 3) for centre in centres_B.tolist()], 6, "dotted")],
         percent=True,
     )
 
 
 def _accuracy_by_confidence(videos: pd.DataFrame) -> np.ndarray:
-    """Return the accuracy of each bin of confidence, (B,), NaN where it holds no video; bins have their upper edge."""
-    confidence_N = videos["confidence_by_mean"].to_numpy(np.float64)
-    bin_N = np.clip(np.ceil(confidence_N * RELIABILITY_BINS).astype(np.int64) - 1, 0, RELIABILITY_BINS - 1)
-    right_B = np.bincount(bin_N, weights=videos["correct_by_mean"].to_numpy(np.float64), minlength=RELIABILITY_BINS)
-    count_B = np.bincount(bin_N, minlength=RELIABILITY_BINS)
-    return np.divide(right_B, count_B, out=np.full(RELIABILITY_BINS, np.nan), where=count_B > 0)
+    """Return accuracy_B by confidence bin, NaN where a bin is empty; bins include their upper edge."""
+    bin_N = pd.cut(videos["confidence_by_mean"], np.linspace(0, 1, RELIABILITY_BINS + 1).tolist(), include_lowest=True)
+    return videos["correct_by_mean"].groupby(bin_N, observed=False).mean().to_numpy(np.float64)
 
 
 def _known(values: np.ndarray) -> list[float | None]:

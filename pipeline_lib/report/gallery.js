@@ -1,4 +1,4 @@
-/* The gallery: players are made when their card comes near, play while it is seen, and let go of their video when it is gone. */
+/* The gallery: players are created when their card comes near, play while visible, and unload their video when far away. */
 
 "use strict";
 
@@ -6,10 +6,10 @@
   const cards = [...document.querySelectorAll(".clip")];
   if (!cards.length) return;
   const players = new Map(), seen = new Set(), held = new Set();
-  const play = document.getElementById("play"), more = document.getElementById("more"), told = document.getElementById("shown");
+  const play = document.getElementById("play"), more = document.getElementById("more"), status = document.getElementById("shown");
   const filters = Object.fromEntries(["class", "outcome", "model"].map(name => [name, document.getElementById(`filter-${name}`)]));
   let playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
-  let view = HarPlayer.view(REPORT.style), room = REPORT.first_clips;
+  let view = HarPlayer.view(REPORT.style), limit = REPORT.first_clips;
 
   const clipOf = card => REPORT.clips[Number(card.dataset.clip)];
 
@@ -28,7 +28,7 @@
     players.get(card)?.unload();
   }
 
-  /* Play what is seen, unless it was stopped by hand. */
+  /* Play a visible card unless the user paused it. */
   function run(card) {
     const player = players.get(card);
     if (!player || player.playing === (playing && seen.has(card) && !held.has(player))) return;
@@ -44,9 +44,9 @@
   }
 
   function show() {
-    const found = cards.filter(matches), shown = new Set(found.slice(0, room));
+    const found = cards.filter(matches), shown = new Set(found.slice(0, limit));
     for (const card of cards) card.hidden = !shown.has(card);
-    told.textContent = found.length ? `${shown.size} of ${found.length} clip${found.length === 1 ? "" : "s"}` : "No clip is like that.";
+    status.textContent = found.length ? `${shown.size} of ${found.length} clip${found.length === 1 ? "" : "s"}` : "No clip matches.";
     more.hidden = shown.size === found.length;
     more.textContent = `Show ${Math.min(REPORT.first_clips, found.length - shown.size)} more`;
   }
@@ -71,14 +71,14 @@
   play.addEventListener("click", () => { playing = !playing; held.clear(); name(); cards.forEach(run); });
   document.addEventListener("player-toggle", ({ detail }) => { if (detail.playing) held.delete(detail); else held.add(detail); });
   more.addEventListener("click", () => {
-    const next = cards.filter(matches)[room];
-    room += REPORT.first_clips;
+    const next = cards.filter(matches)[limit];
+    limit += REPORT.first_clips;
     show();
     next.querySelector("h3").tabIndex = -1;
     next.querySelector("h3").focus({ preventScroll: true });
   });
   for (const filter of Object.values(filters)) filter.addEventListener("change", () => {
-    room = REPORT.first_clips;
+    limit = REPORT.first_clips;
     setView({ ...view, model: filters.model.value || null });
     filters.outcome.querySelector("[value=mixed]").disabled = Boolean(view.model);
     if (view.model && filters.outcome.value === "mixed") filters.outcome.value = "";

@@ -1,4 +1,4 @@
-"""The gallery: each clip that any model chose, once, with what all models made of it."""
+"""The gallery: every clip selected for any model, once, with the predictions and attention maps of all models."""
 
 # T frames of a clip, K grid side
 
@@ -18,8 +18,8 @@ from pipeline_lib.artifacts import layout
 from pipeline_lib.report.model import ModelReport
 from pipeline_lib.report.player import ClipModel, describe_clip
 
-OUTCOMES = {"mixed": "models disagree", "wrong": "all wrong", "right": "all right"}
-"""What the models made of a clip, in the order of the gallery: where they disagree there is most to see."""
+OUTCOMES = {"mixed": "models disagree", "wrong": "all wrong", "right": "all correct"}
+"""Outcomes of a clip over all models, in the order of the gallery."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Shown:
     """One clip of the gallery."""
 
     data: Mapping[str, Any]
-    """For `player.js`; its `id` is the clip's in the dataset, `video` and `still` are ids of elements of the page."""
+    """The clip for `player.js`; `id` is the clip's in the dataset, `video` and `still` are ids of page elements."""
     outcome: str
     chosen_as: Sequence[str]
     """`success of alstm`, ..."""
@@ -37,18 +37,18 @@ class Shown:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The clips, and by which rules they were chosen."""
+    """The clips and the rules of their selection."""
 
     clips: Sequence[Shown] = ()
     grid: int | None = None
     rules: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    """What there was nothing to show of, and why."""
+    """Outcomes without clips, and why."""
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """A clip as the first model that chose it lists it, and all that did."""
+    """A selected clip: its entry in the first model's list, and every model it was selected for."""
 
     entry: Mapping[str, Any]
     folder: Path
@@ -56,9 +56,9 @@ class _Choice:
 
 
 def gather_gallery(models: Sequence[ModelReport]) -> Gallery:
-    """Return the clips that the models' heatmaps chose, with all models' predictions and maps of them.
+    """Collect the clips selected for any model, with all models' predictions and attention maps.
 
-    Every model is read from `predictions.parquet` and `attention.h5` of its evaluation, the chosen clips from `heatmaps.json`.
+    Selections come from `heatmaps.json`, predictions and maps from `predictions.parquet` and `attention.h5` of each evaluation.
     """
     listed = {model.title: _read_heatmaps(model.heatmaps) for model in models if model.heatmaps}
     if not listed:
@@ -67,12 +67,12 @@ def gather_gallery(models: Sequence[ModelReport]) -> Gallery:
     made = [dict(_read_model(model, choices)) for model in models]
     of_clip = {clip: [by_clip[clip] for by_clip in made if clip in by_clip] for clip in choices}
     outcome = {clip: _outcome(choices[clip].entry["class_name"], of_clip[clip]) for clip in choices}
-    in_turn = sorted(choices, key=lambda clip: (list(OUTCOMES).index(outcome[clip]), choices[clip].entry["class_name"], clip))
+    ordered = sorted(choices, key=lambda clip: (list(OUTCOMES).index(outcome[clip]), choices[clip].entry["class_name"], clip))
     heatmaps = next(iter(listed.values()))
     return Gallery(
         clips=[
             _show(number, choices[clip], of_clip[clip], outcome[clip], heatmaps["fps"], heatmaps["grid"])
-            for number, clip in enumerate(in_turn)
+            for number, clip in enumerate(ordered)
         ],
         grid=heatmaps["grid"],
         rules=heatmaps["rules"],
@@ -85,7 +85,7 @@ def _read_heatmaps(folder: Path) -> dict[str, Any]:
 
 
 def _unite(models: Sequence[ModelReport], listed: Mapping[str, Mapping[str, Any]]) -> dict[str, _Choice]:
-    """Return each chosen clip once."""
+    """Return each selected clip once."""
     choices: dict[str, _Choice] = {}
     for model in models:
         for entry in listed[model.title]["clips"] if model.heatmaps else ():
@@ -96,7 +96,7 @@ def _unite(models: Sequence[ModelReport], listed: Mapping[str, Mapping[str, Any]
 
 
 def _read_model(model: ModelReport, clips: Collection[str]) -> Iterator[tuple[str, ClipModel]]:
-    """Yield what a model made of each clip that it was tested on."""
+    """Yield a model's predictions and attention maps of each clip in its test split."""
     predictions = pd.read_parquet(model.evaluation / layout.PREDICTIONS)
     with h5py.File(model.evaluation / layout.ATTENTION, "r") as file:
         row_of = {clip: row for row, clip in enumerate(file["clip"].asstr()[:])}

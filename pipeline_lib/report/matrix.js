@@ -1,58 +1,53 @@
-/* Confusion matrices as tables that tell of the cell that is pointed at, or stepped to with the arrow keys. */
+/* Confusion matrices as tables; a line below describes the cell under the pointer or the keyboard focus. */
 
 "use strict";
 
 (() => {
+  const { element } = HarPlayer;
   const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-
-  function make(tag, properties, ...children) {
-    const node = Object.assign(document.createElement(tag), properties);
-    node.append(...children);
-    return node;
-  }
 
   function build(container) {
     const { model, classes, cells } = REPORT.matrices[Number(container.dataset.matrix)];
     const counts = classes.map(() => classes.map(() => 0));
     for (const [row, column, count] of cells) counts[row][column] = count;
     const totals = counts.map(row => row.reduce((sum, count) => sum + count, 0));
-    const told = make("p", { className: "told", ariaLive: "polite" }, summary(classes, counts, totals));
-    const head = make("tr", {}, make("td", { className: "corner" }, "true \u2193 taken for \u2192"),
-      ...classes.map(name => make("th", { scope: "col" }, make("span", {}, name))));
+    const status = element("p", { className: "status", ariaLive: "polite" }, summary(classes, counts, totals));
+    const head = element("tr", {}, element("td", { className: "corner" }, "true \u2193 predicted\u00a0\u2192"),
+      ...classes.map(name => element("th", { scope: "col" }, element("span", {}, name))));
     const grid = classes.map((name, row) => classes.map((_, column) => {
       const share = totals[row] ? counts[row][column] / totals[row] : 0;
-      const cell = make("td", { tabIndex: -1, className: row === column ? "hit" : "miss" }, counts[row][column] || "");
+      const cell = element("td", { tabIndex: -1, className: row === column ? "hit" : "miss" }, counts[row][column] || "");
       cell.style.setProperty("--share", share.toFixed(3));
       cell.classList.toggle("strong", share > 0.55);
       cell.setAttribute("aria-label", `${counts[row][column]}`);
       return cell;
     }));
-    const rows = grid.map((row, number) => make("tr", {}, make("th", { scope: "row" }, classes[number]), ...row));
-    const table = make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
+    const rows = grid.map((row, number) => element("tr", {}, element("th", { scope: "row" }, classes[number]), ...row));
+    const table = element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows));
     table.setAttribute("role", "grid");
     table.setAttribute("aria-label", `Confusion matrix of ${model}`);
-    const scroll = make("div", { className: "scroll" }, table);
+    const scroll = element("div", { className: "scroll" }, table);
     container.classList.toggle("dense", classes.length > 14);
-    container.replaceChildren(scroll, told);
+    container.replaceChildren(scroll, status);
     grid[0][0].tabIndex = 0;
     follow(table, grid, (row, column) => {
       const share = totals[row] ? Math.round(100 * counts[row][column] / totals[row]) : 0;
-      told.textContent = `${classes[row]} ${row === column ? "recognised" : `taken for ${classes[column]}`}: `
+      status.textContent = `${classes[row]} predicted as ${classes[column]}: `
         + `${counts[row][column]} of ${totals[row]} clips (${share}\u202f%)`;
     });
   }
 
-  /* The most frequent mistake, told before any cell is pointed at. */
+  /* The most frequent confusion, shown until a cell is pointed at. */
   function summary(classes, counts, totals) {
     let worst = null;
-    counts.forEach((row, true_) => row.forEach((count, taken) => {
-      if (true_ !== taken && count > (worst ? worst.count : 0)) worst = { count, true_, taken };
+    counts.forEach((row, true_) => row.forEach((count, predicted) => {
+      if (true_ !== predicted && count > (worst ? worst.count : 0)) worst = { count, true_, predicted };
     }));
-    if (!worst) return "No clip was mistaken.";
-    return `Most often mistaken: ${classes[worst.true_]} for ${classes[worst.taken]}, ${worst.count} of ${totals[worst.true_]} clips`;
+    if (!worst) return "No clip was misclassified.";
+    return `Most frequent confusion: ${classes[worst.true_]} predicted as ${classes[worst.predicted]}, ${worst.count} of ${totals[worst.true_]} clips`;
   }
 
-  function follow(table, grid, tell) {
+  function follow(table, grid, describe) {
     const place = cell => {
       const row = grid.findIndex(cells => cells.includes(cell));
       return row < 0 ? null : [row, grid[row].indexOf(cell)];
@@ -63,7 +58,7 @@
       const header = table.tHead.rows[0].cells[column + 1];
       marked = [header, table.tBodies[0].rows[row].cells[0], ...grid[row], ...grid.map(cells => cells[column])];
       for (const node of marked) node.classList.add("marked");
-      tell(row, column);
+      describe(row, column);
     };
     const point = event => {
       const found = place(event.target);

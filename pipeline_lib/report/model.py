@@ -1,4 +1,4 @@
-"""What a report shows: the run, its models and its searches."""
+"""Contents of a report: the run, its models and its hyper-parameter searches."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ class ModelReport:
 
     name: str
     label: str
-    """The name, and in a run of several folds or seeds which of them this is."""
+    """The name, with fold and seed if the run has several."""
     metrics: Mapping[str, Any]
     """The evaluation's `metrics.json`."""
     history: Sequence[Mapping[str, Any]]
     """The training's `history.json`: one mapping an epoch."""
     evaluation: Path
-    """Folder that the evaluate stage filled."""
+    """Folder of the evaluate stage's artifact."""
     heatmaps: Path | None
-    """Folder with `heatmaps.json` and the clips it names; None of a model without attention."""
+    """Folder of the heatmaps stage's artifact; None for a model without attention."""
 
     @property
     def title(self) -> str:
-        """The label as the page writes it."""
+        """The label with spaces for underscores."""
         return self.label.replace("_", " ")
 
 
 @dataclass(frozen=True)
 class SweepReport:
-    """A search for one model's hyper-parameters."""
+    """The hyper-parameter search of one model."""
 
     model: str
     counts: Mapping[str, Any]
-    """Of trials, and validation accuracy of the default and of the best."""
+    """Number of trials, and validation accuracy of the default and the best one."""
     best: Mapping[str, Any]
     """The best hyper-parameters found."""
     importance: Mapping[str, Any]
-    """The search's `importance.json`: each hyper-parameter's share of the differences between trials, or why there is none."""
+    """The search's `importance.json`: importance by hyper-parameter, or a note on why there is none."""
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """What the page shows."""
+    """Everything the page shows."""
 
     title: str
     summary: Mapping[str, Any]
@@ -55,12 +55,12 @@ class RunReport:
     params: Mapping[str, Any]
     """All parameters, section by section, as JSON types."""
     quarantined: pd.DataFrame
-    """One row a lost video: video, reason, stderr."""
+    """One row a quarantined video: video, reason, stderr."""
     models: Sequence[ModelReport]
     tools: Mapping[str, str]
     """Versions of the tools that shaped the run."""
     sweeps: Sequence[SweepReport] = ()
     best_params: Mapping[str, Any] | None = None
-    """All parameters with what the searches found."""
+    """All parameters, with the best hyper-parameters found."""
     failures: Sequence[str] = ()
-    """A line for each model, or other part of the run, that failed while the rest went on."""
+    """One line a failed piece of work."""

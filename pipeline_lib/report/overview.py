@@ -1,25 +1,27 @@
-"""The results as people read them: the same two tables on the terminal and on the report's page."""
+"""Results tables as text, shared by the terminal and the report page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline_lib.report.numbers import spread
+
 HEADINGS = {
-    "frame_accuracy": "frames",
-    "clip_accuracy": "clips",
-    "video_accuracy": "videos",
-    "video_accuracy_by_mean": "by mean",
+    "frame_accuracy": "frame acc.",
+    "clip_accuracy": "clip acc.",
+    "video_accuracy": "video acc.",
+    "video_accuracy_by_mean": "mean vote",
     "macro_f1": "macro F1",
-    "top5_accuracy": "top 5",
-    "calibration_error": "calib.",
-    "pointing_accuracy": "on actor",
+    "top5_accuracy": "top-5",
+    "calibration_error": "ECE",
+    "pointing_accuracy": "pointing game",
 }
-"""The metrics shown, and how they are headed."""
+"""The metrics shown and their column headings."""
 
 WITH_INTERVAL = ("frame_accuracy", "clip_accuracy", "video_accuracy")
-"""Where an interval is shown beside a number; results.json has the others too."""
+"""Metrics shown with their interval; results.json has the other intervals too."""
 
 
 @dataclass(frozen=True)
@@ -29,38 +31,35 @@ class Overview:
     title: str
     headings: list[str]
     models: list[list[str]]
-    """A row a model: its name, then a run a heading."""
+    """One row a model: its name, then one cell a heading."""
     references: list[list[str]]
-    """Rows of what needs no model."""
+    """Rows of controls and baselines."""
 
 
 def results_overview(results: Mapping[str, Any]) -> Overview:
-    """Return every model's metrics in percent, and below them what no model is needed for, from `results.json`."""
+    """Return every model's test metrics in percent, then controls and baselines, from `results.json`."""
     models = results["models"]
     first = models[0]
-    spread = (
-        "95 % interval over groups"
-        if first["num_training_runs"] == 1
-        else f"± deviation over {first['num_training_runs']} folds and seeds"
-    )
+    num_runs = first["num_training_runs"]
+    shown = "95 % CI over groups" if num_runs == 1 else f"\u00b1 SD over {num_runs} folds and seeds"
     return Overview(
-        title=f"Test split: {_tested(first['mean'])}, in percent [{spread}]",
+        title=f"Test split: {_size(first['mean'])}, in percent [{shown}]",
         headings=list(HEADINGS.values()),
-        models=[[_name(row["model"]), *(_cell(row, metric) for metric in HEADINGS)] for row in models],
+        models=[[_name(row["model"]), *(_metric(row, metric) for metric in HEADINGS)] for row in models],
         references=[[name, *(cells.get(metric, "") for metric in HEADINGS)] for name, cells in _references(results)],
     )
 
 
-def _tested(counts: Mapping[str, float]) -> str:
+def _size(counts: Mapping[str, float]) -> str:
     return f"{counts['num_videos']:.0f} videos of {counts['num_groups']:.0f} groups"
 
 
 def pairs_overview(results: Mapping[str, Any]) -> Overview:
-    """Return how far each model is ahead of each other on the same videos, from `results.json`."""
+    """Return each pair's difference in video accuracy on the same videos, from `results.json`."""
     pairs = {(pair["first"], pair["second"]): pair for pair in results["pairs"]}
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     return Overview(
-        title="Row less column on the same videos, points of video accuracy [p of a paired test, after Holm]",
+        title="Row \u2212 column, video accuracy (pp) [Holm-adjusted p]",
         headings=[_name(name) for name in names[1:]],
         models=[[_name(name), *(_difference(pairs.get((name, other))) for other in names[1:])] for name in names[:-1]],
         references=[],
@@ -71,38 +70,33 @@ def _name(model: str) -> str:
     return model.replace("_", " ")
 
 
-def _cell(row: Mapping[str, Any], metric: str) -> str:
+def _metric(row: Mapping[str, Any], metric: str) -> str:
     if metric not in row["mean"]:
         return ""
     interval = row["intervals"].get(metric) if metric in WITH_INTERVAL else None
-    return percent(row["mean"][metric], deviation=row["standard_deviation"].get(metric), interval=interval)
+    return estimate(row["mean"][metric], deviation=row["standard_deviation"].get(metric), interval=interval)
 
 
-def percent(value: float, *, deviation: float | None = None, interval: list[float] | None = None) -> str:
-    """Return a fraction in percent with what is known of its spread: `81.2`, `81.2 ± 2.0`, `81.2 [76, 85]`."""
-    text = f"{100 * value:.1f}"
-    if deviation is not None:
-        return f"{text} ± {100 * deviation:.1f}"
-    return f"{text} [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]" if interval else text
+def estimate(value: float, *, deviation: float | None = None, interval: Sequence[float] | None = None) -> str:
+    """Return a fraction in percent with its spread if known: `81.2`, `81.2 ± 2.0`, `81.2 [76, 85]`."""
+    return f"{100 * value:.1f} {spread(deviation, interval)}".rstrip()
 
 
 def _references(results: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the controls, the commonest class, and chance."""
+    """Yield the rows of the controls, the majority class and chance."""
     first, controls = results["models"][0]["mean"], results["controls"]
     if controls:
         permuted, metadata = controls["permuted_labels"], controls["metadata"]
-        yield (
-            "labels permuted in sources",
-            {"video_accuracy": percent(permuted["mean"], deviation=permuted["standard_deviation"])},
-        )
-        text = percent(metadata["mean"], deviation=metadata["standard_deviation"], interval=metadata["interval"])
-        yield "file metadata alone", {"video_accuracy": text}
-    commonest = {"clip_accuracy": first["majority_class"], "video_accuracy": first["majority_class_video"]}
-    yield "commonest class", {metric: percent(value) for metric, value in commonest.items()}
+        accuracy = estimate(permuted["mean"], deviation=permuted["standard_deviation"])
+        yield "permuted labels", {"video_accuracy": accuracy}
+        accuracy = estimate(metadata["mean"], deviation=metadata["standard_deviation"], interval=metadata["interval"])
+        yield "file metadata", {"video_accuracy": accuracy}
+    majority = {"clip_accuracy": first["majority_class"], "video_accuracy": first["majority_class_video"]}
+    yield "majority class", {metric: estimate(value) for metric, value in majority.items()}
     chance = dict.fromkeys(("frame_accuracy", "clip_accuracy", "video_accuracy", "video_accuracy_by_mean"), first["chance"])
     if "pointing_chance" in first:
         chance["pointing_accuracy"] = first["pointing_chance"]
-    yield "chance", {metric: percent(value) for metric, value in chance.items()}
+    yield "chance", {metric: estimate(value) for metric, value in chance.items()}
 
 
 def _difference(pair: Mapping[str, Any] | None) -> str:

@@ -1,10 +1,8 @@
-"""Writes the page of a run: one `index.html` that holds all it shows, so that it can be read wherever it is moved to.
+"""Write the report page of a run: one self-contained `index.html`.
 
-MLflow shows it in a sandbox where relative addresses lead nowhere and nothing can be stored; so scripts, styles, charts and
-clips are inside. The clips lie in inert elements at its end and become videos when they are seen.
+MLflow shows the page in a sandbox without relative URLs or storage, so scripts, styles, charts and clips are inlined. Clips
+are base64 in inert elements at the end of the page and are decoded when they come into view.
 """
-
-# C classes
 
 from __future__ import annotations
 
@@ -38,11 +36,11 @@ CHART_LIBRARY = "django/static/chartkick/Chart.bundle.js"
 """Chart.js 4, inside the package `chartkick`."""
 SCRIPTS = ("player.js", "report.js", "gallery.js", "matrix.js", "charts.js")
 FIRST_CLIPS = 12
-"""Clips of the gallery that are shown at first, and that each press of its button adds."""
+"""Clips shown at first, and added by each press of the gallery's button."""
 
 
 def write_report(directory: Path, run: RunReport) -> dict[str, int]:
-    """Fill an existing folder with the page, and `best.yaml` if hyper-parameters were searched for.
+    """Write the page into an existing folder, and `best.yaml` after a hyper-parameter search.
 
     Returns:
         The number of clips shown and the size of the page in bytes.
@@ -97,12 +95,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "duration": duration, "decimal": decimal, "base64": _base64}
-    environment.tests["containing"] = lambda text, part: part in text
+    environment.tests["containing"] = lambda text, substring: substring in text
     return environment
 
 
 def _page_data(run: RunReport, gallery: Gallery, tables: Mapping[str, pd.DataFrame], charts: Sequence[Chart]) -> dict[str, Any]:
-    """Return what the page's scripts work on."""
+    """Return the data of the page's scripts."""
     params = HeatmapsParams.model_validate(run.params["heatmaps"])
     return {
         "style": player_style(gallery.grid, params) if gallery.grid else None,
@@ -114,38 +112,37 @@ def _page_data(run: RunReport, gallery: Gallery, tables: Mapping[str, pd.DataFra
 
 
 def _confusion(model: ModelReport, classes: Sequence[str]) -> dict[str, Any]:
-    """Return the clips of each true class (row) that were taken for each class (column), where there are any."""
+    """Return the non-zero cells of the confusion matrix over clips, as [true class, predicted class, count]."""
     predictions = pd.read_parquet(model.evaluation / layout.PREDICTIONS)
     number = {name: index for index, name in enumerate(classes)}
     counts = Counter(zip(predictions["class_name"], predictions["predicted"], strict=True))
-    runs = sorted([number[true], number[predicted], count] for (true, predicted), count in counts.items())
-    return {"model": model.title, "classes": list(classes), "training_runs": runs}
+    cells = sorted([number[true], number[predicted], count] for (true, predicted), count in counts.items())
+    return {"model": model.title, "classes": list(classes), "cells": cells}
 
 
 def _read_classes(model: ModelReport) -> pd.DataFrame:
-    """Read `per_class.csv`. A class may be called `nan` or `007`; only an empty run is an unknown number."""
+    """Read `per_class.csv`. A class may be called `nan` or `007`; only an empty field is a missing number."""
     return pd.read_csv(model.evaluation / layout.PER_CLASS, dtype={"class": str}, keep_default_na=False, na_values=[""])
 
 
 def _run_ids(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Return MLflow's run of each model, and of each of its folds and seeds where it has several."""
+    """Return the MLflow run id of each model, or of each of its training runs if it has several."""
     ids = {}
     for name, model in summary.get("models", {}).items():
         for run in model.get("training_runs", [model]):
-            place = f" fold {run['fold']} seed {run['seed']}" if "training_runs" in model else ""
-            ids[f"{name.replace('_', ' ')}{place}"] = run["mlflow_run_id"]
+            suffix = f" fold {run['fold']} seed {run['seed']}" if "training_runs" in model else ""
+            ids[f"{name.replace('_', ' ')}{suffix}"] = run["mlflow_run_id"]
     return ids
 
 
 def _describe_training(history: Sequence[Mapping[str, Any]]) -> str:
-    """Say in words what the curves show."""
+    """Return the number of epochs and the metrics of the checkpoint's epoch, in a sentence."""
     if not history:
         return "No epochs."
     best = min(history, key=lambda row: row["val_calibrated_loss"])
     return (
-        f"{len(history)} epochs; weights kept of epoch {best['epoch']}, whose calibrated validation loss is lowest ("
-        f"{best['val_calibrated_loss']:.3f}), "
-        f"with {percent(best['val_frame_accuracy'])} of the validation frames right."
+        f"{len(history)} epochs. The checkpoint is from epoch {best['epoch']}, which has the lowest calibrated validation loss "
+        f"({best['val_calibrated_loss']:.3f}); its validation frame accuracy is {percent(best['val_frame_accuracy'])}."
     )
 
 
@@ -158,7 +155,7 @@ def _asset(name: str) -> Markup:
 
 
 def _embed(data: Any) -> Markup:
-    """Return JSON that no name in it can end the script element of."""
+    """Return JSON that cannot close its script element."""
     return Markup(json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", r"\u003c"))
 
 

@@ -1,15 +1,15 @@
-/* Plays one clip with the attention of one or several models drawn over it, and their predictions in step with it.
+/* Plays one clip with the attention of one or several models drawn over it, and their per-frame predictions in sync.
 
-   HarPlayer.create(container, clip, style, view) -> Player    fills `container`; nothing is loaded or played yet
-     player.load() / player.unload()    fetch the video / let go of it (a browser holds only some dozens at once)
+   HarPlayer.create(container, clip, style, view) -> Player    fills `container`; loads and plays nothing yet
+     player.load() / player.unload()    fetch or release the video (browsers hold only some dozens at once)
      player.play() / player.pause() / player.seek(frame)
-     player.setView(view)               another way of drawing; see below
+     player.setView(view)               change how attention is drawn; see below
      player.frame, player.playing
-   Events of `container`, their `detail` the player: "player-toggle" (somebody played or paused it), "player-frame" (it shows one)
-   HarPlayer.controls(container, style, view, onChange, options)    builds the switches of a view;
-     `options` names those wanted among "scale", "colormap", "squared" and "speed", all by default
-   HarPlayer.view(style) -> view        {scale: "article" | "share", at first the style's, colormap, squared: false, model: null, speed: 1};
-     `model` names the only one to show
+   Events of `container` with the player as `detail`: "player-toggle" (the user played or paused it), "player-frame" (a new frame)
+   HarPlayer.controls(container, style, view, onChange, options)    builds the controls of a view;
+     `options` selects among "scale", "colormap", "squared" and "speed"; default: all
+   HarPlayer.view(style) -> view        {scale: "article" | "share", default: the style's, colormap, squared: false, model: null, speed: 1};
+     `model`: name of the only model to show
 
    `clip` is what pipeline_lib/report/player.py's `describe_clip` returns:
      {id, label: str or null, video: URL, still: URL or null (the middle frame), size: [width, height] of both,
@@ -20,13 +20,15 @@
    `style` is what its `player_style` returns: {grid: K, side: S, upsample and smooth: base64 of little-endian float32
       (S, K), scale, percentile, opacity, fade_levels, uniform, full_share, colormap, colormaps: {name: base64 of 256 RGB}}
 
+  HarPlayer.element(tag, properties, ...children), HarPlayer.percent(fraction), HarPlayer.MARKS    shared with the page's scripts
+
    Colours come from the page's CSS variables (tokens.css). Shapes: T frames, K grid side, S picture side, in row order. */
 
 "use strict";
 
 const HarPlayer = (() => {
   const LEVELS = 256;
-  /* Share of the strip that a name needs: of a long video's many short predictions only letters would be seen. */
+  /* Minimum share of the track for a segment to show its class name. */
   const LEGIBLE = 0.03;
 
   function bytes(base64) {
@@ -46,7 +48,7 @@ const HarPlayer = (() => {
     return `${Math.round(100 * fraction)}\u202f%`;
   }
 
-  /* The pictures of attention maps: the same arithmetic as pipeline_lib/heatmaps/maps.py and overlay.py. */
+  /* Renders attention maps with the arithmetic of pipeline_lib/heatmaps/maps.py and overlay.py. */
   class Painter {
     constructor(style) {
       this.style = style;
@@ -77,7 +79,7 @@ const HarPlayer = (() => {
       return picture;
     }
 
-    /* The article's scale: 0 and 255 are the least and the most attention within this frame. */
+    /* The article's scale: 0 and 255 are the frame's minimum and maximum. */
     articleLevels(map) {
       let low = Infinity, high = -Infinity;
       for (const value of this.spread(this.upsample, map)) { low = Math.min(low, value); high = Math.max(high, value); }
@@ -88,7 +90,7 @@ const HarPlayer = (() => {
       return this.levels;
     }
 
-    /* The honest scale, of shares: 0 is an even share of the frame's attention or less, 255 `full_share` times that. */
+    /* The scale relative to uniform attention: 0 is uniform or less, 255 is `full_share` times uniform. */
     shareLevels(map) {
       const cells = map.length, span = this.style.full_share - 1;
       const picture = this.spread(this.smooth, map);
@@ -98,7 +100,7 @@ const HarPlayer = (() => {
       return this.levels;
     }
 
-    /* The level that a pixel must exceed to lie strictly above the percentile of its picture. */
+    /* The level of the percentile: pixels above it are coloured. */
     threshold(levels) {
       const counts = new Uint32Array(LEVELS);
       for (const level of levels) counts[level]++;
@@ -108,7 +110,7 @@ const HarPlayer = (() => {
       return level;
     }
 
-    /* The article's: nothing up to the threshold, then a smooth step upwards. The honest one's: evenly with the level. */
+    /* Article's scale: transparent up to the threshold, then a smooth step. Relative scale: linear in the level. */
     opacities(levels, view) {
       if (view.scale === "share") return Uint8Array.from({ length: LEVELS }, (_, level) => Math.round(this.style.opacity * level));
       const threshold = this.threshold(levels);
@@ -118,7 +120,7 @@ const HarPlayer = (() => {
       });
     }
 
-    /* Return a canvas with the map's colours, transparent where they must not cover the frame. */
+    /* Return a canvas with the map's colours and opacities. */
     paint(map, view) {
       const levels = view.scale === "share" ? this.shareLevels(map) : this.articleLevels(map);
       const alpha = this.opacities(levels, view);
@@ -147,7 +149,7 @@ const HarPlayer = (() => {
     return Float32Array.from(values, value => (model.attention_offset || 0) + value * model.attention_scale);
   }
 
-  /* Neighbouring frames of one prediction, as [{name, first, length}]. */
+  /* Runs of equal predictions, as [{name, first, length}]. */
   function segments(predicted) {
     const found = [];
     predicted.forEach((name, frame) => {
@@ -157,7 +159,7 @@ const HarPlayer = (() => {
     return found;
   }
 
-  /* right, wrong, or neither where nobody knows */
+  /* right, wrong, or unknown without a label */
   function outcome(predicted, label) {
     if (label === null) return "unknown";
     return predicted === label ? "right" : "wrong";
@@ -165,7 +167,7 @@ const HarPlayer = (() => {
 
   const MARKS = { right: "\u2713\u00a0", wrong: "\u2717\u00a0", unknown: "" };
 
-  /* How sure a model was, frame by frame, as the outline of a filled area; CSS polygon. */
+  /* Confidence by frame as a CSS polygon. */
   function confidenceOutline(confidence) {
     const points = confidence.flatMap((value, frame) => [frame, frame + 1].map(
       edge => `${(100 * edge / confidence.length).toFixed(2)}% ${(100 * (1 - value)).toFixed(1)}%`));
@@ -188,7 +190,7 @@ const HarPlayer = (() => {
         "aria-label": `Clip ${this.clip.id}`, tabIndex: -1 });
       if (this.clip.still) this.video.poster = this.clip.still;
       this.video.addEventListener("loadeddata", () => this.start());
-      // A seek to the frame that is shown already presents no new one.
+      // Seeking to the current frame presents no new one.
       this.video.addEventListener("seeked", () => this.loaded && this.draw());
       this.video.addEventListener("error", () => this.loaded && this.root.classList.add("player-unplayable"));
       this.video.addEventListener("click", () => this.toggle());
@@ -199,7 +201,7 @@ const HarPlayer = (() => {
     }
 
     buildTile(model) {
-      const canvas = element("canvas", { "aria-label": `Where ${model.name} looked`, role: "img", onclick: () => this.toggle() });
+      const canvas = element("canvas", { "aria-label": `Attention of ${model.name}`, role: "img", onclick: () => this.toggle() });
       const now = element("span", { className: "player-value", "aria-hidden": "true" });
       const caption = element("figcaption", {}, element("span", {}, model.name), now);
       const picture = element("div", { className: "player-picture" }, canvas);
@@ -217,10 +219,10 @@ const HarPlayer = (() => {
       return element("div", { className: "player-bar" }, this.button, this.slider);
     }
 
-    /* One model over time: how sure (the area) of which class (the names on it), and where the player stands. */
+    /* One model over time: confidence (area), predicted classes (names), and the current frame. */
     buildTrack(model) {
       const kind = outcome(model.verdict, this.clip.label);
-      const title = `${model.name} takes the clip for ${model.verdict} (${percent(model.verdict_confidence)})`;
+      const title = `${model.name} predicts ${model.verdict} for the clip (${percent(model.verdict_confidence)})`;
       const mark = element("b", { className: `player-${kind}` }, MARKS[kind]);
       const area = element("div", { className: "player-confidence" }, ...this.buildSegments(model, () => ""));
       area.style.clipPath = confidenceOutline(model.confidence);
@@ -241,7 +243,7 @@ const HarPlayer = (() => {
       });
     }
 
-    /* The video can be drawn: go to where the player stands, and on from there if it plays. */
+    /* The video can be drawn: seek to the current frame, and play on if playing. */
     start() {
       this.loaded = true;
       this.video.playbackRate = this.view.speed;
@@ -250,14 +252,14 @@ const HarPlayer = (() => {
       if (this.playing) this.play();
     }
 
-    /* Show each frame as it comes: by its own time where the browser tells it. */
+    /* Show each presented frame, by its media time where the browser reports it. */
     follow() {
       if (this.following) return;
-      const { video } = this, drawn = (_, told) => {
+      const { video } = this, drawn = (_, metadata) => {
         this.following = this.loaded;
         if (!this.loaded) return;
         const { fps } = this.clip;
-        if (!video.seeking) this.show(told ? Math.round(told.mediaTime * fps) : Math.floor(video.currentTime * fps));
+        if (!video.seeking) this.show(metadata ? Math.round(metadata.mediaTime * fps) : Math.floor(video.currentTime * fps));
         next(drawn);
       };
       const next = video.requestVideoFrameCallback ? call => video.requestVideoFrameCallback(call) : requestAnimationFrame;
@@ -276,7 +278,7 @@ const HarPlayer = (() => {
     }
 
     play() {
-      // What was never touched stands at its still, the middle.
+      // An untouched player shows its still, the middle frame.
       if (!this.video.hasAttribute("src") && !this.touched) this.frame = 0;
       this.touched = true;
       this.setPlaying(true);
@@ -318,18 +320,18 @@ const HarPlayer = (() => {
 
     drag(event) {
       const { left, width } = this.tracks.find(({ node }) => !node.hidden).track.getBoundingClientRect();
-      const place = (event.clientX - left) / width;
-      if (place < 0 || place > 1) return;
+      const fraction = (event.clientX - left) / width;
+      if (fraction < 0 || fraction > 1) return;
       this.pause();
-      this.seek(Math.floor(place * this.clip.frames));
+      this.seek(Math.floor(fraction * this.clip.frames));
     }
 
-    /* Tell and draw one frame. */
+    /* Show one frame: its predictions and attention. */
     show(frame) {
       this.frame = Math.min(this.clip.frames - 1, Math.max(0, frame));
       this.draw();
-      for (const { model, now } of this.tracks) this.tell(now, model);
-      for (const { model, now } of this.tiles) this.tell(now, model);
+      for (const { model, now } of this.tracks) this.setPrediction(now, model);
+      for (const { model, now } of this.tiles) this.setPrediction(now, model);
       const predictions = this.tracks.filter(track => !track.node.hidden).map(
         ({ model }) => `${model.name}: ${model.predicted[this.frame]} ${percent(model.confidence[this.frame])}`);
       this.slider.style.setProperty("--frame", (this.frame + 0.5) / this.clip.frames);
@@ -338,7 +340,7 @@ const HarPlayer = (() => {
       this.root.dispatchEvent(new CustomEvent("player-frame", { bubbles: true, detail: this }));
     }
 
-    tell(node, model) {
+    setPrediction(node, model) {
       const name = model.predicted[this.frame], kind = outcome(name, this.clip.label);
       node.className = `${node.className.split(" ")[0]} player-${kind}`;
       node.replaceChildren(element("span", {}, MARKS[kind] + name), element("span", {}, percent(model.confidence[this.frame])));
@@ -372,15 +374,15 @@ const HarPlayer = (() => {
     }
   }
 
-  /* Which colours stand for what, as a strip with its two ends named. */
+  /* Colour bar with labelled ends. */
   function legend(style) {
     const bar = element("span", { className: "player-legend-bar" }), [low, high] = [element("span"), element("span")];
     const show = view => {
       const colours = bytes(style.colormaps[view.colormap]);
       const stops = Array.from({ length: 16 }, (_, i) => `rgb(${colours.slice(51 * i, 51 * i + 3).join(" ")})`);
       bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
-      low.textContent = view.scale === "share" ? "even share" : "least in frame";
-      high.textContent = view.scale === "share" ? `${style.full_share}\u00d7 and more` : "most in frame";
+      low.textContent = view.scale === "share" ? "uniform" : "frame min.";
+      high.textContent = view.scale === "share" ? `\u2265 ${style.full_share}\u00d7` : "frame max.";
     };
     return { node: element("span", { className: "player-legend" }, low, bar, high), show };
   }
@@ -396,8 +398,8 @@ const HarPlayer = (() => {
     const key = legend(style);
     const changed = next => { current = next; key.show(next); onChange(next); };
     const choices = {
-      scale: ["Scale", [["article\u2019s, frame by frame", "article"], ["honest, against an even share", "share"]]],
-      colormap: ["Colours", Object.keys(style.colormaps).map(name => [name, name])],
+      scale: ["Scale", [["per frame, as in the article", "article"], ["relative to uniform", "share"]]],
+      colormap: ["Colour map", Object.keys(style.colormaps).map(name => [name, name])],
       squared: ["Shape", [["as filmed", false], ["square", true]]],
       speed: ["Speed", [["normal", 1], ["half", 0.5], ["quarter", 0.25]]],
     };
@@ -406,7 +408,7 @@ const HarPlayer = (() => {
   }
 
   return {
-    Painter, controls,
+    Painter, controls, element, percent, MARKS,
     create: (container, clip, style, view) => new Player(container, clip, style, view),
     view: style => ({ scale: style.scale, colormap: style.colormap, squared: false, model: null, speed: 1 }),
   };

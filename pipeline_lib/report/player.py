@@ -1,8 +1,8 @@
-"""What `player.js` draws: one clip, the attention of its models, and their predictions frame by frame, as JSON types.
+"""Data for `player.js` as JSON types: one clip, its models' attention maps and per-frame predictions.
 
-A page that plays clips includes `tokens.css` (the colours), `player.css` and `player.js`, whose head tells how it is called.
-The browser draws the attention from the K x K maps, by the arithmetic of `pipeline_lib.heatmaps`: one small video serves
-every model, scale and colour map.
+A page with players includes `tokens.css` (colours), `player.css` and `player.js`, whose header documents its interface. The
+browser renders attention from the K x K maps with the arithmetic of `pipeline_lib.heatmaps`, so one small video serves every
+model, scale and colour map.
 """
 
 # T frames of a clip, K grid side, S side of the picture in pixels
@@ -24,33 +24,33 @@ from pipeline_lib.params import HeatmapsParams
 
 ASSETS = Path(__file__).parent
 PLAYER_FILES = ("tokens.css", "player.css", "player.js")
-"""What a page needs to play clips; in `ASSETS`."""
+"""Files in `ASSETS` that a page with players includes."""
 
 SIDE = 160
-"""Pixels of the picture of a map, which the browser stretches over the frame: smoother than these it is not."""
+"""Side in pixels at which the browser renders a map before scaling it to the frame."""
 
 SAFE_COLORMAPS = ("viridis", "cividis")
-"""Offered beside the parameters' own: they can be read in every kind of colour blindness."""
+"""Colour maps offered besides that of the parameters; safe for colour-blind viewers."""
 
 
 @dataclass(frozen=True)
 class ClipModel:
-    """What one model made of a clip."""
+    """One model's predictions and attention maps of a clip."""
 
     name: str
     attention_TKK: np.ndarray | None
-    """A frame's maps add up to 1; None of a model without attention."""
+    """Each frame's map sums to 1; None for a model without attention."""
     predicted: Sequence[str]
-    """The class of each frame."""
+    """Predicted class of each frame."""
     confidence: Sequence[float]
-    """Its probability, 0 to 1."""
+    """Probability of that class, 0 to 1."""
     verdict: str
-    """The class of the clip, and its mean probability."""
+    """Predicted class of the clip; `verdict_confidence` is its mean probability."""
     verdict_confidence: float
 
 
 def player_style(grid: int, params: HeatmapsParams) -> dict[str, Any]:
-    """Return how maps of `grid` x `grid` cells are drawn, as `player.js` wants it.
+    """Return the rendering settings of `grid` x `grid` maps for `player.js`.
 
     Raises:
         UserError: matplotlib does not know the parameters' colour map.
@@ -83,20 +83,20 @@ def describe_clip(
     grid: int,
     models: Sequence[ClipModel],
 ) -> dict[str, Any]:
-    """Return a clip as `player.js` wants it.
+    """Return a clip for `player.js`.
 
     Args:
-        identity: what the clip is called; no two of a page are the same.
-        label: the true class, if known.
-        video: address of an H.264 file that has exactly one frame for each prediction, at `fps`.
-        still: address of a picture of its middle frame, shown until it plays.
-        size: width and height of both in pixels; their room is kept until they are loaded.
-        fps: frames a second.
-        grid: side of the models' attention maps.
-        models: at least one; all with as many frames.
+        identity: name of the clip, unique on the page.
+        label: true class, if known.
+        video: URL of an H.264 file with exactly one frame a prediction, at `fps`.
+        still: URL of a picture of the middle frame, shown until the video plays.
+        size: width and height of both in pixels.
+        fps: frames per second.
+        grid: side of the attention maps.
+        models: at least one; all with the same number of frames.
 
     Raises:
-        UserError: models that differ in their number of frames, or maps of another size.
+        UserError: models differ in their number of frames, or maps in size.
     """
     num_frames = len(models[0].predicted)
     for model in models:
@@ -131,7 +131,7 @@ def _describe_model(model: ClipModel) -> dict[str, Any]:
 
 
 def _quantise(attention_TKK: np.ndarray | None) -> dict[str, Any]:
-    """Return maps as 16-bit steps between the clip's least and its most attention."""
+    """Return maps as 16-bit levels between the clip's minimum and maximum."""
     if attention_TKK is None:
         return {"attention": None, "attention_scale": 0.0, "attention_offset": 0.0}
     offset = float(attention_TKK.min())

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 
-from pipeline_lib.artifacts import digest
-from pipeline_lib.compute.devices import choose_device
-from pipeline_lib.compute.planning import Plan, plan_trainings
+from pipeline_lib.compute.cores import num_cores
+from pipeline_lib.compute.engine import num_gpus
+from pipeline_lib.compute.needs import ROUNDING, Needs
+from pipeline_lib.compute.planning import training_needs
 from pipeline_lib.params import ModelParams, SweepParams
-from pipeline_lib.streams.feature_files import FeatureReader
-from pipeline_lib.sweep.objective import TrainingObjective
 from pipeline_lib.sweep.results import write_results
-from pipeline_lib.sweep.running import OnTrial, run_study
+from pipeline_lib.sweep.running import OnEpoch, OnTrial, run_study
 from pipeline_lib.sweep.space import make_space
 from pipeline_lib.sweep.study import Study
+from pipeline_lib.train import train_model
 
 logger = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 8
-"""Of ten trials under way the sampler knows no result and the pruner no median; with more of them at once a search becomes a
-lottery."""
-NOT_CONTENT = {"enabled", "models", "trials"}
-"""Fields of `sweep` that a study does not depend on: with more trials, it goes on."""
+MAX_AT_ONCE = 8
+"""More parallel trials than this degrade TPE and the median pruner to random search."""
 
 
 def search(
@@ -45,8 +45,8 @@ def search(
 
     Finished is a trial that was trained to its end or pruned. Trials are trained on the train split and compared by the val
     split's clip accuracy at the epoch of its lowest loss, equal ones by that loss; clips of other splits are not even read.
-    `study_folder` outlives the run: a killed search, or one with more `trials`, goes on there, while other parameters or
-    clips begin a study of their own beside it. Whoever runs a search must be the folder's only user.
+    `study_folder` outlives the run: a killed search, or one with more `trials`, goes on there. It belongs to one search: other
+    clips, features or parameters need another one.
 
     Writes `trials.csv` (one row a trial), `best.json` (values for `train.overrides`) and `importance.json` (each
     hyper-parameter's share in the accuracy's variance, or a note why not) to `directory`.
@@ -65,28 +65,22 @@ def search(
         `best_val_clip_accuracy` and `default_val_clip_accuracy`.
 
     Raises:
-        UserError: the default cannot be trained, trials fail one after the other, or no worker is left.
+        UserError: the default cannot be trained, or trials fail one after the other.
     """
     known = clips[clips["split"].isin(("train", "val"))].reset_index(drop=True)
-    study = Study(
-        study_folder,
-        _name_study(known, params, base),
-        make_space(params, base),
-        seed=params.seed,
-        val_clips=int((known["split"] == "val").sum()),
-    )
-    with study, _scratch(study_folder / "scratch") as scratch:
-        plan = _plan(known, feature_files, params, base)
-        objective = TrainingObjective(known, tuple(feature_files), scratch)
-        run_study(study, objective, plan, params.trials, on_trial)
-        return write_results(directory, study)
+    val_clips = int((known["split"] == "val").sum())
+    study = Study(study_folder, make_space(params, base), seed=params.seed, val_clips=val_clips)
+    needs, at_once = _plan(feature_files, params, base)
+    with _scratch(study_folder / "scratch") as scratch:
+        objective = partial(_train, known, feature_files, scratch)
+        run_study(study, objective, at_once, needs, params.trials, on_trial)
+    return write_results(directory, study)
 
 
-def _name_study(clips: pd.DataFrame, params: SweepParams, base: ModelParams) -> str:
-    """Return a name that differs for studies that must not be mixed."""
-    searched = {name: value for name, value in params.recipe().items() if name not in NOT_CONTENT}
-    table = clips[["clip", "class_name", "split", "valid_frames"]].to_csv(index=False)
-    return f"{base.model} {digest([searched, base.recipe(), table])[:12]}"
+def _train(clips: pd.DataFrame, feature_files: Sequence[Path], scratch: Path, params: ModelParams, on_epoch: OnEpoch) -> None:
+    """Train a model and keep nothing of it; what counts has been reported, epoch by epoch."""
+    with TemporaryDirectory(dir=scratch) as folder:
+        train_model(clips, feature_files, Path(folder), None, params, on_epoch=on_epoch)
 
 
 @contextmanager
@@ -100,11 +94,17 @@ def _scratch(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _plan(clips: pd.DataFrame, feature_files: Sequence[Path], params: SweepParams, base: ModelParams) -> Plan:
-    with FeatureReader(feature_files) as reader:
-        frames, rows, columns, channels = reader.shape[-4:]
-    features_bytes = 2 * len(clips) * frames * rows * columns * channels
-    device = choose_device(base.device, key="train.device")
-    plan = plan_trainings(device, features_bytes, MOST_AT_ONCE, params.workers)
-    logger.info("sweep of %s: %d trials at once, in %d processes", base.model, plan.at_once, len(plan.places))
-    return plan
+def _plan(feature_files: Sequence[Path], params: SweepParams, base: ModelParams) -> tuple[Needs, int]:
+    """Return what a trial needs, and how many run at once."""
+    features_bytes = sum(file.stat().st_size for file in feature_files)
+    limit = params.workers or MAX_AT_ONCE
+    needs = training_needs(base.device, features_bytes, limit, is_limit=bool(params.workers), key="train.device")
+    at_once = min(limit, _num_places(needs))
+    logger.info("sweep of %s: %d trials at once", base.model, at_once)
+    return needs, at_once
+
+
+def _num_places(needs: Needs) -> int:
+    if needs.gpus:
+        return num_gpus() * int(1 / needs.gpus + ROUNDING)
+    return 1 if math.isinf(needs.cpus) else int(num_cores() / needs.cpus + ROUNDING)

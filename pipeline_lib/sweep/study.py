@@ -1,29 +1,30 @@
-"""One model's Optuna study, in an SQLite file in the workspace.
+"""One model's Optuna study, in a journal file in the workspace that several processes and nodes share.
 
-One process alone reads and writes it, the one that hands out the trials. What a killed run has written is whole, and with one
-worker every decision depends on that and on the seed.
+The process that runs the search asks for trials and tells what came of them; those that train append their epochs. What
+was written before a kill is whole, and with one trial at a time every decision depends on that and on the seed.
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import random
-import sqlite3
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import optuna
+from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline_lib.params import ModelParams
-from pipeline_lib.sweep.importance import weigh
 from pipeline_lib.sweep.space import Space
 from pipeline_lib.sweep.trials import Row, State, Trial, kept_epoch, score
 
-FILE = "study.db"
-DEFAULT, HISTORY, REASON = "default", "history", "reason"
-"""Attributes of Optuna's trials: whether it is the base's, its epochs, why it failed."""
+FILE = "study.journal"
+DEFAULT, EPOCH, REASON = "default", "epoch ", "reason"
+"""Attributes of Optuna's trials: whether it is the base's, its epochs (the number follows), why it failed."""
 
 RANDOM_TRIALS = 10
 """Trials before TPE has seen enough to choose by (Optuna's default)."""
@@ -39,98 +40,106 @@ STATES: dict[TrialState, State] = {
 }
 
 
-@dataclass
+class _Journal(JournalFileBackend):
+    """Optuna's journal file, under a lock that a killed process does not leave behind; Optuna's own block for 30 s."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append records, each a line, after the last whole line."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with self._path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+            _cut_torn_line(file)
+            file.write(lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _cut_torn_line(file: BinaryIO) -> None:
+    """Cut off what a process that was killed wrote of its last line; leave the position at the file's end."""
+    end = file.seek(0, os.SEEK_END)
+    if end:
+        file.seek(end - 1)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+            file.seek(0, os.SEEK_END)
+
+
+def open_study(folder: Path, base: ModelParams) -> optuna.Study:
+    """Open the study of a model in `folder`, or begin it."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.create_study(
+        storage=JournalStorage(_Journal(folder / FILE)),
+        study_name=base.model,
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(COMPLETE_BEFORE_PRUNING, round(SPARED_SHARE * base.epochs) + 1),
+    )
+
+
+@dataclass(frozen=True)
 class Running:
     """A trial under way."""
 
-    trial: optuna.Trial
+    number: int
     params: ModelParams
     is_default: bool
-    history: list[Row] = field(default_factory=list)
-    is_pruned: bool = False
-
-    @property
-    def is_over(self) -> bool:
-        """Whether training ends here by itself, so that pruning would save nothing."""
-        epoch = len(self.history)
-        return epoch >= self.params.epochs or epoch - kept_epoch(self.history)["epoch"] >= self.params.patience
 
 
 class Study:
-    """Asks Optuna for trials and tells it what came of them; a context manager that closes the file."""
+    """Asks Optuna for trials and tells it what came of them."""
 
-    def __init__(self, folder: Path, name: str, space: Space, *, seed: int, val_clips: int) -> None:
-        """Open the study of this name in `folder`, or begin it; trials that a killed run left are closed and tried again."""
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
+    def __init__(self, folder: Path, space: Space, *, seed: int, val_clips: int) -> None:
+        """Open the study in `folder`, or begin it; trials that a killed run left are closed and tried again."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.space, self._seed, self._val_clips = space, seed, val_clips
-        self._storage = optuna.storages.RDBStorage(
-            f"sqlite:///{FILE}", engine_kwargs={"creator": lambda: _connect(folder / FILE)}
-        )
-        self._study = optuna.create_study(
-            storage=self._storage,
-            study_name=name,
-            direction="maximize",
-            load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(COMPLETE_BEFORE_PRUNING, round(SPARED_SHARE * space.base.epochs) + 1),
-        )
-        self._close_interrupted()
+        self.folder, self.space, self._seed, self._val_clips = folder, space, seed, val_clips
+        self._study = open_study(folder, space.base)
+        self.close_interrupted()
 
-    def __enter__(self) -> Study:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._storage.remove_session()
-        self._storage.engine.dispose()
-
-    def _close_interrupted(self) -> None:
+    def close_interrupted(self) -> None:
+        """Close the trials under way, to be tried again; whoever still trains one stops at its next epoch."""
         for trial in self._trials(TrialState.RUNNING):
-            is_default = bool(trial.user_attrs.get(DEFAULT))
-            self._study.enqueue_trial(self.space.default_point if is_default else trial.params, {DEFAULT: is_default})
+            point = self.space.default_point if _is_default(trial) else trial.params
+            self._study.enqueue_trial(point, {DEFAULT: _is_default(trial)})
             self._study.tell(trial.number, state=TrialState.FAIL)
 
     def ask(self) -> Running:
         """Begin the next trial: the default first, then those to be tried again, then what the sampler chooses."""
         self._enqueue_default()
+        waiting = self._trials(TrialState.WAITING)
         # A sampler's random numbers are not stored; seeded by the trials begun before, they are those of an unbroken run.
-        num_begun = len(self._trials()) - len(self._trials(TrialState.WAITING))
-        seed = random.Random(f"{self._seed} {num_begun}").getrandbits(32)
+        seed = random.Random(f"{self._seed} {len(self._trials()) - len(waiting)}").getrandbits(32)
         self._study.sampler = optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed)
-        trial = self._study.ask()
-        is_default = bool(trial.user_attrs.get(DEFAULT))
-        params = self.space.suggest_default(trial) if is_default else self.space.suggest(trial)
-        return Running(trial, params, is_default)
+        is_default = bool(waiting) and _is_default(waiting[0])
+        names = self.space.default_point if is_default else self.space.distributions
+        trial = self._study.ask({name: self.space.distributions[name] for name in names})
+        return Running(trial.number, self.space.base if is_default else self.space.resolve(trial.params), is_default)
 
     def _enqueue_default(self) -> None:
         present = self._trials(TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
-        if not any(trial.user_attrs.get(DEFAULT) for trial in present):
+        if not any(map(_is_default, present)):
             self._study.enqueue_trial(self.space.default_point, {DEFAULT: True})
 
-    def report(self, running: Running, row: Row) -> bool:
-        """Take note of an epoch; return whether the trial goes on. The default always does: all are compared with it."""
-        running.history.append(row)
-        running.trial.report(row["val_clip_accuracy"], row["epoch"])
-        running.is_pruned = not running.is_default and not running.is_over and running.trial.should_prune()
-        return not running.is_pruned
-
-    def finish(self, running: Running) -> Trial:
-        """Close a trial that came to its end, or was stopped when `report` said so."""
-        running.trial.set_user_attr(HISTORY, running.history)
-        if running.is_pruned:
-            return self._closed(self._study.tell(running.trial, state=TrialState.PRUNED))
-        return self._closed(self._study.tell(running.trial, score(running.history, self._val_clips)))
+    def finish(self, running: Running, *, is_pruned: bool) -> Trial:
+        """Close a trial that came to its end, or was pruned."""
+        if is_pruned:
+            return self._closed(self._study.tell(running.number, state=TrialState.PRUNED))
+        history = _history(self._trials()[running.number])
+        return self._closed(self._study.tell(running.number, score(history, self._val_clips)))
 
     def fail(self, running: Running, reason: str) -> Trial:
         """Close a trial that cannot come to its end."""
-        running.trial.set_user_attr(HISTORY, running.history)
-        running.trial.set_user_attr(REASON, reason)
-        return self._closed(self._study.tell(running.trial, state=TrialState.FAIL))
+        open_trial(self._study, running.number).set_user_attr(REASON, reason)
+        return self._closed(self._study.tell(running.number, state=TrialState.FAIL))
 
     def num_missing(self, wanted: int) -> int:
         """Return how many trials are to be finished until there are `wanted`, and the default among them."""
         finished = self._trials(TrialState.COMPLETE, TrialState.PRUNED)
-        has_default = any(trial.user_attrs.get(DEFAULT) for trial in finished)
-        return max(wanted - len(finished), 0 if has_default else 1)
+        return max(wanted - len(finished), 0 if any(map(_is_default, finished)) else 1)
 
     def trials(self) -> list[Trial]:
         """Return all that are over, by number; those that a killed run was in the middle of are not."""
@@ -138,32 +147,53 @@ class Study:
         return [self._closed(trial) for trial in frozen if trial.state != TrialState.FAIL or REASON in trial.user_attrs]
 
     def importances(self) -> dict[str, float]:
-        """Return how much each hyper-parameter mattered, as `weigh` has it."""
-        points = self._trials(TrialState.COMPLETE, TrialState.PRUNED)
-        return weigh([self._closed(point) for point in points], points, self.space.names)
+        """Return each hyper-parameter's share in the variance of accuracy, by fANOVA; in sum 1.
+
+        Optuna leaves out pruned trials. Here they take part with the accuracy they had when they were stopped: where bad
+        learning rates are pruned, all complete trials have good ones, and it would seem not to matter.
+        """
+        finished = optuna.create_study(direction="maximize")
+        for trial in self._trials(TrialState.COMPLETE, TrialState.PRUNED):
+            value = self._closed(trial).value
+            finished.add_trial(optuna.create_trial(params=trial.params, distributions=trial.distributions, value=value))
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        shares = optuna.importance.get_param_importances(finished, evaluator=evaluator, params=list(self.space.distributions))
+        return {name: float(share) for name, share in shares.items()}
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)
 
     def _closed(self, trial: FrozenTrial) -> Trial:
-        is_default, history = bool(trial.user_attrs.get(DEFAULT)), tuple(trial.user_attrs[HISTORY])
-        state = STATES[trial.state]
-        assert trial.duration is not None
+        history, state = _history(trial), STATES[trial.state]
         return Trial(
             number=trial.number,
             state=state,
-            params=self.space.searched(self.space.base if is_default else self.space.resolve(trial.params)),
+            params=self.space.searched(self.space.base if _is_default(trial) else self.space.resolve(trial.params)),
             value=None if state == "failed" else float(kept_epoch(history)["val_clip_accuracy"]),
             history=history,
-            seconds=trial.duration.total_seconds(),
-            is_default=is_default,
+            is_default=_is_default(trial),
             reason=trial.user_attrs.get(REASON),
         )
 
 
-def _connect(path: Path) -> Any:
-    """Open the file so that a commit need not wait for the disk: 7 ms an epoch instead of 36, and still whole after a kill."""
-    connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
-    connection.execute("pragma journal_mode = wal")
-    connection.execute("pragma synchronous = normal")
-    return connection
+def open_trial(study: optuna.Study, number: int) -> optuna.Trial:
+    """Return a trial under way, in whichever process."""
+    return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+
+
+def report(trial: optuna.Trial, row: Row) -> None:
+    """Append an epoch to a trial.
+
+    Raises:
+        optuna.exceptions.UpdateFinishedTrialError: the trial has been closed.
+    """
+    trial.set_user_attr(f"{EPOCH}{row['epoch']}", row)
+    trial.report(row["val_clip_accuracy"], row["epoch"])
+
+
+def _history(trial: FrozenTrial) -> tuple[Row, ...]:
+    return tuple(row for name, row in trial.user_attrs.items() if name.startswith(EPOCH))
+
+
+def _is_default(trial: FrozenTrial) -> bool:
+    return bool(trial.user_attrs.get(DEFAULT))

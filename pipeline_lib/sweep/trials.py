@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline_lib.params import ModelParams
+
 Row = dict[str, Any]
 """One epoch of a training: `epoch` from 1, and its metrics."""
 
@@ -25,7 +27,6 @@ class Trial:
     """Validation clip accuracy at the kept epoch; None for a failed trial."""
     history: tuple[Row, ...]
     """All epochs, up to the one after which a pruned trial was stopped."""
-    seconds: float
     is_default: bool = False
     """Whether these are the parameters that the sweep began with."""
     reason: str | None = None
@@ -40,6 +41,12 @@ class Trial:
 def kept_epoch(history: Sequence[Row]) -> Row:
     """Return the epoch whose weights training keeps, the first of equals."""
     return min(history, key=lambda row: row["val_calibrated_loss"])
+
+
+def is_over(history: Sequence[Row], params: ModelParams) -> bool:
+    """Return whether training ends here by itself, so that pruning would save nothing."""
+    epoch = len(history)
+    return epoch >= params.epochs or epoch - kept_epoch(history)["epoch"] >= params.patience
 
 
 def score(history: Sequence[Row], val_clips: int) -> float:

@@ -47,7 +47,7 @@ class Batch(NamedTuple):
     """A batch of clips on the model's device."""
 
     features_BTKKD: torch.Tensor
-    """fp16 as stored; fp32 if they come from memory and the device is a CPU."""
+    """fp16, as stored, on a GPU; fp32 on a CPU."""
     valid_frames_B: torch.Tensor
     labels_B: torch.Tensor
 
@@ -117,9 +117,12 @@ class ClipLoader:
                 yield self._wait_for(pending.popleft())
 
     def _wait_for(self, features: Future[torch.Tensor]) -> torch.Tensor:
+        """Wait for a batch; return it in the layout of features in memory, because sums depend on the layout."""
         started = time.perf_counter()
         features_BTKKD = features.result()
         self.seconds_waited += time.perf_counter() - started
+        if self._device.type == "cpu":
+            return _gather_fp32(features_BTKKD, torch.arange(len(features_BTKKD)))
         return features_BTKKD
 
 

@@ -1,4 +1,4 @@
-"""Where a model comes from: the registry, an MLflow run, a checkpoint, a folder. Each becomes the splits that predict."""
+"""Load a model for prediction from the registry, an MLflow run, a checkpoint or a folder."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ ACCEPTED = "a registered model (models:/...), an MLflow run id, or the path of a
 
 @dataclass(frozen=True)
 class Opened:
-    """A source, ready to predict."""
+    """A loaded model, ready to predict."""
 
     predictor: Predictor
     model: str
-    """Which of the predictor's models the source is."""
+    """Name of the requested model among the predictor's."""
     title: str
-    """The source in words."""
+    """Description of the model."""
     note: str | None
-    """What the user should know about it."""
+    """Note for the user, if any."""
     checkpoint_sha256: str
-    """By which the workspace's artifacts know it."""
+    """Digest of the checkpoint, which identifies its train artifact."""
     drawing: HeatmapsParams = field(default_factory=HeatmapsParams)
-    """How its run draws attention."""
+    """Heatmap parameters of its run."""
 
 
 def open_predictor(source: str, workspace: Path, *, siblings: bool = False) -> Opened:
-    """Load a model; its files are read once, and what had to be copied is removed.
+    """Load a model, without leaving downloaded files behind.
 
     Args:
-        source: see `ACCEPTED`; `DEFAULT` means the newest version where no champion has been promoted yet.
-        workspace: whose checkpoints and MLflow store are meant; MLFLOW_TRACKING_URI names another store.
-        siblings: whether the other models of its run (same fold and seed) are loaded too, over the same features.
+        source: see `ACCEPTED`; `DEFAULT` is the newest version if there is no champion.
+        workspace: workspace of checkpoints and the MLflow store; MLFLOW_TRACKING_URI overrides the store.
+        siblings: whether to load the other models of its run with the same fold, seed and features.
 
     Raises:
-        UserError: the source does not exist, or is none; one line with what is accepted.
+        UserError: the source does not exist or is not accepted.
     """
     from pipeline_lib.artifacts import file_sha256
     from pipeline_lib.predict.predictor import Predictor
@@ -83,7 +83,7 @@ class _Found:
     bundle: ModelBundle
     title: str
     run_id: str | None = None
-    """The child run that trained it."""
+    """MLflow run that trained it."""
     note: str | None = None
 
 
@@ -141,7 +141,7 @@ def get_run(run_id: str) -> Run:
     """Return an MLflow run.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such run.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -153,10 +153,10 @@ def get_run(run_id: str) -> Run:
 
 
 def version_of_run(run: Run) -> str:
-    """Return the version of `har` that a parent run registered, or found registered.
+    """Return the version of `har` of a parent run's best model.
 
     Raises:
-        UserError: none.
+        UserError: the run registered no model.
     """
     number = run.data.tags.get(registry.VERSION)
     if number is None:
@@ -165,20 +165,20 @@ def version_of_run(run: Run) -> str:
 
 
 def candidate_of_run(run: Run, scratch: Path) -> registry.Candidate:
-    """Return a child run's model, put together in `scratch`, ready to be registered.
+    """Return a child run's model, assembled in `scratch`, ready for registration.
 
     Raises:
-        UserError: the run trained none.
+        UserError: the run trained no model.
     """
     bundle = download_bundle(run, scratch)
     return registry.Candidate(run.info.run_id, bundle, {name: run.data.tags[name] for name in registry.SHOWN})
 
 
 def download_bundle(run: Run, scratch: Path) -> ModelBundle:
-    """Put together a child run's model: its checkpoint, and its parent's backbone.
+    """Assemble a child run's model from its checkpoint and its parent's backbone.
 
     Raises:
-        UserError: the run trained no model, or its files are gone.
+        UserError: the run trained no model, or its files were deleted.
     """
     from pipeline_lib.training.checkpoints import read_metadata
 
@@ -202,10 +202,10 @@ def _download(run_id: str, name: str, folder: Path) -> Path:
 
 
 def download_model(uri: str, scratch: Path) -> ModelBundle:
-    """Fetch a registered or logged model.
+    """Download a registered or logged model.
 
     Raises:
-        UserError: it does not exist, or is not one of this project's.
+        UserError: it does not exist, or another project logged it.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -231,7 +231,7 @@ def _run_of_model(uri: str) -> str | None:
 
 
 def _siblings(found: _Found, scratch: Path) -> Iterator[ModelBundle]:
-    """Yield the other models of the run's parent, of the same fold and seed, that see the same features."""
+    """Yield the other models of the parent run with the same fold, seed and features."""
     from mlflow import MlflowClient
 
     if found.run_id is None:
@@ -240,12 +240,12 @@ def _siblings(found: _Found, scratch: Path) -> Iterator[ModelBundle]:
     place = {name: run.data.tags[name] for name in ("mlflow.parentRunId", "fold", "seed")} | {"stage": "train"}
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in place.items())
     for other in MlflowClient().search_runs([run.info.experiment_id], query, order_by=["attributes.start_time"]):
-        with suppress(UserError):  # a model that is not whole is not offered
-            if other.info.run_id != found.run_id and _sees_the_same(bundle := download_bundle(other, scratch), found.bundle):
+        with suppress(UserError):  # skip incomplete models
+            if other.info.run_id != found.run_id and _same_features(bundle := download_bundle(other, scratch), found.bundle):
                 yield bundle
 
 
-def _sees_the_same(one: ModelBundle, other: ModelBundle) -> bool:
+def _same_features(one: ModelBundle, other: ModelBundle) -> bool:
     from pipeline_lib.training.checkpoints import read_metadata
 
     features = [read_metadata(bundle.checkpoint).features for bundle in (one, other)]

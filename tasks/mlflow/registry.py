@@ -1,7 +1,7 @@
-"""MLflow's registry: each run's best model is a version of `har`, ready for raw video; `champion` is promoted by hand.
+"""MLflow's model registry: each run registers its best model as a version of `har`; `champion` is promoted by hand.
 
-A child run keeps only its checkpoint and `predictor.json`; the backbone, which is large and the same for many, is in the parent
-run, once. `tasks.mlflow.loading` puts a model together from them.
+A child run keeps only its checkpoint and `predictor.json`. Backbones are large and shared, so the parent run keeps each once.
+`tasks.mlflow.loading` assembles models from them.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 MODEL = "har"
 CHAMPION = "champion"
 PREDICTOR = "predictor"
-"""The folder of the MLflow model that holds the splits."""
+"""Folder of the bundle inside the MLflow model."""
 
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
-"""MLflow runs this file to build the model ("models from code"); with it go the splits and `pipeline_lib`."""
+"""MLflow runs this file to build the model ("models from code"); the bundle and `pipeline_lib` are logged with it."""
 REQUIREMENTS = (
     "mlflow", "torch", "torchvision", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "safetensors", "h5py", "av",
     "ffmpeg-python", "imageio-ffmpeg",
 )  # fmt: skip
-"""What `pipeline_lib.predict` imports; named here, or MLflow would ask pip, which needs a network."""
+"""Imports of `pipeline_lib.predict`; given explicitly because MLflow's inference of requirements needs a network."""
 
 SHOWN = ("model", "fold", "seed", "val_accuracy")
 DIGEST, VERSION = "digest", "registered_version"
-"""Tags: what tells that two versions are the same model; and, of a run, the version that is or has its best model."""
+"""Tags: a version's model digest; and, on a run, the version of its model or of its best model."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,16 @@ class Candidate:
     run_id: str
     bundle: ModelBundle
     tags: Mapping[str, str]
-    """What is `SHOWN` of its version."""
+    """Tags of its version, named in `SHOWN`."""
 
 
 def log_bundles(parent_run_id: str, candidates: Iterable[Candidate], known: Container[str] = ()) -> set[str]:
-    """Log to each child what its model needs beside the checkpoint, and to the parent each backbone once.
+    """Log each child's input specification to the child, and each backbone once to the parent.
 
     Args:
-        parent_run_id: where backbones are logged.
-        candidates: children.
-        known: digests of the backbones that the parent has.
+        parent_run_id: run that backbones are logged to.
+        candidates: models of the child runs.
+        known: digests of the backbones that the parent has already.
 
     Returns:
         The digests of the backbones logged.
@@ -74,12 +74,12 @@ def log_bundles(parent_run_id: str, candidates: Iterable[Candidate], known: Cont
 
 
 def backbone_folder(weights_sha256: str) -> str:
-    """Return where a parent run keeps a backbone's weights."""
+    """Return the artifact folder of a backbone's weights in a parent run."""
     return f"backbones/{weights_sha256}"
 
 
 def register(candidate: Candidate) -> ModelVersion:
-    """Return the version of `har` that is this model, registered now unless it was before."""
+    """Return this model's version of `har`, registering it if needed."""
     digest = candidate.bundle.digest
     same = [found for found in versions() if found.tags.get(DIGEST) == digest]
     found = same[-1] if same else _create_version(candidate, {DIGEST: digest, **candidate.tags})
@@ -92,14 +92,14 @@ def _create_version(candidate: Candidate, tags: dict[str, str]) -> ModelVersion:
     from mlflow.exceptions import MlflowException
 
     client, model = MlflowClient(), _log_model(candidate)
-    with suppress(MlflowException):  # it is there already
+    with suppress(MlflowException):  # it exists
         client.create_registered_model(MODEL)
-    # `mlflow.register_model` does the same, and talks about it.
+    # `mlflow.register_model` does the same, but prints.
     return client.create_model_version(MODEL, model.model_uri, candidate.run_id, tags, model_id=model.model_id)
 
 
 def _log_model(candidate: Candidate) -> ModelInfo:
-    """Log everything that the model needs to predict raw video."""
+    """Log the model with everything it needs to predict raw video."""
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
@@ -121,7 +121,7 @@ def _log_model(candidate: Candidate) -> ModelInfo:
 
 
 def versions() -> list[ModelVersion]:
-    """Return the versions of `har`, the oldest first; none if nothing was ever registered."""
+    """Return all versions of `har`, oldest first."""
     from mlflow import MlflowClient
 
     return sorted(MlflowClient().search_model_versions(f"name = '{MODEL}'"), key=lambda found: int(found.version))
@@ -135,7 +135,7 @@ def newest() -> ModelVersion:
     """
     found = versions()
     if not found:
-        raise UserError("no model is registered yet; `har run` registers its best one (try `har run params/demo.yaml`)")
+        raise UserError("no model is registered yet; `har run` registers its best one (try `har run demo`)")
     return found[-1]
 
 
@@ -143,7 +143,7 @@ def find_version(number: str) -> ModelVersion:
     """Return a version of `har` by its number.
 
     Raises:
-        UserError: there is none; the line says which there are.
+        UserError: there is no such version.
     """
     newest()
     found = {str(version.version): version for version in versions()}
@@ -153,7 +153,7 @@ def find_version(number: str) -> ModelVersion:
 
 
 def champion() -> ModelVersion | None:
-    """Return the version that is the champion, if one was promoted."""
+    """Return the champion, or None if no version was promoted."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -164,22 +164,22 @@ def champion() -> ModelVersion | None:
 
 
 def make_champion(found: ModelVersion) -> None:
-    """Set the alias."""
+    """Set the champion alias to a version."""
     from mlflow import MlflowClient
 
     MlflowClient().set_registered_model_alias(MODEL, CHAMPION, str(found.version))
 
 
 def standing(found: ModelVersion) -> str:
-    """Return in words whether a version is what `har predict` uses, and else how it becomes so."""
+    """Return whether `har predict` uses a version by default, or how to make it the default."""
     now = champion()
     if (now or newest()).version == found.version:
-        return "the champion" if now else "har predict VIDEO uses it"
-    return f"har promote {found.version} makes it what har predict uses"
+        return "the champion" if now else "the default of har predict"
+    return f"har promote {found.version} makes it the default of har predict"
 
 
 def describe(found: ModelVersion | None) -> str:
-    """Return a version in words: `version 2 (alstm, fold 1, seed 0, validation 97.2 %)`."""
+    """Describe a version: `version 2 (alstm, fold 1, seed 0, validation 97.2 %)`."""
     if found is None:
         return "none"
     tags = found.tags

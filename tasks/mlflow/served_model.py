@@ -1,4 +1,4 @@
-"""The model that MLflow serves; run by MLflow when it loads it, never imported by the pipeline."""
+"""The model that MLflow serves. MLflow runs this file when it loads the model; the pipeline never imports it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from pipeline_lib.video.ffmpeg import VideoError
 
 
 class ServedModel(PythonModel):
-    """Videos (the bytes of their files) in; label, confidence, top five, and every frame's probabilities and attention out."""
+    """Predicts video files given as bytes: label, confidence, top 5, and per-frame probabilities and attention."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the splits that were logged with the model."""
+        """Load the bundle that was logged with the model."""
         self._predictor = Predictor.load(Path(context.artifacts["predictor"]))
 
     def predict(
@@ -31,7 +31,7 @@ class ServedModel(PythonModel):
         """Return one dictionary a row of the column `video`.
 
         Raises:
-            MlflowException: a row is no video that can be decoded, or too large or long; a server answers with status 400.
+            MlflowException: a video cannot be decoded, or is too large or long; a server answers with status 400.
         """
         return [self._predict(number, content) for number, content in enumerate(model_input["video"])]
 

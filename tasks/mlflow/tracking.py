@@ -1,6 +1,6 @@
-"""MLflow: one parent run a flow run, one child a model. Everything is logged by run id, since tasks run in threads.
+"""MLflow tracking: one parent run a flow run, one child a training run. Logs by run id, since tasks run in threads.
 
-MLflow takes seconds to import, so only functions that talk to it import it.
+MLflow takes seconds to import, so the functions that use it import it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ NOT_FOR_USERS = (
     "(?s).*integer column",  # which might have missing values elsewhere; a clip table has none
     "For backward compatibility, 'str'",  # MLflow's own use of pandas
 )
-"""What MLflow warns of that is as it should be. Ignored for the whole process, and from before there are threads: Prefect's
-leave `catch_warnings` at any moment, and filters set after they entered are gone then."""
+"""Irrelevant warnings of MLflow, ignored for the whole process. Set before threads start: Prefect's threads leave
+`catch_warnings` at any time, which resets filters set in between."""
 for message in NOT_FOR_USERS:
     warnings.filterwarnings("ignore", message)
 QUIET = {
@@ -50,13 +50,13 @@ QUIET = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-"""Environment in which MLflow keeps to itself."""
+"""Environment that silences MLflow."""
 IN_A_RUN = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""Environment in which MLflow gives a request up within half a minute (`Background` makes it again) and prints no address."""
+"""Environment for runs: MLflow gives up a request within half a minute (`Background` retries) and prints no URLs."""
 RUNS_A_PAGE = 1000
 EPOCH_METRICS = {
     "train_loss": "train/loss",
@@ -69,7 +69,7 @@ EPOCH_METRICS = {
 
 
 def tracking_uri(params: TrackingParams, workspace: Path) -> str:
-    """Return the MLflow tracking address: the parameter, the usual environment variable, or SQLite in the workspace."""
+    """Return the MLflow tracking URI: the parameter, else MLFLOW_TRACKING_URI, else SQLite in the workspace."""
     return params.uri or os.environ.get(ENVIRONMENT_VARIABLE) or f"sqlite:///{workspace / 'mlflow' / 'mlflow.db'}"
 
 
@@ -80,13 +80,13 @@ def _client() -> MlflowClient:
 
 
 def init_tracking(params: TrackingParams, workspace: Path) -> tuple[str, str]:
-    """Point MLflow at its store, making the database and the experiment if needed; call once, before any thread logs.
+    """Set MLflow's tracking URI and create the database and experiment if needed; call before any thread logs.
 
     Returns:
-        The tracking address and the experiment's id.
+        The tracking URI and the experiment's id.
 
     Raises:
-        UserError: the store cannot be reached.
+        UserError: the store is unreachable.
     """
     import mlflow
 
@@ -102,14 +102,14 @@ def init_tracking(params: TrackingParams, workspace: Path) -> tuple[str, str]:
         experiment = mlflow.get_experiment_by_name(params.experiment)
         if experiment:
             return uri, experiment.experiment_id
-        # A server keeps artifacts where it was told to; the workspace's own store keeps them beside the database.
+        # A server has its own artifact location; the workspace's store keeps artifacts next to the database.
         location = (workspace / "mlflow" / "artifacts").as_uri() if uri.startswith("sqlite:") else None
         return uri, mlflow.create_experiment(params.experiment, artifact_location=location)
 
 
 @contextmanager
 def usable(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises in the block into one line for users; for the beginning of a run, when nothing is spent yet.
+    """Turn MLflow's errors in the block into a one-line UserError; for the start of a run.
 
     Raises:
         UserError: the store cannot be used.
@@ -125,7 +125,7 @@ def usable(uri: str) -> Iterator[None]:
 
 
 def _redact_logs() -> None:
-    """Redact the addresses in MLflow's own log lines: its system metrics report errors there."""
+    """Redact addresses in MLflow's own log lines."""
 
     def redacted(record: logging.LogRecord) -> bool:
         record.msg, record.args = redact_text(record.getMessage()), ()
@@ -137,7 +137,7 @@ def _redact_logs() -> None:
 
 
 def is_outage(error: Exception) -> bool:
-    """Return whether an exception means that MLflow's store is out of reach for now, rather than that it refuses a record."""
+    """Return whether an exception means a temporary outage of the store, rather than a rejected record."""
     from mlflow.exceptions import MlflowException, RestException
     from requests import ConnectionError as Unconnected
     from requests import Timeout
@@ -152,10 +152,10 @@ def is_outage(error: Exception) -> bool:
 
 
 class TrackedRun:
-    """An MLflow run that is written to in the background, in the order of the calls."""
+    """An MLflow run, written to in the background in the order of the calls."""
 
     def __init__(self, background: Background, opened: str | Callable[[], str]) -> None:
-        """Take the id of an open run, or a function that opens one, which is called in the background."""
+        """Take the id of an open run, or a function that opens one in the background."""
         self._background = background
         self._id: str | None = None
         self._open = opened
@@ -170,12 +170,12 @@ class TrackedRun:
 
     @property
     def id(self) -> str | None:
-        """The run's id; None if it could not be opened so far. Waits while it is being opened."""
+        """The run's id, or None if it could not be opened; waits while it is being opened."""
         self._background.wait(lambda: self._id is not None)
         return self._id
 
     def log(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
-        """Have `function(run_id, *args, **kwargs)` called; nothing is called for a run that the server refused to open."""
+        """Queue `function(run_id, *args, **kwargs)`; skipped if the run could not be opened."""
 
         def call() -> None:
             if self._id is not None:
@@ -184,7 +184,7 @@ class TrackedRun:
         self._background.call(call)
 
     def open_child(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> TrackedRun:
-        """Return a run under this one."""
+        """Open a child of this run."""
 
         def open_it() -> str:
             if self._id is None:
@@ -195,14 +195,16 @@ class TrackedRun:
 
 
 def open_tracking(workspace: Path) -> str:
-    """Point MLflow at the store that runs of this workspace wrote to, for a command that only reads it; return its address.
+    """Set MLflow's tracking URI to the workspace's existing store, for commands that only read it; return the URI.
 
     Raises:
-        UserError: there is none yet, or its server does not answer.
+        UserError: there is no store yet, or its server does not answer.
     """
     uri = tracking_uri(TrackingParams(), workspace)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-        raise UserError(f"{workspace}: no run in this workspace yet; `har run` makes one, or name another with --workspace")
+        raise UserError(
+            f"{workspace}: no run in this workspace yet; start one with `har run`, or name another with --workspace"
+        )
     if uri.startswith("http"):
         _refuse_silence(uri)
     for name, value in QUIET.items():
@@ -212,14 +214,14 @@ def open_tracking(workspace: Path) -> str:
 
 
 def current_uri() -> str:
-    """Return the address of the store that MLflow is pointed at, as it may be shown."""
+    """Return MLflow's tracking URI, redacted for display."""
     import mlflow
 
     return redact(str(mlflow.get_tracking_uri()))
 
 
 def _make_database(uri: str) -> None:
-    """Make a SQLite database whole or not at all: of one that a killed run left half made MLflow can make nothing any more."""
+    """Create a SQLite database atomically: MLflow cannot repair one that is half made."""
     path = Path(uri.removeprefix("sqlite:///"))
     if not uri.startswith("sqlite:///") or path.exists():
         return
@@ -229,19 +231,19 @@ def _make_database(uri: str) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".draft-") as folder:
         draft = Path(folder) / path.name
         MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
-        with suppress(FileExistsError):  # another process was faster
+        with suppress(FileExistsError):  # another process created it
             os.link(draft, path)
 
 
 def _refuse_silence(uri: str) -> None:
-    """Ask a server once whether it is there, without the name and password that urllib would take for its host."""
+    """Check that a server answers, with credentials removed from the URL, which urllib does not support."""
     parts = urlsplit(uri)
     address = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path.rstrip('/')}/health", query="")
     try:
         with urllib.request.urlopen(address.geturl(), timeout=SERVER_SECONDS):
             return
     except urllib.error.HTTPError:
-        return  # it answers, if only to say no
+        return  # any answer will do
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
@@ -250,7 +252,7 @@ def _refuse_silence(uri: str) -> None:
 
 
 def _set_uri(uri: str) -> None:
-    """Point MLflow at its store. MLflow also sets the environment variable, which a later run in this process would obey."""
+    """Set MLflow's tracking URI and restore the environment variable, which MLflow sets too."""
     import mlflow
 
     before = os.environ.pop(ENVIRONMENT_VARIABLE, None)
@@ -261,12 +263,12 @@ def _set_uri(uri: str) -> None:
 
 
 def start_parent(experiment_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
-    """Open the flow run's MLflow run and return its id."""
+    """Open the parent run of a flow run and return its id."""
     return _start(experiment_id, name, tags, params)
 
 
 def start_child(parent_run_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
-    """Open a run under another one, whose workspace and flow run it shares, and return its id."""
+    """Open a child run with its parent's workspace and flow run tags, and return its id."""
     parent = _client().get_run(parent_run_id)
     inherited = {key: value for key, value in parent.data.tags.items() if key.startswith(("har.", "prefect."))}
     return _start(parent.info.experiment_id, name, {"mlflow.parentRunId": parent_run_id, **inherited, **tags}, params)
@@ -295,7 +297,7 @@ def end_run(run_id: str, status: str) -> None:
 
 
 def find_dead_runs(workspace_id: str, experiment_id: str | None = None) -> list[str]:
-    """Return the ids of the workspace's open runs, in one or all experiments. If no run holds it, their processes are gone."""
+    """Return the ids of the workspace's open runs in one or all experiments; dead if no process holds the workspace."""
     client, token, run_ids = _client(), None, list[str]()
     experiment_ids = [experiment_id] if experiment_id else [one.experiment_id for one in client.search_experiments()]
     filter_string = f"attributes.status = 'RUNNING' AND tags.`{WORKSPACE_TAG}` = '{workspace_id}'"
@@ -308,7 +310,7 @@ def find_dead_runs(workspace_id: str, experiment_id: str | None = None) -> list[
 
 
 def end_dead_runs(experiment_id: str, workspace_id: str) -> int:
-    """Close as KILLED the runs of this workspace whose process is gone; call only while holding the workspace."""
+    """Close the workspace's dead runs as KILLED; call only while holding the workspace."""
     run_ids = find_dead_runs(workspace_id, experiment_id)
     for run_id in run_ids:
         end_run(run_id, "KILLED")
@@ -330,7 +332,7 @@ def log_epoch(run_id: str, record: Mapping[str, float]) -> None:
 
 
 def log_trial(sweep_run_id: str, trial: Trial) -> None:
-    """Log a finished trial of a sweep as a run under the sweep's."""
+    """Log a finished trial as a child run of its sweep."""
     tags = {"stage": "sweep", "trial": str(trial.number), "trial.state": trial.state}
     run_id = start_child(sweep_run_id, f"trial {trial.number}", tags, trial.params)
     for record in trial.history:
@@ -365,7 +367,7 @@ def log_files(run_id: str, files: Iterable[Path], name: str) -> None:
 
 
 def log_rows(run_id: str, table: pd.DataFrame, name: str) -> None:
-    """Log a table that MLflow's page shows as one."""
+    """Log a table that MLflow displays as a table."""
     _client().log_table(run_id, {str(name): values for name, values in table.to_dict("list").items()}, name)
 
 
@@ -374,7 +376,7 @@ def log_dataset(run_id: str, folder: Path, name: str, digest: str) -> None:
     _client().log_inputs(run_id, _dataset_inputs(folder, name, digest))
 
 
-@functools.lru_cache(maxsize=8)  # it is the same for all models
+@functools.lru_cache(maxsize=8)  # the same for all models
 def _dataset_inputs(folder: Path, name: str, digest: str) -> list[DatasetInput]:
     from mlflow.data.pandas_dataset import from_pandas
     from mlflow.entities import DatasetInput, InputTag
@@ -391,7 +393,7 @@ def _dataset_inputs(folder: Path, name: str, digest: str) -> list[DatasetInput]:
 
 
 class SystemMetrics:
-    """Samples CPU, memory and GPU into a run until stopped."""
+    """Logs CPU, memory and GPU metrics to a run until stopped."""
 
     def __init__(self, run_id: str, *, enabled: bool) -> None:
         """Begin sampling every 5 s, if enabled."""

@@ -108,7 +108,7 @@ def test_a_dropped_video_of_any_name_is_predicted_and_plays(address: str, videos
     wait_for_result(page, EVIL)
     assert page.locator("#label").inner_text() in ("jump", "sit", "wave")
     assert page.locator("#top li").count() == 3
-    assert page.locator("#told").inner_text().startswith("alstm says ")
+    assert page.locator("#announcement").inner_text().startswith("alstm predicts ")
     wait_until(page, "(video => !video.paused && video.currentTime > 0)(document.querySelector('video'))")
     assert page.locator("#progress").is_hidden()
     assert page.title() == "har: watch where it looks"
@@ -123,9 +123,9 @@ def test_models_are_switched_and_compared(address: str, videos: Path, open_page:
     assert (tiles.count(), rows.count()) == (2, 1)
     first = page.evaluate("Chart.getChart('chart').data.datasets[0].data.map(point => point.y)")
     page.get_by_role("radio", name="conv alstm").check()
-    assert page.locator("#verdict-model").inner_text() == "conv alstm says"
+    assert page.locator("#verdict-model").inner_text() == "conv alstm predicts"
     assert page.evaluate("Chart.getChart('chart').data.datasets[0].data.map(point => point.y)") != first
-    page.get_by_label("Scale").select_option("honest, against an even share")
+    page.get_by_label("Scale").select_option("relative to uniform")
     page.get_by_role("radio", name="mean pool").check()
     assert page.get_by_text("This model has no attention").is_visible()
     assert (tiles.count(), rows.count()) == (1, 1)
@@ -134,7 +134,7 @@ def test_models_are_switched_and_compared(address: str, videos: Path, open_page:
     upload(page, videos / "b.mp4")
     wait_for_result(page, "b.mp4")
     assert page.get_by_role("radio", name="mean pool").is_checked()
-    assert page.get_by_label("Scale").input_value() == "honest, against an even share"
+    assert page.get_by_label("Scale").input_value() == "relative to uniform"
 
 
 def test_the_chart_is_in_step_with_the_player_and_its_numbers_can_be_had(
@@ -170,7 +170,7 @@ def test_a_bad_file_is_told_in_one_line_and_the_next_one_works(
     page = open_page(address, reduced_motion="reduce")
     upload(page, videos / name)
     page.get_by_text(reason).first.wait_for()
-    assert page.locator("#problem").inner_text() == page.locator("#told").text_content() == reason
+    assert page.locator("#problem").inner_text() == page.locator("#announcement").text_content() == reason
     assert page.locator("#drop").is_visible()
     upload(page, videos / "a.mp4")
     wait_for_result(page, "a.mp4")
@@ -183,14 +183,14 @@ def test_the_second_visitor_waits_for_the_first(
     gate.close()
     first, second, third = (open_page(address, reduced_motion="reduce") for _ in range(3))
     upload(first, write_video(tmp_path / "first.mp4", 33))
-    first.get_by_text("Reading first.mp4").first.wait_for()
+    first.get_by_text("Decoding first.mp4").first.wait_for()
     upload(second, write_video(tmp_path / "second.mp4", 34))
-    second.get_by_text("second.mp4 waits: one video is before it.").first.wait_for()
+    second.get_by_text("second.mp4 is queued: 1 video ahead").first.wait_for()
     upload(third, write_video(tmp_path / "third.mp4", 35))
-    third.get_by_text("third.mp4 waits: 2 videos are before it.").first.wait_for()
+    third.get_by_text("third.mp4 is queued: 2 videos ahead").first.wait_for()
     second.get_by_role("button", name="Cancel").click()
     assert second.locator("#drop").is_visible()
-    third.get_by_text("third.mp4 waits: one video is before it.").first.wait_for()
+    third.get_by_text("third.mp4 is queued: 1 video ahead").first.wait_for()
     gate.open()
     wait_for_result(first, "first.mp4")
     wait_for_result(third, "third.mp4")
@@ -226,7 +226,7 @@ def test_the_keyboard_does_everything(address: str, videos: Path, open_page: Ope
     assert page.evaluate("document.activeElement.id") == "result-title"
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowRight")
-    assert page.locator("#verdict-model").inner_text() == "conv alstm says"
+    assert page.locator("#verdict-model").inner_text() == "conv alstm predicts"
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.keyboard.press("End")
@@ -267,7 +267,7 @@ def test_axe_finds_nothing(address: str, videos: Path, open_page: OpenPage, gate
     check()
     gate.close()
     upload(page, write_video(tmp_path / "new.mp4", 36 if scheme == "light" else 37))
-    page.get_by_text("Reading new.mp4").first.wait_for()
+    page.get_by_text("Decoding new.mp4").first.wait_for()
     check()
     gate.open()
     wait_for_result(page, "new.mp4")

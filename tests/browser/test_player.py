@@ -118,7 +118,7 @@ def test_a_frame_gets_the_colours_of_the_heatmap_videos(player_page: Callable[..
     assert (found.std() > 5) == (frame > 0)
 
 
-def test_on_the_honest_scale_an_even_map_has_no_colour_and_a_sharp_one_all(player_page: Callable[..., Any]) -> None:
+def test_on_the_relative_scale_a_uniform_map_has_no_colour_and_a_sharp_one_all(player_page: Callable[..., Any]) -> None:
     found = levels_of(player_page(), "shareLevels")
     assert found[0].max() <= 1
     assert found[1].max() == 255
@@ -196,8 +196,8 @@ def test_the_view_changes_scale_colours_shape_and_speed(player_page: Callable[..
     assert canvas.evaluate(size) == [96, 64]
     page.get_by_label("Shape").select_option("square")
     assert canvas.evaluate(size) == [64, 64]
-    page.get_by_label("Scale").select_option("honest, against an even share")
-    page.get_by_label("Colours").select_option("cividis")
+    page.get_by_label("Scale").select_option("relative to uniform")
+    page.get_by_label("Colour map").select_option("cividis")
     page.get_by_label("Speed").select_option("half")
     last = page.evaluate("changes.at(-1)")
     assert last == {"scale": "share", "colormap": "cividis", "squared": True, "model": None, "speed": 0.5}

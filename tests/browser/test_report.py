@@ -103,7 +103,7 @@ def test_filters_choose_clips_and_models(report: Path, open_page: OpenPage) -> N
     assert 0 < shown.count() == 15 - num_all_right
     choice(page, "Model").select_option("alstm")
     choice(page, "Outcome").select_option("wrong")
-    assert page.locator("#shown").inner_text() == "No clip is like that."
+    assert page.locator("#shown").inner_text() == "No clip matches."
     choice(page, "Model").select_option("conv alstm")
     assert shown.count() == 5
     show_gallery(page)
@@ -115,23 +115,23 @@ def test_the_view_is_of_all_clips(report: Path, open_page: OpenPage) -> None:
     page = open_page(report, reduced_motion="reduce")
     show_gallery(page)
     choice(page, "Shape").select_option("square")
-    assert page.locator("canvas[aria-label*='looked']").first.evaluate("canvas => canvas.width") == 64
-    choice(page, "Scale").select_option("honest, against an even share")
-    assert page.get_by_text("even share", exact=True).is_visible()
+    assert page.locator("canvas[aria-label^='Attention of']").first.evaluate("canvas => canvas.width") == 64
+    choice(page, "Scale").select_option("relative to uniform")
+    assert page.get_by_text("uniform", exact=True).is_visible()
 
 
 def test_the_matrix_tells_of_the_cell_pointed_at(report: Path, open_page: OpenPage) -> None:
     page = open_page(report)
     matrix = page.locator(".matrix").nth(1)
     matrix.scroll_into_view_if_needed()
-    told = matrix.locator(".told")
+    told = matrix.locator(".status")
     matrix.locator("td.hit").nth(1).hover()
-    assert told.inner_text().replace("\u202f", " ").endswith("clips (100 %)") or "recognised" in told.inner_text()
+    assert told.inner_text().startswith("sit predicted as sit: ")
     matrix.locator("td[tabindex='0']").focus()
     page.keyboard.press("ArrowRight")
-    assert told.inner_text().startswith("run taken for sit: ")
+    assert told.inner_text().startswith("run predicted as sit: ")
     page.keyboard.press("ArrowDown")
-    assert told.inner_text().startswith("sit recognised: ")
+    assert told.inner_text().startswith("sit predicted as sit: ")
     assert matrix.locator("th.marked").all_inner_texts() == ["sit", "sit"]
 
 

@@ -22,6 +22,8 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.video.ffmpeg import VideoError
 from pipeline_lib.video.reading import probe, read_frames
 
+pytestmark = pytest.mark.integration
+
 SMALL = CollectionParams(videos_per_class=4, groups_per_class=3, seconds=0.5, seed=3)
 
 

@@ -40,7 +40,16 @@ def kill_when(pipeline, condition, *settings):
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    assert not psutil.wait_procs(children, timeout=10)[1], "processes outlive the run that started them"
+    others = [child for child in children if not is_daemon_of_ray(child)]
+    assert not psutil.wait_procs(others, timeout=10)[1], "processes outlive the run that started them"
+
+
+def is_daemon_of_ray(process):
+    """Two of Ray's daemons, which do no work, stay for a minute after a SIGKILL (docs/decisions/2026-11-29-engine.md)."""
+    try:
+        return "Agent" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
 
 
 MANY_EPOCHS = "train.epochs=40", "train.patience=40", "train.models=[alstm]"
@@ -61,7 +70,7 @@ def test_training_goes_on_from_its_last_epoch_with_the_result_of_an_unbroken_run
 
 def checkpoints(summary):
     row = summary["models"]["alstm"]
-    return [Path(cell["checkpoint"]).read_bytes() for cell in row.get("cells", [row])]
+    return [Path(run["checkpoint"]).read_bytes() for run in row.get("training_runs", [row])]
 
 
 def test_records_of_a_killed_run_are_closed_by_the_next(pipeline, prefect_server):

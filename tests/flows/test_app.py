@@ -149,7 +149,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(opened, tmp_path):
 
 
 def test_uploads_that_stall_give_their_slots_back(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs_module, "WAITING_AT_MOST", 1)
+    monkeypatch.setattr(jobs_module, "MAX_WAITING", 1)
     app = make_app(opened, tmp_path / "app", limits=dataclasses.replace(LIMITS, silence_seconds=0.05))
     statuses: list[int] = []
 
@@ -294,9 +294,13 @@ def test_the_next_waits_and_knows_how_many_are_before(start_jobs):
     for job in (first, third, second):
         jobs.submit(job)
     work.began.wait(10)
-    assert [(job.state, jobs.place(job)) for job in (first, third, second)] == [("running", 0), ("waiting", 1), ("waiting", 2)]
+    assert [(job.state, jobs.num_ahead(job)) for job in (first, third, second)] == [
+        ("running", 0),
+        ("waiting", 1),
+        ("waiting", 2),
+    ]
     jobs.cancel(third)
-    assert (third.state, jobs.place(second)) == ("cancelled", 1)
+    assert (third.state, jobs.num_ahead(second)) == ("cancelled", 1)
     work.go.set()
     wait_for(lambda: second.state == "done")
     assert work.done == [first, second]
@@ -315,7 +319,7 @@ def test_a_visitor_who_leaves_stops_the_work(start_jobs):
 
 
 def test_more_than_enough_are_sent_away(start_jobs, monkeypatch):
-    monkeypatch.setattr(jobs_module, "WAITING_AT_MOST", 1)
+    monkeypatch.setattr(jobs_module, "MAX_WAITING", 1)
     jobs = start_jobs(Held())
     first, _ = jobs.create(), jobs.create()
     with pytest.raises(FullError):
@@ -335,7 +339,7 @@ def test_what_goes_wrong_ends_only_its_own_job(start_jobs, caplog):
         jobs.submit(job)
     wait_for(lambda: good.state == "done")
     assert (bad.error, bad.state, broken.state) == ("bad", "failed", "failed")
-    assert "something went wrong" in (broken.error or "")
+    assert "internal error" in (broken.error or "")
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -350,13 +354,13 @@ def test_what_is_long_over_is_removed(start_jobs, tmp_path, monkeypatch):
     jobs.submit(running)
     work.began.wait(10)
     monkeypatch.setattr(jobs_module, "KEPT_SECONDS", -1.0)
-    assert jobs.over() == [uploading]
+    assert jobs.expired() == [uploading]
     jobs.remove(uploading)
     assert not uploading.folder.exists()
     work.go.set()
     wait_for(lambda: running.state == "done")
-    assert jobs.over() == [running]
-    asyncio.run(discard(jobs, *jobs.over()))
+    assert jobs.expired() == [running]
+    asyncio.run(discard(jobs, *jobs.expired()))
     assert jobs.get(running.id) is None
     assert not running.folder.exists()
 

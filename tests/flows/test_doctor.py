@@ -21,7 +21,7 @@ def database(tmp_path_factory):
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch, database):
-    """What a killed run leaves: a draft, work that goes on, an open MLflow run."""
+    """What a killed run leaves: a draft, work to resume, an open MLflow run."""
     monkeypatch.delenv(tracking.ENVIRONMENT_VARIABLE, raising=False)
     store = Store(tmp_path)
     store.directory("train", "k").with_name(".k.1-1.draft").mkdir(parents=True)
@@ -45,20 +45,20 @@ def content(folder):
 def test_it_says_what_fix_would_do_and_changes_nothing(workspace):
     before = content(workspace)
     said = lines(_leftovers(workspace))
-    assert "1 half-made artifacts of killed runs: `har doctor --fix` or the next run removes them" in said
-    assert "train was interrupted and goes on from partial/train/" in said
+    assert "1 unfinished artifacts of killed runs: `har doctor --fix` or the next run removes them" in said
+    assert "train was interrupted and will resume from partial/train/" in said
     assert "1 MLflow runs of killed processes are open: `har doctor --fix` or the next run closes them" in said
     assert content(workspace) == before
 
 
 def test_fix_cleans_up_and_keeps_work_that_goes_on(workspace):
     said = lines(_fixed_leftovers(workspace))
-    assert "1 half-made artifacts of killed runs removed" in said
+    assert "1 unfinished artifacts of killed runs removed" in said
     assert "1 MLflow runs of killed processes closed" in said
-    assert "killed runs have left nothing" in said
+    assert "nothing to clean up after killed runs" in said
     assert list((workspace / "partial").glob("*/*/state.pt"))
     assert not list((workspace / "artifacts").glob("*/.*"))
-    assert "killed runs have left nothing" in lines(_leftovers(workspace))
+    assert "nothing to clean up after killed runs" in lines(_leftovers(workspace))
 
 
 def test_the_records_of_the_folder_a_copy_was_made_of_are_left_alone(workspace, tmp_path_factory):
@@ -72,7 +72,7 @@ def test_the_records_of_the_folder_a_copy_was_made_of_are_left_alone(workspace, 
 
 def test_a_run_under_way_is_left_alone(workspace):
     with hold_workspace(workspace):
-        assert lines(_leftovers(workspace)) == "a run is under way"
+        assert lines(_leftovers(workspace)) == "a run is in progress"
         with pytest.raises(WorkspaceBusyError):
             list(_fixed_leftovers(workspace))
 

@@ -34,8 +34,8 @@ def test_without_delete_it_says_what_would_go_and_removes_nothing(store, capsys)
     assert content(store.workspace) == before
     assert capsys.readouterr().out.splitlines() == [
         "features        2.0 MB   1 artifacts",
-        "in all          2.0 MB; 1 artifacts stay,      2.0 MB",
-        "nothing is removed yet: add --delete",
+        "total           2.0 MB; 1 artifacts kept,      2.0 MB",
+        "dry run, nothing deleted: add --delete",
     ]
 
 
@@ -44,22 +44,22 @@ def test_with_delete_it_removes_what_it_says_and_then_finds_nothing(store, capsy
     assert [one.manifest.stage for one in store.artifacts()] == ["train"]
     assert "features        2.0 MB" in capsys.readouterr().out
     assert collect(store.workspace, 30 * DAY, None, 1, delete=True) == 0
-    assert "in all          0.0 MB" in capsys.readouterr().out
+    assert "total           0.0 MB" in capsys.readouterr().out
 
 
 def test_a_size_that_the_newest_run_does_not_fit_into_is_told(store, capsys):
     store.record_run("newest", [one.manifest for one in store.artifacts()])
     assert collect(store.workspace, None, 1e6, 1, delete=True) == 0
     assert len(list(store.artifacts())) == 2
-    assert "what the newest runs need does not fit into 1.0 MB" in capsys.readouterr().out
+    assert "cannot delete more: the newest runs' artifacts exceed 1.0 MB" in capsys.readouterr().out
 
 
-def test_nothing_is_removed_while_a_run_is_under_way(store, capsys):
+def test_nothing_is_removed_while_a_run_is_in_progress(store, capsys):
     with hold_workspace(store.workspace):
         with pytest.raises(WorkspaceBusyError):
             collect(store.workspace, 0.0, 0.0, 0, delete=True)
         assert collect(store.workspace, 0.0, 0.0, 0, delete=False) == 0
-    assert "a run is under way" in capsys.readouterr().out
+    assert "a run is in progress" in capsys.readouterr().out
     assert len(list(store.artifacts())) == 2
 
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from flows.plan import best_training_run, plan_training_runs
+from flows import plan
+from flows.plan import best_training_run, engine_for, plan_training_runs, side_by_side
 from pipeline_lib.params import Params
 
 
@@ -50,3 +53,74 @@ def test_folds_are_never_compared():
     )
     assert [(training_run.fold, training_run.seed) for training_run in planned] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert best_training_run(planned, counts((0.6, 0.5), (0.7, 0.5), (1.0, 0.1), (0.9, 0.1))) == 1
+
+
+def params_of(**sections: Any) -> Params:
+    return Params.model_validate({"fetch": {"kind": "hmdb51"}} | sections)
+
+
+@pytest.mark.parametrize(
+    ("sections", "number", "is_limit"),
+    [
+        ({}, 1, False),
+        ({"train": {"seeds": [0, 1, 2]}}, 3, False),
+        ({"train": {"seeds": [0, 1]}, "chunk": {"fold": [1, 2, 3]}}, 6, False),
+        ({"train": {"models": ["alstm", "conv_alstm"]}}, 1, False),  # models are kinds of their own
+        ({"train": {"seeds": [0, 1, 2], "workers": 2}}, 2, True),
+        ({"train": {"workers": 4}}, 4, True),
+    ],
+)
+def test_folds_and_seeds_run_side_by_side_or_as_many_as_asked(sections, number, is_limit):
+    assert side_by_side(params_of(**sections)) == (number, is_limit)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Return how the engine is opened for parameters on a machine."""
+
+    def open_on(cores: int, gpus: int, **sections: Any) -> dict[str, Any]:
+        calls: list[dict[str, Any]] = []
+        monkeypatch.setattr(plan, "open_engine", lambda address, **options: calls.append({"address": address, **options}))
+        monkeypatch.setattr(plan, "num_cores", lambda: cores)
+        monkeypatch.setattr(plan, "count_gpus", lambda: gpus)
+        engine_for(params_of(**sections))
+        (call,) = calls
+        return call
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return open_on
+
+
+SEVERAL = {"seeds": [0, 1, 2]}
+SEARCH = {"enabled": True, "models": ["alstm"]}
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "sections", "is_local_ray"),
+    [
+        (2, 0, {"train": SEVERAL}, True),
+        (2, 0, {"chunk": {"fold": [1, 2]}}, True),
+        (2, 0, {}, False),  # one training run
+        (2, 0, {"train": {"models": ["alstm", "conv_alstm"]}}, False),  # each has all cores
+        (1, 0, {"train": SEVERAL}, False),
+        (1, 0, {"train": SEVERAL | {"workers": 2}}, True),  # as asked
+        (2, 0, {"train": SEVERAL | {"workers": 1}}, False),
+        (16, 1, {"train": SEVERAL}, False),  # threads of one process
+        (16, 2, {}, True),
+        (2, 2, {"train": SEVERAL | {"device": "cpu"}}, True),
+        (2, 2, {"train": {"device": "cpu"}}, False),
+        (2, 0, {"sweep": SEARCH}, True),
+        (1, 0, {"sweep": SEARCH}, False),
+        (2, 0, {"sweep": SEARCH | {"workers": 1}}, False),
+        (2, 0, {"sweep": {"enabled": False}}, False),
+    ],
+)
+def test_ray_starts_where_there_are_several_places_to_work(opened, cores, gpus, sections, is_local_ray):
+    assert opened(cores, gpus, **sections) == {"address": None, "is_local_ray": is_local_ray, "num_gpus": gpus}
+
+
+def test_a_cluster_is_joined_where_one_is_named(opened, monkeypatch):
+    assert opened(2, 0, run={"engine": "10.0.0.5:6379"})["address"] == "10.0.0.5:6379"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.6:6379")
+    assert opened(2, 0)["address"] == "auto"  # which reads the variable
+    assert opened(2, 0, run={"engine": "10.0.0.5:6379"})["address"] == "10.0.0.5:6379"

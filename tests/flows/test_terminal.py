@@ -11,14 +11,14 @@ def ref(**counts):
 
 def test_a_stage_is_one_line_with_its_counts_summed_over_shards(capsys):
     terminal.say_stage("features", StageResult([ref(clips=3, frames=1000), ref(clips=4, frames=500)]))
-    assert capsys.readouterr().out == "features   made               4.0 s   7 clips, 1,500 frames\n"
+    assert capsys.readouterr().out == "features   computed           4.0 s   7 clips, 1,500 frames\n"
 
 
 def test_what_a_stage_was_busy_with_is_told_of_what_was_made(capsys):
     made = [ref(clips=1, busy_seconds={"network": 1.5, "writing": 0.5, "all": 2.0}) for _ in range(2)]
     found = ref(clips=1, busy_seconds={"network": 9.0, "writing": 9.0, "all": 9.0}).model_copy(update={"made": False})
     terminal.say_stage("features", StageResult([*made, found]))
-    assert capsys.readouterr().out == "features   partly made        4.0 s   3 clips (network 75%, writing 25%)\n"
+    assert capsys.readouterr().out == "features   partly cached      4.0 s   3 clips (network 75%, writing 25%)\n"
 
 
 def test_cache_states():
@@ -38,7 +38,7 @@ def test_the_summary_shows_models_and_what_needs_none(capsys):
         {"dataset": {}, "models": {"alstm": {}}, "results": results, "report": None, "mlflow": {"tracking_uri": "sqlite:///x"}}
     )
     out = capsys.readouterr().out
-    assert all(text in out for text in ("alstm", "75.0 [50, 100]", "commonest class", "chance", "25.0", "+10.0 [0.5]"))
+    assert all(text in out for text in ("alstm", "75.0 [50, 100]", "majority class", "chance", "25.0", "+10.0 [0.5]"))
 
 
 def test_a_run_that_ended_before_training_prints_no_table(capsys):

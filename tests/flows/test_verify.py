@@ -43,7 +43,7 @@ def test_each_damaged_artifact_is_one_line_and_no_longer_trusted(store, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         f"DAMAGED  features/{FEATURES.key}: 3.h5 does not hold what was written (2 of its 30 files are damaged); "
-        "the next run that needs it makes it again",
+        "the next run that needs it recomputes it",
         "1 damaged of 2 artifacts, 0.0 GB read",
     ]
     assert store.find("features", FEATURES.key) is None

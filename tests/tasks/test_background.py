@@ -53,7 +53,7 @@ def test_what_an_outage_delays_comes_later_in_order_and_warns_once(background, c
     background.close()
     assert server.told == [0, 1, 2]
     (message,) = messages(caplog)
-    assert message.startswith("a server does not answer; the run goes on")
+    assert message.startswith("a server does not answer; the run continues")
     assert "http://***@host/" in message
 
 
@@ -63,7 +63,7 @@ def test_what_is_refused_is_dropped_and_the_rest_comes(background, caplog):
         background.call(lambda number=number: server.tell(number))
     background.close()
     assert server.told == [1, 2]
-    assert messages(caplog) == ["a server: a record of this run is not written: ValueError: no such run"]
+    assert messages(caplog) == ["a server: a record of this run was not written: ValueError: no such run"]
 
 
 def test_who_tells_does_not_wait_and_the_end_is_one_attempt_away(caplog):
@@ -74,7 +74,7 @@ def test_who_tells_does_not_wait_and_the_end_is_one_attempt_away(caplog):
     background.wait(lambda: False)  # until the first attempt has failed
     background.close()
     assert server.failures == 99 - 2
-    assert messages(caplog)[-1] == ("a server does not answer; 3 records of this run are not written: ConnectionError: refused")
+    assert messages(caplog)[-1] == "a server does not answer; 3 records of this run were not written: ConnectionError: refused"
 
 
 def test_discarded_calls_are_not_made(background):

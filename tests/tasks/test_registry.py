@@ -120,20 +120,20 @@ def test_promotion_is_a_step_of_its_own(tracked: Tracked, capsys: pytest.Capture
     note = loading.open_predictor(loading.DEFAULT, tracked.workspace).note
     assert note == "no champion yet, this is the newest version; `har promote 1` makes it the champion"
     (first,) = registry.versions()
-    assert registry.standing(first) == "har predict VIDEO uses it"
+    assert registry.standing(first) == "the default of har predict"
     promote(None, tracked.workspace)
     assert registry.standing(first) == "the champion"
     assert capsys.readouterr().out.splitlines() == [
-        "champion was  none",
-        "champion is   version 1 (alstm, fold 1, seed 0, validation 50.0%)",
+        "previous champion  none",
+        "new champion       version 1 (alstm, fold 1, seed 0, validation 50.0%)",
     ]
     assert loading.open_predictor(loading.DEFAULT, tracked.workspace).note is None
     promote(tracked.children["conv_alstm"].run_id, tracked.workspace)  # not registered before
-    assert "champion is   version 2 (conv_alstm" in capsys.readouterr().out
+    assert "new champion       version 2 (conv_alstm" in capsys.readouterr().out
     assert loading.open_predictor(loading.DEFAULT, tracked.workspace).model == "conv_alstm"
-    assert registry.standing(first) == "har promote 1 makes it what har predict uses"
+    assert registry.standing(first) == "har promote 1 makes it the default of har predict"
     promote(tracked.parent, tracked.workspace)
-    assert capsys.readouterr().out.startswith("champion was  version 2")
+    assert capsys.readouterr().out.startswith("previous champion  version 2")
     promote("2", tracked.workspace)
     assert str(registry.champion().version) == "2"
 

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from pathlib import Path
-from threading import Barrier
 from time import sleep
+from typing import Any
 
 import pytest
+from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.execution import Work
 from pipeline_lib.artifacts import Recipe
+from pipeline_lib.compute.engine import WorkerLostError
 from pipeline_lib.errors import UserError
 from tasks import progress
-from tasks.stage import ArtifactPolicy, Context, Ref, stage
+from tasks.stage import RETRIES, ArtifactPolicy, Context, Ref, stage
 
 
 def recipe(context: Context, text: str) -> Recipe:
@@ -22,7 +25,7 @@ def recipe(context: Context, text: str) -> Recipe:
 built: list[str] = []
 
 
-@stage(recipe, worker="decoder")
+@stage(recipe)
 def chunk(directory: Path, context: Context, text: str) -> dict[str, int]:
     """Write the text."""
     built.append(text)
@@ -30,13 +33,39 @@ def chunk(directory: Path, context: Context, text: str) -> dict[str, int]:
     return {"letters": len(text)}
 
 
-@stage(recipe, worker="decoder")
+@stage(recipe)
 def slow(directory: Path, context: Context, text: str) -> dict[str, int]:
     """Take a while, so that others come meanwhile."""
     built.append(text)
     sleep(1)
-    if text == "fault":
-        raise ValueError("it cannot be made")
+    return {}
+
+
+FAULTS: dict[str, Exception] = {
+    "bug": ValueError("it cannot be made"),
+    "mistake": UserError("mend it"),
+    "disk": OSError("disk full"),
+}
+
+
+meeting = threading.Barrier(2, timeout=10)
+
+
+@stage(recipe)
+def together(directory: Path, context: Context, text: str) -> dict[str, int]:
+    """Meet another that is at work at the same time."""
+    meeting.wait()
+    return {"met": 1}
+
+
+@stage(recipe)
+def unlucky(directory: Path, context: Context, text: str) -> dict[str, int]:
+    """Lose as many workers as the text says, or fail otherwise."""
+    built.append(text)
+    if text in FAULTS:
+        raise FAULTS[text]
+    if len(built) <= int(text):
+        raise WorkerLostError("train: its worker died")
     return {}
 
 
@@ -44,6 +73,22 @@ def slow(directory: Path, context: Context, text: str) -> dict[str, int]:
 def context(tmp_path):
     built.clear()
     return Context(workspace=tmp_path)
+
+
+@pytest.fixture
+def run_all(context, prefect_server):
+    """Return a function that has Prefect run a task at once for several texts, and returns the finished work."""
+    context.results.mkdir(parents=True)
+
+    def run(task: Any, *texts: str) -> list[Work]:
+        stored = task.with_options(result_storage=context.results, retry_delay_seconds=0)
+        with ThreadPoolTaskRunner(max_workers=len(texts)) as runner:
+            futures = [runner.submit(stored, parameters={"context": context, "text": text}) for text in texts]
+            for future in futures:
+                future.wait(60)
+        return [Work("chunk", text, text, future) for text, future in zip(texts, futures, strict=True)]
+
+    return run
 
 
 def key(context: Context, text: str) -> str | None:
@@ -60,18 +105,50 @@ def test_the_task_makes_the_artifact_once_and_then_finds_it(context):
     assert (first.directory(context) / "text").read_text() == "hello"
 
 
-def test_tasks_at_the_same_artifact_at_once_make_it_once(context):
-    with ThreadPoolExecutor(4) as callers:
-        begun = Barrier(4, timeout=30)
-        refs = list(callers.map(lambda _: (begun.wait(), slow.fn(context, "hello"))[1], range(4)))
-        begun.reset()
-        failures = [callers.submit(lambda: (begun.wait(), slow.fn(context, "fault"))) for _ in range(4)]
-    assert built == ["hello", "fault"]
-    assert sorted(ref.made for ref in refs) == [False, False, False, True]
-    assert len({ref.content_key for ref in refs}) == 1
-    for failure in failures:
+def test_tasks_at_the_same_artifact_at_once_make_it_once(run_all):
+    works = run_all(slow, *["hello"] * 4)
+    assert built == ["hello"]
+    assert sorted(work.future.state.name for work in works) == ["Cached", "Cached", "Cached", "Completed"]
+    assert sorted(work.result().made for work in works) == [False, False, False, True]
+    assert len({work.result().content_key for work in works}) == 1
+
+
+def test_one_that_fails_keeps_no_other_from_the_artifact(run_all):
+    works = run_all(unlucky, "bug", "bug")
+    assert built == ["bug", "bug"]
+    for work in works:
         with pytest.raises(ValueError, match="cannot be made"):
-            failure.result()
+            work.result()
+
+
+def test_tasks_at_different_artifacts_do_not_wait_for_each_other(run_all):
+    works = run_all(together, "one", "other")
+    assert [work.result().counts for work in works] == [{"met": 1}, {"met": 1}]
+
+
+@pytest.mark.parametrize("num_lost", range(1 + RETRIES))
+def test_work_whose_worker_died_is_tried_again(run_all, num_lost):
+    (work,) = run_all(unlucky, str(num_lost))
+    assert work.result().made
+    assert len(built) == num_lost + 1
+
+
+def test_work_that_loses_its_worker_each_time_fails_with_one_clear_line(run_all):
+    (work,) = run_all(unlucky, "99")
+    assert len(built) == 3
+    with pytest.raises(UserError) as failure:
+        work.result()
+    assert str(failure.value).startswith("train: its worker died, 3 times; ")
+    assert len(str(failure.value).splitlines()) == 1
+    assert failure.value.__suppress_context__
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_nothing_else_is_tried_again(run_all, fault):
+    (work,) = run_all(unlucky, fault)
+    assert built == [fault]
+    with pytest.raises(type(FAULTS[fault]), match=str(FAULTS[fault])):
+        work.result()
 
 
 def test_refresh_makes_it_again(context):

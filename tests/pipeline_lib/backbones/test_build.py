@@ -46,6 +46,7 @@ def random_backbone(name: str, *, grid: int = 7, seed: int = 0) -> Backbone:
     return build_backbone(name, "random", grid=grid, seed=seed)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("name", "image_size", "shape"), FAMILIES)
 def test_every_family_gives_its_last_map_channels_last_on_the_grid(
     name: str, image_size: int, shape: tuple[int, int, int]

@@ -24,6 +24,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 SECONDS_TO_START = 90.0
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""Ray's own helpers, which first try to tell a head that is gone why they end."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -288,8 +290,34 @@ def test_work_ends_with_its_driver(driver: Driver, cluster: Cluster, tmp_path: P
     another.end()
 
 
+def test_a_wrong_token_is_told(cluster: Cluster, tmp_path: Path):
+    (tmp_path / "token").write_text("b" * 64)
+    driver = Driver(tmp_path, {"address": cluster.address}, RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
+    kind, text = driver.outcome(driver.call("add", 1, 2), 30)
+    driver.end()
+    assert kind == "UserError"
+    assert cluster.address in text
+    assert "token" in text
+
+
+def test_a_run_that_ends_leaves_no_thread_waiting(driver: Driver, cluster: Cluster, tmp_path: Path):
+    calls = [
+        driver.call("live", str(tmp_path / name), 120, needs=need)
+        for name, need in (("cpu", {"cpus": 2}), ("gpu", {"gpus": 1}))
+    ]
+    waiting = [driver.call("where", needs=need) for need in ({"cpus": 2}, {"gpus": 1})]
+    pids = [wait_for(tmp_path / name) for name in ("cpu", "gpu")]
+    driver.end()
+    assert driver.process.returncode == 0
+    assert [driver.outcome(number, 1)[0] for number in (*calls, *waiting)] == ["EndedError"] * 4
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    another = cluster.driver()
+    assert another.result(another.call("add", 1, 2)) == 3
+    another.end()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
-def test_a_local_ray_ends_with_its_driver(tmp_path: Path, number: signal.Signals):
+def test_a_local_ray_ends_with_its_driver(tmp_path: Path, number: signal.Signals, record_property):
     driver = Driver(tmp_path, {"address": None, "is_local_ray": True, "num_gpus": 1})
     for name, gpus in (("cpu", 0), ("gpu", 1)):
         driver.call("live", str(tmp_path / name), 120, needs={"gpus": gpus})
@@ -297,8 +325,16 @@ def test_a_local_ray_ends_with_its_driver(tmp_path: Path, number: signal.Signals
         wait_for(tmp_path / name)
     processes = psutil.Process(driver.process.pid).children(recursive=True)
     assert any("raylet" in " ".join(process.cmdline()) for process in processes)
+    agents = {process for process in processes if process.name() in AGENTS}
+    arguments = [argument for process in processes for argument in process.cmdline()]
     os.killpg(driver.process.pid, number) if number == signal.SIGINT else driver.process.send_signal(number)
     driver.process.wait(15)
     driver.end()
-    _, left = psutil.wait_procs(processes, timeout=10)
-    assert left == []
+    begun = time.monotonic()
+    assert psutil.wait_procs(set(processes) - agents, timeout=5)[1] == []
+    assert psutil.wait_procs(agents, timeout=90)[1] == []
+    record_property("its last process ended", f"after {time.monotonic() - begun:.1f} s")
+    for folder in {
+        argument.split("=")[1].split("/session_")[0] for argument in arguments if argument.startswith("--store_socket_name=")
+    }:
+        shutil.rmtree(folder, ignore_errors=True)

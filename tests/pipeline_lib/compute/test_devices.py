@@ -103,6 +103,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
 def test_memory_that_is_freed_is_not_asked_for_again() -> None:
     faults = int(subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True).stdout)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import psutil
 import pytest
 
 from pipeline_lib.compute import engine
-from pipeline_lib.compute.engine import Ledger, Needs, WorkerLostError, cancel_work, open_engine, run_at
+from pipeline_lib.compute.engine import Needs, WorkerLostError, cancel_work, open_engine, run_at
+from pipeline_lib.compute.needs import Ledger
 from pipeline_lib.errors import UserError
 from tests.pipeline_lib.compute import functions
 
@@ -250,14 +252,13 @@ def children() -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def ray() -> Iterator[None]:
-    """One local Ray of two cores and one logical GPU for the module; it is gone in the end."""
-    engine_num_cores = pytest.MonkeyPatch()
-    engine_num_cores.setattr("pipeline_lib.compute.ray_engine.num_cores", lambda: 2)
-    with open_engine(is_local_ray=True, num_gpus=1):
+def ray() -> Iterator[ExitStack]:
+    """Yield what closes the module's engine: a local Ray of two cores and one logical GPU."""
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline_lib.compute.ray_engine.num_cores", lambda: 2)
+        stack.enter_context(open_engine(is_local_ray=True, num_gpus=1))
         assert start(run_at, functions.add, 1, 2).result(60) == 3  # Ray must outlive the thread that started it
-        yield
-    engine_num_cores.undo()
+        yield stack
 
 
 @pytest.mark.usefixtures("ray")
@@ -415,13 +416,16 @@ def run_and_see(number: int) -> list[int]:
     return seen
 
 
-@pytest.mark.usefixtures("ray")
-def test_the_end_of_a_run_ends_its_work_and_every_process_of_ray(tmp_path: Path):
-    """The last test of the module: it cancels the module's engine, whose fixture then closes it."""
+def test_the_end_of_a_run_ends_its_work_and_every_process_of_ray(ray: ExitStack, tmp_path: Path):
+    """The last test of the module, as it closes the module's engine."""
     calls = [start(run_at, functions.live, tmp_path / f"{gpus}", 60, needs=Needs(gpus=gpus)) for gpus in (0, 0.5)]
     waiting = [start(run_at, functions.where, needs=Needs(cpus=cpus, gpus=gpus)) for cpus, gpus in ((2, 0), (1, 1))]
     wait_until(lambda: all((tmp_path / name).exists() for name in ("0", "0.5")))
-    before = children()
+    processes = children()
+    folders = {
+        argument.split("/session_")[0] for process in processes for argument in process.cmdline() if "/session_" in argument
+    }
+    assert any("raylet" in process.name() for process in processes)
     begun = time.monotonic()
     cancel_work()
     for call in [*calls, *waiting]:
@@ -432,7 +436,10 @@ def test_the_end_of_a_run_ends_its_work_and_every_process_of_ray(tmp_path: Path)
     assert time.monotonic() - begun < 2
     with pytest.raises(RuntimeError, match="not begun"):
         run_at(functions.add, 1, 2)
-    assert before
+    ray.close()
+    _, left = psutil.wait_procs(processes, timeout=2)
+    assert left == []
+    assert not any(Path(folder.split("=")[-1]).exists() for folder in folders)
 
 
 def is_running(pid: int) -> bool:

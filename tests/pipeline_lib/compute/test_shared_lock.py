@@ -1,4 +1,4 @@
-"""The shared lock: several shared holders or one exclusive one, also after errors and interrupts."""
+"""Several shared holders at once, or one exclusive one, whatever goes wrong inside."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline_lib.compute.shared_lock import SharedLock
 
 
 def is_free(lock: SharedLock) -> bool:
-    """Whether somebody can be alone in it."""
+    """Whether somebody can hold it alone."""
     entered = threading.Event()
 
     def enter() -> None:
@@ -23,7 +23,7 @@ def is_free(lock: SharedLock) -> bool:
     return entered.wait(5)
 
 
-def test_as_many_as_there_are_places_share_it() -> None:
+def test_as_many_as_there_are_holders_share_it() -> None:
     lock, together = SharedLock(3), threading.Barrier(3)
 
     def enter() -> None:
@@ -35,7 +35,7 @@ def test_as_many_as_there_are_places_share_it() -> None:
             entered.result()
 
 
-def test_nobody_else_is_in_while_one_is_alone() -> None:
+def test_an_exclusive_holder_is_the_only_one() -> None:
     """Readers count themselves; a writer must find none, and another writer neither."""
     lock, inside, seen = SharedLock(4), [], []
 
@@ -54,7 +54,7 @@ def test_nobody_else_is_in_while_one_is_alone() -> None:
     assert is_free(lock)
 
 
-def test_who_waits_to_be_alone_is_not_kept_out_by_those_who_come_later() -> None:
+def test_an_exclusive_holder_is_not_starved_by_those_who_come_later() -> None:
     lock, stop = SharedLock(2), threading.Event()
 
     def come_and_go() -> None:
@@ -74,10 +74,10 @@ def test_who_waits_to_be_alone_is_not_kept_out_by_those_who_come_later() -> None
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-@pytest.mark.parametrize("entrance", ["shared", "exclusive"])
-def test_it_is_left_by_an_error_too(entrance: str, error: type[BaseException]) -> None:
+@pytest.mark.parametrize("mode", ["shared", "exclusive"])
+def test_an_error_releases_it_too(mode: str, error: type[BaseException]) -> None:
     lock = SharedLock(2)
-    with pytest.raises(error), getattr(lock, entrance)():
+    with pytest.raises(error), getattr(lock, mode)():
         raise error
     assert is_free(lock)
 

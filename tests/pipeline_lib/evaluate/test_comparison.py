@@ -83,7 +83,7 @@ def test_a_video_of_two_splits_counts_once():
     assert pair.difference == pytest.approx((0 + 0.5 + 1) / 3)
 
 
-def test_only_splits_of_both_are_compared():
+def test_only_common_folds_are_compared():
     runs = [make_run("alstm", [1, 1]), make_run("alstm", [0, 0], fold=2), make_run("lrcn", [0, 1])]
     [pair] = compare(runs, PARAMS)
     assert pair.difference == pytest.approx(1 / 2)
@@ -156,7 +156,7 @@ def test_the_linear_reference_is_compared_like_a_model_and_controls_stand_beside
     assert results["controls"]["metadata"] == {"mean": 0.4, "standard_deviation": None, "interval": pytest.approx([0.3, 0.5])}
 
 
-def test_controls_of_several_splits_are_averaged(tmp_path):
+def test_controls_of_several_folds_are_averaged(tmp_path):
     controls = [make_controls(1, [1, 0], permuted=0.2, metadata=0.4), make_controls(2, [1, 1], permuted=0.4, metadata=0.6)]
     write_results(tmp_path, [make_run("alstm", [1, 1], fold=fold) for fold in (1, 2)], controls, PARAMS)
     found = json.loads((tmp_path / "results.json").read_text())["controls"]

@@ -155,7 +155,7 @@ def test_files(honest, tmp_path):
     assert videos["confidence"].between(1 / 4, 1).all()
 
 
-def test_the_regression_is_a_cell_to_compare_models_with(honest, tmp_path):
+def test_the_regression_is_a_training_run_to_compare_models_with(honest, tmp_path):
     metrics = controls(honest, tmp_path)["logistic_regression"]
     regression = TrainingRun("logistic_regression", 1, 0, metrics, pd.read_parquet(tmp_path / "videos.parquet"))
     never_right = replace(regression, model="alstm", videos=regression.videos.assign(correct=False))

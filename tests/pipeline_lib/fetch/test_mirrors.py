@@ -135,6 +135,7 @@ def fetch(site: Site, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return fetch
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_mirror_s_layout_ends_as_the_same_collection(site: Site, made: Path, fetch, tmp_path: Path, layout: str):
     packed = LAYOUTS[layout](made)
@@ -155,6 +156,7 @@ def test_every_mirror_s_layout_ends_as_the_same_collection(site: Site, made: Pat
     assert sorted(path.name for path in (tmp_path / "partial").rglob("*") if path.is_dir()) == ["downloads"]
 
 
+@pytest.mark.integration
 def test_a_mirror_without_a_digest_must_hold_the_whole_collection(
     site: Site, made: Path, fetch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

@@ -39,6 +39,7 @@ def names_of_convolutions(backbone: Backbone, modules: list[nn.Module]) -> list[
     return [names[module] for module in modules if isinstance(module, nn.Conv2d)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("name", "num_blocks"), BLOCKS)
 def test_every_family_falls_into_blocks_that_hold_all_its_weights(name: str, num_blocks: int) -> None:
     backbone = random_backbone(name)

@@ -19,7 +19,7 @@ from pipeline_lib.finetune.training import FrameTrainer, one_cycle
 from pipeline_lib.params import FeaturesParams, FinetuneParams
 from pipeline_lib.video.writing import VideoWriter
 
-pytestmark = pytest.mark.usefixtures("single_thread")
+pytestmark = [pytest.mark.usefixtures("single_thread"), pytest.mark.integration]
 FEATURES = FeaturesParams(backbone="vgg_small", weights="random", image_size=32, grid=2, precision="fp32", device="cpu")
 PARAMS = FinetuneParams(epochs=6, batch_size=8, learning_rate=1e-2, frames_per_video=6, patience=6)
 

@@ -10,7 +10,7 @@ import torch
 
 from pipeline_lib.networks import attention, lstm
 from pipeline_lib.networks.deferred import Deferred, gradient_of_linear
-from tests.pipeline_lib.models.test_models import small_model, some_features
+from tests.pipeline_lib.networks.test_models import small_model, some_features
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -69,11 +69,11 @@ def test_nothing_is_kept_after_the_graph(monkeypatch, variant):
 
     monkeypatch.setattr(Deferred, "offset", watch)
     name, options = VARIANTS[variant]
-    model = small_model(name, **options).double()  # ALSTM's loop in fp32 is another: test_alstm_loop.py
+    model = small_model(name, **options)
     gc.collect()
     gc.disable()
     try:
-        logits, maps = model(some_features(2, 5, 4, 4, 6).double(), torch.tensor([5, 3]))
+        logits, maps = model(some_features(2, 5, 4, 4, 6), torch.tensor([5, 3]))
         assert len(kept) >= 5
         assert all(reference() is not None for reference in kept)
         loss = logits.square().sum()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline_lib.report.overview import pairs_overview, percent, results_overview
+from pipeline_lib.report.overview import estimate, pairs_overview, results_overview
 
 MEAN = {
     "frame_accuracy": 0.5,
@@ -30,42 +30,42 @@ def results(**changes):
 
 
 def row(overview, name):
-    (runs,) = [runs for first, *runs in (*overview.models, *overview.references) if first == name]
-    return dict(zip(overview.headings, runs, strict=True))
+    (cells,) = [cells for first, *cells in (*overview.models, *overview.references) if first == name]
+    return dict(zip(overview.headings, cells, strict=True))
 
 
 def test_a_models_row_is_in_percent_with_intervals_where_there_are_any():
     overview = results_overview(results(intervals={"video_accuracy": [0.61, 0.892], "video_accuracy_by_mean": [0, 1]}))
     assert row(overview, "conv alstm") == {
-        "frames": "50.0",
-        "clips": "62.5",
-        "videos": "75.0 [61, 89]",
-        "by mean": "80.0",
+        "frame acc.": "50.0",
+        "clip acc.": "62.5",
+        "video acc.": "75.0 [61, 89]",
+        "mean vote": "80.0",
         "macro F1": "",
-        "top 5": "",
-        "calib.": "12.3",
-        "on actor": "90.0",
+        "top-5": "",
+        "ECE": "12.3",
+        "pointing game": "90.0",
     }
     assert "40 videos" in overview.title
-    assert "95 % interval" in overview.title
+    assert "95 % CI over groups" in overview.title
 
 
-def test_several_splits_and_seeds_show_their_deviation():
+def test_several_folds_and_seeds_show_their_deviation():
     overview = results_overview(results(num_training_runs=15, standard_deviation={"video_accuracy": 0.021}))
-    assert row(overview, "conv alstm")["videos"] == "75.0 ± 2.1"
-    assert "15 folds and seeds" in overview.title
+    assert row(overview, "conv alstm")["video acc."] == "75.0 ± 2.1"
+    assert "± SD over 15 folds and seeds" in overview.title
 
 
-def test_what_needs_no_model_stands_below():
+def test_controls_and_baselines_stand_below():
     overview = results_overview(results())
-    assert row(overview, "labels permuted in sources")["videos"] == "26.0 ± 4.0"
-    assert row(overview, "file metadata alone")["videos"] == "45.0 [30, 60]"
-    assert row(overview, "commonest class") == dict.fromkeys(overview.headings, "") | {"clips": "30.0", "videos": "35.0"}
-    assert row(overview, "chance")["by mean"] == "25.0"
-    assert row(overview, "chance")["on actor"] == "10.0"
+    assert row(overview, "permuted labels")["video acc."] == "26.0 ± 4.0"
+    assert row(overview, "file metadata")["video acc."] == "45.0 [30, 60]"
+    assert row(overview, "majority class") == dict.fromkeys(overview.headings, "") | {"clip acc.": "30.0", "video acc.": "35.0"}
+    assert row(overview, "chance")["mean vote"] == "25.0"
+    assert row(overview, "chance")["pointing game"] == "10.0"
 
 
-def test_pairs_are_a_triangle_of_rows_less_columns():
+def test_pairs_are_a_triangle_of_rows_minus_columns():
     pair = {"difference": -0.0213, "p_holm": 0.0442}
     pairs = [{"first": a, "second": b} | pair for a, b in (("alstm", "lrcn"), ("alstm", "mean_pool"), ("lrcn", "mean_pool"))]
     overview = pairs_overview({"pairs": pairs})
@@ -74,6 +74,6 @@ def test_pairs_are_a_triangle_of_rows_less_columns():
 
 
 def test_spread():
-    assert percent(0.5) == "50.0"
-    assert percent(0.5, deviation=0.0) == "50.0 ± 0.0"
-    assert percent(0.5, interval=[0.4, 0.6]) == "50.0 [40, 60]"
+    assert estimate(0.5) == "50.0"
+    assert estimate(0.5, deviation=0.0) == "50.0 ± 0.0"
+    assert estimate(0.5, interval=[0.4, 0.6]) == "50.0 [40, 60]"

@@ -76,7 +76,7 @@ def write(run: RunReport, directory: Path) -> Page:
 
 def test_numbers_stand_beside_chance_and_majority(run: RunReport, tmp_path: Path) -> None:
     words = write(run, tmp_path / "report").words
-    for expected in ("alstm 100.0 % 80 to 100", "conv alstm 66.7 % 80 to 100", "chance 25.0 %", "commonest class 40.0 %"):
+    for expected in ("alstm 100.0 % [80, 100]", "conv alstm 66.7 % [80, 100]", "chance 25.0 %", "majority class 40.0 %"):
         assert expected in words
 
 
@@ -87,7 +87,7 @@ def test_headlines_go_by_accuracy_and_end_with_references(run: RunReport) -> Non
     assert [(row.model, row.is_reference) for row in rows] == [("lrcn", False), ("conv alstm", False), ("alstm", True)]
 
 
-def test_several_cells_have_their_deviation(run: RunReport) -> None:
+def test_several_training_runs_have_their_deviation(run: RunReport) -> None:
     results = run.summary["results"]
     row = {**results["models"][0], "num_training_runs": 3, "intervals": {}, "standard_deviation": {"video_accuracy": 0.025}}
     (headline,) = headlines({"models": [row]}, {"alstm"})
@@ -98,11 +98,11 @@ def test_several_cells_have_their_deviation(run: RunReport) -> None:
 def test_results_have_their_intervals_and_comparisons(run: RunReport, tmp_path: Path) -> None:
     words = write(run, tmp_path / "report").words
     for expected in (
-        "40 videos of 8 groups, in percent [95 % interval over groups]",
+        "40 videos of 8 groups, in percent [95 % CI over groups]",
         "100.0 [80, 100]",
-        "commonest class",
+        "majority class",
         "\u22122.5 [0.031]",
-        "after Holm",
+        "Row \u2212 column, video accuracy (pp) [Holm-adjusted p]",
     ):
         assert expected in words
 
@@ -140,24 +140,25 @@ def test_without_attention_there_are_results_and_no_gallery(run: RunReport, tmp_
     models = [dataclasses.replace(model, heatmaps=None) for model in run.models]
     page = write(dataclasses.replace(run, models=models), tmp_path / "report")
     assert page.data["clips"] == []
-    assert "No clips were drawn" in page.words
+    assert "No clips to show" in page.words
     assert "None of this run\u2019s models has attention" in page.words
     assert "100.0 %" in page.words
 
 
 def test_maps_that_were_not_measured_are_said_to_be_so(run: RunReport, tmp_path: Path) -> None:
-    assert "This run did not measure its maps." in write(run, tmp_path / "report").words
+    assert "This run did not evaluate its attention maps." in write(run, tmp_path / "report").words
 
 
 def test_maps_stand_beside_their_controls(run: RunReport, tmp_path: Path) -> None:
     write_maps(run.models[0])
     page = write(run, tmp_path / "report")
     for expected in (
-        "Entropy share of the uniform map's; lower is better 0.83 [0.80, 0.86] even 1.00 \u00b7 centre 0.91",
-        "Drift runs a frame 0.20 [0.10, 0.30]",
+        "Entropy share of the uniform map's; lower is better 0.83 [0.80, 0.86] uniform 1.00 \u00b7 centre 0.91",
+        "Drift share of attention moved from frame to frame 0.20 [0.10, 0.30]",
+        "Pointing game share of frames; higher is better 0.87 [0.80, 0.95] uniform 0.12 \u00b7 centre 0.25",
         "run 2 0.77 \u2013",
-        "yes Entropy: conv alstm less alstm \u22120.07 [\u22120.10, \u22120.04]",
-        "undecided Deletion",
+        "yes Entropy: conv alstm \u2212 alstm \u22120.07 [\u22120.10, \u22120.04]",
+        "undecided Deletion: conv alstm \u2212 alstm 0.01",
     ):
         assert expected in page.words
     assert {"alstm: deletion", "alstm: insertion"} <= page.data["charts"].keys()
@@ -167,15 +168,15 @@ def test_a_claim_that_could_not_be_tested_is_said_to_be_so(run: RunReport, tmp_p
     write_maps(run.models[0])
     results = {**run.summary["results"], "attention_claims": []}
     untested = dataclasses.replace(run, summary={**run.summary, "results": results})
-    assert "That is not tested here" in write(untested, tmp_path / "untested").words
-    assert "That is not tested here" not in write(run, tmp_path / "tested").words
+    assert "This run cannot test that" in write(untested, tmp_path / "untested").words
+    assert "This run cannot test that" not in write(run, tmp_path / "tested").words
 
 
 def test_confusions_are_counted(run: RunReport, tmp_path: Path) -> None:
     matrices = write(run, tmp_path / "report").data["matrices"]
     assert [matrix["model"] for matrix in matrices] == ["alstm", "conv alstm", "lrcn"]
-    assert matrices[0] == {"model": "alstm", "classes": list(CLASSES), "training_runs": [[0, 0, 2], [1, 1, 2], [2, 2, 2]]}
-    assert sum(count for row, column, count in matrices[1]["training_runs"] if row != column) == 2
+    assert matrices[0] == {"model": "alstm", "classes": list(CLASSES), "cells": [[0, 0, 2], [1, 1, 2], [2, 2, 2]]}
+    assert sum(count for row, column, count in matrices[1]["cells"] if row != column) == 2
 
 
 def test_charts_have_their_numbers_as_tables(run: RunReport, tmp_path: Path) -> None:
@@ -185,12 +186,12 @@ def test_charts_have_their_numbers_as_tables(run: RunReport, tmp_path: Path) -> 
     assert len(charts) == 2 + 2 * 3
     assert "epoch train val 1 1.000 1.500 2 0.500 0.750" in page.words
     bars, reliable = (charts[title] for title in list(charts)[:2])
-    assert bars["places"] == list(CLASSES)
+    assert bars["ticks"] == list(CLASSES)
     assert [series["values"] for series in bars["series"]][:1] == [[1.0, 1.0, 1.0]]
     assert reliable["series"][1]["values"] == [None] * 8 + [pytest.approx(2 / 3, abs=1e-4), None]
 
 
-def test_several_splits_say_which_one_is_shown(run: RunReport, tmp_path: Path) -> None:
+def test_several_folds_say_which_one_is_shown(run: RunReport, tmp_path: Path) -> None:
     models = [dataclasses.replace(one, label=f"{one.name} fold 2") for one in run.models]
     params = {**run.params, "chunk": {**run.params["chunk"], "fold": [2, 3]}}
     words = write(dataclasses.replace(run, models=models, params=params), tmp_path / "report").words
@@ -198,11 +199,11 @@ def test_several_splits_say_which_one_is_shown(run: RunReport, tmp_path: Path) -
     assert "fold 2, 3" in words
 
 
-def test_test_videos_of_trained_sources_are_counted(run: RunReport, tmp_path: Path) -> None:
-    assert "also trained on" not in write(run, tmp_path / "none").words
+def test_test_videos_of_training_groups_are_counted(run: RunReport, tmp_path: Path) -> None:
+    assert "whose group is also in the training split" not in write(run, tmp_path / "none").words
     dataset = {**run.summary["dataset"], "cut": {"leaked": 184}}
     leaking = dataclasses.replace(run, summary={**run.summary, "dataset": dataset})
-    assert "also trained on 184" in write(leaking, tmp_path / "report").words
+    assert "whose group is also in the training split 184" in write(leaking, tmp_path / "report").words
 
 
 def test_a_search_shows_what_mattered_and_leaves_a_parameter_file(run: RunReport, tmp_path: Path) -> None:
@@ -211,8 +212,8 @@ def test_a_search_shows_what_mattered_and_leaves_a_parameter_file(run: RunReport
     sweep = SweepReport("alstm", counts, best, {"importance": {"dropout": 0.8, "units": 0.2}, "trials": 30, "note": None})
     page = write(dataclasses.replace(run, sweeps=[sweep], best_params={"train": {"dropout": 0.1234}}), tmp_path / "report")
     for expected in (
-        "11 of them cut short",
-        "50.0 % of the validation clips",
+        "11 of them pruned",
+        "50.0 % with the default hyper-parameters",
         "75.0 % with the best",
         "dropout 80.0 % 0.123",
         "train: dropout: 0.1234",
@@ -252,7 +253,7 @@ def test_dataset_protocol_stages_parameters_tools_and_ids_are_told(run: RunRepor
         assert expected in words
 
 
-def test_several_cells_have_their_own_runs(run: RunReport, tmp_path: Path) -> None:
+def test_several_training_runs_have_their_own_mlflow_runs(run: RunReport, tmp_path: Path) -> None:
     runs = [{"fold": fold, "seed": 0, "mlflow_run_id": f"run-{fold}"} for fold in (1, 2)]
     summary = {**run.summary, "models": {"conv_alstm": {"mlflow_run_id": "run-1", "training_runs": runs}}}
     assert "conv alstm fold 2 seed 0 run-2" in write(dataclasses.replace(run, summary=summary), tmp_path / "report").words

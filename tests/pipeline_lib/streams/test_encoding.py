@@ -133,10 +133,10 @@ def test_batches_are_computed_where_no_other_thread_changes_how(encoder: FrameEn
     entered: list[torch.device] = []
 
     @contextmanager
-    def recorded(device: torch.device) -> Iterator[None]:
+    def recording(device: torch.device) -> Iterator[None]:
         entered.append(device)
         yield
 
-    monkeypatch.setattr(encoding, "deterministic_inference", recorded)
+    monkeypatch.setattr(encoding, "deterministic_inference", recording)
     encode(encoder, make_frames(20))
     assert entered == [CPU] * 4

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from pipeline_lib.workers.worker import Place
 
-from pipeline_lib.compute.planning import Plan
+from pipeline_lib.compute.engine import Needs
 from pipeline_lib.params import SweepParams, TrainParams
+from pipeline_lib.sweep.running import run_study
 from pipeline_lib.sweep.space import make_space
 from pipeline_lib.sweep.study import Study
 from tests.pipeline_lib.sweep.objectives import EPOCHS, VAL_CLIPS
@@ -16,15 +16,17 @@ from tests.pipeline_lib.sweep.objectives import EPOCHS, VAL_CLIPS
 BASE = TrainParams(epochs=EPOCHS, learning_rate=3e-4, attention_penalty=0.5, alstm_units=256).of("alstm")
 
 
-def make_study(folder, name="alstm", seed=0):
+def make_study(folder, name="study", seed=0):
     """Open a study in a folder."""
-    space = make_space(SweepParams(), BASE)
-    return Study(folder / "study", name, space, seed=seed, val_clips=VAL_CLIPS)
+    return Study(folder / name, make_space(SweepParams(), BASE), seed=seed, val_clips=VAL_CLIPS)
 
 
-def processes(number):
-    """Return a plan of as many processes, with one trial at a time in each."""
-    return Plan((Place(threads=1),) * number, slots=1, at_once=number)
+def search(study, objective, trials, at_once=1):
+    """Run a study and return what was told of its trials."""
+    told = []
+    run_study(study, objective, at_once, Needs(cpus=1), trials, told.append)
+    assert sorted(told, key=lambda trial: trial.number) == study.trials()
+    return told
 
 
 @pytest.fixture

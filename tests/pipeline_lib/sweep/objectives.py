@@ -7,10 +7,10 @@ import math
 import os
 import signal
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline_lib.compute.engine import WorkerLostError
 from pipeline_lib.errors import UserError
 
 VAL_CLIPS = 50
@@ -58,8 +58,8 @@ class FailAbove:
 
 
 @dataclass(frozen=True)
-class DieOnce:
-    """The first worker that is past its first epoch dies."""
+class FailOnce:
+    """The first trial that is past its first epoch kills its process, or raises."""
 
     folder: Path
     exception: type[Exception] | None = None
@@ -67,36 +67,33 @@ class DieOnce:
     def __call__(self, params, on_epoch):
         for row in rows_of(params):
             on_epoch(row)
-            time.sleep(0.02)
             if self._is_first():
-                self._die()
+                if self.exception:
+                    raise self.exception("out of\nmemory")
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def _is_first(self):
         try:
-            (self.folder / "died").touch(exist_ok=False)
+            (self.folder / "failed").touch(exist_ok=False)
         except FileExistsError:
             return False
         return True
 
-    def _die(self):
-        if self.exception:
-            raise self.exception("out of\nmemory")
-        os.kill(os.getpid(), signal.SIGKILL)
+
+def lose_worker(params, on_epoch):
+    raise WorkerLostError("its worker process died")
 
 
-def warn(params, on_epoch):
-    logging.getLogger("pipeline_lib.train").warning("careful")
-    warnings.warn("mind the gap", UserWarning, stacklevel=2)
-    follow_formula(params, on_epoch)
-
-
-def always_die(params, on_epoch):
-    os.kill(os.getpid(), signal.SIGKILL)
+def train_as_one_that_logs(params, on_epoch):
+    for row in rows_of(params):
+        logging.getLogger("pipeline_lib.training.fitting").info("epoch %d", row["epoch"])
+        on_epoch(row)
+    logging.getLogger("pipeline_lib.training.fitting").warning("careful")
 
 
 @dataclass(frozen=True)
 class Slow:
-    """Leaves its process id and takes its time."""
+    """Takes its time, and leaves the id of its process."""
 
     folder: Path
     seconds: float = 0.05

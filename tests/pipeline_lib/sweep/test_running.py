@@ -1,46 +1,31 @@
-"""Trials in worker processes: what becomes of them, of workers that die, and of a parent that stops."""
+"""Trials run by the engine: what becomes of them, of those that fail, and of a search that stops."""
 
 import json
 import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 
+import optuna
 import pandas as pd
-import psutil
 import pytest
 
+from pipeline_lib.compute.engine import Needs, cancel_work, open_engine
+from pipeline_lib.compute.needs import EndedError
 from pipeline_lib.sweep.results import write_results
-from pipeline_lib.sweep.running import MOST_FAILURES, run_study
+from pipeline_lib.sweep.running import MAX_FAILURES, run_study
 from tests.pipeline_lib.sweep import objectives
-from tests.pipeline_lib.sweep.conftest import BASE, processes
-from tests.pipeline_lib.sweep.objectives import DieOnce, FailAbove, Slow, accuracy_of, always_die, follow_formula
+from tests.pipeline_lib.sweep.conftest import BASE, search
+from tests.pipeline_lib.sweep.objectives import FailAbove, FailOnce, Slow, accuracy_of, follow_formula
 
-
-def search(open_study, objective, trials, workers=1):
-    """Run a study and return what was told of its trials."""
-    told = []
-    with open_study() as study:
-        run_study(study, objective, processes(workers), trials, told.append)
-        assert sorted(told, key=lambda trial: trial.number) == study.trials()
-    return told
-
-
-def wait_until(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def worker_pids(folder):
-    return [int(path.stem) for path in folder.glob("*.pid")]
+pytestmark = pytest.mark.integration
 
 
 def test_best_is_the_best_and_everything_is_counted(open_study, tmp_path):
-    told = search(open_study, follow_formula, 14, workers=2)
-    with open_study() as study:
-        counts = write_results(tmp_path, study)
+    study = open_study()
+    told = search(study, follow_formula, 14, at_once=2)
+    counts = write_results(tmp_path, study)
     complete = [trial for trial in told if trial.state == "complete"]
     best = max(complete, key=lambda trial: trial.value)
     assert counts["best_val_clip_accuracy"] == best.value > counts["default_val_clip_accuracy"] == accuracy_of(BASE)
@@ -60,92 +45,138 @@ def told_by_number(told):
 
 
 def test_of_equally_accurate_trials_the_one_with_the_lowest_loss_is_best(open_study, tmp_path):
-    told = search(open_study, objectives.tie, 6)
-    with open_study() as study:
-        counts = write_results(tmp_path, study)
+    study = open_study()
+    told = search(study, objectives.tie, 6)
+    counts = write_results(tmp_path, study)
     assert counts["best_trial"] == max(told, key=lambda trial: trial.params["learning_rate"]).number
 
 
 def test_more_trials_continue_and_all_are_told_again(open_study):
-    first = search(open_study, follow_formula, 3)
-    second = search(open_study, follow_formula, 5)
+    first = search(open_study(), follow_formula, 3)
+    second = search(open_study(), follow_formula, 5)
     assert second[:3] == first
     assert [trial.number for trial in second] == [0, 1, 2, 3, 4]
-    assert search(open_study, always_die, 5) == second  # nothing is computed
-    assert search(open_study, always_die, 2) == second
+    assert search(open_study(), objectives.lose_worker, 5) == second  # nothing is computed
+    assert search(open_study(), objectives.lose_worker, 2) == second
 
 
 def test_trials_are_told_in_the_callers_thread(open_study):
     threads = []
-    with open_study() as study:
-        run_study(study, follow_formula, processes(2), 3, lambda trial: threads.append(threading.current_thread()))
+    run_study(open_study(), follow_formula, 2, Needs(), 3, lambda trial: threads.append(threading.current_thread()))
     assert threads == [threading.current_thread()] * 3
 
 
-def test_workers_work_at_once(open_study, tmp_path):
-    search(open_study, Slow(tmp_path), 6, workers=2)
-    assert len(worker_pids(tmp_path)) == 2
+def test_no_more_trials_are_under_way_than_are_missing(open_study, tmp_path):
+    assert [trial.number for trial in search(open_study(), Slow(tmp_path), 1, at_once=4)] == [0]
 
 
-@pytest.mark.parametrize(("exception", "reason"), [(None, "SIGKILL, as when memory runs out"), (MemoryError, "out of memory")])
-def test_a_worker_that_dies_loses_its_trial_and_no_more(open_study, tmp_path, exception, reason):
-    told = search(open_study, DieOnce(tmp_path, exception), 6, workers=2)
+def test_what_fails_unexpectedly_fails_its_trial_and_no_more(open_study, tmp_path):
+    told = search(open_study(), FailOnce(tmp_path, MemoryError), 6, at_once=2)
     (failed,) = [trial for trial in told if trial.state == "failed"]
-    assert reason in failed.reason
+    assert failed.reason == "MemoryError: out of memory"
     assert (failed.value, len(failed.history)) == (None, 1)
     assert sum(trial.state != "failed" for trial in told) == 6
     (default,) = [trial for trial in told if trial.is_default and trial.state == "complete"]
     assert default.params["learning_rate"] == BASE.learning_rate
 
 
-def test_without_a_worker_left_the_error_says_why_and_what_is_finished_stays(open_study):
-    search(open_study, follow_formula, 2)
-    told = []
-    with open_study() as study, pytest.raises(ValueError, match=r"no worker is left: .*SIGKILL.*'units': .*sweep\.workers"):
-        run_study(study, always_die, processes(2), 6, told.append)
-    assert [trial.state for trial in told] == ["complete", "complete", "failed", "failed"]
-    assert len(search(open_study, follow_formula, 6)) == 8
-
-
 def test_what_is_wrong_with_the_default_is_the_users_to_mend(open_study):
-    with open_study() as study, pytest.raises(ValueError, match=r"^the loss is nan$"):
-        run_study(study, objectives.reject_default, processes(1), 3)
+    with pytest.raises(ValueError, match=r"^the loss is nan$"):
+        search(open_study(), objectives.reject_default, 3)
 
 
 def test_parameters_that_fail_are_set_aside(open_study, tmp_path):
-    told = search(open_study, FailAbove(2e-3), 12)
+    study = open_study()
+    told = search(study, FailAbove(2e-3), 12)
     failed = [trial for trial in told if trial.state == "failed"]
     assert failed
     assert all(trial.params["learning_rate"] > 2e-3 and "loss is nan" in trial.reason for trial in failed)
-    with open_study() as study:
-        assert write_results(tmp_path, study)["failed"] == len(failed)
+    assert write_results(tmp_path, study)["failed"] == len(failed)
     assert pd.read_csv(tmp_path / "trials.csv")["reason"].notna().sum() == len(failed)
 
 
-def test_trials_that_all_fail_end_the_search(open_study):
-    search(open_study, follow_formula, 1)
+@pytest.mark.parametrize(
+    ("objective", "reason"),
+    [(FailAbove(0.0), "loss is nan with.*'units'"), (objectives.lose_worker, r"process died; fewer sweep\.workers")],
+)
+def test_trials_that_all_fail_end_the_search_and_what_is_finished_stays(open_study, objective, reason):
+    search(open_study(), follow_formula, 1)
     told = []
-    with open_study() as study, pytest.raises(ValueError, match=f"last {MOST_FAILURES} trials failed.*loss is nan"):
-        run_study(study, FailAbove(0.0), processes(1), 20, told.append)
-    assert [trial.state for trial in told] == ["complete"] + ["failed"] * MOST_FAILURES
+    with pytest.raises(ValueError, match=f"^the last {MAX_FAILURES} trials failed.*{reason}"):
+        run_study(open_study(), objective, 1, Needs(), 20, told.append)
+    assert [trial.state for trial in told] == ["complete"] + ["failed"] * MAX_FAILURES
+    assert len(search(open_study(), follow_formula, 3)) == MAX_FAILURES + 3
 
 
-def test_an_interrupt_ends_the_workers_at_once(open_study, tmp_path):
+def test_a_node_that_takes_all_its_trials_along_does_not_end_the_search(open_study):
+    at_once, told = MAX_FAILURES + 3, []
+    with pytest.raises(ValueError, match=f"^the last {at_once + 1} trials failed"):
+        run_study(open_study(), objectives.lose_worker, at_once, Needs(), 20, told.append)
+
+
+def test_an_interrupt_stops_the_trials_under_way_and_they_are_tried_again(open_study):
+    study, told, stopped = open_study(), [], []
+
     def interrupt(trial):
+        told.append(trial)
         raise KeyboardInterrupt
 
-    with open_study() as study, pytest.raises(KeyboardInterrupt):
-        run_study(study, Slow(tmp_path), processes(2), 9, interrupt)
-    assert len(worker_pids(tmp_path)) == 2
-    assert not any(psutil.pid_exists(pid) for pid in worker_pids(tmp_path))
-    assert sum(trial.state == "complete" for trial in search(open_study, follow_formula, 3)) == 3
+    def wait_but_for_the_default(params, on_epoch):
+        deadline = time.monotonic() + 10
+        while params != BASE and study._trials(optuna.trial.TrialState.RUNNING) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        try:
+            follow_formula(params, on_epoch)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            stopped.append(params)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, wait_but_for_the_default, 2, Needs(), 9, interrupt)
+    assert [trial.is_default for trial in study.trials()] == [True]
+    assert len(stopped) == 1
+    again = search(open_study(), follow_formula, 3)
+    assert again[0] == told[0]
+    assert again[1].params == study.space.searched(stopped[0])
 
 
-def test_workers_warn_through_the_parents_log(open_study, caplog, capfd):
-    with caplog.at_level(logging.WARNING):
-        search(open_study, objectives.warn, 1)
-    careful, gap = caplog.records
-    assert (careful.name, careful.getMessage()) == ("pipeline_lib.train", "careful")
-    assert "UserWarning: mind the gap" in gap.getMessage()
-    assert careful.process != os.getpid()
-    assert capfd.readouterr() == ("", "")
+def test_the_end_of_a_run_is_no_failure_of_its_trials(open_study, tmp_path):
+    study = open_study()
+    with open_engine(), pytest.raises(EndedError):
+        run_study(study, follow_formula, 1, Needs(), 9, lambda trial: cancel_work())
+    assert [trial.state for trial in study.trials()] == ["complete"]
+    assert [trial.state for trial in search(open_study(), follow_formula, 3)] == ["complete"] * 3
+
+
+def test_of_the_lines_of_each_epoch_warnings_alone_are_logged(open_study, caplog):
+    with caplog.at_level(logging.INFO):
+        search(open_study(), objectives.train_as_one_that_logs, 1)
+    assert [record.message for record in caplog.records if record.name == "pipeline_lib.training.fitting"] == ["careful"]
+    assert logging.getLogger("pipeline_lib.training.fitting").filters == []
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    """One local Ray of two cores for the module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline_lib.compute.ray_engine.num_cores", lambda: 2)
+        with open_engine(is_local_ray=True):
+            yield
+
+
+@pytest.mark.usefixtures("ray")
+class TestOnRay:
+    def test_trials_run_in_several_processes_and_are_pruned_by_each_others_epochs(self, open_study, tmp_path):
+        told = search(open_study(), Slow(tmp_path, seconds=0.02), 14, at_once=2)
+        pids = {int(path.stem) for path in tmp_path.glob("*.pid")}
+        assert len(pids) == 2
+        assert os.getpid() not in pids
+        pruned = [trial for trial in told if trial.state == "pruned"]
+        assert pruned
+        assert all(len(trial.history) < objectives.EPOCHS for trial in pruned)
+
+    def test_a_killed_worker_fails_its_trial_and_the_search_goes_on(self, open_study, tmp_path):
+        told = search(open_study(), FailOnce(tmp_path), 4, at_once=2)
+        (failed,) = [trial for trial in told if trial.state == "failed"]
+        assert "its worker process died" in failed.reason
+        assert len(failed.history) == 1
+        assert sum(trial.state != "failed" for trial in told) == 4

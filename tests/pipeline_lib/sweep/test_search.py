@@ -1,9 +1,8 @@
 """The sweep stage, from feature files to its results, with real trainings."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,20 +10,14 @@ import pytest
 
 from pipeline_lib.params import SweepParams, TrainParams
 from pipeline_lib.streams.feature_files import FeatureWriter
-from pipeline_lib.sweep.search import search
+from pipeline_lib.sweep.search import _plan, search
 from pipeline_lib.train import train_model
 from tests.pipeline_lib.conftest import ATTRIBUTES, CHANNELS, FRAMES, GRID, draw_features
-from tests.pipeline_lib.sweep.test_resume import REPOSITORY
 
-pytestmark = pytest.mark.usefixtures("single_thread")
+pytestmark = [pytest.mark.usefixtures("single_thread"), pytest.mark.integration]
 
 TRAIN = TrainParams(epochs=3, learning_rate=3e-3, alstm_units=16, conv_alstm_units=8, device="cpu")
 SWEEP = SweepParams(trials=3, units=(8, 16), workers=1)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread_each(monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0})
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +53,7 @@ def test_searches_without_the_test_part_and_leaves_what_can_be_run(tmp_path, fea
     assert json.loads((tmp_path / "history.json").read_text()) == [
         {name: value for name, value in row.items() if name != "seconds"} for row in chosen.history
     ]
-    assert sorted(path.name for path in (tmp_path / "study").iterdir()) == ["study.db"]
+    assert sorted(path.name for path in (tmp_path / "study").iterdir()) == ["study.journal"]
 
 
 @pytest.mark.slow
@@ -82,31 +75,6 @@ def test_two_workers_and_another_model(tmp_path, feature_store):
     assert searched <= set(pd.read_csv(directory / "trials.csv").columns)
 
 
-def test_other_parameters_or_clips_begin_a_study_of_their_own(tmp_path, feature_store, monkeypatch):
-    names = []
-    monkeypatch.setattr("pipeline_lib.sweep.search.Study", lambda folder, name, *_, **__: names.append(name) or exit_early())
-    fewer = replace(feature_store, clips=feature_store.clips.drop(index=0))
-    relabelled = replace(feature_store, clips=feature_store.clips.assign(video="other"))
-    base = TRAIN.of("alstm")
-    for store, params, default in (
-        (feature_store, SWEEP, base),
-        (feature_store, SWEEP.model_copy(update={"trials": 99, "workers": 3, "enabled": True}), base),
-        (relabelled, SWEEP, base),
-        (fewer, SWEEP, base),
-        (feature_store, SWEEP.model_copy(update={"dropout": (0.0, 0.1)}), base),
-        (feature_store, SWEEP, base.model_copy(update={"patience": 9})),
-        (feature_store, SWEEP, TRAIN.of("conv_alstm")),
-    ):
-        with pytest.raises(StopIteration):
-            sweep(store, tmp_path, params, default)
-    assert names[0] == names[1] == names[2]
-    assert len(set(names)) == 5
-
-
-def exit_early():
-    raise StopIteration
-
-
 @pytest.mark.slow
 def test_what_keeps_the_default_from_training_is_told(tmp_path, feature_store):
     clips = feature_store.clips
@@ -115,22 +83,27 @@ def test_what_keeps_the_default_from_training_is_told(tmp_path, feature_store):
         sweep(replace(feature_store, clips=clips), tmp_path)
 
 
-@pytest.mark.slow
-def test_nothing_reaches_the_terminal(tmp_path, feature_store):
-    feature_store.clips.to_parquet(tmp_path / "clips.parquet")
-    program = f"""
-import pandas as pd
-from pathlib import Path
-from pipeline_lib.sweep.search import search
-from tests.pipeline_lib.sweep.test_search import SWEEP, TRAIN
-if __name__ == "__main__":
-    folder = Path({str(tmp_path)!r})
-    params = SWEEP.model_copy(update={{"workers": 2}})
-    files = [Path(name) for name in {[str(path) for path in feature_store.files]!r}]
-    counts = search(pd.read_parquet(folder / "clips.parquet"), files, folder, folder / "study", params, TRAIN.of("alstm"))
-    assert counts["trials"] == 3
-"""
-    (tmp_path / "program.py").write_text(program)
-    command = [sys.executable, str(tmp_path / "program.py")]
-    done = subprocess.run(command, cwd=REPOSITORY, env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+@pytest.mark.parametrize(
+    ("device", "workers", "cores", "gpus", "at_once"),
+    [
+        ("cpu", None, 4, 0, 4),
+        ("cpu", None, 64, 0, 8),
+        ("cpu", 1, 4, 0, 1),
+        ("cpu", 3, 2, 0, 3),
+        ("cpu", None, 1, 0, 1),
+        ("auto", None, 16, 1, 4),
+        ("auto", None, 16, 8, 8),
+        ("auto", 2, 16, 1, 2),
+        ("auto", 1, 16, 8, 1),
+    ],
+)
+def test_as_many_trials_run_at_once_as_there_is_room_for(monkeypatch, device, workers, cores, gpus, at_once):
+    for module in ("compute.planning", "sweep.search"):
+        monkeypatch.setattr(f"pipeline_lib.{module}.num_cores", lambda: cores)
+        monkeypatch.setattr(f"pipeline_lib.{module}.num_gpus", lambda: gpus)
+    monkeypatch.setattr("pipeline_lib.compute.planning.smallest_gpu_bytes", lambda: 80 * 1024**3)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=512 * 1024**3))
+    base = TRAIN.model_copy(update={"device": device}).of("alstm")
+    needs, number = _plan([], SweepParams(workers=workers), base)
+    assert number == at_once
+    assert number * needs.gpus <= gpus if gpus else number * needs.cpus <= cores or number == 1

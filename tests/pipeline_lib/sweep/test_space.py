@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from pipeline_lib.params import MODELS, ModelParams, SweepParams, TrainParams
-from pipeline_lib.sweep.space import Range, make_space
+from pipeline_lib.sweep.space import make_space
 
 COMMON = {"learning_rate", "dropout", "weight_decay"}
 SEARCHED = {
@@ -21,7 +21,7 @@ SEARCHED = {
 def draw(space, num=60):
     """Return hyper-parameters drawn at random."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    return [space.suggest(study.ask()) for _ in range(num)]
+    return [space.resolve(study.ask(space.distributions).params) for _ in range(num)]
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def _quiet():
 def test_only_what_the_model_has_is_searched(model):
     base = TrainParams().of(model)
     space = make_space(SweepParams(), base)
-    assert set(space.names) == SEARCHED[model]
+    assert set(space.distributions) == SEARCHED[model]
     drawn = draw(space)
     for name in ModelParams.model_fields:
         values = {getattr(params, name) for params in drawn}
@@ -74,23 +74,22 @@ def test_a_fifth_of_a_penaltys_range_is_none():
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-3, 0.05, 10.0])
-def test_values_survive_optuna(value):
-    penalty = Range("attention_penalty", 1e-3, 10.0, log=True, or_none=True)
-    assert penalty.contains(value)
-    assert penalty.decode(penalty.encode(value)) == value
+def test_the_defaults_values_survive_optuna(value):
+    space = make_space(SweepParams(), TrainParams(attention_penalty=value).of("alstm"))
+    assert space.resolve(draw_point(space) | space.default_point).attention_penalty == value
+
+
+def draw_point(space):
+    return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask(space.distributions).params
 
 
 def test_values_have_as_many_digits_as_a_parameter_file_shows():
-    assert Range("learning_rate", 1e-4, 1e-2, log=True).decode(0.00123456) == 0.00123
+    space = make_space(SweepParams(), TrainParams().of("alstm"))
+    assert space.resolve(draw_point(space) | {"learning_rate": 0.00123456}).learning_rate == 0.00123
 
 
-def test_a_default_outside_of_what_is_searched_is_itself_all_the_same():
+def test_a_default_outside_of_what_is_searched_is_not_among_optunas_values():
     base = TrainParams(dropout=0.9, overrides={"alstm": {"units": 17, "learning_rate": 1.23456e-3}}).of("alstm")
     space = make_space(SweepParams(units=(8, 16)), base)
-    assert {"dropout", "units"}.isdisjoint(space.default_point)
-    study = optuna.create_study()
-    study.enqueue_trial(space.default_point)
-    trial = study.ask()
-    assert space.suggest_default(trial) == base
-    assert trial.params == space.default_point
+    assert set(space.distributions) - set(space.default_point) == {"dropout", "units"}
     assert space.searched(base)["units"] == 17

@@ -10,13 +10,13 @@ def row(accuracy, loss, epoch=1):
 
 
 def trial(number, accuracy, loss, state="complete"):
-    return Trial(number, state, {}, accuracy, (row(accuracy, loss),), 1.0)
+    return Trial(number, state, {}, accuracy, (row(accuracy, loss),))
 
 
 def test_the_kept_epoch_is_the_first_with_the_lowest_loss_not_the_most_accurate():
     history = [row(0.2, 0.9, 1), row(0.5, 0.7, 2), row(0.6, 0.7, 3), row(0.9, 0.8, 4)]
     assert kept_epoch(history)["epoch"] == 2
-    assert Trial(0, "pruned", {}, 0.5, tuple(history), 1.0).kept == history[1]
+    assert Trial(0, "pruned", {}, 0.5, tuple(history)).kept == history[1]
 
 
 def test_accuracy_decides_then_loss_then_who_was_first():

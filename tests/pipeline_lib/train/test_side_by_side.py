@@ -31,6 +31,8 @@ from pipeline_lib.training import batches
 from pipeline_lib.training.batches import Batch, ClipLoader
 from pipeline_lib.training.inference import infer
 
+pytestmark = pytest.mark.integration
+
 FRAMES, GRID, CHANNELS = 12, 4, 96
 CLASSES = ("jump", "sit", "wave")
 PARAMS = TrainParams(epochs=4, batch_size=16, alstm_units=96, conv_alstm_units=24, dropout=0.5, attention_penalty=0.1)

@@ -14,7 +14,7 @@ from pipeline_lib.train.trainer import Trainer, make_optimizer
 from pipeline_lib.training.batches import ClipLoader
 from pipeline_lib.training.checkpoints import load_checkpoint
 
-pytestmark = pytest.mark.usefixtures("single_thread")
+pytestmark = [pytest.mark.usefixtures("single_thread"), pytest.mark.integration]
 
 PARAMS = TrainParams(
     epochs=4, batch_size=16, learning_rate=3e-3, alstm_units=16, conv_alstm_units=8, device="cpu", attention_penalty=0.1

@@ -77,6 +77,7 @@ def test_what_is_no_checkpoint_is_one_clear_line(tmp_path, bad):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.integration
 def test_logging_a_models_parts_takes_no_more_than_its_checkpoint_does() -> None:
     """A rerun, which loads nothing else, takes seconds less for it: torchvision alone is two."""
     others = ("torchvision", "h5py", "pandas", "scipy", "sklearn", "psutil", "av", "ffmpeg", "prefect")

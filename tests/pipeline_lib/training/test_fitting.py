@@ -91,6 +91,7 @@ def test_a_broken_fit_ends_with_the_same_bits(tmp_path, unbroken, epoch):
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.integration
 def test_killed_while_writing_its_state(tmp_path, unbroken):
     script = textwrap.dedent("""
         import os, signal, sys

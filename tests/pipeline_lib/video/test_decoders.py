@@ -17,6 +17,8 @@ from pipeline_lib.video.ffmpeg import VideoError, ffmpeg_path
 from pipeline_lib.video.reading import read_frames
 from pipeline_lib.video.writing import VideoWriter
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(autouse=True)
 def _no_process_before_or_after() -> Iterator[None]:
