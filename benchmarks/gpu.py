@@ -24,7 +24,6 @@ import av
 import numpy as np
 import pandas as pd
 import torch
-from tasks.placing import run_at
 from torchvision.models import VGG16_Weights, vgg16
 
 from benchmarks.extraction import FPS

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.plan import TrainingRun, with_overrides
+from flows.plan import TrainingRun, first_of_each_name, with_overrides
 from flows.records import Record
 from flows.state import RunState
 from pipeline_lib.addresses import redact_all
