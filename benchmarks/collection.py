@@ -11,7 +11,7 @@ import numpy as np
 from demo.actions import ACTIONS
 from demo.encoding import AviWriter
 from demo.films import HEIGHT, WIDTH, Film, random_source
-from pipeline_lib.artifacts.tables import SourceVideo
+from pipeline_lib.artifacts.tables import CollectionVideo
 from pipeline_lib.params import SubsampleParams
 from pipeline_lib.subsample import subsample_shard
 
@@ -40,7 +40,7 @@ def make_shards(directory: Path) -> Shards:
         (directory / "source" / action).mkdir(parents=True, exist_ok=True)
         film = Film(np.random.default_rng([0, number]), source, action, SOURCE_FPS, num_frames)
         _shoot(directory / "source" / video, film)
-        videos.append(SourceVideo(video, action))
+        videos.append(CollectionVideo(video, action))
     shards = Shards(directory / "warm-up", directory / "short", directory / "long")
     for shard, shard_videos in (
         (shards.warm_up, videos[:1]),

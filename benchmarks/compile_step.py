@@ -144,7 +144,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def random_batch() -> Batch:
-    """Return a batch on the device, as `ClipSource` hands it over."""
+    """Return a batch on the device, as `ClipLoader` hands it over."""
     size = PARAMS.batch_size
     features_BTKKD = torch.rand(size, FRAMES, GRID, GRID, CHANNELS, device=DEVICE).mul_(5).half()
     return Batch(features_BTKKD, torch.full((size,), FRAMES, device=DEVICE), torch.arange(size, device=DEVICE) % CLASSES)

@@ -42,7 +42,7 @@ from pipeline_lib.params import ChunkParams, FeaturesParams, ModelName, TrainPar
 from pipeline_lib.train import train_model
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer
-from pipeline_lib.training.batches import Batch, ClipSource
+from pipeline_lib.training.batches import Batch, ClipLoader
 
 PARAMS = FeaturesParams(backbone="vgg16", weights="random", image_size=224, device="cuda")
 ARTICLE = Path(__file__).parents[1] / "params" / "hmdb51.yaml"
@@ -168,7 +168,7 @@ def measure_streaming(feature_files: list[Path]) -> None:
         for model, in_memory in itertools.product(PLAIN_MODELS, (True, False)):
             params = article.of(model)
             with reproducible(0, deterministic=True), own_stream(device):
-                source = ClipSource(reader, clips, ["any"], device, in_memory=in_memory)
+                source = ClipLoader(reader, clips, ["any"], device, in_memory=in_memory)
                 network = build_model(params, channels=channels, grid=grid, num_classes=51).to(device)
                 with closing(Trainer(network, device, params, source, source)) as trainer:
                     generator = torch.Generator().manual_seed(0)

@@ -28,7 +28,7 @@ from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import ModelName, ModelParams, Params, load_params
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer, count_correct
-from pipeline_lib.training.batches import ClipSource
+from pipeline_lib.training.batches import ClipLoader
 
 DEMO = Path(__file__).parents[1] / "params" / "demo.yaml"
 PLAIN_MODELS: dict[ModelName, Callable[..., nn.Module]] = {"alstm": PlainALSTM, "conv_alstm": PlainConvALSTM}
@@ -99,7 +99,7 @@ class OurTraining:
     def __init__(self, file: Path, clips: pd.DataFrame, params: ModelParams) -> None:
         classes = sorted(clips["class_name"].unique())
         with FeatureReader([file]) as reader:
-            source = ClipSource(reader, clips, classes, CPU, in_memory=True)
+            source = ClipLoader(reader, clips, classes, CPU, in_memory=True)
             _, _, grid, _, channels = reader.shape
         network = build_model(params, channels=channels, grid=grid, num_classes=len(classes))
         self._params, self._trainer = params, Trainer(network, CPU, params, source, source)
@@ -118,7 +118,7 @@ class UsualTraining:
     def __init__(self, file: Path, clips: pd.DataFrame, params: ModelParams) -> None:
         classes = sorted(clips["class_name"].unique())
         with FeatureReader([file]) as reader:
-            source = ClipSource(reader, clips, classes, CPU, in_memory=True)
+            source = ClipLoader(reader, clips, classes, CPU, in_memory=True)
         self._whole, self._params = next(source.batches(len(source))), params
         self._features_NTKKD = self._whole.features_BTKKD.float()
         _, frames, grid, _, channels = self._features_NTKKD.shape

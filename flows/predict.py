@@ -20,7 +20,7 @@ from pipeline_lib.addresses import redact
 from pipeline_lib.errors import UserError
 from pipeline_lib.predict.heatmap import draw_heatmap
 from pipeline_lib.predict.results import ResultFiles, describe
-from pipeline_lib.predict.videos import AskedVideo, find_videos
+from pipeline_lib.predict.videos import RequestedVideo, find_videos
 from pipeline_lib.video.ffmpeg import VideoError
 from tasks.mlflow.loading import Opened, open_predictor
 
@@ -72,7 +72,7 @@ class _Job:
     taken: set[str] = field(default_factory=set)
     """Names of heatmap videos written so far."""
 
-    def run(self, video: AskedVideo, files: ResultFiles, place: str) -> None:
+    def run(self, video: RequestedVideo, files: ResultFiles, place: str) -> None:
         """Predict one video and add its row or its error; `place` is shown beside the progress bar."""
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".work-") as scratch:
             try:
@@ -80,7 +80,7 @@ class _Job:
             except VideoError as error:
                 files.add({"video": video.shown, "error": error.reason})
 
-    def _predict(self, video: AskedVideo, files: ResultFiles, place: str, scratch: Path) -> None:
+    def _predict(self, video: RequestedVideo, files: ResultFiles, place: str, scratch: Path) -> None:
         path = video.fetch(scratch, lambda done, total: self.step(f"{place}: download {video.stem}", done, total))
         self.step(f"{place}: decode {video.stem}", 0, None)
         subsampled = scratch / "subsampled.mp4"

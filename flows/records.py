@@ -152,7 +152,7 @@ class Record:
         self._backbones |= registry.log_bundles(self.parent_run_id, [candidate], known=self._backbones)
 
     def _candidate(self, child_run_id: str, training: TrainingRun, ref: Ref) -> registry.Candidate:
-        from pipeline_lib.predict.origin import bundle_of_training
+        from pipeline_lib.predict.provenance import bundle_of_training
 
         trained = self.context.store.load("train", ref.key)
         assert trained, "this run's train artifacts exist"

@@ -1,4 +1,4 @@
-"""Addresses of files, and how they may be shown: without passwords and signatures."""
+"""Addresses of files, and functions to show them without passwords and signatures."""
 
 from __future__ import annotations
 
@@ -15,34 +15,31 @@ SIGNING = re.compile(
     r"|se|sp|sr|ss|st|sv|ske|sks|skt|skv|skoid|sktid|sip|spr|srt",
     re.IGNORECASE,
 )
-"""Names in a query that sign an address (Amazon, Google, Azure, CloudFront and the like) rather than say what it is of."""
+"""Query parameters that sign an address (Amazon, Google, Azure, CloudFront and others) and do not identify the file."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a file can be had: an http(s) address or a local path, and what is known of the file there."""
+    """An http(s) address or local path of a file, with its expected properties."""
 
     url: str
-    """May carry `user:password@`, for HTTP's basic authentication."""
+    """May contain `user:password@` for HTTP basic authentication."""
     sha256: str | None = None
     size_bytes: int | None = None
     kind: str = "an archive"
-    """What is expected there, for messages."""
+    """Expected kind of file, for messages."""
 
     @property
     def is_remote(self) -> bool:
-        """Whether the file must be transferred, rather than used where it lies."""
+        """Whether the file must be downloaded."""
         return "://" in self.url
 
 
 def redact(address: str) -> str:
-    """Return the address with its user information and its query's values replaced by `***`; a path comes back as it is.
-
-    A password stands before the `@`; signed addresses carry their signature in the query.
-    """
+    """Return the address with its user information and the values of its query replaced by `***`; paths are unchanged."""
     try:
         parts = urlsplit(address)
-    except ValueError:  # such as an unclosed bracket: it cannot be opened, but may hold a password all the same
+    except ValueError:  # for example an unclosed bracket; the address may still contain a password
         return re.sub(r"(?<=://).*@", f"{HIDDEN}@", address)
     if not parts.netloc:
         return address
@@ -52,21 +49,21 @@ def redact(address: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """Return a text, such as an error's message, with every address in it redacted."""
+    """Return a text, such as an error message, with all addresses redacted."""
     return ADDRESS.sub(lambda match: redact(match[0]), text)
 
 
 def identity(address: str) -> str:
-    """Return what tells an address from others: the redacted address, and a digest of its query without what signs it.
+    """Return the redacted address with a digest of its query without signing parameters.
 
-    Addresses of one file that are signed anew have the same identity.
+    Differently signed addresses of one file have the same identity.
     """
     query = [pair for pair in parse_qsl(urlsplit(address).query, keep_blank_values=True) if not SIGNING.fullmatch(pair[0])]
     return f"{redact(address)} {hashlib.sha256(repr(query).encode()).hexdigest()[:16]}" if query else redact(address)
 
 
 def redact_all(values: Any) -> Any:
-    """Return nested JSON values with every address in them redacted."""
+    """Return nested JSON values with all addresses redacted."""
     if isinstance(values, dict):
         return {key: redact_all(value) for key, value in values.items()}
     if isinstance(values, list | tuple):

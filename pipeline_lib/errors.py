@@ -1,15 +1,15 @@
-"""The one exception for what a user can mend."""
+"""Exceptions for mistakes that a user can fix."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: its message is one line that says what is wrong, where, and how to mend it.
+    """A mistake that the user can fix. The message is one line that says what is wrong, where, and how to fix it.
 
-    Commands print that line alone. Any other exception is a bug and shows its traceback. It is a `ValueError` so that
-    pydantic's validators may raise it.
+    Commands print only that line. Any other exception is a bug and shows its traceback. It is a `ValueError`, so that
+    pydantic's validators can raise it.
     """
 
 
 class UnusableError(UserError):
-    """What an address gave is not what was asked for; another address may give it."""
+    """The content of an address is not usable; another address may have the right one."""

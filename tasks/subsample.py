@@ -13,7 +13,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from pipeline_lib.artifacts import Recipe
-from pipeline_lib.artifacts.tables import SourceVideo
+from pipeline_lib.artifacts.tables import CollectionVideo
 from pipeline_lib.compute.engine import run_at
 from pipeline_lib.params import SubsampleParams
 from pipeline_lib.subsample import subsample_shard
@@ -23,7 +23,7 @@ from tasks.stage import Context, Ref, stage
 VERSION = "subsample-3"
 
 
-def recipe(context: Context, shard: str, videos: Sequence[SourceVideo], root: Path, params: SubsampleParams) -> Recipe:
+def recipe(context: Context, shard: str, videos: Sequence[CollectionVideo], root: Path, params: SubsampleParams) -> Recipe:
     """Return what a shard depends on: its videos' bytes and the parameters, not paths or other shards."""
     values = params.recipe()
     values.pop("shard_videos")
@@ -32,7 +32,7 @@ def recipe(context: Context, shard: str, videos: Sequence[SourceVideo], root: Pa
 
 @stage(recipe, task_run_name="subsample {shard}")
 def subsample(
-    directory: Path, context: Context, shard: str, videos: Sequence[SourceVideo], root: Path, params: SubsampleParams
+    directory: Path, context: Context, shard: str, videos: Sequence[CollectionVideo], root: Path, params: SubsampleParams
 ) -> Mapping[str, Any]:
     """Resample the shard's videos under `root` to `params.fps`."""
     _load_features_stage()

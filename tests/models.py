@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.params import TrainParams
-from pipeline_lib.predict.bundle import ModelBundle, Preparation
+from pipeline_lib.predict.bundle import InputSpec, ModelBundle
 from pipeline_lib.predict.predictor import Predictor
 from pipeline_lib.training.checkpoints import Metadata, save_checkpoint
 from pipeline_lib.video.writing import VideoWriter
@@ -56,8 +56,8 @@ def make_bundle(
             torch.nn.init.normal_(weight, std=0.3)  # as they begin, all frames would look alike
     save_checkpoint(folder / "checkpoint.safetensors", network, metadata)
     save_file(backbone.extractor.state_dict(), folder / "backbone.safetensors")
-    preparation = Preparation(name=name, fps=FPS, crf=16, frames=frames)
-    return ModelBundle(preparation, folder / "checkpoint.safetensors", folder / "backbone.safetensors")
+    input_spec = InputSpec(name=name, fps=FPS, crf=16, frames=frames)
+    return ModelBundle(input_spec, folder / "checkpoint.safetensors", folder / "backbone.safetensors")
 
 
 def make_opened(folder: Path, names: Sequence[str] = ("alstm", "conv_alstm", "mean_pool")) -> Opened:

@@ -1,4 +1,4 @@
-"""The artifact store: finished, checked, content-addressed folders, and the names and tables of what is in them."""
+"""The artifact store, file names and tables of artifacts, and the workspace lock."""
 
 from pipeline_lib.artifacts.store import (
     Artifact,

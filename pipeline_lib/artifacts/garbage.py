@@ -1,7 +1,7 @@
-"""Which artifacts no run needs any more, by when they were last of use.
+"""Garbage collection: find and delete artifacts by the time of their last use.
 
-An artifact is of use when it is made, when a run makes or finds it, and as long as something made from it is. The newest runs'
-artifacts are always kept.
+An artifact is used when it is made and when a run makes or finds it, or an artifact made from it. The artifacts of the newest
+runs are always kept.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import NamedTuple
 from pipeline_lib.artifacts.store import Artifact, RunRecord, Store, find_drafts, timestamp
 from pipeline_lib.stages import STAGES
 
-Place = tuple[str, str]
+ArtifactId = tuple[str, str]
 """Stage and key."""
 
 
 class Use(NamedTuple):
-    """Whether one of the newest runs needs an artifact, and when it was last of use; the greater, the more it is worth."""
+    """Last use of an artifact, ordered by importance: whether one of the newest runs needs it, then the time."""
 
     needed: bool
     time: str
@@ -28,59 +28,59 @@ class Use(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """What may stay."""
+    """Limits on the artifacts to keep."""
 
     since: str | None
-    """Artifacts last of use before this timestamp go."""
+    """Delete artifacts last used before this timestamp."""
     max_bytes: float | None
-    """What was of use longest ago goes until all artifacts together take no more than this."""
+    """Delete the least recently used artifacts until the rest take at most this much."""
     keep_runs: int
-    """So many of the newest runs keep their artifacts in any case."""
+    """Keep the artifacts of this many of the newest runs in any case."""
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """What can go."""
+    """Files and folders to delete, and the artifacts to keep."""
 
     artifacts: list[Artifact]
     kept: list[Artifact]
     partial: list[Path]
-    """Unfinished work that nobody has gone on with."""
+    """Abandoned unfinished work."""
     results: list[Path]
-    """Prefect's records of artifacts that are gone."""
+    """Prefect's records of deleted artifacts."""
     drafts: list[Path]
     runs: list[Path]
-    """Records of runs of which nothing is kept."""
+    """Records of runs without any artifact left."""
 
     @property
     def num_bytes(self) -> int:
-        """The room it takes."""
+        """Size of everything to delete."""
         folders = sum(map(folder_bytes, (*self.partial, *self.drafts)))
         return folders + sum(artifact.num_bytes for artifact in self.artifacts)
 
 
 def find_garbage(store: Store, limits: Limits) -> Garbage:
-    """Return what no kept run needs; changes nothing.
+    """Return what to delete under the limits, without deleting it.
 
     Raises:
         UserError: the record of a run cannot be read.
     """
-    artifacts = {_place(artifact): artifact for artifact in store.artifacts()}
+    artifacts = {_id(artifact): artifact for artifact in store.artifacts()}
     runs = store.runs()
     chosen = _choose(artifacts, _uses(artifacts, runs.values(), limits.keep_runs), limits)
-    places = artifacts.keys() - set(chosen)
+    kept = artifacts.keys() - set(chosen)
     return Garbage(
-        artifacts=[artifacts[place] for place in chosen],
-        kept=[artifacts[place] for place in sorted(places)],
+        artifacts=[artifacts[one] for one in chosen],
+        kept=[artifacts[one] for one in sorted(kept)],
         partial=[folder for folder in _partial_folders(store) if limits.since and _last_change(folder) < limits.since],
-        results=[path for path in _results(store) if _place_of_result(path) not in places],
+        results=[path for path in _results(store) if _id_of_result(path) not in kept],
         drafts=find_drafts(store.workspace),
-        runs=[path for path, run in runs.items() if not places.intersection(run.artifacts)],
+        runs=[path for path, run in runs.items() if not kept.intersection(run.artifacts)],
     )
 
 
 def remove_garbage(store: Store, garbage: Garbage) -> None:
-    """Delete what `find_garbage` found; call only while holding the workspace since then."""
+    """Delete what `find_garbage` found; the caller must have held the workspace since before that call."""
     store.remove_drafts()
     for artifact in garbage.artifacts:
         store.remove(artifact)
@@ -95,44 +95,44 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 
-def _place(artifact: Artifact) -> Place:
+def _id(artifact: Artifact) -> ArtifactId:
     return artifact.manifest.stage, artifact.key
 
 
-def _uses(artifacts: Mapping[Place, Artifact], runs: Iterable[RunRecord], keep_runs: int) -> dict[Place, Use]:
-    uses = {place: Use(False, artifact.manifest.created) for place, artifact in artifacts.items()}
+def _uses(artifacts: Mapping[ArtifactId, Artifact], runs: Iterable[RunRecord], keep_runs: int) -> dict[ArtifactId, Use]:
+    uses = {one: Use(False, artifact.manifest.created) for one, artifact in artifacts.items()}
     for number, run in enumerate(sorted(runs, key=lambda run: run.time, reverse=True)):
-        for place in uses.keys() & set(run.artifacts):
-            uses[place] = max(uses[place], Use(number < keep_runs, run.time))
+        for one in uses.keys() & set(run.artifacts):
+            uses[one] = max(uses[one], Use(number < keep_runs, run.time))
     _extend_to_inputs(artifacts, uses)
     return uses
 
 
-def _extend_to_inputs(artifacts: Mapping[Place, Artifact], uses: dict[Place, Use]) -> None:
-    """Let an artifact be of use as long as what was made from it; of those with the same content, the newest."""
+def _extend_to_inputs(artifacts: Mapping[ArtifactId, Artifact], uses: dict[ArtifactId, Use]) -> None:
+    """Extend each artifact's use to its inputs; of several artifacts with the same content, to the newest."""
     newest_last = sorted(artifacts.items(), key=lambda item: item[1].manifest.created)
-    by_content = {artifact.content_key: place for place, artifact in newest_last}
-    waiting = sorted(artifacts, key=lambda place: uses[place])
-    while waiting:
-        place = waiting.pop()
-        for content_key in artifacts[place].manifest.inputs.values():
+    by_content = {artifact.content_key: one for one, artifact in newest_last}
+    pending = sorted(artifacts, key=lambda one: uses[one])
+    while pending:
+        one = pending.pop()
+        for content_key in artifacts[one].manifest.inputs.values():
             made_from = by_content.get(content_key)
-            if made_from and uses[made_from] < uses[place]:
-                uses[made_from] = uses[place]
-                waiting.append(made_from)
+            if made_from and uses[made_from] < uses[one]:
+                uses[made_from] = uses[one]
+                pending.append(made_from)
 
 
-def _choose(artifacts: Mapping[Place, Artifact], uses: Mapping[Place, Use], limits: Limits) -> list[Place]:
-    """Return what goes: what was of use longest ago first, and of one run's artifacts the largest first."""
+def _choose(artifacts: Mapping[ArtifactId, Artifact], uses: Mapping[ArtifactId, Use], limits: Limits) -> list[ArtifactId]:
+    """Return the artifacts to delete, least recently used first and among those of one run the largest first."""
     total_bytes = sum(artifact.num_bytes for artifact in artifacts.values())
     chosen = []
-    for place in sorted(artifacts, key=lambda place: (uses[place], -artifacts[place].num_bytes)):
-        needed, time = uses[place]
-        too_old = limits.since is not None and time < limits.since
-        too_much = limits.max_bytes is not None and total_bytes > limits.max_bytes
-        if not needed and (too_old or too_much):
-            chosen.append(place)
-            total_bytes -= artifacts[place].num_bytes
+    for one in sorted(artifacts, key=lambda one: (uses[one], -artifacts[one].num_bytes)):
+        needed, time = uses[one]
+        is_too_old = limits.since is not None and time < limits.since
+        is_too_much = limits.max_bytes is not None and total_bytes > limits.max_bytes
+        if not needed and (is_too_old or is_too_much):
+            chosen.append(one)
+            total_bytes -= artifacts[one].num_bytes
     return chosen
 
 
@@ -148,6 +148,6 @@ def _results(store: Store) -> Iterator[Path]:
     return (path for path in store.results.glob("*-*") if path.name.partition("-")[0] in STAGES)
 
 
-def _place_of_result(path: Path) -> Place:
+def _id_of_result(path: Path) -> ArtifactId:
     stage, _, key = path.name.partition("-")
     return stage, key

@@ -1,28 +1,28 @@
-"""Names of the files inside artifacts that two stages share, each written once."""
+"""Names of the files in artifacts that more than one stage uses."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 COLLECTION = "collection.parquet"
-"""fetch: a row a video."""
+"""fetch: one row per video."""
 BOXES = "boxes.csv"
 GROUPS = "groups.csv"
 VIDEOS = "videos.parquet"
-"""A row a video: of a subsample shard, of the chunk stage, of an evaluation, of the controls."""
+"""subsample, chunk, evaluate and its controls: one row per video."""
 CLIPS = "clips.parquet"
-"""chunk: a row a clip."""
+"""chunk: one row per clip."""
 BACKBONE = "backbone.safetensors"
-"""finetune: the tuned weights; also beside each registered model."""
+"""finetune: the tuned weights; also part of a model bundle."""
 FEATURES = "features.h5"
 BEST_TRIAL = "best.json"
 IMPORTANCE = "importance.json"
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.json"
-"""train and finetune: a row an epoch."""
+"""train and finetune: one row per epoch."""
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.parquet"
-"""evaluate: a row a clip."""
+"""evaluate: one row per clip."""
 ATTENTION = "attention.h5"
 PER_CLASS = "per_class.csv"
 MAPS = "maps.json"
@@ -35,5 +35,5 @@ BEST_PARAMS = "best.yaml"
 
 
 def subsampled_path(shard: Path, video: str) -> Path:
-    """Return where a subsample shard keeps a video."""
+    """Return the path of a video in a subsample shard."""
     return shard / "videos" / f"{video}.mp4"

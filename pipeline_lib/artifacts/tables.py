@@ -1,4 +1,4 @@
-"""The tables that stages hand on, read back from their artifacts."""
+"""Read tables from the artifacts of stages."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from pipeline_lib.artifacts import layout
 
 
 @dataclass(frozen=True)
-class SourceVideo:
+class CollectionVideo:
     """A video of the collection."""
 
     video: str
-    """`<class>/<file name>`, its name throughout the pipeline."""
+    """`<class>/<file name>`, the video's id in all stages."""
     class_name: str
     sha256: str | None = None
 
 
-def read_shards(collection: Path, shard_videos: int) -> dict[str, list[SourceVideo]]:
-    """Deal a fetch artifact's videos to shards: by class, and within a class by name, at most `shard_videos` to a shard."""
+def read_shards(collection: Path, shard_videos: int) -> dict[str, list[CollectionVideo]]:
+    """Divide a fetch artifact's videos into shards by class and name, with at most `shard_videos` each."""
     table = pd.read_parquet(collection / layout.COLLECTION).sort_values("video")
     shards = {}
     for class_name, rows in table.groupby("class_name"):
         columns = zip(rows["video"], rows["sha256"], strict=True)
-        videos = [SourceVideo(video, str(class_name), sha256) for video, sha256 in columns]
+        videos = [CollectionVideo(video, str(class_name), sha256) for video, sha256 in columns]
         for number, first in enumerate(range(0, len(videos), shard_videos)):
             shards[f"{class_name} {number + 1}"] = videos[first : first + shard_videos]
     return shards
 
 
 def read_clips(chunk: Path) -> pd.DataFrame:
-    """Return a chunk artifact's clip table: clip, video, class_name, group, split, first_frame, valid_frames."""
+    """Return a chunk artifact's table of clips: clip, video, class_name, group, split, first_frame, valid_frames."""
     return pd.read_parquet(chunk / layout.CLIPS)
 
 
 def read_videos(shards: Iterable[Path]) -> pd.DataFrame:
-    """Return the videos of subsample shards, quarantined ones included."""
+    """Return the table of videos of subsample shards, including quarantined ones."""
     return pd.concat([pd.read_parquet(shard / layout.VIDEOS) for shard in shards], ignore_index=True)
 
 
 def video_paths(shards: Iterable[Path]) -> dict[str, Path]:
-    """Return where the subsampled file of every decodable video lies."""
+    """Return the path of every subsampled video by its id, without quarantined ones."""
     paths: dict[str, Path] = {}
     for shard in shards:
         videos = pd.read_parquet(shard / layout.VIDEOS, columns=["video", "reason"])

@@ -1,4 +1,4 @@
-"""The workspace: one folder that holds all that runs write, used by one run at a time."""
+"""The workspace: the folder that runs write to, used by one run at a time."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class WorkspaceBusyError(UserError):
 
 @contextmanager
 def hold_workspace(workspace: Path) -> Iterator[None]:
-    """Hold the workspace for one run; the system lets go of it when the process ends, however it ends.
+    """Hold the workspace's lock in the block; the system releases it when the process ends.
 
     Raises:
-        WorkspaceBusyError: naming the process that holds it.
+        WorkspaceBusyError: another process holds the workspace; names it.
     """
     _create(workspace)
     with (workspace / ".lock").open("a+") as file:
@@ -41,7 +41,7 @@ def hold_workspace(workspace: Path) -> Iterator[None]:
 
 
 def is_held(workspace: Path) -> bool:
-    """Return whether a run holds the workspace, without changing anything."""
+    """Return whether a run holds the workspace."""
     try:
         with (workspace / ".lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -53,20 +53,20 @@ def is_held(workspace: Path) -> bool:
 
 
 def workspace_id(workspace: Path) -> str:
-    """Return the id by which the workspace's runs are recognised in Prefect and MLflow, drawn anew for a copy."""
+    """Return the id of the workspace in Prefect and MLflow, creating one if needed; a copy gets a new id."""
     _create(workspace)
     values = {"id": known_id(workspace) or uuid.uuid4().hex[:12], "inode": workspace.stat().st_ino}
     if _read_values(workspace) != values:
-        draft = workspace / f".workspace.{os.getpid()}.json"
-        draft.write_text(json.dumps(values), encoding="utf-8")
-        draft.replace(_values_file(workspace))
+        temporary = workspace / f".workspace.{os.getpid()}.json"
+        temporary.write_text(json.dumps(values), encoding="utf-8")
+        temporary.replace(_values_file(workspace))
     return str(values["id"])
 
 
 def known_id(workspace: Path) -> str | None:
-    """Return the id drawn for the workspace, or None if there is none yet or it was drawn for the folder this one is a copy of.
+    """Return the id of the workspace, or None if it has none or is a copy.
 
-    A folder keeps its inode when it is moved; a copy has another one.
+    A copied folder is recognised by its inode, which moving does not change.
     """
     values = _read_values(workspace)
     if "id" not in values or values.get("inode", inode := workspace.stat().st_ino) != inode:
@@ -90,4 +90,4 @@ def _create(workspace: Path) -> None:
     try:
         workspace.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"workspace: {workspace} cannot be made a folder ({error.strerror}); choose another") from None
+        raise UserError(f"workspace: {workspace} cannot be created as a folder ({error.strerror}); choose another") from None

@@ -1,1 +1,1 @@
-"""Networks that turn a frame into a feature map, and their weights."""
+"""Backbones: networks that compute the feature map of a frame, and their weights."""

@@ -1,4 +1,4 @@
-"""Backbones: image networks cut off at their last feature map, which is what attention looks at.
+"""Build backbones: image classification networks, truncated after their last feature map.
 
 Shape suffixes: N frames, C colour channels (3), H W pixels of a frame or cells of a map, L tokens of a transformer,
 K grid side, D feature channels.
@@ -23,7 +23,7 @@ from pipeline_lib.errors import UserError
 
 
 class Preprocessing(NamedTuple):
-    """How a frame with values 0..1 is normalised: (frame - mean) / std per colour channel (RGB)."""
+    """Mean and standard deviation per colour channel (RGB) to normalise frames with values from 0 to 1."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -31,7 +31,7 @@ class Preprocessing(NamedTuple):
 
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PLUS_MINUS_ONE = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-"""What the Inception networks were trained with; torchvision has them undo ImageNet's normalisation instead."""
+"""Preprocessing of the Inception networks; torchvision converts from ImageNet's inside the network instead."""
 
 LAST_MODULES = {
     "resnet": "layer4",
@@ -45,17 +45,17 @@ LAST_MODULES = {
     "maxvit": "blocks",
     "swin": "permute",
 }
-"""The child module that makes the last feature map, by the beginning of the network's name; else it is `features`."""
+"""Child module with the last feature map, by the prefix of the network's name. The default is `features`."""
 
 FIXED_SIZE = ("vit", "maxvit")
-"""Families whose position embeddings fit one image size."""
+"""Families with position embeddings for a single image size."""
 
 
 class VGGSmall(nn.Module):
-    """A VGG of four blocks for small frames: 112 x 112 pixels become 7 x 7 cells of 128 channels.
+    """A VGG with four blocks for small frames: 112 x 112 pixels give 7 x 7 cells with 128 channels.
 
-    Its last two blocks have two convolutions, so that a cell sees enough of the frame to tell a pose.
-    Pooling comes before normalisation and ReLU, which makes them four times cheaper (ReLU and maximum commute).
+    The last two blocks have two convolutions, so that a cell's receptive field can cover a pose. Pooling precedes normalisation
+    and ReLU to make them cheaper.
     """
 
     BLOCKS = ((16, 1), (32, 1), (64, 2), (128, 2))
@@ -80,7 +80,7 @@ class VGGSmall(nn.Module):
 
 
 class PatchTokens(nn.Module):
-    """A vision transformer whose patch tokens are put back in their places; the class token is left out."""
+    """A vision transformer that returns its patch tokens as a feature map, without the class token."""
 
     def __init__(self, network: VisionTransformer) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class PatchTokens(nn.Module):
         self.encoder = network.encoder
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
-        """Return the encoder's map, one cell a patch."""
+        """Return the feature map of the encoder, one cell per patch."""
         patches_NDHW = self.conv_proj(frames_NCHW)
         patches_NLD = patches_NDHW.flatten(2).transpose(1, 2)
         class_token_N1D = self.class_token.expand(len(patches_NLD), -1, -1)
@@ -98,7 +98,7 @@ class PatchTokens(nn.Module):
 
 
 class Backbone(nn.Module):
-    """A network up to its last feature map, pooled to a grid. Made by `build_backbone`."""
+    """A network up to its last feature map, pooled to a grid. Create it with `build_backbone`."""
 
     def __init__(self, name: str, extractor: nn.Module, *, grid: int, weights_description: str) -> None:
         super().__init__()
@@ -112,23 +112,23 @@ class Backbone(nn.Module):
         self.channels, *_ = self.map_shape(self.fixed_size or 224)
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
-        """Turn normalised frames into features_NKKD (channels last)."""
+        """Return features_NKKD (channels last) of normalised frames."""
         map_NDHW = self.extractor(frames_NCHW)
         if map_NDHW.shape[-2:] != (self.grid, self.grid):
             map_NDHW = nn.functional.adaptive_avg_pool2d(map_NDHW, self.grid)
         return map_NDHW.permute(0, 2, 3, 1)
 
     def map_shape(self, image_size: int) -> tuple[int, int, int]:
-        """Return (D, H, W) of the feature map of a square frame, before it is pooled to the grid; computes nothing.
+        """Return (D, H, W) of the feature map of a square frame before pooling to the grid, traced on the meta device.
 
         Raises:
-            UserError: the network cannot take frames of this size.
+            UserError: the network does not support frames of this size.
         """
         if self.fixed_size not in (None, image_size):
-            raise UserError(f"features.image_size = {image_size}: {self.name} takes {self.fixed_size} only")
-        weightless = copy.deepcopy(self.extractor).to("meta")
+            raise UserError(f"features.image_size = {image_size}: {self.name} supports only {self.fixed_size}")
+        on_meta = copy.deepcopy(self.extractor).to("meta")
         try:
-            map_NDHW = weightless(torch.empty(2, 3, image_size, image_size, device="meta"))
+            map_NDHW = on_meta(torch.empty(2, 3, image_size, image_size, device="meta"))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"features.image_size = {image_size} is too small for {self.name} ({reason})") from None
@@ -140,14 +140,14 @@ def build_backbone(name: str, weights: str, *, grid: int, seed: int, weights_fil
     """Build a torchvision classification network (or `vgg_small`) up to its last feature map, in evaluation mode.
 
     Args:
-        name: network, as `torchvision.models.list_models` spells it.
+        name: name of the network, as in `torchvision.models.list_models`.
         weights: `imagenet` (torchvision's default weights, downloaded), `random` (from `seed`), or a state dict's path.
-        grid: side the feature map is pooled to.
-        seed: of random weights.
-        weights_file: state dict to use whatever `weights` says, such as the finetune stage's.
+        grid: side of the grid that the feature map is pooled to.
+        seed: seed of random weights.
+        weights_file: file with a state dict that replaces `weights`, for example from the finetune stage.
 
     Raises:
-        UserError: unknown network; weights that cannot be had, read or do not fit.
+        UserError: unknown network, or weights that are not available, not readable or do not match the network.
     """
     check_name(name)
     if weights_file is None and weights not in ("imagenet", "random"):
@@ -166,36 +166,36 @@ def build_backbone(name: str, weights: str, *, grid: int, seed: int, weights_fil
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError, with the nearest names, if no backbone is called so."""
+    """Raise UserError, with similar names, if there is no backbone with this name."""
     known = [*list_models(module=torchvision.models), "vgg_small"]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or ["vgg16"]
         raise UserError(
-            f"features.backbone = {name}: no torchvision classification network is called so; near: {', '.join(near)}"
+            f"features.backbone = {name}: torchvision has no classification network with this name; similar: {', '.join(near)}"
         )
 
 
 def cut_off(name: str, network: nn.Module) -> nn.Module:
-    """Return the part of a network that makes its last feature map; names of weights stay as they were."""
+    """Return the network up to its last feature map; weights keep their names."""
     if isinstance(network, VisionTransformer):
         return PatchTokens(network)
     last = next((module for family, module in LAST_MODULES.items() if name.startswith(family)), "features")
-    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    children: OrderedDict[str, nn.Module] = OrderedDict()
     for child_name, child in network.named_children():
         if child_name != "AuxLogits":
-            parts[child_name] = nn.Sequential(*child) if isinstance(child, nn.ModuleList) else child
+            children[child_name] = nn.Sequential(*child) if isinstance(child, nn.ModuleList) else child
         if child_name == last:
             break
     if name.startswith("densenet"):
-        parts["relu"] = nn.ReLU(inplace=True)
-    return nn.Sequential(parts)
+        children["relu"] = nn.ReLU(inplace=True)
+    return nn.Sequential(children)
 
 
 def load_weights(extractor: nn.Module, name: str, path: Path) -> None:
-    """Load a state dict; what it holds beyond the extractor (a classifier) is ignored.
+    """Load a state dict in place; weights that the extractor does not have (a classifier's) are ignored.
 
     Raises:
-        UserError: the file cannot be read, or a weight is missing or of another shape.
+        UserError: the file cannot be read, or a weight is missing or has another shape.
     """
     state = read_state_dict(path)
     wanted = {key: value for key, value in extractor.state_dict().items() if not key.endswith("num_batches_tracked")}
@@ -203,13 +203,13 @@ def load_weights(extractor: nn.Module, name: str, path: Path) -> None:
     if wrong:
         raise UserError(
             f"features.weights: {path} does not fit {name}: {len(wrong)} of {len(wanted)} weights are missing "
-            f"or of another shape ({', '.join(wrong[:3])}, ...); give this network's state dict"
+            f"or have another shape ({', '.join(wrong[:3])}, ...); give this network's state dict"
         )
     extractor.load_state_dict({key: state[key] for key in wanted}, strict=False)
 
 
 def _initialise(name: str, seed: int) -> nn.Module:
-    """Return a network with seeded random weights; the global random state stays as it was, for other threads too."""
+    """Return a network with seeded random weights, without advancing the global random generator."""
     with seeded(seed):
         if name == "vgg_small":
             return VGGSmall()
@@ -229,7 +229,7 @@ def _download(name: str) -> nn.Module:
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"features.weights = imagenet: torchvision could not download the weights of {name} "
-            f"({' '.join(str(error).split())}); without a network set `features.weights: PATH` to a local state dict"
+            f"({' '.join(str(error).split())}); offline, set `features.weights: PATH` to a local state dict"
         ) from None
 
 

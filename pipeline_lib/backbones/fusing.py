@@ -1,7 +1,7 @@
-"""Backbones made faster on a GPU without changing what they compute: fewer passes over the same maps.
+"""Fuse layers of backbones for faster inference on a GPU, with the same results.
 
-Convolution, bias and ReLU become one cuDNN call, and pooling drops the positions of its maxima, which nobody asks for. Together
-they do what `torch.compile` does to a VGG, without its minute of compiling.
+Convolution, bias and ReLU become one cuDNN call, and pooling does not store the positions of maxima. The speed is that of
+`torch.compile`, without its time for compilation.
 """
 
 # N frames, D channels, H W cells of a map
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class ConvReLU(nn.Module):
-    """A convolution and the ReLU after it, in the precision of its weights."""
+    """A convolution with ReLU in one cuDNN call, computed in the precision of its weights."""
 
     weight: Tensor
     bias: Tensor | None
@@ -43,7 +43,7 @@ class ConvReLU(nn.Module):
 
 
 class Halve(nn.Module):
-    """The maximum of each 2 x 2 cells; an odd row or column at the end is left out, as `nn.MaxPool2d(2)` does."""
+    """2 x 2 max pooling with stride 2, equal to `nn.MaxPool2d(2)`."""
 
     def forward(self, maps_NDHW: Tensor) -> Tensor:
         """Return maps of half the height and width, channels last in memory."""
@@ -54,12 +54,12 @@ class Halve(nn.Module):
 
 @functools.cache
 def _halve() -> Callable[[Tensor], Tensor]:
-    """Return the Triton kernel, or what PyTorch has for it where Triton cannot compile; the kernel is twice as fast."""
+    """Return the Triton kernel, or an implementation in PyTorch if Triton cannot compile."""
     try:
         from pipeline_lib.backbones.halving import halve
 
         halve(torch.zeros(1, 8, 2, 2, device="cuda").contiguous(memory_format=torch.channels_last))
-    except Exception as error:  # no Triton, no C compiler, a GPU that it does not know: of many types
+    except Exception as error:  # no Triton, no C compiler, or an unsupported GPU raise errors of many types
         logger.info("pooling without Triton: %s", error)
         return _halve_without_triton
     return halve
@@ -72,7 +72,7 @@ def _halve_without_triton(maps_NDHW: Tensor) -> Tensor:
 
 
 def fuse(network: nn.Module, precision: torch.dtype) -> nn.Module:
-    """Return a copy of a network in evaluation mode that computes the same with fewer passes, on a GPU."""
+    """Return a copy of the network with fused layers, for inference on a GPU."""
     network = copy.deepcopy(network)
     for module in list(network.modules()):
         if isinstance(module, nn.Sequential):

@@ -1,6 +1,6 @@
-"""A Triton kernel for 2 x 2 max pooling; imported only where Triton is, on Linux with a GPU."""
+"""A Triton kernel for 2 x 2 max pooling. Import it only where Triton is installed (Linux with a GPU)."""
 
-# Triton reads the kernels' source, which is not Python to type checkers.
+# Triton compiles the kernels' source, which type checkers do not understand.
 # mypy: ignore-errors
 # ruff: noqa: ANN001, ANN202
 
@@ -21,7 +21,7 @@ def _kernel(maps, pooled, num_pooled, half_width, channels: tl.constexpr, block:
     index = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = index < num_pooled
     channel, cell = index % channels, index // channels
-    row, column = cell // half_width, cell % half_width  # rows of all frames, one after the other
+    row, column = cell // half_width, cell % half_width  # rows are numbered over all frames
     width = 2 * half_width
     corner = maps + (2 * row * width + 2 * column) * channels + channel
     above = _larger(tl.load(corner, mask=inside), tl.load(corner + channels, mask=inside))
@@ -32,11 +32,11 @@ def _kernel(maps, pooled, num_pooled, half_width, channels: tl.constexpr, block:
 
 @triton.jit
 def _larger(one, other):
-    return tl.maximum(one, other, propagate_nan=tl.PropagateNan.ALL)  # what is not finite must be seen at the end
+    return tl.maximum(one, other, propagate_nan=tl.PropagateNan.ALL)  # so that the check for finite features sees nan
 
 
 def halve(maps_NDHW: Tensor) -> Tensor:
-    """Return the maximum of each 2 x 2 cells; height and width are even, the memory is channels last, here and there."""
+    """Return 2 x 2 max pooling; height and width must be even, and input and output are channels last in memory."""
     num_frames, channels, height, width = maps_NDHW.shape
     shape = (num_frames, channels, height // 2, width // 2)
     pooled_NDHW = torch.empty(shape, dtype=maps_NDHW.dtype, device=maps_NDHW.device, memory_format=torch.channels_last)

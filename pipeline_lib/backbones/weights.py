@@ -1,4 +1,4 @@
-"""State dicts of backbones: read from a file, and digested so that equal weights are recognised."""
+"""Read the state dicts of backbones, and compute their digests."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ RENAMED = (
     (re.compile(r"mlp\.linear_1\."), "mlp.0."),
     (re.compile(r"mlp\.linear_2\."), "mlp.3."),
 )
-"""Names of weights in torchvision's older files (DenseNet, vision transformers), and what they are called now."""
+"""Patterns of weight names in older torchvision files (DenseNet, vision transformers), with their current names."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors, .pth or .pt file, running no code from it.
+    """Read a state dict from a .safetensors, .pth or .pt file, without executing code from it.
 
     Raises:
         UserError: no such file, or not a state dict.
@@ -38,14 +38,14 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]
         raise UserError(f"features.weights: {path} is not a state dict (.pth, .pt, .safetensors): {reason}") from None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"features.weights: {path} holds no state dict; save `model.state_dict()` alone")
+        raise UserError(f"features.weights: {path} has no state dict; save only `model.state_dict()`")
     return {_current_name(name): tensor for name, tensor in state.items()}
 
 
 def sha256_of_weights(state: Mapping[str, Tensor]) -> str:
-    """Return one digest over names, types, shapes and values, in the order of the names.
+    """Return the SHA-256 of names, types, shapes and values, in the order of names.
 
-    Counters of batch normalisation are left out: they change nothing, and some files lack them.
+    Batch normalisation's counters are ignored, because they have no effect and some files lack them.
     """
     digest = hashlib.sha256()
     for name in sorted(name for name in state if not name.endswith("num_batches_tracked")):

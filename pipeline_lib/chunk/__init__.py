@@ -1,4 +1,4 @@
-"""Stage 3: videos cut into clips, and clips dealt to train, val and test without leaks."""
+"""The chunk stage: cut videos into clips and assign them to splits without leaks."""
 
 from pipeline_lib.chunk.clips import cut_clips
 from pipeline_lib.chunk.collection import chunk_collection

@@ -1,4 +1,4 @@
-"""Cuts videos into clips of a fixed number of frames, as a table: no pixel is copied."""
+"""Cut videos into clips of a fixed number of frames. The result is a table; no frames are copied."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def cut_clips(videos: pd.DataFrame, params: ChunkParams) -> pd.DataFrame:
 
     Args:
         videos: columns `video`, `class_name` and `num_frames`; videos without frames yield no clip.
-        params: `short` says whether a video shorter than a clip yields one of fewer `valid_frames`, or none; `tail`
-            says the same of the frames after a longer video's last whole clip.
+        params: `short` decides whether a video shorter than a clip yields a clip with fewer `valid_frames` or none. `tail`
+            decides the same for the frames after a longer video's last full clip.
 
     Returns:
-        One row a clip, in the order of `videos`: clip (`<video>#<first frame>`), video, class_name, first_frame,
+        One row per clip, in the order of `videos`: clip (`<video>#<first frame>`), video, class_name, first_frame,
         valid_frames.
     """
     num_frames = videos["num_frames"].to_numpy()
-    whole, rest = np.divmod(num_frames, params.frames)
-    keeps_rest = np.where(whole == 0, params.short == "pad", params.tail == "pad")
-    num_clips = whole + (keeps_rest & (rest > 0))
+    num_full, rest = np.divmod(num_frames, params.frames)
+    keeps_rest = np.where(num_full == 0, params.short == "pad", params.tail == "pad")
+    num_clips = num_full + (keeps_rest & (rest > 0))
     rows = np.repeat(np.arange(len(videos)), num_clips)
     clips = videos[["video", "class_name"]].iloc[rows].reset_index(drop=True)
     position = np.arange(len(clips)) - np.repeat(np.cumsum(num_clips) - num_clips, num_clips)
@@ -36,7 +36,7 @@ def cut_clips(videos: pd.DataFrame, params: ChunkParams) -> pd.DataFrame:
 
 
 def count_rests(videos: pd.DataFrame, params: ChunkParams) -> dict[str, int]:
-    """Count what the `short` and `tail` policies met: videos padded or dropped, and the frames lost by dropping."""
+    """Count the videos padded or dropped by the `short` and `tail` policies, and the dropped frames."""
     num_frames = videos["num_frames"]
     is_short = num_frames < params.frames
     rest = num_frames % params.frames

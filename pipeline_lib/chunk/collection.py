@@ -1,4 +1,4 @@
-"""Makes the tables of clips and of videos from the shards of subsampled videos."""
+"""Write the tables of clips and videos of all shards of subsampled videos."""
 
 from __future__ import annotations
 
@@ -30,55 +30,54 @@ VIDEO_COLUMNS = ["video", "class_name", "group", "split", "num_frames"]
 def chunk_collection(
     shards: Sequence[Path], directory: Path, params: ChunkParams, *, splits: Path | None, groups: Path | None
 ) -> dict[str, Any]:
-    """Write `clips.parquet`, `videos.parquet` and `missing.csv` (videos listed, not collected).
+    """Write `clips.parquet`, `videos.parquet` and `missing.csv` (videos in split files but not in the collection).
 
     Args:
         shards: folders of the subsample stage, each with its `videos.parquet`.
-        directory: where the tables go.
+        directory: folder to write to.
         params: clip length, policies, protocol.
-        splits: folder of split files; None to draw splits by group.
-        groups: table of groups; None to tell them from file names.
+        splits: folder of split files; None to draw splits at random by group.
+        groups: table of groups; None to derive them from file names.
 
     Returns:
-        Counts: classes, groups, videos and clips of each split, test videos whose group is also trained on (`leaked`; 0 but
-        under `tutorial_code`), videos missing (listed in split files, not collected)
-        and quarantined, and, of the videos in use, how many were padded or dropped as too short or for their tail.
+        counts of classes, groups, videos and clips by split, test videos whose group is also in the train split (`leaked`, 0
+        except for `tutorial_code`), `missing` and `quarantined` videos, and videos padded or dropped by each policy.
 
     Raises:
-        UserError: what is wrong with the split files, the groups or the collection.
+        UserError: the split files, the groups or the collection are not usable.
     """
-    described = pd.concat([pd.read_parquet(shard / layout.VIDEOS) for shard in shards], ignore_index=True)
-    described = described.sort_values("video", ignore_index=True)
-    videos = described[described["reason"].isna()].reset_index(drop=True)
-    _check_classes(described, videos)
+    collected = pd.concat([pd.read_parquet(shard / layout.VIDEOS) for shard in shards], ignore_index=True)
+    collected = collected.sort_values("video", ignore_index=True)
+    videos = collected[collected["reason"].isna()].reset_index(drop=True)
+    _check_classes(collected, videos)
     videos["group"] = video_groups(videos, groups)
-    missing = _assign_splits(videos, set(described["video"]), params, splits)
+    missing = _assign_splits(videos, set(collected["video"]), params, splits)
     check_no_leaks(videos, params.protocol)
     clips = cut_clips(videos, params).merge(videos[["video", "group", "split"]], on="video")
     directory.mkdir(parents=True, exist_ok=True)
     clips[CLIP_COLUMNS].to_parquet(directory / layout.CLIPS, index=False)
     videos[VIDEO_COLUMNS].to_parquet(directory / layout.VIDEOS, index=False)
     missing.to_csv(directory / "missing.csv", index=False)
-    lost = {"missing": len(missing), "quarantined": len(described) - len(videos)}
-    return _count(videos, clips, params) | lost
+    unavailable = {"missing": len(missing), "quarantined": len(collected) - len(videos)}
+    return _count(videos, clips, params) | unavailable
 
 
-def _check_classes(described: pd.DataFrame, videos: pd.DataFrame) -> None:
-    lost = sorted(set(described["class_name"]) - set(videos["class_name"]))
-    if lost:
-        raise UserError(f"class {lost[0]} has no video that can be decoded; replace its videos or remove its folder")
+def _check_classes(collected: pd.DataFrame, videos: pd.DataFrame) -> None:
+    empty = sorted(set(collected["class_name"]) - set(videos["class_name"]))
+    if empty:
+        raise UserError(f"class {empty[0]} has no video that can be decoded; replace its videos or remove its folder")
     if videos.empty:
-        raise UserError("the collection has no videos; give fetch.videos a folder `<class>/<video file>`")
+        raise UserError("the collection has no videos; set fetch.videos to a folder `<class>/<video file>`")
 
 
 def _assign_splits(videos: pd.DataFrame, collected: set[str], params: ChunkParams, splits: Path | None) -> pd.DataFrame:
-    """Add the column `split`; return the videos that are listed but were not collected."""
+    """Add the column `split` in place; return the videos that are listed but not collected."""
     if splits is None:
         if params.protocol != "official":
-            raise UserError(f"chunk.protocol = {params.protocol} needs split files: give fetch.splits, or use official")
+            raise UserError(f"chunk.protocol = {params.protocol} needs split files: set fetch.splits, or use official")
         videos["split"] = grouped_random_splits(videos, params)
         return pd.DataFrame(columns=["video", "class_name", "label"])
-    assert not isinstance(params.fold, tuple), "one fold at a time, see ChunkParams.of_fold"
+    assert not isinstance(params.fold, tuple), "one fold at a time (see ChunkParams.of_fold)"
     listed = read_splits(splits, params.fold)
     videos["label"] = label_videos(videos, listed, splits, params.fold)
     videos["split"] = (official_splits if params.protocol == "official" else tutorial_splits)(videos, params)

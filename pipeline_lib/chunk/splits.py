@@ -1,4 +1,4 @@
-"""Assigns videos to the splits train, val, test and unused, and guards against leaks between them."""
+"""Assign videos to the splits train, val, test and unused, and check for leaks between them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pipeline_lib.params import ChunkParams
 SPLITS = ("train", "val", "test", "unused")
 
 TUTORIAL_TEST, TUTORIAL_HELD_OUT = 400, 1530
-"""The tutorial tests 400 of HMDB-51's 1530 videos of label 2, and validates on the other 1130."""
+"""Of HMDB-51's 1530 videos with label 2, the tutorial uses 400 for testing and 1130 for validation."""
 
 
 def official_splits(videos: pd.DataFrame, params: ChunkParams) -> pd.Series:
-    """Return splits from labels, validation cut from the training videos by group, class by class.
+    """Return splits from labels, with whole groups of each class's training videos held out for validation.
 
     Args:
         videos: columns `video`, `class_name`, `group` and `label`.
@@ -30,10 +30,10 @@ def official_splits(videos: pd.DataFrame, params: ChunkParams) -> pd.Series:
 
 
 def tutorial_splits(videos: pd.DataFrame, params: ChunkParams) -> pd.Series:
-    """Return splits from labels, the test videos dealt one by one to val and test as 1130 to 400.
+    """Return splits from labels, with the test videos randomly divided into val and test in the ratio 1130 to 400.
 
-    Under `tutorial_code` the unused videos train too, as they did in the tutorial's code, though they share groups with the
-    test videos (see `count_leaks`).
+    With `tutorial_code`, unused videos are in the train split, as in the tutorial's code, although they share groups with test
+    videos (see `count_leaks`).
     """
     splits = videos["label"].replace("unused", "train") if params.protocol == "tutorial_code" else videos["label"].copy()
     held_out = videos[splits == "test"]
@@ -44,7 +44,7 @@ def tutorial_splits(videos: pd.DataFrame, params: ChunkParams) -> pd.Series:
 
 
 def grouped_random_splits(videos: pd.DataFrame, params: ChunkParams) -> pd.Series:
-    """Return splits drawn by group, class by class, for a collection without split files; each fold draws anew."""
+    """Return random splits by group and class, for a collection without split files; folds are drawn independently."""
     draw = f"{params.seed}" if params.fold == 1 else f"{params.seed} split {params.fold}"
     test_groups = choose_groups(videos, params.test_fraction, f"test {draw}")
     is_test = videos["group"].isin(test_groups)
@@ -56,16 +56,16 @@ def grouped_random_splits(videos: pd.DataFrame, params: ChunkParams) -> pd.Serie
 def choose_groups(videos: pd.DataFrame, fraction: float, seed: str) -> set[str]:
     """Choose groups that hold about `fraction` of each class's videos.
 
-    A class of two groups or more gives at least one and keeps at least one. Which ones depends on the groups' names and the
-    seed: not on their order, and little on which other groups there are.
+    From a class with several groups, at least one is chosen and one is not. The choice depends on the groups' names and the
+    seed, not on their order.
     """
     chosen: set[str] = set()
     for _, groups in videos.groupby("class_name")["group"]:
-        chosen |= _choose_groups_of_class(Counter(groups), fraction, seed)
+        chosen |= _choose_class_groups(Counter(groups), fraction, seed)
     return chosen
 
 
-def _choose_groups_of_class(sizes: dict[str, int], fraction: float, seed: str) -> set[str]:
+def _choose_class_groups(sizes: dict[str, int], fraction: float, seed: str) -> set[str]:
     target = fraction * sum(sizes.values())
     chosen: set[str] = set()
     num_chosen = 0
@@ -80,18 +80,18 @@ def _choose_groups_of_class(sizes: dict[str, int], fraction: float, seed: str) -
 
 
 def _rank(seed: str, name: str) -> str:
-    """Return a pseudo-random sort key that is the same on every machine and in every version of Python."""
+    """Return a pseudo-random sort key that is the same on every machine and Python version."""
     return hashlib.sha256(f"{seed}\0{name}".encode()).hexdigest()
 
 
 def check_no_leaks(videos: pd.DataFrame, protocol: str) -> None:
-    """Fail if a video, or a group, is in two splits.
+    """Check that no video and no group is in two splits.
 
-    The tutorial deals its held-out videos to val and test one by one, so there, and only there, the two may share a group.
-    Its code trains on groups of the test split besides: `tutorial_code` does so to be compared with it, and says how often.
+    With `tutorial`, val and test may share groups, because the tutorial divides its held-out videos individually. With
+    `tutorial_code` groups are not checked, because the tutorial's code trains on groups of the test split (see `count_leaks`).
 
     Raises:
-        UserError: names the group and two of its videos.
+        UserError: a video is listed twice, or a group crosses splits; names two of its videos.
     """
     repeated = videos[videos["video"].duplicated()]
     if len(repeated):
@@ -101,8 +101,8 @@ def check_no_leaks(videos: pd.DataFrame, protocol: str) -> None:
     used = videos[videos["split"] != "unused"]
     if protocol == "tutorial":
         used = used.assign(split=used["split"].replace("val", "test"))
-    one_a_split = used.drop_duplicates(["group", "split"]).sort_values(["group", "split"])
-    leaks = one_a_split[one_a_split["group"].duplicated(keep=False)]
+    one_per_split = used.drop_duplicates(["group", "split"]).sort_values(["group", "split"])
+    leaks = one_per_split[one_per_split["group"].duplicated(keep=False)]
     if len(leaks):
         first, second = leaks.iloc[0], leaks.iloc[1]
         raise UserError(
@@ -112,16 +112,16 @@ def check_no_leaks(videos: pd.DataFrame, protocol: str) -> None:
 
 
 def count_leaks(videos: pd.DataFrame) -> int:
-    """Return how many test videos share their group with a training video; only `tutorial_code` has any."""
+    """Return the number of test videos that share their group with a training video; nonzero only for `tutorial_code`."""
     trained = set(videos.loc[videos["split"] == "train", "group"])
     return int((videos.loc[videos["split"] == "test", "group"].isin(trained)).sum())
 
 
 def check_trainable(clips: pd.DataFrame, splits: Sequence[str] = ("val", "test")) -> None:
-    """Fail if a model cannot be trained on these clips, and judged on those of `splits`.
+    """Check that every class has training clips and each of `splits` has clips.
 
     Raises:
-        UserError: a class without training clips, or no clip at all in one of the splits.
+        UserError: a class without training clips, or a split without clips.
     """
     lacking = sorted(set(clips["class_name"]) - set(clips.loc[clips["split"] == "train", "class_name"]))
     if lacking:
@@ -131,4 +131,4 @@ def check_trainable(clips: pd.DataFrame, splits: Sequence[str] = ("val", "test")
         )
     for split in splits:
         if not (clips["split"] == split).any():
-            raise UserError(f"no clip is in the {split} split; add videos of other groups")
+            raise UserError(f"the {split} split has no clips; add videos of other groups")

@@ -1,4 +1,4 @@
-"""The processor's cores."""
+"""CPU cores available to this process."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-CGROUPS_OF_PROCESS = Path("/proc/self/cgroup")
+PROCESS_CGROUPS = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 def num_cores() -> int:
-    """Return how many cores this process may use: its affinity, or the CPU quota of its cgroups if that is less."""
+    """Return the number of cores this process may use: the smaller of its affinity and its cgroups' CPU quota (rounded up)."""
     quota = min(_quotas(), default=math.inf)
     return max(1, min(len(core_numbers()), math.ceil(quota))) if quota < math.inf else len(core_numbers())
 
 
 def core_numbers() -> list[int]:
-    """Return the cores that this process may run on; where the system has no affinity, as macOS, all of them."""
+    """Return the numbers of the cores in this process's affinity; all cores on systems without affinity, such as macOS."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def _quotas() -> Iterator[float]:
-    """Yield the CPU quotas, in cores, of the process's cgroups and of those around them; versions 1 and 2, Linux only."""
+    """Yield the CPU quotas, in cores, of the process's cgroups and their parents (versions 1 and 2, Linux only)."""
     try:
-        lines = CGROUPS_OF_PROCESS.read_text(encoding="utf-8").splitlines()
+        lines = PROCESS_CGROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -36,7 +36,7 @@ def _quotas() -> Iterator[float]:
             continue
         root = CGROUPS / controllers
         group = root / path.lstrip("/")
-        # In a container the path may be that of the host, which is not mounted: what is mounted, at the root, applies.
+        # In a container the path may be the host's, which is not mounted; then the mounted root applies.
         for folder in (group, *group.parents):
             if folder.is_relative_to(root):
                 yield from _quota(folder)

@@ -1,4 +1,4 @@
-"""Seeds and deterministic algorithms for the length of a training, put back afterwards."""
+"""Context managers for seeds and deterministic algorithms."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch.utils import deterministic
 
 from pipeline_lib.compute.devices import CUBLAS_DETERMINISTIC, CUBLAS_WORKSPACE
 
-_GENERATORS = threading.RLock()
+_generators_lock = threading.RLock()
 
 
 @contextmanager
 def reproducible(seed: int, *, deterministic: bool) -> Iterator[None]:
-    """Seed torch's global generators, and with `deterministic` refuse algorithms whose result differs from run to run.
+    """Seed torch's global generators in the block, and with `deterministic` require deterministic algorithms.
 
-    Blocks in threads of one process wait for each other here, as in `seeded`.
+    Only one thread at a time can be in such a block (see `seeded`).
     """
     with seeded(seed), deterministic_algorithms() if deterministic else nullcontext():
         yield
@@ -28,29 +28,29 @@ def reproducible(seed: int, *, deterministic: bool) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global generators for the block. They belong to the process: other threads wait for the block's end."""
+    """Seed torch's global generators in the block and restore them afterwards; other threads wait to enter."""
     devices = range(torch.cuda.device_count())
-    with _GENERATORS, torch.random.fork_rng(devices):
+    with _generators_lock, torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield
 
 
 class ProcessSetting:
-    """A setting of the process, made by the first thread that needs it and put back by the last."""
+    """A process-wide setting that the first thread to need it applies and the last one restores."""
 
-    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
-        """Take what makes the setting and puts it back."""
-        self._make = make
-        self._made = ExitStack()
+    def __init__(self, apply: Callable[[], AbstractContextManager[None]]) -> None:
+        """Store the context manager that applies and restores the setting."""
+        self._apply = apply
+        self._applied = ExitStack()
         self._num_users = 0
         self._lock = threading.Lock()
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Have the setting made in the block."""
+        """Apply the setting in the block."""
         with self._lock:
             if self._num_users == 0:
-                self._made.enter_context(self._make())
+                self._applied.enter_context(self._apply())
             self._num_users += 1
         try:
             yield
@@ -58,11 +58,11 @@ class ProcessSetting:
             with self._lock:
                 self._num_users -= 1
                 if self._num_users == 0:
-                    self._made.close()
+                    self._applied.close()
 
 
 @contextmanager
-def _refuse_others() -> Iterator[None]:
+def _use_deterministic_algorithms() -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     workspace = os.environ.get(CUBLAS_WORKSPACE)
@@ -70,7 +70,7 @@ def _refuse_others() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     module: Any = deterministic  # a module with a property, which mypy does not see
     fills = module.fill_uninitialized_memory
-    module.fill_uninitialized_memory = False  # it is for finding bugs, and costs up to a third of the time
+    module.fill_uninitialized_memory = False  # a slow debugging aid
     try:
         yield
     finally:
@@ -80,5 +80,5 @@ def _refuse_others() -> Iterator[None]:
             os.environ.pop(CUBLAS_WORKSPACE, None)
 
 
-deterministic_algorithms = ProcessSetting(_refuse_others)
-"""Refuses, in its block, algorithms whose result differs from run to run."""
+deterministic_algorithms = ProcessSetting(_use_deterministic_algorithms)
+"""Make PyTorch use deterministic algorithms in the block, and raise where there is none."""

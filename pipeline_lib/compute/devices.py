@@ -1,4 +1,4 @@
-"""Where networks run and in which precision: chosen once, said in the log, never silently something else."""
+"""Choose the device and precision of networks, and log the choice."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float
 CUBLAS_WORKSPACE, CUBLAS_DETERMINISTIC = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""What mallopt(3) calls them in malloc.h."""
+"""Option numbers of mallopt(3), from malloc.h."""
 
 
 def choose_device(name: Device, *, key: str = "features.device") -> torch.device:
-    """Return the device that `name` stands for; `auto` is the GPU if there is one. `key` is the parameter it came from.
+    """Return the device for `name`; `auto` is the GPU if there is one. `key` is the parameter's name, for errors and the log.
 
     Raises:
-        UserError: a GPU was asked for and there is none.
+        UserError: `name` is `cuda` and there is no GPU.
     """
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
-        raise UserError(f"{key} = cuda: PyTorch finds no GPU on this machine; use `auto` or `cpu`, or mend the driver")
+        raise UserError(f"{key} = cuda: PyTorch finds no GPU on this machine; use `auto` or `cpu`, or fix the driver")
     device = torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
     if device.type == "cuda":
-        _settle()
+        _configure_gpu()
     _log_device(device, key.partition(".")[0])
     return device
 
 
 @functools.cache
-def _settle() -> None:
-    """Choose once for the process, before its first work on a GPU, what must not depend on who comes first."""
+def _configure_gpu() -> None:
+    """Set the process-wide GPU defaults, once and before any work on a GPU."""
     set_fp32_precision("ieee", "ieee", "ieee")
-    # cuBLAS is deterministic only with a workspace of its own, and PyTorch asks for its size only once.
+    # cuBLAS needs a fixed workspace to be deterministic, and PyTorch reads this setting only once.
     os.environ.setdefault(CUBLAS_WORKSPACE, CUBLAS_DETERMINISTIC)
 
 
 def fp32_precision() -> tuple[str, str, str]:
-    """Return how GPUs compute what is in fp32, `ieee` or `tf32`: products, convolutions and recurrent layers.
+    """Return the GPU's fp32 precision (`ieee` or `tf32`) of matrix products, convolutions and recurrent layers.
 
-    PyTorch's older functions for it (`allow_tf32`, `get_float32_matmul_precision`) warn in some versions and fail beside these.
+    PyTorch's older functions (`allow_tf32`, `get_float32_matmul_precision`) must not be mixed with this one.
     """
     return tuple(operations.fp32_precision for operations in _fp32_operations())
 
 
 def set_fp32_precision(*precisions: str) -> None:
-    """Set what `fp32_precision` returns. PyTorch's default is TF32 for convolutions and recurrent layers."""
+    """Set the precisions that `fp32_precision` returns. PyTorch's default is TF32 for convolutions and recurrent layers."""
     for operations, precision in zip(_fp32_operations(), precisions, strict=True):
         operations.fp32_precision = precision
 
@@ -69,10 +69,10 @@ def _fp32_operations() -> tuple[Any, Any, Any]:
 
 
 def choose_precision(name: Precision, device: torch.device, *, training: bool) -> torch.dtype:
-    """Return the type a network computes in.
+    """Return the dtype a network computes in.
 
-    `auto` is bf16 where the device has instructions for it, else fp32; but fp16 on a GPU outside training, where it is as
-    fast and eight times as exact, and no gradient can underflow. For training, fp16 means `auto`.
+    `auto` is fp16 on a GPU outside training, which is more precise than bf16 and has no gradients that could underflow.
+    Otherwise `auto` is bf16 if the device has instructions for it, else fp32. For training, fp16 means `auto`.
     """
     if name == "fp16" and training:
         name = "auto"
@@ -84,14 +84,14 @@ def choose_precision(name: Precision, device: torch.device, *, training: bool) -
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 matrices natively (GPU since Ampere, CPU with AMX or AVX-512 BF16)."""
+    """Return whether the device multiplies bf16 matrices natively (GPU since Ampere, CPU with AMX or AVX-512 BF16)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return _cpu_bf16_unit() is not None
 
 
 def describe_device(device: torch.device) -> str:
-    """Return the device in words: `NVIDIA H200`, `CPU (2 cores, bf16 AMX)`."""
+    """Return the device's name, for example `NVIDIA H200` or `CPU (2 cores, bf16 AMX)`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     unit = _cpu_bf16_unit()
@@ -99,14 +99,13 @@ def describe_device(device: torch.device) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep up to half a gigabyte of what is freed, for who asks next; for the life of the process.
+    """Make glibc keep up to 512 MiB of freed memory for the life of the process; other C libraries are unaffected.
 
-    By default glibc gives much of what a training step frees back to the system, and gets it again page by page, zeroed: 17 to
-    30 % of the time of ALSTM's step on a CPU. Other C libraries are left as they are.
+    By default glibc returns much of a training step's memory to the system, and page faults then slow down the next step.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, 32 << 20)  # the most there is
+        mallopt(_MMAP_THRESHOLD, 32 << 20)  # the maximum
         mallopt(_TRIM_THRESHOLD, 512 << 20)
 
 

@@ -1,8 +1,7 @@
-"""What trainings and inference in threads of one process share on a GPU, and how they keep out of each other's way.
+"""Locks, streams and precision for training and inference in several threads on a GPU.
 
-Steps of small models leave most of a GPU idle, so that several trainings, each on a stream of its own, take more steps together
-than one. Each must give the bits that it gives alone: precision, a setting of the whole process, is changed only while nobody
-else starts kernels that it would touch.
+Small models leave most of a GPU idle, so several training runs share it, each in its own stream. Every run must give
+the same bits as when it runs alone. Precision is a setting of the process, so it is changed only under the exclusive lock.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from pipeline_lib.compute.shared_lock import SharedLock
 logger = logging.getLogger(__name__)
 
 GPU_LOCK = SharedLock(max_holders=16)
-"""Inference takes a place, the capture of a training step all of them; replays of captured steps need none. One room for all
-GPUs, as they share the settings."""
+"""Inference holds it shared. CUDA-graph capture holds it exclusively, because it changes the process's precision settings.
+Replays need no lock. There is one lock for all GPUs, because they share the settings."""
 
 _idle_streams: defaultdict[int, list[torch.cuda.Stream]] = defaultdict(list)
 _idle_lock = threading.Lock()
@@ -32,7 +31,7 @@ _idle_lock = threading.Lock()
 
 @contextmanager
 def deterministic_inference(device: torch.device) -> Iterator[None]:
-    """Compute in the block in true fp32, by deterministic algorithms, whatever other threads do; for inference of any kind."""
+    """Hold the GPU lock shared and use deterministic algorithms and true fp32 in the block; does nothing on a CPU."""
     if device.type != "cuda":
         yield
         return
@@ -41,17 +40,17 @@ def deterministic_inference(device: torch.device) -> Iterator[None]:
 
 
 def exclusive_gpu(device: torch.device) -> AbstractContextManager[None]:
-    """Keep other threads from inference and captures on GPUs in the block, if the device is one."""
+    """Hold the GPU lock exclusively in the block: no inference or capture in other threads. Does nothing on a CPU."""
     return GPU_LOCK.exclusive() if device.type == "cuda" else nullcontext()
 
 
 @contextmanager
 def tensor_cores() -> Iterator[None]:
-    """Let GPUs round the factors of fp32 products and convolutions to 10 bits (TF32): half the time, where they bind.
+    """Compute fp32 products and convolutions in TF32 in the block.
 
-    This is a setting of the process, hence for one who is alone in `GPU`.
+    This is a setting of the process; the caller must hold `GPU_LOCK` exclusively.
     """
-    _say_tf32()
+    _log_tf32()
     before = fp32_precision()
     set_fp32_precision("tf32", "tf32", "tf32")
     try:
@@ -61,13 +60,13 @@ def tensor_cores() -> Iterator[None]:
 
 
 @functools.cache
-def _say_tf32() -> None:
-    logger.info("training steps: what is in fp32 is computed in TF32; validation and all else in true fp32")
+def _log_tf32() -> None:
+    logger.info("training steps compute fp32 operations in TF32; validation and inference use true fp32")
 
 
 @contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
-    """Run the block's work on a GPU in a stream that no other block has; at the end, wait for that work."""
+    """Run the block's GPU work in a stream that no other thread uses, and synchronise at the end; does nothing on a CPU."""
     if device.type != "cuda":
         yield
         return
@@ -85,8 +84,8 @@ def own_stream(device: torch.device) -> Iterator[None]:
 def _take_stream() -> torch.cuda.Stream:
     """Return an idle stream of the current GPU, or a new one.
 
-    PyTorch hands out 32 streams in turns, the first again after the last, and cuBLAS's workspace is the stream's. One that came
-    twice would mix two trainings up; hence ours are kept, and of a priority that nobody else in the process asks for.
+    PyTorch hands out 32 streams in rotation, and cuBLAS keeps a workspace per stream, so two training runs must never get the
+    same one. Streams are therefore reused here, and have a priority that no other code in the process requests.
     """
     with _idle_lock:
         idle = _idle_streams[torch.cuda.current_device()]

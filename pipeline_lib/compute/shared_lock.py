@@ -8,17 +8,17 @@ from contextlib import contextmanager
 
 
 class SharedLock:
-    """Lock with at most `max_holders` shared holders, or one exclusive one. Not reentrant; an exclusive one is not starved."""
+    """Lock with up to `max_holders` shared holders or one exclusive holder, which is not starved. Not reentrant."""
 
     def __init__(self, max_holders: int) -> None:
-        """Make a lock that nobody holds."""
+        """Create an unlocked lock."""
         self._max_holders = max_holders
         self._holders = threading.Semaphore(max_holders)
         self._entering = threading.Lock()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Hold the lock for the block, beside other shared holders."""
+        """Hold the lock in the block together with other shared holders."""
         with self._entering:
             self._holders.acquire()
         try:
@@ -28,9 +28,9 @@ class SharedLock:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the lock for the block, alone."""
+        """Hold the lock in the block alone."""
         num_acquired = 0
-        with self._entering:  # kept, so that holders who come back at once do not starve this one
+        with self._entering:  # held, so that new shared holders cannot starve this one
             try:
                 while num_acquired < self._max_holders:
                     self._holders.acquire()

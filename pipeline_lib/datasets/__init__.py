@@ -1,1 +1,1 @@
-"""Data sets: where they come from, what belongs to them, their split files and groups."""
+"""Data sets: addresses, expected contents, split files and groups."""

@@ -1,4 +1,4 @@
-"""Finds out which videos form a group: cut from the same footage, they must not cross splits."""
+"""Determine the group of each video. Videos of a group are cut from the same footage and must be in the same split."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ UCF101_NAME = re.compile(r"(?P<group>v_\w+_g\d+)_c\d+")
 
 
 def video_groups(videos: pd.DataFrame, groups: Path | None) -> pd.Series:
-    """Return the group of every video: `<footage>_<class>`, as HMDB-51's names have it.
+    """Return the group of every video, `<footage>_<class>` as in HMDB-51's file names.
 
-    A table of groups decides if there is one. Without it the file name does, if it follows HMDB-51's or UCF101's pattern;
-    any other video is a group of its own.
+    Groups are taken from the table `groups` if given. Otherwise they follow from the file name if it has HMDB-51's or UCF101's
+    pattern, and every other video is its own group.
 
     Raises:
-        UserError: the table is not one, contradicts itself, or does not name every video.
+        UserError: the table cannot be read, contradicts itself, or lacks a video.
     """
     if groups is None:
         return videos["video"].map(group_of_name)
@@ -35,7 +35,7 @@ def video_groups(videos: pd.DataFrame, groups: Path | None) -> pd.Series:
 
 
 def group_of_name(video: str) -> str:
-    """Return the group that a video's file name tells."""
+    """Return the group of a video according to its file name."""
     path = PurePosixPath(video)
     match = HMDB51_NAME.fullmatch(path.stem) or UCF101_NAME.fullmatch(path.stem)
     return match["group"] if match else str(path.with_suffix(""))
@@ -56,5 +56,5 @@ def _read_groups(path: Path) -> pd.Series:
             raise UserError(f"{path}:{number}: {','.join(row)!r} is not accepted; give `<class>/<video file>,<group>`")
         video, footage = row
         if groups.setdefault(video, footage) != footage:
-            raise UserError(f"{path}:{number}: names a second group for {video}; keep one")
+            raise UserError(f"{path}:{number}: a second group for {video}; keep one")
     return pd.Series(groups, dtype="str")

@@ -1,7 +1,7 @@
-"""HMDB-51: where its two archives are, and whether everything that belongs to it is there.
+"""HMDB-51: addresses of its archives, and a check that the collection is complete.
 
-Kuehne et al., "HMDB: a large video database for human motion recognition", ICCV 2011; CC BY 4.0. Its page speaks of
-6849 clips; the split files, and the archive, hold 6766.
+Kuehne et al., "HMDB: a large video database for human motion recognition", ICCV 2011; CC BY 4.0. Its web page states
+6849 clips, but the split files and the archive contain 6766.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NUM_VIDEOS = 6766
 NUM_SPLITS = 3
 NUM_SPLIT_FILES = NUM_CLASSES * NUM_SPLITS
 MAX_NAMED = 200
-"""Missing files that an error names one by one."""
+"""Maximum number of missing files to name in an error."""
 
 _HUB = "https://huggingface.co/datasets"
 _MICHIGAN = f"{_HUB}/MichiganNLP/hmdb/resolve/16eb4625d3bf20255526e1327ee9e2ea32d66c82"
@@ -26,8 +26,7 @@ _VIDEOS_SHA256 = "9e714a0d8b76104d76e932764a7ca636f929fff66279cda3f2e326fa912a32
 _SPLITS_SHA256 = "229c94f845720d01eb3946d39f39292ea962d50a18136484aa47c1eba251d2b7"
 
 VIDEOS = (
-    # Its only upload is commit abba17d of 2023-11-02. The hub resolves full hashes alone, and neither the rest of this one nor
-    # the digest is known: the branch is named, and `check_complete` is what makes its archive good.
+    # Neither the full commit hash nor the digest is known, so this names the branch and relies on `check_complete`.
     Address(f"{_HUB}/innat/HMDB51/resolve/main/hmdb51_org.zip"),
     Address(f"{_MICHIGAN}/hmdb51_org.zip", "2d652f386debd04ae8f83508faacb959c03c9cbf1176fc76848b73cda4d52e57", 4_246_812_958),
     Address(
@@ -38,7 +37,7 @@ VIDEOS = (
     Address(f"https://{_LAB}/hmdb51_org.rar", _VIDEOS_SHA256),
     Address(f"http://{_LAB}/hmdb51_org.rar", _VIDEOS_SHA256),
 )
-"""Mirrors first; the lab's server, the origin, answers with its home page since 2025."""
+"""Mirrors come first, because the lab's own server has responded with its home page since 2025."""
 
 SPLITS = (
     Address(f"{_MICHIGAN}/test_train_splits.zip", "12df0053bd9d570817edb10d2299030f43646969d5d42ff40200249b45ab2efa", 222_848),
@@ -49,15 +48,15 @@ SPLITS = (
 
 
 def check_splits(splits: Path) -> None:
-    """Check that the split files are HMDB-51's, whole; raises as `check_complete` does."""
+    """Check that the split files are those of HMDB-51 and complete; raises like `check_complete`."""
     check_complete(_listed_videos(splits), splits)
 
 
 def check_complete(videos: Iterable[str], splits: Path) -> None:
-    """Check that the `<class>/<file>` videos and the split files are HMDB-51's, whole.
+    """Check that the videos (`<class>/<file>`) and the split files are those of HMDB-51 and complete.
 
     Raises:
-        UnusableError: first line: the counts found and expected; then a line for every file missing or unexpected.
+        UnusableError: a line with found and expected counts, followed by a line for each missing or unexpected file.
     """
     found = set(videos)
     files = {path.name for path in _split_files(splits)}

@@ -1,4 +1,4 @@
-"""Reads official split files as they are: `<class>_test_split<1|2|3>.txt`, a video and its label on each line."""
+"""Read official split files: `<class>_test_split<1|2|3>.txt` with a video and its label on each line."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import pandas as pd
 from pipeline_lib.errors import UserError
 
 LABELS = {"0": "unused", "1": "train", "2": "test"}
-"""What the digit after a file name means; HMDB-51's lines end in a space."""
+"""Meaning of the digit after a file name. HMDB-51's lines end in a space."""
 
 
 def read_splits(splits: Path, fold: int) -> pd.DataFrame:
-    """Read all split files of one split.
+    """Read all split files of one fold.
 
     Returns:
-        One row a video: video (`<class>/<file name>`), class_name, label (`unused`, `train` or `test`).
+        One row per video: video (`<class>/<file name>`), class_name, label (`unused`, `train` or `test`).
 
     Raises:
-        UserError: no file for this fold; a malformed line; a video named twice in a file.
+        UserError: no file for this fold, a malformed line, or a video listed twice.
     """
     pattern = re.compile(rf"(?P<class_name>.+)_test_split{fold}\.txt")
     files = {match["class_name"]: path for path in splits.iterdir() if (match := pattern.fullmatch(path.name))}
     if not files:
-        raise UserError(f"{splits}: holds no split file for chunk.fold = {fold}, `<class>_test_split{fold}.txt`")
+        raise UserError(f"{splits}: no split file `<class>_test_split{fold}.txt` for chunk.fold = {fold}")
     rows = [
         (f"{class_name}/{name}", class_name, label)
         for class_name, path in sorted(files.items())
@@ -60,7 +60,7 @@ def label_videos(videos: pd.DataFrame, listed: pd.DataFrame, splits: Path, fold:
     """Return the label of every video of the collection.
 
     Raises:
-        UserError: a class without a split file; a video that its split file does not list.
+        UserError: a class without a split file, or a video that its split file does not list.
     """
     labels = videos["video"].map(listed.set_index("video")["label"])
     unknown = videos[labels.isna()]

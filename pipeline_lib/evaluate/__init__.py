@@ -1,4 +1,4 @@
-"""Trained models in; scores, predictions and attention maps of the test split out, and what they are to be measured against."""
+"""The evaluate stage: scores, predictions and attention maps of models on the test split, and the controls."""
 
 from pipeline_lib.evaluate.comparison import TrainingRun
 from pipeline_lib.evaluate.controls import evaluate_controls

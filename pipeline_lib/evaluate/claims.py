@@ -1,4 +1,4 @@
-"""Does ConvALSTM attend better than ALSTM, as the article claims? Answered for every measure that has a better direction."""
+"""Test the article's claim that ConvALSTM attends better than ALSTM, by every measure with a better direction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipeline_lib.evaluate.comparison import TrainingRun
 from pipeline_lib.evaluate.intervals import LEVEL
-from pipeline_lib.evaluate.maps import interval_of_mean, less, mean_of_totals
+from pipeline_lib.evaluate.maps import interval_of_mean, mean_of_totals, subtract_totals
 from pipeline_lib.evaluate.measures import MEASURES, MODEL, UNIFORM
 
 FIRST, SECOND = "conv_alstm", "alstm"
@@ -17,29 +17,29 @@ FIRST, SECOND = "conv_alstm", "alstm"
 
 @dataclass(frozen=True)
 class Claim:
-    """The article's claim, by one measure."""
+    """The result of testing the claim by one measure."""
 
     measure: str
     title: str
     first: str
     second: str
     difference: float
-    """How far the first is ahead of its own uniform map, less how far the second is; negative may be the better."""
+    """Margin of the first model over its uniform map minus that of the second; the measure's direction decides its sign."""
     interval: list[float]
-    """Of the difference, over groups; the intervals of all claims hold together with 95 % (Bonferroni)."""
+    """Interval of the difference over groups; all claims' intervals have a joint coverage of 95 % (Bonferroni)."""
     num_claims: int
-    """Claims that are made together."""
+    """Number of claims tested together."""
     num_videos: int
     num_groups: int
     holds: bool | None
-    """None: the interval holds zero."""
+    """None if the interval contains zero."""
 
 
 def attention_claims(runs: Sequence[TrainingRun]) -> list[Claim]:
-    """Compare the two models' maps on the same videos, folds and seeds; nothing where one of the two was not trained.
+    """Compare the two models' maps on the same videos, folds and seeds; return nothing if they share none.
 
-    Each model is first compared with the uniform map (a random order) on itself. Against boxes that changes nothing; but the
-    area under a deletion curve is also small where a model is unsure from the start, which is no merit of its map.
+    Each model's score is taken relative to the uniform map's on the same model. This matters for deletion: the area under the
+    curve is also small if the model is unsure to begin with, whatever its map.
     """
     maps = {(run.model, run.fold, run.seed): run.maps for run in runs if run.maps is not None}
     pairs = [(maps[first], maps[SECOND, *first[1:]]) for first in maps if first[0] == FIRST and (SECOND, *first[1:]) in maps]
@@ -50,9 +50,9 @@ def attention_claims(runs: Sequence[TrainingRun]) -> list[Claim]:
 
 
 def _lead(measure: str, pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> pd.DataFrame:
-    """Return how far the first model is ahead of the second on each video, over all folds and seeds."""
-    apart = [less(_gain(measure, first), _gain(measure, second)) for first, second in pairs]
-    return pd.concat(apart).groupby(["video", "group"], as_index=False)[["total", "frames"]].sum()
+    """Return the totals of the first model's lead over the second on each video, over all folds and seeds."""
+    differences = [subtract_totals(_gain(measure, first), _gain(measure, second)) for first, second in pairs]
+    return pd.concat(differences).groupby(["video", "group"], as_index=False)[["total", "frames"]].sum()
 
 
 def _claim(name: str, totals: pd.DataFrame, num_claims: int) -> Claim:
@@ -75,4 +75,4 @@ def _claim(name: str, totals: pd.DataFrame, num_claims: int) -> Claim:
 
 def _gain(measure: str, maps: pd.DataFrame) -> pd.DataFrame:
     rows = maps[maps["measure"] == measure]
-    return less(rows[rows["map"] == MODEL], rows[rows["map"] == UNIFORM])
+    return subtract_totals(rows[rows["map"] == MODEL], rows[rows["map"] == UNIFORM])

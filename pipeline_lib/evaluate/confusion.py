@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture."""
+"""Draw the confusion matrix."""
 
 # C classes
 
@@ -15,7 +15,7 @@ INK, FAINT = "#1b1b1f", "#d9d9de"
 
 
 def draw_confusion(path: Path, counts_CC: np.ndarray, classes: Sequence[str], *, title: str) -> None:
-    """Write a PNG: colour is the share of the true class's clips, numbers are clips; legible from 2 to 51 classes."""
+    """Write the confusion matrix as a PNG: colours show fractions of the true class's clips, numbers show clips."""
     num_classes = len(classes)
     side_inches = 2.5 + max(3.5, 0.27 * num_classes if num_classes > 20 else 0.55 * num_classes)
     font_size = 6.5 if num_classes > 20 else 9
@@ -46,5 +46,5 @@ def draw_confusion(path: Path, counts_CC: np.ndarray, classes: Sequence[str], *,
 
 
 def _label(text: str) -> str:
-    """Keep matplotlib from reading a name with dollar signs as a formula."""
+    """Escape dollar signs, which matplotlib would parse as a formula."""
     return text.replace("$", r"\$")

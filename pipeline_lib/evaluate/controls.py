@@ -1,7 +1,7 @@
-"""Controls: what a linear model reaches on the same features, and what is reached without seeing the action.
+"""Controls: the accuracy of a linear model on the same features, and of classifiers that cannot see the action.
 
-Real collections give their labels away: by the scenes and people that a class was filmed with, or by the size, rate and length
-of its files. A model's accuracy means something as far as it is above that.
+Real collections leak labels through scenes and people, or through the size, frame rate and length of the files. A model's
+accuracy is meaningful only as far as it exceeds that of the controls.
 """
 
 # F label sets, V videos, D channels (or columns), C classes
@@ -29,7 +29,7 @@ from pipeline_lib.evaluate.regression import Examples, regress
 from pipeline_lib.params import EvaluateParams
 from pipeline_lib.streams.feature_files import FeatureReader
 
-# Classes of one or two videos are what a small collection has. Filtered for the process: threads cannot filter for themselves.
+# Small collections have classes of one or two videos. Filtered globally, because warning filters are not per thread.
 warnings.filterwarnings("ignore", message="The number of unique classes", module="sklearn")
 
 SPLITS = ("train", "val", "test")
@@ -45,18 +45,17 @@ def evaluate_controls(
     *,
     fps: float,
 ) -> dict[str, Any]:
-    """Train the controls of one fold on its training videos, score them on its test videos, and return the scores.
+    """Train the controls on one fold's training videos, score them on its test videos, and return the scores.
 
-    - `logistic_regression`: multinomial, on features averaged over each video's valid frames and all cells, standardised.
-      What any attention over the same features has to reach.
-    - `permuted_labels`: the same, the labels of its training and validation videos permuted within each footage,
-      `params.permutations` times over. Such labels tell which actions a footage shows and not which of its videos shows which:
-      what is scored above chance on the true labels of the test split comes from the footage, not from the action. Sources of
-      one class, which that would leave as they are, exchange their labels as wholes; where all are such, no label has
-      anything to do with its video any more, and the control shows no more than how far chance strays.
-      `labels_changed` is the share of training videos with another label than their own, `in_mixed_sources` the share
-      of training and validation videos whose footage has several classes.
-    - `metadata`: a random forest on the size, aspect, frame rate and length of the video, none of its pixels.
+    - `logistic_regression`: multinomial, on standardised features averaged over each video's valid frames and all cells. It is
+      the baseline for attention over the same features.
+    - `permuted_labels`: the same classifier with the labels of training and validation videos permuted within each group,
+      `params.permutations` times. Such labels still say which actions a group shows, but not in which videos. Accuracy above
+      chance on the true test labels therefore comes from the footage and not from the action. Groups of a single class swap
+      their labels as a whole. If all groups are of a single class, labels and videos are unrelated and the control only shows
+      how much accuracy varies by chance. `labels_changed` is the fraction of training videos whose label changed,
+      `in_mixed_sources` the fraction of training and validation videos in groups of several classes.
+    - `metadata`: a random forest on the size, aspect ratio, frame rate and length of the video, without its pixels.
 
     Writes controls.json, and videos.parquet with the logistic regression's predictions (video, class_name, group, predicted,
     confidence, correct). `videos` is the table of subsampled videos (see `pipeline_lib.evaluate.inputs.file_metadata`).
@@ -66,23 +65,23 @@ def evaluate_controls(
         UserError: no test clips, or a clip is in none of the feature files.
     """
     device = choose_device(params.device, key="evaluate.device")
-    table, used = _order_by_split(clips)
+    table, ordered_clips = _order_by_split(clips)
     label_V, classes = pd.factorize(table["class_name"], sort=True)
     with FeatureReader(feature_files) as reader:
-        averages = _by_split(average_features(used, reader, device), label_V, table["split"])
+        averages = _by_split(average_features(ordered_clips, reader, device), label_V, table["split"])
     metadata = _by_split(file_metadata(table["video"], videos, fps=fps), label_V, table["split"])
     fitted = table[table["split"] != "test"]
     true_V = label_V[: len(fitted)]
     mixed, single = mixed_and_single(fitted["footage"], true_V)
     rng = np.random.default_rng(params.seed)
     permuted_FV = np.array([permute_labels(true_V, mixed, single, rng) for _ in range(params.permutations)])
-    found = regress(averages, np.concatenate([true_V[None], permuted_FV]), len(classes), device)
-    predictions = _predictions(found.probability_FVC[0], table[table["split"] == "test"], classes)
+    regression = regress(averages, np.concatenate([true_V[None], permuted_FV]), len(classes), device)
+    predictions = _predictions(regression.probability_FVC[0], table[table["split"] == "test"], classes)
     predictions.to_parquet(directory / layout.VIDEOS, index=False)
     controls = {
         "logistic_regression": _scores(predictions["correct"], predictions["group"])
-        | {"inverse_penalty": found.inverse_penalty_F[0]},
-        "permuted_labels": _permuted_scores(found.probability_FVC[1:], averages, permuted_FV)
+        | {"inverse_penalty": regression.inverse_penalty_F[0]},
+        "permuted_labels": _permuted_scores(regression.probability_FVC[1:], averages, permuted_FV)
         | {"in_mixed_sources": sum(map(len, mixed)) / len(fitted)},
         "metadata": _metadata(metadata, predictions["group"], params),
     }
@@ -91,7 +90,7 @@ def evaluate_controls(
 
 
 def _order_by_split(clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return a row a video, with its `footage`, and a row a clip: training, validation and test videos, in this order."""
+    """Return the tables of videos, with their `footage`, and of clips, both ordered by split: train, val, test."""
     used = pd.concat([clips[clips["split"] == split] for split in SPLITS])
     table = used.drop_duplicates("video").reset_index(drop=True)
     if "test" not in set(table["split"]):
@@ -112,7 +111,7 @@ def _predictions(probability_VC: np.ndarray, videos: pd.DataFrame, classes: pd.I
 
 
 def _scores(correct_V: pd.Series, group_V: pd.Series) -> dict[str, Any]:
-    """Return the accuracy and its interval, named as `evaluate_model` names them."""
+    """Return the accuracy and its interval under the names that `evaluate_model` uses."""
     interval = accuracy_interval(correct_V.to_numpy(), group_V.to_numpy())
     return {
         "video_accuracy": float(correct_V.mean()),

@@ -1,4 +1,4 @@
-"""The evaluate stage: one checkpoint over every clip of the test split."""
+"""Evaluate one checkpoint on every clip of the test split."""
 
 # N clips, M clips that are masked, T frames of a clip, K grid side, I = K * K cells, C classes
 
@@ -26,13 +26,13 @@ from pipeline_lib.evaluate.predictions import clip_predictions, video_prediction
 from pipeline_lib.evaluate.scores import class_scores, confusion_counts, overall_scores
 from pipeline_lib.params import EvaluateParams
 from pipeline_lib.streams.feature_files import FeatureReader
-from pipeline_lib.training.batches import ClipSource
+from pipeline_lib.training.batches import ClipLoader
 from pipeline_lib.training.checkpoints import Metadata, load_checkpoint
 from pipeline_lib.training.inference import Outputs, infer
 from pipeline_lib.training.voting import tally
 
 GPU_BATCH = 128
-"""Smallest batch on a GPU, in clips: smaller ones are launch-bound."""
+"""Minimum batch size on a GPU, in clips; smaller batches are launch-bound."""
 
 FEATURES_MUST_AGREE = ("backbone", "weights_sha256", "preprocessing")
 
@@ -47,14 +47,22 @@ def evaluate_model(
     fps: float,
     boxes: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
-    """Score a checkpoint on the test split of `clips`, all of it, and return the metrics.
+    """Score a checkpoint on the whole test split of `clips` and return the metrics.
 
-    Writes metrics.json, predictions.parquet, videos.parquet, per_class.csv, confusion.png and attention.h5; for a model with
-    attention also maps.json and maps.parquet (`pipeline_lib.evaluate.maps`). `fps` is the rate of the clips' frames; with
-    `boxes` (video, time_seconds, x0, y0, x1, y1) attention is checked against them too.
+    Writes metrics.json, predictions.parquet, videos.parquet, per_class.csv, confusion.png and attention.h5. For a model with
+    attention it also writes maps.json and maps.parquet (see `pipeline_lib.evaluate.maps`).
+
+    Args:
+        checkpoint: the model.
+        clips: table of all clips, with their split.
+        feature_files: files with the features of the test clips.
+        directory: existing folder to write to.
+        params: batch size, device, ...
+        fps: frame rate of the clips.
+        boxes: actor boxes (video, time_seconds, x0, y0, x1, y1) to compare attention with; None to skip it.
 
     Raises:
-        UserError: no test clips, a damaged checkpoint or feature file, or features other than the model was trained on.
+        UserError: no test clips, a damaged checkpoint or feature file, or features that differ from those of the training.
     """
     network, metadata = load_checkpoint(checkpoint)
     test = clips[clips["split"] == "test"].reset_index(drop=True)
@@ -65,12 +73,12 @@ def evaluate_model(
     batch_size = max(params.batch_size, GPU_BATCH) if device.type == "cuda" else params.batch_size
     with FeatureReader(feature_files) as reader:
         _check_features(checkpoint, reader, metadata)
-        source_of = partial(ClipSource, reader, classes=metadata.classes, device=device, in_memory=False)
-        outputs = infer(network, source_of(test), batch_size)
+        loader_of = partial(ClipLoader, reader, classes=metadata.classes, device=device, in_memory=False)
+        outputs = infer(network, loader_of(test), batch_size)
         maps = None
         if metadata.attends and metadata.grid > 1:
             actor = None if boxes is None else find_actor(test, outputs.attention_NTKK.shape[1], metadata.grid, boxes, fps=fps)
-            maps = _score_maps(network, source_of, test, outputs, metadata, actor, batch_size)
+            maps = _score_maps(network, loader_of, test, outputs, metadata, actor, batch_size)
     predictions, videos = _write_predictions(directory, test, outputs, metadata.classes)
     train = clips[clips["split"] == "train"]
     metrics = overall_scores(predictions, videos, metadata.classes, train=train)
@@ -83,18 +91,18 @@ def evaluate_model(
 
 def _score_maps(
     network: nn.Module,
-    source_of: Callable[[pd.DataFrame], ClipSource],
+    loader_of: Callable[[pd.DataFrame], ClipLoader],
     test: pd.DataFrame,
     outputs: Outputs,
     metadata: Metadata,
     actor: Actor | None,
     batch_size: int,
 ) -> ScoredMaps:
-    """Measure the attention in `outputs`, and run the network again behind masks that follow it."""
+    """Compute all attention measures; deletion and insertion run the network again on masked features."""
     attention_NTI = outputs.attention_NTKK.flatten(2).double().numpy()
     row_M = choose_clips(test)
     masked = test.iloc[row_M]
-    curves = masked_curves(network, source_of(masked), masked["clip"].tolist(), attention_NTI[row_M], batch_size)
+    curves = masked_curves(network, loader_of(masked), masked["clip"].tolist(), attention_NTI[row_M], batch_size)
     totals = pd.concat([map_totals(test, attention_NTI, actor), curve_totals(masked, curves)], ignore_index=True)
     return ScoredMaps(test, metadata.classes, metadata.grid, totals, curves)
 
@@ -104,18 +112,20 @@ def _check_classes(checkpoint: Path, test: pd.DataFrame, metadata: Metadata) -> 
         raise UserError("the test split has no clips; check the split files, or raise chunk.test_fraction")
     unknown = sorted(set(test["class_name"]) - set(metadata.classes))
     if unknown:
-        raise UserError(f"{checkpoint}: the model does not know the class {unknown[0]!r} of the test split; train it again")
+        raise UserError(
+            f"{checkpoint}: the model was not trained on the class {unknown[0]!r} of the test split; train it again"
+        )
 
 
 def _check_features(checkpoint: Path, reader: FeatureReader, metadata: Metadata) -> None:
-    """Refuse features of another size, or from another backbone, than the model was trained on."""
+    """Check that the features' size, backbone and preprocessing are those that the model was trained on."""
     _, _, grid, _, channels = reader.shape
     found = reader.provenance | {"grid": grid, "channels": channels}
     expected = metadata.features | {"grid": metadata.grid, "channels": metadata.channels}
     for name in ("grid", "channels", *FEATURES_MUST_AGREE):
         if found.get(name) != expected.get(name):
             raise UserError(
-                f"{checkpoint}: trained on features whose {name} is {expected.get(name)}, these have {found.get(name)}; "
+                f"{checkpoint}: trained on features with {name} {expected.get(name)}, but these have {found.get(name)}; "
                 "run with `--refresh train`"
             )
 
@@ -123,7 +133,7 @@ def _check_features(checkpoint: Path, reader: FeatureReader, metadata: Metadata)
 def _write_predictions(
     directory: Path, test: pd.DataFrame, outputs: Outputs, classes: Sequence[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write what was predicted for each clip and video, and the attention in the order of the clips."""
+    """Write the predictions for each clip and video, and the attention in clip order."""
     probability_NTC = outputs.logits_NTC.softmax(dim=2).numpy()
     clip_tally = tally(probability_NTC, test["valid_frames"].to_numpy())
     predictions = clip_predictions(test, probability_NTC, clip_tally, classes)

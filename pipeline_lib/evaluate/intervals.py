@@ -1,9 +1,9 @@
-"""95 % intervals over groups: how a result might have come out on other footage.
+"""95 % confidence intervals over groups.
 
-A group is footage that several videos were cut from. They are right or wrong together, so that groups are what a test split is
-a sample of, and not videos. The interval is that of Student's t with a cluster-robust standard error: each group's residual is
-corrected for its own weight (CR2), and degrees of freedom are those of Bell and McCaffrey (2002, "Bias Reduction in Standard
-Errors for Linear Regression with Multi-Stage Samples"), fewer than the groups less one where some are large.
+A group is footage that several videos were cut from. Their results are correlated, so a test split is a sample of groups and
+not of videos. The interval is a Student's t interval with a cluster-robust standard error: CR2 residuals, and the degrees of
+freedom of Bell and McCaffrey (2002, "Bias Reduction in Standard Errors for Linear Regression with Multi-Stage Samples"), which
+are fewer than the number of groups minus one if group sizes differ.
 """
 
 # V videos, G groups, M quantities
@@ -17,15 +17,15 @@ from scipy.stats import t as student
 LEVEL = 0.95
 
 HALF = 0.5
-"""Groups of mean size that are added at either end of an accuracy's range, all right and all wrong."""
+"""Pseudo-groups of mean size added to an accuracy: this many all correct, and as many all wrong."""
 
 
 def ratio_intervals(
     numerator_VM: np.ndarray, denominator_VM: np.ndarray, group_V: np.ndarray, *, level: float = LEVEL
 ) -> list[list[float]]:
-    """Return [low, high] of sum(numerator) / sum(denominator) for each of M quantities that lie between -1 and 1.
+    """Return [low, high] of sum(numerator) / sum(denominator) for each of M quantities between -1 and 1.
 
-    One group tells nothing of another: [-1, 1].
+    With a single group the interval is [-1, 1].
     """
     sums = _group_sums(numerator_VM, group_V), _group_sums(denominator_VM, group_V)
     return _clipped(*sums, level, (-1, 1))
@@ -34,8 +34,8 @@ def ratio_intervals(
 def accuracy_intervals(numerator_VM: np.ndarray, denominator_VM: np.ndarray, group_V: np.ndarray) -> list[list[float]]:
     """Return [low, high] of M accuracies, between 0 and 1.
 
-    Half a group of mean size that is all right is added, and half a group that is all wrong, as Agresti and Coull (1998) do
-    for proportions: without them a few groups that are all right would leave no doubt.
+    Adds half a group of mean size that is all correct and half a group that is all wrong, like Agresti and Coull (1998) for
+    proportions. Otherwise the interval of a few groups that are all correct would have zero width.
     """
     right_GM, all_GM = _group_sums(numerator_VM, group_V), _group_sums(denominator_VM, group_V)
     half_1M = HALF * all_GM.mean(axis=0, keepdims=True)
@@ -44,7 +44,7 @@ def accuracy_intervals(numerator_VM: np.ndarray, denominator_VM: np.ndarray, gro
 
 
 def accuracy_interval(correct_V: np.ndarray, group_V: np.ndarray) -> list[float]:
-    """Return [low, high] of the share of videos that are right."""
+    """Return [low, high] of the fraction of correct videos."""
     correct_V1 = correct_V.astype(np.float64)[:, None]
     return accuracy_intervals(correct_V1, np.ones_like(correct_V1), group_V)[0]
 
@@ -65,7 +65,7 @@ def _clipped(
 
 
 def _estimate(numerator_GM: np.ndarray, denominator_GM: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ratios, and half the widths of their intervals: infinite for one group, or one that holds everything."""
+    """Return the ratios and the half widths of their intervals, which are infinite if one group holds all the weight."""
     total_M = denominator_GM.sum(axis=0)
     value_M = numerator_GM.sum(axis=0) / total_M
     weight_GM = denominator_GM / total_M

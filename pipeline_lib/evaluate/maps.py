@@ -1,6 +1,6 @@
-"""Whether a model's attention maps can be trusted: every measure, of the model and of the controls, over the test split.
+"""Measure the attention maps of a model, and those of the controls, over the test split.
 
-`maps.parquet` holds what each video adds up to, so that models can be compared video by video; `maps.json` what follows.
+`maps.parquet` holds totals per video, for paired comparisons of models. `maps.json` holds the resulting scores.
 """
 
 # N clips, T frames of a clip, I = K * K cells, V videos, F points of a curve
@@ -34,23 +34,23 @@ from pipeline_lib.evaluate.pointing import Actor, mass_in_box, points_at_actor
 from pipeline_lib.training.voting import valid_mask
 
 VIDEO = ["video", "class_name", "group"]
-"""Columns that tell of a video."""
+"""Columns that describe a video."""
 
 
 @dataclass(frozen=True)
 class ScoredMaps:
-    """What is known of one model's maps."""
+    """All measures of one model's attention maps."""
 
     test: pd.DataFrame
     """The clips of the test split."""
     classes: Sequence[str]
     grid: int
     totals: pd.DataFrame
-    """Columns map, measure, video, class_name, group, `total` over its frames that count, and how many `frames` those are."""
+    """Columns map, measure, video, class_name, group, and the `total` over the video's counted `frames`."""
     curves: Curves
 
     def pointing(self) -> dict[str, Any]:
-        """Return the pointing game's `accuracy`, its `chance` and its `num_frames` as a metric; nothing without boxes."""
+        """Return the metric `pointing` with `accuracy`, `chance` and `num_frames`; an empty dictionary without boxes."""
         rows = self.totals[self.totals["measure"] == "pointing"]
         if rows.empty:
             return {}
@@ -60,7 +60,7 @@ class ScoredMaps:
 
 
 def map_totals(test: pd.DataFrame, attention_NTI: np.ndarray, actor: Actor | None) -> pd.DataFrame:
-    """Return what every video adds up to under the model's map and each control: see `ScoredMaps.totals`."""
+    """Return each video's totals for the model's map and each control (see `ScoredMaps.totals`)."""
     controls = control_maps(round(attention_NTI.shape[2] ** 0.5))
     static = {name: np.broadcast_to(map_KK.ravel(), attention_NTI.shape) for name, map_KK in controls.items()}
     every_map = {MODEL: attention_NTI.astype(np.float64)} | static
@@ -75,7 +75,7 @@ def map_totals(test: pd.DataFrame, attention_NTI: np.ndarray, actor: Actor | Non
 
 
 def curve_totals(masked: pd.DataFrame, curves: Curves) -> pd.DataFrame:
-    """Return the like of `map_totals` for deletion and insertion: a clip counts as its video's one frame."""
+    """Return `map_totals` for deletion and insertion, with one value per clip."""
     ones_N1 = np.ones((len(masked), 1))
     tables = [_add_up(masked, *key, area_N[:, None], ones_N1) for key, area_N in curves.areas().items()]
     return pd.concat(tables, ignore_index=True)
@@ -84,7 +84,7 @@ def curve_totals(masked: pd.DataFrame, curves: Curves) -> pd.DataFrame:
 def _frame_values(
     test: pd.DataFrame, maps_NTI: np.ndarray, actor: Actor | None
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield each measure's name, its value_NT and whether each frame counts."""
+    """Yield each measure's name, its value_NT, and the mask of frames to count."""
     valid_NT = valid_mask(test["valid_frames"].to_numpy(), maps_NTI.shape[1])
     yield "entropy", entropy(maps_NTI), valid_NT
     yield "centre_bias", centre_bias(maps_NTI), valid_NT
@@ -109,14 +109,17 @@ def _add_up(clips: pd.DataFrame, name: str, measure: str, value_NT: np.ndarray, 
 def write_maps(directory: Path, scored: ScoredMaps) -> None:
     """Write maps.parquet and maps.json.
 
-    maps.json holds `num_clips`, `num_groups`, `num_masked` (videos of the curves) and `grid`; `measures` by name, with the
-    model's value and its 95 % interval over groups, the controls' values, and, where one direction is better, how far the model
-    is from each control on the same videos (`differences`, with intervals); `classes`, a row each; and `curves`, the true
-    class's mean probability.
+    maps.json holds:
+
+    - `num_clips`, `num_groups`, `num_masked` (videos in the curves) and `grid`
+    - `measures`: for each one the model's value with its 95 % interval over groups and the controls' values. If a direction is
+      better, also the `differences` between the model and each control on the same videos, with intervals.
+    - `classes`: the model's measures for each class
+    - `curves`: the true class's mean probability at each fraction of masked cells
     """
     scored.totals.to_parquet(directory / layout.MAPS_TABLE, index=False)
-    of_measure = {name: scored.totals[scored.totals["measure"] == name] for name in MEASURES}
-    known = {name: totals for name, totals in of_measure.items() if len(totals)}
+    by_measure = {name: scored.totals[scored.totals["measure"] == name] for name in MEASURES}
+    known = {name: totals for name, totals in by_measure.items() if len(totals)}
     content = {
         "num_clips": len(scored.test),
         "num_groups": int(scored.test["group"].nunique()),
@@ -134,22 +137,22 @@ def mean_of_totals(totals: pd.DataFrame) -> float:
     return _rounded(totals["total"].sum() / totals["frames"].sum())
 
 
-def less(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Return the first totals less the second, of the videos that are in both: their frames are the same."""
+def subtract_totals(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """Return the first totals minus the second, for videos in both tables; their frames must be the same."""
     first, second = first.set_index("video"), second.set_index("video")
     both = first.index.intersection(second.index)
     return first.loc[both].assign(total=first.loc[both, "total"] - second.loc[both, "total"]).reset_index()
 
 
 def interval_of_mean(totals: pd.DataFrame, *, level: float = LEVEL) -> list[float]:
-    """Return the interval, over groups, of `mean_of_totals`."""
+    """Return the interval of `mean_of_totals` over groups."""
     total_V1, frames_V1 = (totals[[name]].to_numpy(dtype=np.float64) for name in ("total", "frames"))
     [ends] = ratio_intervals(total_V1, frames_V1, totals["group"].to_numpy(), level=level)
     return [_rounded(end) for end in ends]
 
 
 def _rounded(value: float) -> float:
-    """Return a value to nine decimals: what should be 0 is neither left at -2e-17 nor at -0."""
+    """Round to nine decimals and turn -0 into 0, so that rounding errors do not show."""
     return round(float(value), 9) + 0.0
 
 
@@ -158,15 +161,15 @@ def _describe(measure: Measure, totals: pd.DataFrame) -> dict[str, Any]:
     row = asdict(measure) | {name: mean_of_totals(rows) for name, rows in by_map.items()}
     row["interval"] = interval_of_mean(by_map[MODEL])
     if measure.better:
-        apart = {name: less(by_map[MODEL], by_map[name]) for name in CONTROLS}
+        differences = {name: subtract_totals(by_map[MODEL], by_map[name]) for name in CONTROLS}
         row["differences"] = {
-            name: {"difference": mean_of_totals(rows), "interval": interval_of_mean(rows)} for name, rows in apart.items()
+            name: {"difference": mean_of_totals(rows), "interval": interval_of_mean(rows)} for name, rows in differences.items()
         }
     return row
 
 
 def _class_rows(scored: ScoredMaps, known: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
-    """Return the model's measures of each class; null where no video of the class has one."""
+    """Return the model's measures for each class, None where no video of the class has the measure."""
     clips = scored.test["class_name"].value_counts()
     rows = [{"class": name, "clips": int(clips.get(name, 0))} for name in scored.classes]
     for measure, totals in known.items():

@@ -1,12 +1,12 @@
-"""Deletion and insertion (Petsiuk et al. 2018, RISE): does what the map ranks highest decide what the model says?
+"""Deletion and insertion (Petsiuk et al. 2018, RISE): test whether the cells that a map ranks highest drive the prediction.
 
-Deletion masks a growing share of each frame's cells, those first that a map ranks highest, and watches the probability of the
-true class: the sooner it falls, the better the map. Insertion begins with everything masked and gives the cells back in the
-same order. The whole model runs again on what is left, its attention included.
+Deletion masks a growing fraction of each frame's cells, highest-ranked first. The faster the true class's probability falls,
+the better the map. Insertion starts with all cells masked and restores them in the same order. The whole model runs again on
+the masked features and computes its attention again.
 
-A masked cell's features are zero. After a ReLU that is what a channel says where its pattern is not; it stays zero under the
-one factor of `Normalised`; and it tells nothing of the clip, which a mean over its cells would: `mean_pool` decides by just
-that. It makes frames fainter too, but as much for a control's order as for the model's.
+A masked cell's features are zero. After a ReLU that means that the channel's pattern is absent, and `Normalised` keeps zero,
+since it scales by one factor. Filling with the clip's mean instead would reveal the clip's class, since `mean_pool` classifies
+exactly that mean. Zeros also lower the activations overall, but equally for the model's order and for a control's.
 """
 
 # N clips, B batch, T frames of a clip, K grid side, I = K * K cells, F points of a curve
@@ -24,56 +24,56 @@ from torch import nn
 
 from pipeline_lib.compute.gpu import deterministic_inference
 from pipeline_lib.evaluate.measures import MODEL, UNIFORM, control_maps
-from pipeline_lib.training.batches import Batch, ClipSource
+from pipeline_lib.training.batches import Batch, ClipLoader
 
 STEPS = 5
-"""Steps of a curve. An odd number, so that every count of cells has its complement among the counts."""
+"""Steps of a curve; odd, so that the complement of each count of cells is also a count (see `masked_curves`)."""
 
-MOST_VIDEOS = 512
-"""Videos that are masked at most: a clip of each costs `5 * STEPS - 3` runs of the model."""
+MAX_VIDEOS = 512
+"""Maximum number of videos to mask; one clip of each costs `5 * STEPS - 3` runs of the model."""
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What is left of the true class's probability behind growing masks."""
+    """Deletion and insertion curves: the true class's probability against the fraction of cells."""
 
     fraction_F: np.ndarray
-    """Share of the cells that is masked, or given back."""
+    """Fraction of the cells that are masked (deletion) or restored (insertion)."""
     probability_NF: Mapping[tuple[str, str], np.ndarray]
-    """By map and measure, for each clip the mean over its valid frames."""
+    """The true class's mean probability over each clip's valid frames, by map and measure."""
 
     def areas(self) -> dict[tuple[str, str], np.ndarray]:
-        """Return the area_N under each clip's curves, by the trapezoid rule."""
+        """Return area_N under each clip's curves by the trapezoidal rule, by map and measure."""
         return {key: np.trapezoid(curve_NF, self.fraction_F, axis=1) for key, curve_NF in self.probability_NF.items()}
 
 
 def choose_clips(test: pd.DataFrame) -> np.ndarray:
-    """Return the rows of the clips to mask: each video's first, of at most `MOST_VIDEOS` videos drawn by their names."""
+    """Return the rows of the clips to mask: the first clip of up to `MAX_VIDEOS` videos, sampled by a hash of their names."""
     first = test.sort_values("first_frame", kind="stable").drop_duplicates("video")
-    drawn = sorted(first["video"], key=lambda video: (_seed(video), video))[:MOST_VIDEOS]
+    drawn = sorted(first["video"], key=lambda video: (_seed(video), video))[:MAX_VIDEOS]
     row_N: np.ndarray = np.flatnonzero(test.index.isin(first.index[first["video"].isin(drawn)]))
     return row_N
 
 
 def cell_counts(num_cells: int) -> np.ndarray:
-    """Return how many cells are masked, or given back, at each point of a curve."""
+    """Return the number of cells that are masked or restored at each point of a curve."""
     return np.array([round(num_cells * step / STEPS) for step in range(STEPS + 1)])
 
 
 def masked_curves(
-    model: nn.Module, source: ClipSource, clips: Sequence[str], attention_NTI: np.ndarray, batch_size: int
+    model: nn.Module, loader: ClipLoader, clips: Sequence[str], attention_NTI: np.ndarray, batch_size: int
 ) -> Curves:
-    """Run the model on the clips of `source` (named `clips`, with the model's attention) behind growing masks.
+    """Return the deletion and insertion curves of all clips of `loader`, whose ids are `clips`.
 
-    The uniform map ranks cells in an order drawn for each clip, the same in all its frames, as the centre's is. That order
-    backwards is as good a draw, so that its insertion is its deletion read backwards, and runs are saved.
+    The uniform map ranks cells in a random order per clip, the same in all frames. The reverse order is equally random, so its
+    insertion curve is its deletion curve reversed, which saves runs of the model.
     """
     model.eval()
     counts_F = cell_counts(attention_NTI.shape[2])
     blocks: list[dict[tuple[str, str], np.ndarray]] = []
     first = 0
     with torch.inference_mode():
-        for batch in source.batches(batch_size):
+        for batch in loader.batches(batch_size):
             rows = slice(first, first := first + len(batch.labels_B))
             ranks = _ranks(clips[rows], attention_NTI[rows])
             blocks.append(_batch_curves(_true_probability(model, batch), ranks, counts_F))
@@ -84,23 +84,23 @@ def masked_curves(
 def _batch_curves(
     probability: Callable[[np.ndarray], np.ndarray], ranks: Mapping[str, np.ndarray], counts_F: np.ndarray
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Return probability_BF by map and measure; `probability` takes the cells that are kept, (B, T, I)."""
-    everything_BTI = np.ones(ranks[MODEL].shape, dtype=bool)
-    whole_B, nothing_B = probability(everything_BTI), probability(~everything_BTI)
+    """Return probability_BF by map and measure; `probability` takes the mask of cells to keep, (B, T, I)."""
+    all_BTI = np.ones(ranks[MODEL].shape, dtype=bool)
+    unmasked_B, masked_B = probability(all_BTI), probability(~all_BTI)
 
     def curve(first_B: np.ndarray, kept: Iterable[np.ndarray], last_B: np.ndarray) -> np.ndarray:
         return np.stack([first_B, *map(probability, kept), last_B], axis=1)
 
     curves = {}
     for name, rank_BTI in ranks.items():
-        curves[name, "deletion"] = curve(whole_B, (rank_BTI >= count for count in counts_F[1:-1]), nothing_B)
+        curves[name, "deletion"] = curve(unmasked_B, (rank_BTI >= count for count in counts_F[1:-1]), masked_B)
         if name != UNIFORM:
-            curves[name, "insertion"] = curve(nothing_B, (rank_BTI < count for count in counts_F[1:-1]), whole_B)
+            curves[name, "insertion"] = curve(masked_B, (rank_BTI < count for count in counts_F[1:-1]), unmasked_B)
     return curves | {(UNIFORM, "insertion"): curves[UNIFORM, "deletion"][:, ::-1]}
 
 
 def _true_probability(model: nn.Module, batch: Batch) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function from the cells that are kept, (B, T, I), to the true class's mean probability over valid frames."""
+    """Return a function from the mask of cells to keep, (B, T, I), to the true class's mean probability over valid frames."""
     features_BTKKD = batch.features_BTKKD.float()
     valid_BT = torch.arange(features_BTKKD.shape[1], device=features_BTKKD.device) < batch.valid_frames_B[:, None]
     label_BT1 = batch.labels_B[:, None, None].expand(-1, features_BTKKD.shape[1], 1)
@@ -117,21 +117,21 @@ def _true_probability(model: nn.Module, batch: Batch) -> Callable[[np.ndarray], 
 
 
 def _ranks(clips: Sequence[str], attention_BTI: np.ndarray) -> dict[str, np.ndarray]:
-    """Return each map's rank_BTI of the cells, 0 the highest; equal ones are in an order drawn for the clip."""
+    """Return rank_BTI of the cells for each map, 0 for the highest; ties are ordered randomly, seeded by the clip's id."""
     num_cells = attention_BTI.shape[2]
-    drawn_BI = np.stack([np.random.default_rng(_seed(clip)).permutation(num_cells) for clip in clips])
+    random_BI = np.stack([np.random.default_rng(_seed(clip)).permutation(num_cells) for clip in clips])
     controls = {name: map_KK.reshape(1, 1, -1) for name, map_KK in control_maps(round(num_cells**0.5)).items()}
     maps = {MODEL: attention_BTI} | controls
-    return {name: _rank(np.broadcast_to(map_BTI, attention_BTI.shape), drawn_BI) for name, map_BTI in maps.items()}
+    return {name: _rank(np.broadcast_to(map_BTI, attention_BTI.shape), random_BI) for name, map_BTI in maps.items()}
 
 
-def _rank(score_BTI: np.ndarray, drawn_BI: np.ndarray) -> np.ndarray:
-    drawn_BTI = np.broadcast_to(drawn_BI[:, None, :], score_BTI.shape)
-    falling_BTI = np.argsort(-np.take_along_axis(score_BTI, drawn_BTI, axis=2), axis=2, kind="stable")
-    rank_BTI: np.ndarray = np.argsort(np.take_along_axis(drawn_BTI, falling_BTI, axis=2), axis=2)
+def _rank(score_BTI: np.ndarray, random_BI: np.ndarray) -> np.ndarray:
+    random_BTI = np.broadcast_to(random_BI[:, None, :], score_BTI.shape)
+    descending_BTI = np.argsort(-np.take_along_axis(score_BTI, random_BTI, axis=2), axis=2, kind="stable")
+    rank_BTI: np.ndarray = np.argsort(np.take_along_axis(random_BTI, descending_BTI, axis=2), axis=2)
     return rank_BTI
 
 
 def _seed(name: str) -> int:
-    """Return a number that depends on the name alone: neither order nor batches of clips play a part."""
+    """Return a seed that depends on the name alone, not on the order or batching of clips."""
     return zlib.crc32(name.encode())

@@ -1,4 +1,4 @@
-"""Which of two models is better, judged on the groups of videos that both were tested on."""
+"""Paired tests between two models over groups of videos, and Holm's correction."""
 
 # V videos, G groups, R sign flips
 
@@ -13,20 +13,20 @@ from scipy.stats import binomtest
 
 MCNEMAR, SIGN_FLIP = "exact McNemar", "sign flips of groups"
 
-SIGNS_AT_ONCE = 2**22
-"""Signs drawn before they are added up; bounds memory to some 40 MB."""
+MAX_BLOCK_SIGNS = 2**22
+"""Random signs per block; bounds memory."""
 
 ROUNDING = 1e-9
-"""Sums of shares may differ by this much and be the same."""
+"""Sums that differ by less are considered equal."""
 
 
 def paired_test(difference_V: np.ndarray, group_V: np.ndarray, *, flips: int, seed: int) -> tuple[str, float]:
-    """Return the test's name and its two-sided p-value for "as good as each other" on these videos.
+    """Return the name and the two-sided p-value of a test of the null hypothesis that both models are equally accurate.
 
-    `difference_V` is the first model's correctness less the second's, between -1 and 1. If the models are alike, a group's
-    differences, which belong together, could as well have had the other sign. Where every group is one video and all
-    differences are -1, 0 or 1, the distribution of their sum under flipped signs is binomial: McNemar's exact test. Otherwise
-    groups' sums are flipped in all ways, or in `flips` random ones where there are more.
+    `difference_V` is the first model's correctness minus the second's, between -1 and 1. Under the null hypothesis the sign of
+    a group's sum of differences is random. If every group is a single video and all differences are -1, 0 or 1, this is the
+    exact McNemar test. Otherwise it is a sign-flip permutation test over groups, with all flips if there are at most `flips`
+    of them and `flips` random ones if there are more.
     """
     sum_G = pd.Series(difference_V).groupby(np.asarray(group_V)).sum().to_numpy()
     if len(sum_G) == len(difference_V) and np.isin(sum_G, (-1, 0, 1)).all():
@@ -37,24 +37,24 @@ def paired_test(difference_V: np.ndarray, group_V: np.ndarray, *, flips: int, se
 
 
 def _sign_flip_p(sum_G: np.ndarray, flips: int, seed: int) -> float:
-    """Return the share of flips that are at least as extreme as what was seen; that is one of them, so p is never 0."""
-    seen = abs(sum_G.sum()) - ROUNDING
+    """Return the fraction of flips at least as extreme as the observation, which counts as one of them: p is never 0."""
+    observed = abs(sum_G.sum()) - ROUNDING
     if 2 ** len(sum_G) <= flips:
         signs_RG = np.array(list(itertools.product((-1, 1), repeat=len(sum_G))))
-        return float((np.abs(signs_RG @ sum_G) >= seen).mean())
-    extreme = sum(int((np.abs(signs_RG @ sum_G) >= seen).sum()) for signs_RG in _random_signs(len(sum_G), flips, seed))
+        return float((np.abs(signs_RG @ sum_G) >= observed).mean())
+    extreme = sum(int((np.abs(signs_RG @ sum_G) >= observed).sum()) for signs_RG in _random_signs(len(sum_G), flips, seed))
     return (extreme + 1) / (flips + 1)
 
 
 def _random_signs(num_groups: int, flips: int, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
-    block = max(1, SIGNS_AT_ONCE // num_groups)
+    block = max(1, MAX_BLOCK_SIGNS // num_groups)
     for first in range(0, flips, block):
         yield 2.0 * rng.integers(0, 2, (min(block, flips - first), num_groups), dtype=np.int8) - 1
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Return Holm's adjusted p-values: rejecting those below alpha errs in any of them with probability alpha at most."""
+    """Return Holm-adjusted p-values, which control the family-wise error rate."""
     p_N = np.array(p_values)
     order_N = p_N.argsort(kind="stable")
     adjusted_N = np.empty_like(p_N)

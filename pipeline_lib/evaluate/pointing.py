@@ -1,4 +1,4 @@
-"""Attention against the actor's box: the pointing game (Zhang et al. 2016), and the attention that lies in the box."""
+"""Compare attention with the actor's box: the pointing game (Zhang et al. 2016) and the attention mass in the box."""
 
 # N clips, T frames of a clip, K grid side, I = K * K cells in rows from the top left, F frames with a box
 
@@ -15,12 +15,12 @@ from pipeline_lib.training.voting import valid_mask
 logger = logging.getLogger(__name__)
 
 TOLERANCE_SECONDS = 1e-3
-"""Rounding of times in the boxes file."""
+"""Rounding error of the times in the boxes file."""
 
 
 @dataclass(frozen=True)
 class Actor:
-    """Which cells the actor covers, in every frame that has a box."""
+    """The cells that the actor's box covers in each frame that has one."""
 
     clip_F: np.ndarray
     """Row of the frame's clip."""
@@ -28,20 +28,20 @@ class Actor:
     inside_FI: np.ndarray
     """Whether the cell's centre is in the box."""
     covered_FI: np.ndarray
-    """Share of the cell's area that is."""
+    """Fraction of the cell's area in the box."""
 
 
 def find_actor(test: pd.DataFrame, num_frames: int, grid: int, boxes: pd.DataFrame, *, fps: float) -> Actor | None:
-    """Return where the actor is in each valid frame that has a box of its video within half a frame of its own time.
+    """Match valid frames to the boxes of their video within half a frame's duration; return None if no frame has a box.
 
-    Boxes (one a time) have the columns video, time_seconds, x0, y0, x1, y1. None if no frame has one.
+    `boxes` has the columns video, time_seconds, x0, y0, x1, y1 and one row per time.
     """
     clip_F, time_F = np.nonzero(valid_mask(test["valid_frames"].to_numpy(), num_frames))
     frames = pd.DataFrame({"clip": clip_F, "time": time_F, "video": test["video"].to_numpy()[clip_F]})
     frames["time_seconds"] = (test["first_frame"].to_numpy()[clip_F] + time_F) / fps
     matched = _nearest_boxes(frames, boxes, tolerance_seconds=0.5 / fps + TOLERANCE_SECONDS)
     if matched.empty:
-        logger.warning("no frame of the test split has a box of its video; attention is not checked against boxes")
+        logger.warning("no frame of the test split has a box; attention is not checked against boxes")
         return None
     return Actor(
         matched["clip"].to_numpy(),
@@ -52,20 +52,20 @@ def find_actor(test: pd.DataFrame, num_frames: int, grid: int, boxes: pd.DataFra
 
 
 def points_at_actor(attention_FI: np.ndarray, actor: Actor) -> np.ndarray:
-    """Return, for each frame, 1 if the strongest cell's centre is in the box, else 0; of equal ones their mean."""
+    """Return 1 for each frame whose strongest cell's centre is in the box, else 0; ties are averaged."""
     strongest_FI = attention_FI == attention_FI.max(axis=1, keepdims=True)
     share_F: np.ndarray = (strongest_FI & actor.inside_FI).sum(axis=1) / strongest_FI.sum(axis=1)
     return share_F
 
 
 def mass_in_box(attention_FI: np.ndarray, actor: Actor) -> np.ndarray:
-    """Return the share of each frame's attention in the box; a cell that is covered in part counts in part."""
+    """Return the fraction of each frame's attention in the box; cells count in proportion to their covered area."""
     mass_F: np.ndarray = (attention_FI * actor.covered_FI).sum(axis=1)
     return mass_F
 
 
 def _nearest_boxes(frames: pd.DataFrame, boxes: pd.DataFrame, *, tolerance_seconds: float) -> pd.DataFrame:
-    """Join each frame with the box of its video that is nearest in time; frames without one are left out."""
+    """Join each frame with the nearest box in time of its video; drop frames without one."""
     boxes = boxes.astype({"time_seconds": "float64"}).sort_values("time_seconds", kind="stable")
     boxes["video"] = boxes["video"].astype(frames["video"].dtype)
     matched = pd.merge_asof(
@@ -74,13 +74,13 @@ def _nearest_boxes(frames: pd.DataFrame, boxes: pd.DataFrame, *, tolerance_secon
         on="time_seconds",
         by="video",
         direction="nearest",
-        tolerance=tolerance_seconds,  # type: ignore[arg-type]  # the stubs know no floats
+        tolerance=tolerance_seconds,  # type: ignore[arg-type]  # missing in the stubs
     )
     return matched.dropna(subset=["x0", "y0", "x1", "y1"])
 
 
 def _centres_inside(matched: pd.DataFrame, start: str, end: str, grid: int) -> np.ndarray:
-    """Return which rows (or columns) of cells have their centres between the box's two edges, (F, K)."""
+    """Return which rows (or columns) of cells have their centres between two edges of the box, (F, K)."""
     centre_K = (np.arange(grid) + 0.5) / grid
     start_F1, end_F1 = (matched[name].to_numpy()[:, None] for name in (start, end))
     inside_FK: np.ndarray = (start_F1 <= centre_K) & (centre_K <= end_F1)
@@ -88,7 +88,7 @@ def _centres_inside(matched: pd.DataFrame, start: str, end: str, grid: int) -> n
 
 
 def _covered(matched: pd.DataFrame, start: str, end: str, grid: int) -> np.ndarray:
-    """Return the share of each row (or column) of cells between the box's two edges, (F, K)."""
+    """Return the fraction of each row (or column) of cells between two edges of the box, (F, K)."""
     edge_L = np.arange(grid + 1) / grid
     start_F1, end_F1 = (matched[name].to_numpy()[:, None] for name in (start, end))
     length_FK = np.minimum(end_F1, edge_L[1:]) - np.maximum(start_F1, edge_L[:-1])

@@ -1,4 +1,4 @@
-"""Tables of what was predicted: a row a clip, a row a video."""
+"""Tables of predictions, one row per clip or per video."""
 
 # N clips or videos, T frames of a clip, C classes
 
@@ -12,22 +12,24 @@ import pandas as pd
 from pipeline_lib.training.voting import Tally
 
 TOP = 5
-"""How many classes a video's true class may be among for `top5_correct`."""
+"""Number of classes for `top5_correct`."""
 
 
 def clip_predictions(
     test: pd.DataFrame, probability_NTC: np.ndarray, clip_tally: Tally, classes: Sequence[str]
 ) -> pd.DataFrame:
-    """Return one row a clip, in the order of `test`.
+    """Return one row per clip, in the order of `test`.
 
-    `predicted` is the mode of the valid frames' predictions (ties: see `pipeline_lib.training.voting`), `predicted_by_mean` the
-    class of the largest mean probability over them; `confidence` and `confidence_by_mean` are the two classes' mean
-    probabilities. `frame_predicted` and `frame_confidence` are each valid frame's own, `frames_correct` how many are right.
+    - `predicted`: the mode of the valid frames' predictions (for ties see `pipeline_lib.training.voting`)
+    - `predicted_by_mean`: the class with the largest mean probability over the valid frames
+    - `confidence`, `confidence_by_mean`: the mean probability of these two classes
+    - `frame_predicted`, `frame_confidence`: the prediction and confidence of each valid frame
+    - `frames_correct`: the number of correct frames
     """
     names = np.asarray(classes, dtype=object)
     frame_NT, confidence_NT = names[probability_NTC.argmax(axis=2)], probability_NTC.max(axis=2)
     table = test[["clip", "video", "class_name", "group"]].copy()
-    _add_verdicts(table, clip_tally, names)
+    _add_predictions(table, clip_tally, names)
     table["valid_frames"] = test["valid_frames"].astype("int32")
     table["frames_correct"] = clip_tally.votes_NC[np.arange(len(table)), _labels(table, classes)].astype("int32")
     lengths = test["valid_frames"].tolist()
@@ -37,17 +39,17 @@ def clip_predictions(
 
 
 def video_predictions(clips: pd.DataFrame, clip_tally: Tally, classes: Sequence[str]) -> pd.DataFrame:
-    """Return one row a video of `clip_predictions`, in the order of their first clips.
+    """Return one row per video of `clip_predictions`, in the order of the videos' first clips.
 
-    The verdicts are the same two, over the valid frames of all the video's clips. `top5_correct` says whether the true class
-    is among the five of the largest mean probability; `num_clips`, `clips_correct`, `clips_correct_by_mean`, `num_frames`
-    (valid ones) and `frames_correct` are what accuracies of clips and frames are added up from.
+    The predictions are made as for clips, over the valid frames of all the video's clips. `top5_correct` says whether the true
+    class is among the five with the largest mean probability. `num_clips`, `clips_correct`, `clips_correct_by_mean`,
+    `num_frames` (valid frames) and `frames_correct` are the terms of clip and frame accuracy.
     """
     video_N, _ = pd.factorize(clips["video"])
     grouped = clips.groupby("video", sort=False)
     table = grouped[["class_name", "group"]].first().reset_index()
     pooled = clip_tally.pool(video_N, len(table))
-    _add_verdicts(table, pooled, np.asarray(classes, dtype=object))
+    _add_predictions(table, pooled, np.asarray(classes, dtype=object))
     table["top5_correct"] = pooled.among_best(_labels(table, classes), TOP)
     counts = {"clips_correct": "correct", "clips_correct_by_mean": "correct_by_mean"}
     counts |= {"num_frames": "valid_frames", "frames_correct": "frames_correct"}
@@ -57,16 +59,16 @@ def video_predictions(clips: pd.DataFrame, clip_tally: Tally, classes: Sequence[
     return table
 
 
-def _add_verdicts(table: pd.DataFrame, counted: Tally, names: np.ndarray) -> None:
-    table["predicted"] = names[counted.predicted]
-    table["confidence"] = counted.confidence
+def _add_predictions(table: pd.DataFrame, tally: Tally, names: np.ndarray) -> None:
+    table["predicted"] = names[tally.predicted]
+    table["confidence"] = tally.confidence
     table["correct"] = table["predicted"] == table["class_name"]
-    table["predicted_by_mean"] = names[counted.predicted_by_mean]
-    table["confidence_by_mean"] = counted.confidence_by_mean
+    table["predicted_by_mean"] = names[tally.predicted_by_mean]
+    table["confidence_by_mean"] = tally.confidence_by_mean
     table["correct_by_mean"] = table["predicted_by_mean"] == table["class_name"]
 
 
 def _labels(table: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
     label_N = pd.Index(classes).get_indexer(pd.Index(table["class_name"]))
-    assert (label_N >= 0).all(), "a class that the model does not know"
+    assert (label_N >= 0).all(), "a class that the model was not trained on"
     return label_N

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression on videos, for several label sets at once; the validation split chooses the penalty."""
+"""Multinomial logistic regression on videos for several label sets, with the penalty chosen on the validation split."""
 
 # F label sets, V videos, D channels, C classes, P penalties
 
@@ -13,15 +13,15 @@ import torch
 from pipeline_lib.training.logistic_regression import fit_classifiers
 
 INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""scikit-learn's C, to choose from by the validation split's log-loss; a penalty is 1 / (C x videos)."""
+"""Candidates for scikit-learn's C, compared by validation log loss; the penalty is 1 / (C x videos)."""
 
 DEFAULT = INVERSE_PENALTIES.index(1e-2)
-"""Taken where there is nothing to choose by."""
+"""Index of the penalty for label sets without validation videos."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Some videos, and the indices of their classes."""
+    """Input vectors and class indices of videos."""
 
     input_VD: np.ndarray
     label_V: np.ndarray
@@ -29,15 +29,15 @@ class Examples:
 
 @dataclass(frozen=True)
 class Regression:
-    """What the fit to each label set makes of the test videos."""
+    """Predictions for the test videos of the fit to each label set."""
 
     probability_FVC: np.ndarray
     inverse_penalty_F: list[float | None]
-    """scikit-learn's C; None where the labels were all the same, which needs no fit."""
+    """scikit-learn's C; None if all labels are the same and no fit is needed."""
 
 
 def regress(splits: Mapping[str, Examples], label_FV: np.ndarray, num_classes: int, device: torch.device) -> Regression:
-    """Fit every label set (labels of the `train` videos, then of the `val` videos), and predict the `test` videos."""
+    """Fit every label set and predict the `test` videos. Each row of `label_FV` has the `train` labels, then the `val` ones."""
     train_VD, val_VD, test_VD = (torch.from_numpy(splits[name].input_VD).to(device) for name in ("train", "val", "test"))
     label_FN, label_FM = torch.from_numpy(label_FV).to(device).split([len(train_VD), len(val_VD)], dim=1)
     found = fit_classifiers(
@@ -54,7 +54,7 @@ def regress(splits: Mapping[str, Examples], label_FV: np.ndarray, num_classes: i
 
 
 def _penalties(label_FN: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Return penalty_PF. As in scikit-learn two classes share one weight vector, which doubles the penalty of two."""
+    """Return penalty_PF, doubled for two classes: there scikit-learn fits a single weight vector."""
     num_known_F = torch.nn.functional.one_hot(label_FN, num_classes).amax(dim=1).sum(dim=1)
     inverse_P1 = torch.tensor(INVERSE_PENALTIES, dtype=torch.float64, device=label_FN.device)[:, None]
     return torch.where(num_known_F == 2, 2.0, 1.0) / (inverse_P1 * label_FN.shape[1])

@@ -1,4 +1,4 @@
-"""The results of a run in one place: models, controls and comparisons, as JSON and as a table."""
+"""Write a run's results: models, controls and comparisons, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from pipeline_lib.evaluate.comparison import COLUMNS, Pair, Summary, TrainingRun
 from pipeline_lib.params import EvaluateParams
 
 LINEAR = "logistic_regression"
-"""What the linear reference is called among the models."""
+"""Name of the linear baseline among the models."""
 
 
 @dataclass(frozen=True)
 class Controls:
-    """What one fold gives away without a model that looks at the action."""
+    """The controls of one fold."""
 
     fold: int
     scores: Mapping[str, Any]
-    """What `evaluate_controls` returned."""
+    """The result of `evaluate_controls`."""
     linear: TrainingRun
-    """Its logistic regression, to be compared with the models."""
+    """The logistic regression, for comparison with the models."""
 
 
 def read_training_run(directory: Path, model: str, fold: int, seed: int) -> TrainingRun:
-    """Read what `evaluate_model` wrote."""
+    """Read the files that `evaluate_model` wrote."""
     metrics = json.loads((directory / layout.METRICS).read_text(encoding="utf-8"))
     maps = directory / layout.MAPS_TABLE
     return TrainingRun(
@@ -46,7 +46,7 @@ def read_training_run(directory: Path, model: str, fold: int, seed: int) -> Trai
 
 
 def read_controls(directory: Path, fold: int) -> Controls:
-    """Read what `evaluate_controls` wrote."""
+    """Read the files that `evaluate_controls` wrote."""
     scores = json.loads((directory / layout.CONTROLS).read_text(encoding="utf-8"))
     videos = pd.read_parquet(directory / layout.VIDEOS)
     return Controls(fold, scores, TrainingRun(LINEAR, fold, 0, scores[LINEAR], videos))
@@ -55,11 +55,14 @@ def read_controls(directory: Path, fold: int) -> Controls:
 def write_results(
     directory: Path, runs: Sequence[TrainingRun], controls: Sequence[Controls], params: EvaluateParams
 ) -> dict[str, Any]:
-    """Write results.json and results.csv, a row a model, and return the number of runs and of comparisons.
+    """Write results.json and results.csv (one row per model) and return the numbers of training runs and of pairs.
 
-    results.json holds `models`, a `Summary` each, in the order in which they first appear among `runs` and the linear
-    reference last; `controls`, their video accuracy over folds; `pairs`, a `Pair` each; and `attention_claims`, a `Claim`
-    each.
+    results.json holds:
+
+    - `models`: a `Summary` for each model, in the order of `runs`, followed by the linear baseline
+    - `controls`: their video accuracy over folds
+    - `pairs`: a `Pair` for each two models
+    - `attention_claims`: a `Claim` for each measure
     """
     every_run = [*runs, *(control.linear for control in controls)]
     summaries, pairs = summarise(every_run), compare(every_run, params)
@@ -75,7 +78,7 @@ def write_results(
 
 
 def _control_rows(scores: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return each control's video accuracy: of one fold with its spread, of several with the deviation between them."""
+    """Return each control's video accuracy: for one fold with its own spread, for several with the deviation between folds."""
     if not scores:
         return {}
     permuted = [row["permuted_labels"] for row in scores]
@@ -101,13 +104,13 @@ def _over_folds(accuracies: Sequence[float]) -> dict[str, float | None]:
 
 
 def results_table(summaries: Iterable[Summary], pairs: Sequence[Pair]) -> pd.DataFrame:
-    """Return one row a model: its metrics, their intervals or deviations, and its adjusted p-value against each other model."""
+    """Return one row per model: metrics, their intervals or deviations, and Holm-adjusted p-values against the other models."""
     table = pd.DataFrame([_named(summary) | _p_values(summary.model, pairs) for summary in summaries])
     return table.dropna(axis=1, how="all")
 
 
 def _named(summary: Summary) -> dict[str, Any]:
-    """Return a model's numbers under the names of results.csv."""
+    """Return a model's metrics under their column names in results.csv."""
     row: dict[str, Any] = {"model": summary.model, "folds x seeds": summary.num_training_runs}
     for name, title in COLUMNS.items():
         low, high = summary.intervals.get(name, (None, None))

@@ -1,4 +1,4 @@
-"""Numbers from the tables of predictions."""
+"""Compute metrics from the tables of predictions."""
 
 # N clips or videos, V videos, M metrics, C classes, B bins
 
@@ -21,7 +21,7 @@ ACCURACIES = {
     "video_accuracy": ("correct", None),
     "video_accuracy_by_mean": ("correct_by_mean", None),
 }
-"""Columns of the video table that each accuracy is a ratio of sums of; None counts the videos."""
+"""Numerator and denominator columns of each accuracy in the video table; None counts videos."""
 
 CALIBRATION_BINS = 15
 
@@ -29,15 +29,14 @@ CALIBRATION_BINS = 15
 def overall_scores(
     predictions: pd.DataFrame, videos: pd.DataFrame, classes: Sequence[str], *, train: pd.DataFrame
 ) -> dict[str, Any]:
-    """Return accuracies as fractions of the test split with their intervals, beside what needs no model.
+    """Return accuracies on the test split as fractions, with intervals, and baselines that need no model.
 
-    Without a suffix a verdict is by the mode, with `_by_mean` by mean probability; `macro_f1` is by the mode, and
-    `top5_accuracy` (None where five classes are all there are) and `calibration_error` by mean probability, all three of
-    videos. `intervals` holds 95 % intervals over the `num_groups` groups (see `pipeline_lib.evaluate.intervals`).
+    Accuracies are by the mode, or with the suffix `_by_mean` by mean probability. `macro_f1` (mode), `top5_accuracy` and
+    `calibration_error` (mean probability) are of videos. `top5_accuracy` is None if there are at most five classes.
+    `intervals` holds 95 % intervals over the `num_groups` groups (see `pipeline_lib.evaluate.intervals`).
 
-    `chance` is 1 / C. `majority_class` is the share of test clips that carry the label most frequent among the clips of
-    `train`: the clip accuracy of always saying that one; `majority_class_video` is the same of videos. On a tie there, the
-    first in the alphabet.
+    `chance` is 1 / C. `majority_class` is the clip accuracy of always predicting the most frequent class of `train`, and
+    `majority_class_video` is the same for videos. Ties go to the first class in alphabetical order.
     """
     train_videos = train.drop_duplicates("video")
     return {
@@ -59,16 +58,16 @@ def overall_scores(
 
 
 def macro_f1(videos: pd.DataFrame) -> float:
-    """Return the F1 of videos, by the mode, averaged over the classes of the test split, each weighing the same."""
+    """Return the macro F1 of videos (mode) over the classes of the test split."""
     actual, names = videos["class_name"], sorted(set(videos["class_name"]))
     return float(f1_score(actual, videos["predicted"], labels=names, average="macro", zero_division=0))
 
 
 def calibration_error(confidence_N: np.ndarray, correct_N: np.ndarray, num_bins: int) -> float:
-    """Return the expected calibration error of Guo et al. 2017, "On Calibration of Modern Neural Networks".
+    """Return the expected calibration error (Guo et al. 2017, "On Calibration of Modern Neural Networks").
 
-    Confidences are sorted into `num_bins` bins of equal width, each with its upper edge; a bin's gap between accuracy and
-    mean confidence weighs as many predictions as it holds. 0 is perfectly calibrated.
+    Predictions are binned by confidence into `num_bins` bins of equal width, which include their upper edge. The error is the
+    mean of the bins' gaps between accuracy and confidence, weighted by the number of predictions; 0 is perfectly calibrated.
     """
     bin_N = np.clip(np.ceil(confidence_N * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
     gap_B = np.bincount(bin_N, weights=correct_N - confidence_N, minlength=num_bins)
@@ -76,9 +75,9 @@ def calibration_error(confidence_N: np.ndarray, correct_N: np.ndarray, num_bins:
 
 
 def class_scores(predictions: pd.DataFrame, videos: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Return one row a class: precision, recall and F1 of its clips, accuracy of its frames and videos.
+    """Return one row per class: precision, recall and F1 of clips, accuracy of frames and videos.
 
-    What has no denominator (the recall of a class without test clips, the precision of one never predicted) is empty.
+    Undefined values are nan, such as the recall of a class without test clips or the precision of one never predicted.
     """
     names, by_class = list(classes), videos.groupby("class_name")
     precision_C, recall_C, f1_C, clips_C = precision_recall_fscore_support(
@@ -99,7 +98,7 @@ def class_scores(predictions: pd.DataFrame, videos: pd.DataFrame, classes: Seque
 
 
 def confusion_counts(predictions: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
-    """Return counts_CC of clips: rows are true classes, columns predicted ones."""
+    """Return counts_CC of clips, with true classes as rows and predicted classes as columns."""
     counts_CC: np.ndarray = confusion_matrix(predictions["class_name"], predictions["predicted"], labels=list(classes))
     return counts_CC
 
@@ -114,7 +113,7 @@ def _intervals(videos: pd.DataFrame) -> dict[str, list[float]]:
 
 
 def _terms(videos: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return what each video adds to the numerator and the denominator of each accuracy, both (V, M)."""
+    """Return each video's terms of the numerator and the denominator of each accuracy, both (V, M)."""
     ones = np.ones(len(videos))
     pairs = [(videos[above], ones if below is None else videos[below]) for above, below in ACCURACIES.values()]
     numerators, denominators = zip(*pairs, strict=True)

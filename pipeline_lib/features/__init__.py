@@ -1,4 +1,4 @@
-"""Features stage: frames of clips become features_BTKKD in HDF5 files."""
+"""The features stage: write the backbone features of every clip's frames to HDF5 files."""
 
 from pipeline_lib.features.extraction import SHARDS_ON_GPU, extract_features
 from pipeline_lib.streams.feature_files import FeatureReader, FeatureWriter

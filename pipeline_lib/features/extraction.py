@@ -1,4 +1,4 @@
-"""The features stage: the clips of a shard of 15 fps videos, as features of every frame.
+"""The features stage: compute the backbone features of every frame of a shard's clips.
 
 Shape suffixes: N frames, K grid side, D feature channels.
 """
@@ -27,23 +27,21 @@ from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.compute.devices import PRECISIONS, choose_device, choose_precision
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import ChunkParams, FeaturesParams
-from pipeline_lib.streams.encoding import Encoded, FrameEncoder, batches, decoded_side, default_batch, pinned_array
+from pipeline_lib.streams.encoding import FrameEncoder, PendingFeatures, batches, decoded_side, default_batch, pinned_array
 from pipeline_lib.streams.feature_files import FeatureWriter
 from pipeline_lib.video.decoders import empty_array
 from pipeline_lib.video.decoding import read_ahead
 
 logger = logging.getLogger(__name__)
 
-
 SHARDS_ON_GPU = 2
-"""Shards that a GPU works on at once: one, and the next, so that it finds work when the first ends."""
+"""Shards that run on a GPU at the same time, so that it is not idle between shards."""
 
+MAX_ENCODERS = 16
+"""Encoders kept in memory: one, or one per fold when backbones are tuned."""
 
-MOST_ENCODERS = 16
-"""Encoders that are kept: one, or of tuned backbones one a split."""
-
-UNDER_WAY = 2
-"""Batches on the device, or waiting to be written, while the next is put together."""
+MAX_PENDING_BATCHES = 2
+"""Batches on the device or waiting to be written while the next one is assembled."""
 
 
 def extract_features(
@@ -56,30 +54,29 @@ def extract_features(
     weights: Path | None = None,
     on_frames: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write `features.h5` with all clips of a subsample shard into `directory`.
+    """Write `features.h5` with the features of a subsample shard's clips to `directory`.
 
     Args:
         subsample_shard: folder with `videos/` and `videos.parquet`.
-        directory: existing folder for the file.
+        directory: existing folder to write to.
         params: backbone, weights, sizes and device.
         chunk: how videos are cut into clips.
-        fps: frame rate of the shard's videos, written into the file.
-        weights: state dict that replaces `params.weights`, such as the finetune stage's.
+        fps: frame rate of the shard's videos; stored in the file.
+        weights: file with a state dict that replaces `params.weights`, for example from the finetune stage.
         on_frames: called with the number of frames of each finished batch.
 
     Returns:
-        counts: clips, frames, and `busy_seconds`: how long the network and writing were at work, which overlap, how long the
-        network waited for frames, and `all`: this shard's part of the device's time.
+        `clips`, `frames` and `busy_seconds`. The latter holds the seconds of `network` and `writing` (they overlap),
+        `waiting_for_frames`, and `all`: the shard's share of the device's time.
 
     Raises:
-        UserError: a video does not decode to the frames that `videos.parquet` tells; backbone, weights or device that
-            cannot be had.
+        UserError: a video's frame count differs from `videos.parquet`, or the backbone, weights or device are not available.
     """
     videos = pd.read_parquet(subsample_shard / layout.VIDEOS)
     videos = videos[videos["reason"].isna()]
     clips = cut_clips(videos, chunk)
     path = weights or (None if params.weights in ("imagenet", "random") else Path(params.weights))
-    busy = Busy()
+    timings = Timings()
     device = choose_device(params.device)
     encoder = _make_encoder(params, path, device)
     started = time.monotonic()
@@ -87,7 +84,7 @@ def extract_features(
     with FeatureWriter(directory / layout.FEATURES, clips, frame_shape=frame_shape, frames=chunk.frames) as writer:
         writer.describe(_provenance(encoder, fps))
         arrays = _frames_of_clips(subsample_shard, videos, clips, device, decoded_side(params.image_size))
-        for num_frames in _encode_and_write(arrays, encoder, writer, busy):
+        for num_frames in _encode_and_write(arrays, encoder, writer, timings):
             if on_frames:
                 on_frames(num_frames)
     seconds = time.monotonic() - started
@@ -95,54 +92,59 @@ def extract_features(
     num_frames = int(clips["valid_frames"].sum())
     rate = num_frames / seconds
     logger.info(
-        "%s: %d clips, %d frames, %.0f frames/s; %s", directory.name, len(clips), num_frames, rate, busy.shares(seconds)
+        "%s: %d clips, %d frames, %.0f frames/s; %s", directory.name, len(clips), num_frames, rate, timings.shares(seconds)
     )
-    return {"clips": len(clips), "frames": num_frames, "busy_seconds": busy.rounded(seconds / sharing)}
+    return {"clips": len(clips), "frames": num_frames, "busy_seconds": timings.rounded(seconds / sharing)}
 
 
 @dataclass
-class Busy:
-    """Seconds that the parts of an extraction, which overlap, were at work."""
+class Timings:
+    """Seconds spent in each step of an extraction; the steps overlap."""
 
     network: float = 0.0
     writing: float = 0.0
     waiting_for_frames: float = 0.0
 
     def rounded(self, all_seconds: float) -> dict[str, float]:
-        """Return the seconds by name, and all of them."""
+        """Return the seconds of each step, and `all_seconds` as `all`, to the millisecond."""
         return {name: round(value, 3) for name, value in (vars(self) | {"all": all_seconds}).items()}
 
     def shares(self, seconds: float) -> str:
-        """Return each part's share of the whole time, in words."""
+        """Format each step's share of the total time for the log."""
         return ", ".join(f"{name.replace('_', ' ')} {value / seconds:.0%}" for name, value in vars(self).items())
 
 
-def _encode_and_write(arrays: Iterable[np.ndarray], encoder: FrameEncoder, writer: FeatureWriter, busy: Busy) -> Iterator[int]:
-    """Yield the number of frames of each part that has been written; the next are under way meanwhile."""
+def _encode_and_write(
+    arrays: Iterable[np.ndarray], encoder: FrameEncoder, writer: FeatureWriter, timings: Timings
+) -> Iterator[int]:
+    """Encode frames in batches and yield the number of frames of each batch once it is written.
 
-    def write(encoded: Encoded) -> int:
-        features_NKKD = encoded.wait()
-        busy.network += encoded.seconds
-        began = time.perf_counter()
+    Decoding, the network and writing overlap.
+    """
+
+    def write(features: PendingFeatures) -> int:
+        features_NKKD = features.wait()
+        timings.network += features.seconds
+        started = time.perf_counter()
         writer.append(features_NKKD)
-        busy.writing += time.perf_counter() - began
+        timings.writing += time.perf_counter() - started
         return len(features_NKKD)
 
     with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
-        under_way: deque[Future[int]] = deque()
-        waiting = batches(arrays, encoder.batch_frames)
+        pending: deque[Future[int]] = deque()
+        frame_batches = batches(arrays, encoder.batch_frames)
         try:
             while True:
-                began = time.perf_counter()
-                batch = next(waiting, None)
-                busy.waiting_for_frames += time.perf_counter() - began
+                started = time.perf_counter()
+                batch = next(frame_batches, None)
+                timings.waiting_for_frames += time.perf_counter() - started
                 if batch is None:
                     break
-                under_way += [pool.submit(write, encoded) for encoded in encoder.encode(batch)]
-                while len(under_way) > UNDER_WAY:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
+                pending += [pool.submit(write, features) for features in encoder.encode(batch)]
+                while len(pending) > MAX_PENDING_BATCHES:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -150,11 +152,15 @@ def _encode_and_write(arrays: Iterable[np.ndarray], encoder: FrameEncoder, write
 def _frames_of_clips(
     shard: Path, videos: pd.DataFrame, clips: pd.DataFrame, device: torch.device, max_side: int
 ) -> Iterator[np.ndarray]:
-    """Yield the frames of all clips in arrays, in the order of the clips, and count the frames of every video on the way."""
+    """Yield arrays with the frames of all clips, in clip order.
+
+    Raises:
+        UserError: a video's frame count differs from `videos.parquet`.
+    """
     expected_frames = videos.set_index("video")["num_frames"]
     frames_in_clips = _frames_in_clips(clips)
     paths = ((video, layout.subsampled_path(shard, video)) for video in frames_in_clips)
-    # A GPU is hard to keep busy; on a CPU the network needs the cores.
+    # A GPU needs many decoders to stay busy; on a CPU the network needs the cores.
     on_gpu = device.type == "cuda"
     workers, empty = (max(2, num_cores() // SHARDS_ON_GPU), pinned_array) if on_gpu else (2, empty_array)
     for video, arrays in read_ahead(paths, workers=workers, empty=empty, max_side=max_side):
@@ -166,17 +172,17 @@ def _frames_of_clips(
             num_decoded += len(frames_NHWC)
         if num_decoded != expected_frames[video]:
             raise UserError(
-                f"{video}: decodes to {num_decoded} frames, videos.parquet tells {expected_frames[video]}; "
+                f"{video}: decoded {num_decoded} frames, but videos.parquet lists {expected_frames[video]}; "
                 "run with `--refresh subsample`"
             )
 
 
 def _frames_in_clips(clips: pd.DataFrame) -> dict[str, int]:
-    """Return how many frames, from its first on, each video's clips cover."""
+    """Return the number of frames that each video's clips cover, counted from its first frame."""
     covered: dict[str, int] = {}
     columns = (clips[name] for name in ("video", "first_frame", "valid_frames"))
     for video, first_frame, valid_frames in zip(*columns, strict=True):
-        assert first_frame == covered.get(video, 0), "clips follow one another without gap or overlap"
+        assert first_frame == covered.get(video, 0), "clips of a video must be contiguous"
         covered[video] = first_frame + valid_frames
     return covered
 
@@ -195,18 +201,18 @@ def _provenance(encoder: FrameEncoder, fps: float) -> dict[str, object]:
 
 
 def _make_encoder(params: FeaturesParams, path: Path | None, device: torch.device) -> FrameEncoder:
-    """Return what turns frames into features, built once for all shards of a run."""
-    version = path.stat().st_mtime_ns if path and path.is_file() else 0
-    with _building:
-        return _shared_encoder(params, path, version, device)
+    """Return the encoder for these parameters, built once and shared by all shards."""
+    modified_ns = path.stat().st_mtime_ns if path and path.is_file() else 0
+    with _encoder_lock:
+        return _cached_encoder(params, path, modified_ns, device)
 
 
-_building = threading.Lock()
+_encoder_lock = threading.Lock()
 
 
-@functools.lru_cache(maxsize=MOST_ENCODERS)
-def _shared_encoder(params: FeaturesParams, path: Path | None, version: int, device: torch.device) -> FrameEncoder:
-    """Build the backbone and put it on the device; `version` tells a changed weight file."""
+@functools.lru_cache(maxsize=MAX_ENCODERS)
+def _cached_encoder(params: FeaturesParams, path: Path | None, modified_ns: int, device: torch.device) -> FrameEncoder:
+    """Build the encoder on the device; `modified_ns` is part of the cache key, so that a changed weight file is read again."""
     return FrameEncoder(
         build_backbone(params.backbone, params.weights, grid=params.grid, seed=params.seed, weights_file=path),
         image_size=params.image_size,

@@ -1,1 +1,1 @@
-"""Stage 1: the collection, downloaded, unpacked, or rendered."""
+"""The fetch stage: download and unpack a video collection, or use a local folder."""

@@ -1,4 +1,4 @@
-"""A video collection, from wherever it comes, as `<root>/<class>/<video file>`, split files and tables."""
+"""Fetch a video collection as `<root>/<class>/<video file>` with its split files and tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from pipeline_lib.addresses import Address, redact
 from pipeline_lib.artifacts import layout
-from pipeline_lib.artifacts.tables import SourceVideo
+from pipeline_lib.artifacts.tables import CollectionVideo
 from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.datasets import hmdb51
 from pipeline_lib.errors import UnusableError, UserError
@@ -38,8 +38,8 @@ def videos_root(params: FetchParams, directory: Path) -> Path:
     return directory / "videos"
 
 
-def list_videos(root: Path) -> list[SourceVideo]:
-    """Return the videos of every class, sorted by name. Hidden files are passed over, other files counted in the log.
+def list_videos(root: Path) -> list[CollectionVideo]:
+    """Return the videos of every class, sorted by name. Hidden files are skipped; the number of other files is logged.
 
     Raises:
         UserError: no such folder, no class folder in it, a class without a video, or a name that is not UTF-8.
@@ -54,7 +54,7 @@ def list_videos(root: Path) -> list[SourceVideo]:
     return sorted(videos, key=lambda video: video.video)
 
 
-def _class_videos(folder: Path) -> list[SourceVideo]:
+def _class_videos(folder: Path) -> list[CollectionVideo]:
     files = _visible(folder)
     videos = [path for path in files if _is_video(path)]
     if not videos:
@@ -62,8 +62,8 @@ def _class_videos(folder: Path) -> list[SourceVideo]:
         hint = f"did you mean fetch.videos: {deeper}" if deeper else "add videos or remove the folder"
         raise UserError(f"fetch.videos: {folder}: no video in this class folder ({LAYOUT} is expected): {hint}")
     if len(videos) < len(files):
-        logger.warning("%s: %d of its %d entries are no videos, ignored", folder, len(files) - len(videos), len(files))
-    return [SourceVideo(_checked_name(f"{folder.name}/{path.name}", folder), folder.name) for path in videos]
+        logger.warning("%s: ignored %d of %d entries, which are not videos", folder, len(files) - len(videos), len(files))
+    return [CollectionVideo(_checked_name(f"{folder.name}/{path.name}", folder), folder.name) for path in videos]
 
 
 def _checked_name(name: str, folder: Path) -> str:
@@ -79,7 +79,7 @@ def _is_video(path: Path) -> bool:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Return what lies in a folder, without hidden entries and macOS's shadow of an archive."""
+    """Return the entries of a folder, without hidden ones and `__MACOSX`."""
     paths = (path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "__MACOSX")
     return sorted(paths, key=lambda path: path.name)
 
@@ -104,16 +104,22 @@ def fetch_collection(
     sha256: Callable[[Path], str],
     progress: Progress | None = None,
 ) -> dict[str, int]:
-    """Fill `directory` with the collection and return its counts: classes, videos, split_files, size_bytes.
+    """Write the collection to `directory` and return its counts: classes, videos, split_files, size_bytes.
 
-    It gets `videos/<class>/<file>` (not for `kind: folder`, whose videos stay where they are), `splits/`, `boxes.csv`
-    and `groups.csv` where there are any, and `collection.parquet` (video, class_name, size_bytes, sha256). Downloads
-    go to `partial`, which may outlive the call: a later one takes them up again. `sha256` digests a file, from any thread.
+    Writes `videos/<class>/<file>` (except for `kind: folder`, whose videos stay in place), `collection.parquet` (video,
+    class_name, size_bytes, sha256), and if given `splits/`, `boxes.csv` and `groups.csv`.
+
+    Args:
+        params: addresses, digests and limits.
+        directory: existing folder to write to.
+        partial: existing folder for downloads, which a later call resumes.
+        sha256: returns the SHA-256 of a file; called from several threads.
+        progress: called during downloads.
 
     Raises:
-        UserError: an address, archive, folder or table that is not what it should be; one line with the mend.
+        UserError: an address, archive, folder or table is not usable.
     """
-    # small things first: a wrong path among them should not cost a download of gigabytes
+    # The tables first, so that a wrong path does not cost a large download.
     copy_boxes(params.boxes, directory)
     copy_groups(params.groups, directory)
     num_split_files = _fetch_splits(params, directory, partial, progress)
@@ -142,7 +148,7 @@ def fetch_collection(
 
 
 def _addresses(given: Addresses, sha256: str | None, known: Sequence[Address]) -> list[Address]:
-    """Return where to look: what the parameters name, else the known addresses, each with what is known of it."""
+    """Return the addresses in the parameters, or the known ones by default, with their known digests and sizes."""
     urls = [address.url for address in known] if given is None else [given] if isinstance(given, str) else list(given)
     by_url = {address.url: address for address in known}
     addresses = [by_url.get(url, Address(url)) for url in urls]
@@ -150,11 +156,11 @@ def _addresses(given: Addresses, sha256: str | None, known: Sequence[Address]) -
 
 
 def _fetch_videos(params: FetchParams, directory: Path, partial: Path, progress: Progress | None) -> None:
-    """Put the class folders of the first usable archive into `directory/videos`."""
+    """Move the class folders of the first usable archive to `directory/videos`."""
     known = hmdb51.VIDEOS if params.kind == "hmdb51" else ()
 
     def use(address: Address) -> None:
-        with _opened("fetch.videos", address, params, partial, progress) as folder:
+        with _unpacked("fetch.videos", address, params, partial, progress) as folder:
             if folder.parent != partial:
                 raise UserError(f"fetch.videos: {folder} is a folder, not an archive: set fetch.kind: folder")
             root = _class_folders_root(folder, f"fetch.videos: {redact(address.url)}")
@@ -166,11 +172,11 @@ def _fetch_videos(params: FetchParams, directory: Path, partial: Path, progress:
 
 
 def _fetch_splits(params: FetchParams, directory: Path, partial: Path, progress: Progress | None) -> int:
-    """Copy the first usable split files into `directory/splits` and return how many there are."""
+    """Copy the split files of the first usable address to `directory/splits` and return their number."""
     known = hmdb51.SPLITS if params.kind == "hmdb51" else ()
 
     def use(address: Address) -> int:
-        with _opened("fetch.splits", address, params, partial, progress) as folder:
+        with _unpacked("fetch.splits", address, params, partial, progress) as folder:
             files = [path for path in _files_below(folder) if SPLIT_FILE.fullmatch(path.name)]
             folders = sorted({path.parent for path in files})
             if len(folders) != 1:
@@ -190,10 +196,10 @@ def _fetch_splits(params: FetchParams, directory: Path, partial: Path, progress:
 
 
 @contextlib.contextmanager
-def _opened(key: str, address: Address, params: FetchParams, partial: Path, progress: Progress | None) -> Iterator[Path]:
-    """Yield the local folder that an address names, or a temporary one in `partial` with what its archive holds.
+def _unpacked(key: str, address: Address, params: FetchParams, partial: Path, progress: Progress | None) -> Iterator[Path]:
+    """Yield the local folder that an address names, or a temporary one in `partial` with the contents of its archive.
 
-    A downloaded archive is deleted if it turns out unusable: the next run must not meet it again.
+    A downloaded archive that turns out to be unusable is deleted, so that the next run downloads it again.
     """
     downloads, destination = partial / "downloads", partial / key.removeprefix("fetch.")
     policy = RetryPolicy(params.retries, params.timeout_seconds)
@@ -215,7 +221,7 @@ def _opened(key: str, address: Address, params: FetchParams, partial: Path, prog
 
 
 def _class_folders_root(unpacked: Path, label: str) -> Path:
-    """Return the folder whose subfolders hold the videos, wherever the archive put it."""
+    """Return the folder whose subfolders hold the videos, at any depth."""
     roots = sorted({path.parent.parent for path in _files_below(unpacked) if _is_video(path)})
     if len(roots) == 1 and roots[0].is_relative_to(unpacked):
         return roots[0]

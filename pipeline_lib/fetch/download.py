@@ -1,4 +1,4 @@
-"""A file from an address, and the first of several addresses that gives what it should."""
+"""Download a file from an address, or from the first usable one of several."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ T = TypeVar("T")
 
 
 def first_usable(addresses: Sequence[Address], use: Callable[[Address], T], *, key: str) -> T:
-    """Return what `use` makes of the first address that gives what it should.
+    """Return the result of `use` for the first address that is usable.
 
-    `use` raises a `PermanentError` or `UnusableError` where the next address is to be tried. `key` names the parameter to
-    mend, for example `fetch.videos`.
+    `use` raises `PermanentError` or `UnusableError` to try the next address. `key` is the parameter to name in errors, for
+    example `fetch.videos`.
 
     Raises:
-        UserError: no address gave it; each is named with its reason.
+        UserError: no address is usable; names each with the reason.
     """
-    assert addresses, "nowhere to look for the file"
+    assert addresses, "no addresses"
     reasons = []
     for address in addresses:
         shown = redact(address.url)
@@ -46,13 +46,12 @@ def first_usable(addresses: Sequence[Address], use: Callable[[Address], T], *, k
 
 
 def download(address: Address, directory: Path, *, policy: RetryPolicy, progress: Progress | None = None) -> Path:
-    """Return the path of the file that an address gives; a local one is used in place.
+    """Download a file to `directory` and return its path; a local file or folder is used in place.
 
-    A transfer goes to `directory` as `<name>.part`, which a later call takes up again, and is renamed when whole and
-    checked.
+    The download is written to `<name>.part`, which a later call resumes, and renamed when it is complete and checked.
 
     Raises:
-        PermanentError: the address does not give the file.
+        PermanentError: the file is not available or not the expected one.
         UserError: the disk is full.
     """
     if address.is_remote:

@@ -1,4 +1,4 @@
-"""What an archive says it holds, and what of that is refused before anything is written."""
+"""Members of an archive, and checks that they are safe to unpack."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ NOT_FIRST_VOLUME = "it is not the first volume of its set: name the first one"
 
 
 class ArchiveError(UserError):
-    """An archive that cannot or must not be unpacked: its name, what is wrong, and the mend, in one line."""
+    """An archive cannot be unpacked, or is not safe to unpack."""
 
 
 class DamagedArchiveError(ArchiveError, UnusableError):
-    """An archive that another copy of may be sound."""
+    """The archive is damaged; another copy may not be."""
 
     def __init__(self, label: str, what: str) -> None:
-        super().__init__(f"{label}: {what}: get it again or name another file")
+        super().__init__(f"{label}: {what}: download it again or give another file")
 
 
 @dataclass(frozen=True)
 class Member:
-    """One entry of an archive, as its listing tells."""
+    """One entry in an archive's listing."""
 
     name: str
     kind: Literal["file", "folder", "symlink", "hardlink", "special"]
     size_bytes: int
     target: str
-    """Where a link points; empty where the format keeps that in the packed data (zip, RAR 3)."""
+    """Target of a link; empty if the format stores it in the packed data (zip, RAR 3)."""
     encrypted: bool
     continued: bool
-    """It began in an earlier volume."""
+    """Whether the member starts in an earlier volume."""
 
 
 def parse_member(fields: Mapping[str, str], archive: Path) -> Member:
-    """Read one block of `7zz l -slt`; a format without names (.bz2) leaves it to the archive's."""
+    """Parse one block of `7zz l -slt`; the name defaults to the archive's stem (.bz2 stores none)."""
     size = fields.get("Size", "")
     return Member(
         name=fields.get("Path") or archive.stem,
@@ -53,7 +53,7 @@ def parse_member(fields: Mapping[str, str], archive: Path) -> Member:
 
 
 def _kind(fields: Mapping[str, str]) -> Literal["file", "folder", "symlink", "hardlink", "special"]:
-    """Read `Attributes = AL lrwxrwxrwx` (Windows letters, then a Unix mode) or `Mode = lrwxrwxrwx` (tar)."""
+    """Parse `Attributes = AL lrwxrwxrwx` (Windows letters, then a Unix mode) or `Mode = lrwxrwxrwx` (tar)."""
     attributes = fields.get("Attributes") or fields.get("Mode") or ""
     words = attributes.split()
     mode = words[-1] if words and re.fullmatch(r"[-a-zA-Z][-a-zA-Z]{9}", words[-1]) else ""
@@ -67,8 +67,8 @@ def _kind(fields: Mapping[str, str]) -> Literal["file", "folder", "symlink", "ha
     return "folder" if mode[:1] == "d" or "D" in letters or fields.get("Folder") == "+" else "file"
 
 
-def refuse_harmful(members: Iterable[Member], label: str) -> None:
-    """Raise an `ArchiveError` if a member is encrypted, special, twice there or would end up outside the folder."""
+def check_safe(members: Iterable[Member], label: str) -> None:
+    """Raise `ArchiveError` if a member is encrypted, a special file, a duplicate, or would be written outside the folder."""
     links: set[str] = set()
     names: set[str] = set()
     for member in members:
@@ -79,9 +79,9 @@ def refuse_harmful(members: Iterable[Member], label: str) -> None:
             raise ArchiveError(f"{label}: {shown} is encrypted: decrypt it and give the plain archive")
         if member.kind == "special":
             raise ArchiveError(f"{label}: {shown} is a device or pipe: such archives are not unpacked")
-        if _leaves(member.name):
+        if _is_outside(member.name):
             raise ArchiveError(f"{label}: {shown} would be written outside the folder: such archives are not unpacked")
-        if member.kind in ("symlink", "hardlink") and member.target and _link_leaves(member):
+        if member.kind in ("symlink", "hardlink") and member.target and _links_outside(member):
             raise ArchiveError(f"{label}: {shown} is a link to {show(member.target)}, outside the folder: remove the link")
         if member.kind != "folder" and name in names:
             raise ArchiveError(f"{label}: it holds {shown} twice: pack it again")
@@ -97,14 +97,14 @@ def _plain(name: str) -> str:
     return PurePosixPath(name.replace("\\", "/")).as_posix()
 
 
-def _leaves(name: str) -> bool:
-    """Return whether a name is absolute, has a drive letter or climbs with `..`, on any system."""
+def _is_outside(name: str) -> bool:
+    """Return whether a name is absolute, has a drive letter or contains `..`, on any system."""
     plain = name.replace("\\", "/")
     return plain.startswith("/") or bool(re.match(r"[A-Za-z]:", plain)) or ".." in plain.split("/")
 
 
-def _link_leaves(member: Member) -> bool:
-    """Return whether a link's target, taken from the link's folder (hard links: from the top), lies outside."""
+def _links_outside(member: Member) -> bool:
+    """Return whether a link's target is outside. It is relative to the link's folder, or to the root for hard links."""
     target = member.target.replace("\\", "/")
     if target.startswith("/") or re.match(r"[A-Za-z]:", target):
         return True
@@ -113,6 +113,6 @@ def _link_leaves(member: Member) -> bool:
 
 
 def show(name: str) -> str:
-    """Return a member's name fit for one line of an error."""
+    """Return a member's name in printable form, shortened for an error message."""
     shown = "".join(character if character.isprintable() else "?" for character in name)
     return repr(shown if len(shown) <= 120 else f"{shown[:117]}...")

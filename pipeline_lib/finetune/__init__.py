@@ -1,4 +1,4 @@
-"""Finetune stage: the backbone learns the classes from frames of the training split."""
+"""The finetune stage: tune the backbone on frames of the training split."""
 
 from pipeline_lib.finetune.training import finetune_backbone
 

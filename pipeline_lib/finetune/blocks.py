@@ -1,4 +1,4 @@
-"""The blocks of a backbone: what works at one resolution, found by running it, without a table of names.
+"""Find the blocks of a backbone, the modules that work at one resolution, by tracing output sizes.
 
 Shape suffixes: N frames, C channels, H W pixels or cells.
 """
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from pipeline_lib.backbones.build import Backbone, PatchTokens
 from pipeline_lib.errors import UserError
 
-USUAL_SIZE = 224
-"""Side of the frame that blocks are found with, so that they do not depend on the size of the frames in use."""
+PROBE_SIZE = 224
+"""Side in pixels of the frame that is traced; fixed, so that blocks do not depend on `image_size`."""
 
-SAME_RESOLUTION = 0.75
-"""Convolutions without padding take a few pixels off a map; a map this much smaller is of the next resolution."""
+MAX_DOWNSCALED_RATIO = 0.75
+"""A block ends where the side shrinks below this ratio; convolutions without padding shrink it less."""
 
 
 def last_blocks(backbone: Backbone, blocks: int | Literal["all"]) -> list[nn.Module]:
-    """Return the modules of the backbone's last blocks; of all of them, the whole extractor.
+    """Return the modules of the backbone's last blocks, or the whole extractor for all of them.
 
     Raises:
         UserError: the backbone has fewer blocks.
@@ -38,20 +38,20 @@ def last_blocks(backbone: Backbone, blocks: int | Literal["all"]) -> list[nn.Mod
 
 
 def find_blocks(backbone: Backbone) -> list[list[nn.Module]]:
-    """Return the modules of each block, first to last. Every layer of a vision transformer's encoder is a block.
+    """Return the modules of each block, first to last. Each encoder layer of a vision transformer is a block.
 
-    A block begins with a convolution (or another layer with a matrix of weights) whose output is smaller than the block
-    before; pooling, normalisation and activation belong to the convolution before them.
+    A block starts with a convolution, or another layer with a weight matrix, whose output is smaller than that of the previous
+    block. Pooling, normalisation and activation belong to the preceding convolution.
     """
     if isinstance(backbone.extractor, PatchTokens):
         return _layers(backbone.extractor)
     blocks: list[list[nn.Module]] = []
-    side_of_block = 0
+    block_side = 0
     for module, side in _sides(backbone):
         has_matrix = any(weight.ndim > 1 for weight in module.parameters())
-        if not blocks or (has_matrix and side < SAME_RESOLUTION * side_of_block):
+        if not blocks or (has_matrix and side < MAX_DOWNSCALED_RATIO * block_side):
             blocks.append([])
-            side_of_block = side
+            block_side = side
         blocks[-1].append(module)
     return blocks
 
@@ -64,8 +64,8 @@ def _layers(extractor: PatchTokens) -> list[list[nn.Module]]:
 
 
 def _sides(backbone: Backbone) -> Iterator[tuple[nn.Module, int]]:
-    """Yield the modules that follow one another, each with the side of its output for a square frame; computes nothing."""
-    size = backbone.fixed_size or USUAL_SIZE
+    """Yield the modules in the order of their calls with the side of their output, traced on the meta device."""
+    size = backbone.fixed_size or PROBE_SIZE
     map_NCHW = torch.empty(2, 3, size, size, device="meta")
     for module in _chain(backbone.extractor):
         weights = {name: weight.to("meta") for name, weight in module.state_dict().items()}
@@ -74,7 +74,7 @@ def _sides(backbone: Backbone) -> Iterator[tuple[nn.Module, int]]:
 
 
 def _chain(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the modules that a nest of `nn.Sequential` calls one after the other."""
+    """Yield the modules of nested `nn.Sequential`s in the order of their calls."""
     if type(module).forward is not nn.Sequential.forward:
         yield module
         return
@@ -83,5 +83,5 @@ def _chain(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _side(map_NCHW: Tensor) -> int:
-    """Return the side of square maps, wherever the channels stand: two of three sizes are it, so the middle one is."""
+    """Return the side of square maps in any layout: two of the three sizes equal it, so it is their median."""
     return sorted(map_NCHW.shape[1:])[1]

@@ -1,4 +1,4 @@
-"""The frames a backbone is tuned on: each video decoded once, the frames kept small in memory, drawn anew every epoch.
+"""Frames for tuning a backbone: videos are decoded once, resized and kept in memory; each epoch draws random frames.
 
 Shape suffixes: N frames, C colour channels (3), H W pixels.
 """
@@ -23,32 +23,32 @@ from pipeline_lib.video.decoding import read_ahead
 logger = logging.getLogger(__name__)
 
 MAX_STORE_BYTES = 4 * 1024**3
-"""Most memory for the frames of one split; beyond it, fewer frames of each video are kept, evenly spaced."""
+"""Maximum memory for the frames of one split; if they need more, fewer evenly spaced frames of each video are kept."""
 
 RESIZE_FRAMES = 64
-"""Frames held as they were decoded at once."""
+"""Decoded frames to resize per batch; bounds memory."""
 
 
 @dataclass(frozen=True)
 class FrameStore:
-    """Frames of videos, and whose they are."""
+    """Frames with their labels and videos."""
 
     frames: Tensor
     """frames_NCHW, uint8 RGB."""
     labels: Tensor
     """labels_N: class index of each frame."""
     videos: Tensor
-    """videos_N: index of the video each frame belongs to, ascending."""
+    """videos_N: index of each frame's video, ascending."""
 
     def draw(self, frames_per_video: int, generator: torch.Generator) -> Tensor:
-        """Return indices of up to `frames_per_video` random frames of every video, shuffled."""
+        """Return the shuffled indices of up to `frames_per_video` random frames of every video."""
         order_N = torch.argsort(self.videos + torch.rand(len(self.videos), generator=generator, dtype=torch.float64))
         chosen = order_N[_rank_in_video(self.videos) < frames_per_video]
         return chosen[torch.randperm(len(chosen), generator=generator)]
 
 
 def _rank_in_video(videos_N: Tensor) -> Tensor:
-    """Return 0, 1, 2, ... for the frames of each video."""
+    """Number the frames of each video from 0."""
     _, sizes = torch.unique_consecutive(videos_N, return_counts=True)
     starts_N = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
     return torch.arange(len(videos_N)) - starts_N
@@ -62,14 +62,14 @@ def load_frames(
     image_size: int,
     frames_per_video: int | None = None,
 ) -> FrameStore:
-    """Decode the videos of `clips` and keep frames at image_size x image_size.
+    """Decode the videos of `clips` and return evenly spaced frames, resized to image_size x image_size.
 
     Args:
         clips: table with video, class_name, first_frame, valid_frames.
-        classes: class names, in the order of the labels.
-        video_path: where the video of an id is.
+        classes: class names in the order of the labels.
+        video_path: returns the path of a video by its id.
         image_size: side in pixels.
-        frames_per_video: frames to keep of each video, evenly spaced; default: as many as fit `MAX_STORE_BYTES`.
+        frames_per_video: maximum number of frames per video; default: as many as fit into `MAX_STORE_BYTES`.
 
     Raises:
         UserError: a video cannot be decoded or is shorter than its clips.
@@ -78,7 +78,7 @@ def load_frames(
     videos = clips.groupby("video").agg(class_name=("class_name", "first"), num_frames=("end", "max"))
     affordable = max(1, MAX_STORE_BYTES // (len(videos) * image_size**2 * 3))
     if frames_per_video is None and affordable < videos["num_frames"].max():
-        logger.info("%d frames of each video are kept, to stay within %d bytes", affordable, MAX_STORE_BYTES)
+        logger.info("keeping %d frames of each video to stay within %d bytes", affordable, MAX_STORE_BYTES)
     limit = min(frames_per_video or affordable, affordable)
     wanted = {str(video): _evenly_spaced(num_frames, limit) for video, num_frames in videos["num_frames"].items()}
     frames_NCHW = _decode(wanted, video_path, image_size)
@@ -88,24 +88,24 @@ def load_frames(
 
 
 def _evenly_spaced(num_frames: int, limit: int) -> list[int]:
-    """Return up to `limit` of the numbers 0..num_frames - 1."""
+    """Return up to `limit` evenly spaced numbers from 0 to num_frames - 1."""
     count = min(limit, num_frames)
     return [(2 * index + 1) * num_frames // (2 * count) for index in range(count)]
 
 
 def _decode(wanted: Mapping[str, Sequence[int]], video_path: Callable[[str], Path], image_size: int) -> Tensor:
-    """Return the wanted frames of every video as frames_NCHW (channels last in memory), in their order."""
+    """Return the wanted frames of every video as frames_NCHW (channels last in memory), in order."""
     frames_NCHW = torch.empty(sum(map(len, wanted.values())), 3, image_size, image_size, dtype=torch.uint8)
     frames_NCHW = frames_NCHW.contiguous(memory_format=torch.channels_last)
     start = 0
-    for batch in _batches(_chosen_frames(wanted, video_path, decoded_side(image_size))):
-        frames_NCHW[start : start + len(batch)] = resize(_stacks(batch), image_size)
+    for batch in _batches(_wanted_frames(wanted, video_path, decoded_side(image_size))):
+        frames_NCHW[start : start + len(batch)] = resize(_stack_by_size(batch), image_size)
         start += len(batch)
-    assert start == len(frames_NCHW), "every wanted frame was decoded"
+    assert start == len(frames_NCHW), "some wanted frames were not decoded"
     return frames_NCHW
 
 
-def _chosen_frames(
+def _wanted_frames(
     wanted: Mapping[str, Sequence[int]], video_path: Callable[[str], Path], max_side: int
 ) -> Iterator[np.ndarray]:
     for video, arrays in read_ahead(((video, video_path(video)) for video in wanted), max_side=max_side):
@@ -118,8 +118,8 @@ def _chosen_frames(
             raise UserError(f"{video}: ends before frame {max(missing)} of its clips; run with `--refresh subsample`")
 
 
-def _stacks(frames: Iterable[np.ndarray]) -> list[Tensor]:
-    """Return frames that follow one another and are of one size as one tensor."""
+def _stack_by_size(frames: Iterable[np.ndarray]) -> list[Tensor]:
+    """Stack consecutive frames of the same size."""
     return [torch.from_numpy(np.stack(list(same_size))) for _, same_size in itertools.groupby(frames, key=np.shape)]
 
 

@@ -1,7 +1,7 @@
-"""The best linear layer for the features of a frozen backbone, from which tuning starts.
+"""Initialise the linear head by linear probing, before the backbone is tuned.
 
-A random layer's first gradients would pull pretrained features apart before the layer is of any use (Kumar et al. 2022,
-"Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution").
+The gradients of a random head would distort pretrained features (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained
+Features and Underperform Out-of-Distribution").
 
 Shape suffixes: N frames, D feature channels, C classes, P penalties.
 """
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from pipeline_lib.training.logistic_regression import fit_classifiers
 
 PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001)
-"""Weights of the squared norm that are tried; the one with the lowest validation loss is taken."""
+"""Candidate weights of the squared norm; the one with the lowest validation loss is used."""
 
 
 @torch.no_grad()
 def fit_head(head: nn.Linear, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor]) -> None:
-    """Fit a linear layer in place, by logistic regression on standardised features; the same data give the same layer.
+    """Fit a linear layer in place by logistic regression on standardised features. The result is deterministic.
 
     Args:
         head: layer from D channels to C classes.
         train: features_ND and labels_N to fit.
-        val: features_ND and labels_N that choose the penalty.
+        val: features_ND and labels_N to choose the penalty with.
     """
     penalty_P1 = torch.tensor(PENALTIES, dtype=torch.float64, device=train[0].device)[:, None]
     examples = [(features_ND, labels_N[None]) for features_ND, labels_N in (train, val)]

@@ -1,8 +1,7 @@
-"""The finetune stage: the backbone learns the classes from single frames of the training split.
+"""The finetune stage: train the backbone to classify single frames of the training split.
 
-A backbone that has learned before (ImageNet's weights, or a file's) keeps what it knows as far as it helps: tuning starts
-from the best linear layer for its frozen features, and the tuned weights are taken only if they lower the validation loss.
-Random weights are worth nothing yet: with them all is learned, the layer too, from the beginning.
+For a pretrained backbone (ImageNet weights or a file), tuning starts from the best linear head on its frozen features, and the
+tuned weights are kept only if they lower the validation loss. A random backbone is trained from scratch with a random head.
 
 Shape suffixes: N frames, C colour channels (3) or classes, D feature channels, H W pixels.
 """
@@ -41,11 +40,11 @@ logger = logging.getLogger(__name__)
 
 LABEL_SMOOTHING = 0.1
 WARM_UP = 0.2
-"""Part of all steps in which the learning rate rises to its peak; afterwards it falls along a cosine."""
+"""Fraction of all steps in which the learning rate rises to its peak; afterwards it follows a cosine."""
 
 
 class FrameTrainer:
-    """Trains and validates a frame classifier; what `fit` calls."""
+    """Train and validate a frame classifier; provides the callbacks of `fit`."""
 
     def __init__(
         self,
@@ -68,7 +67,10 @@ class FrameTrainer:
         self.optimizer = torch.optim.AdamW(weights, lr=params.learning_rate, weight_decay=params.weight_decay)
 
     def start(self) -> dict[str, float]:
-        """Fit the linear layer to the features as they are; return its validation. Random features leave it random."""
+        """Fit the head to the frozen features and return its validation metrics.
+
+        If the backbone is random, the head is reset to random weights afterwards.
+        """
         fit_head(self.model.head, self._features("train"), self._features("val"))
         frozen = self.validate()
         if not self.is_pretrained:
@@ -76,7 +78,7 @@ class FrameTrainer:
         return frozen
 
     def train_epoch(self, epoch: int, generator: torch.Generator) -> dict[str, float]:
-        """Train on frames drawn anew; return mean loss and accuracy over them."""
+        """Train on randomly drawn frames and return their mean loss and accuracy."""
         self.model.train()
         store, params = self.stores["train"], self.params
         indices = store.draw(params.frames_per_video, generator)
@@ -96,7 +98,7 @@ class FrameTrainer:
             return metrics("val", self.model.head(features_ND).float(), labels_N)
 
     def _train_step(self, frames_NCHW: Tensor, labels_N: Tensor) -> Tensor:
-        """Learn from one batch; return its logits_NC."""
+        """Take one optimizer step and return the batch's logits_NC."""
         with self._autocast():
             logits_NC = self.model(frames_NCHW.contiguous(memory_format=torch.channels_last)).float()
         loss = nn.functional.cross_entropy(logits_NC, labels_N, label_smoothing=LABEL_SMOOTHING)
@@ -107,7 +109,7 @@ class FrameTrainer:
 
     @torch.no_grad()
     def _features(self, split: str) -> tuple[Tensor, Tensor]:
-        """Return features_ND and labels_N of a split's frames, as many as an epoch's and unchanged."""
+        """Return features_ND and labels_N of as many frames of a split as an epoch has, without augmentation."""
         self.model.eval()
         store = self.stores[split]
         indices = store.draw(self.params.frames_per_video, torch.Generator().manual_seed(self.params.seed))
@@ -135,7 +137,7 @@ def metrics(split: str, logits_NC: Tensor, labels_N: Tensor) -> dict[str, float]
 
 
 def one_cycle(progress: float) -> float:
-    """Return the learning rate as a fraction of its peak, at `progress` 0..1 of all steps."""
+    """Return the learning rate as a fraction of its peak; `progress` is the fraction of steps done, 0 to 1."""
     if progress < WARM_UP:
         return max(progress / WARM_UP, 0.01)
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
@@ -155,24 +157,24 @@ def finetune_backbone(
 
     Args:
         clips: all clips, with video, class_name, split, first_frame, valid_frames.
-        video_path: where the 15 fps video of an id is.
-        directory: existing folder for the results.
-        partial: existing folder for the state that a killed run continues from.
+        video_path: returns the path of a subsampled video by its id.
+        directory: existing folder to write to.
+        partial: existing folder for the state that a killed run resumes from.
         params: blocks, epochs, batch size, learning rate, ...
-        features: the backbone, its first weights, and the size of its frames.
+        features: the backbone, its initial weights, and the size of its frames.
         on_epoch: called with each row of the history.
 
     Returns:
-        counts: epochs, best_epoch (0: the weights stayed as they were), train_frames, val_frames, val_frame_accuracy, and
-        frozen_val_frame_accuracy, which a linear layer reaches on the features as they were.
+        epochs, best_epoch (0 if the initial weights were kept), train_frames, val_frames, val_frame_accuracy, and
+        frozen_val_frame_accuracy (of the linear head on the frozen features).
 
     Raises:
-        UserError: no clips to train or validate on; more blocks than the backbone has; a video that cannot be decoded;
-            weights that cannot be had.
+        UserError: no train or val clips, more blocks than the backbone has, a video that cannot be decoded, or weights that
+            are not available.
     """
     classes = sorted(clips["class_name"].unique())
     device = choose_device(features.device)
-    # On a GPU dropout is drawn from the global generator, which no other thread's capture or TF32 may get at.
+    # Dropout on a GPU uses the global generator, so no other thread may capture a graph or set TF32 meanwhile.
     with reproducible(params.seed, deterministic=True), exclusive_gpu(device):
         backbone = build_backbone(features.backbone, features.weights, grid=features.grid, seed=features.seed)
         backbone.map_shape(features.image_size)
@@ -186,8 +188,8 @@ def finetune_backbone(
 
 
 def _tune(trainer: FrameTrainer, state_path: Path, on_epoch: OnEpoch | None) -> tuple[dict[str, Any], list[dict[str, float]]]:
-    """Train, and leave in the backbone whichever weights are better, the first or the best; return counts and history."""
-    first_weights = copy.deepcopy(trainer.backbone.extractor.state_dict())
+    """Train, keep the better of the initial and the tuned weights in the backbone, and return counts and history."""
+    initial_weights = copy.deepcopy(trainer.backbone.extractor.state_dict())
     frozen = trainer.start()
     progress = fit(
         trainer.model,
@@ -203,8 +205,8 @@ def _tune(trainer: FrameTrainer, state_path: Path, on_epoch: OnEpoch | None) -> 
     history = [{name: value for name, value in row.items() if name != "seconds"} for row in progress.history]
     best, best_epoch = history[progress.best_epoch - 1], progress.best_epoch
     if trainer.is_pretrained and frozen["val_loss"] <= best["val_loss"]:
-        logger.info("tuning did not lower the validation loss of %.4g: the weights stay as they were", frozen["val_loss"])
-        trainer.backbone.extractor.load_state_dict(first_weights)
+        logger.info("tuning did not lower the validation loss of %.4g; keeping the initial weights", frozen["val_loss"])
+        trainer.backbone.extractor.load_state_dict(initial_weights)
         best, best_epoch = frozen, 0
     counts = {
         "epochs": len(history),
@@ -223,12 +225,10 @@ def _load_stores(
     features: FeaturesParams,
 ) -> Iterator[tuple[str, FrameStore]]:
     for split, frames_per_video in (("train", None), ("val", params.frames_per_video)):
-        clips_of_split = clips[clips["split"] == split]
-        if clips_of_split.empty:
-            raise UserError(f"finetune: no clips in the {split} split; more videos, or `finetune.enabled: false`")
-        store = load_frames(
-            clips_of_split, classes, video_path, image_size=features.image_size, frames_per_video=frames_per_video
-        )
+        split_clips = clips[clips["split"] == split]
+        if split_clips.empty:
+            raise UserError(f"finetune: no clips in the {split} split; add videos or set `finetune.enabled: false`")
+        store = load_frames(split_clips, classes, video_path, image_size=features.image_size, frames_per_video=frames_per_video)
         yield split, store
 
 

@@ -1,4 +1,4 @@
-"""Videos that show where a model looked: attention maps drawn over the frames of chosen test clips."""
+"""The heatmaps stage: render videos of test clips with attention maps drawn over the frames."""
 
 from pipeline_lib.heatmaps.rendering import render_heatmaps
 from pipeline_lib.heatmaps.selection import select_clips

@@ -1,4 +1,4 @@
-"""Heatmap videos: the chosen clips of one model, with its attention, its prediction and its confidence frame by frame.
+"""Render heatmap videos of one model: clips with its attention, prediction and confidence for each frame.
 
 Shape suffixes: T frames of a clip, K grid side, H, W pixels, S longer side of a picture in pixels.
 """
@@ -38,13 +38,13 @@ POSTER_SIDE = 320
 PLAIN_HEIGHT = 240
 CRF = 23
 ENCODER = {"preset": "ultrafast", "x264_params": "partitions=i4x4:subme=1:deblock=0,0"}
-"""As for subsampled videos (docs/decisions/2026-11-29-subsampling.md), but with deblocking: these are watched."""
+"""As for subsampled videos (docs/decisions/2026-11-29-subsampling.md), but with deblocking, because people watch these."""
 PLAIN_CRF = 30
 ENDINGS = {"mp4": ".mp4", "gif": ".gif", "poster": ".jpg", "plain": "_plain.mp4", "still": "_still.jpg"}
-"""What each file of a clip is called in `heatmaps.json`, and how its name ends."""
+"""Keys of a clip's files in `heatmaps.json`, and the endings of their names."""
 
 Size = tuple[int, int]
-"""Width and height in pixels, as Pillow has them."""
+"""Width and height in pixels, as in Pillow."""
 
 
 def render_heatmaps(
@@ -56,23 +56,23 @@ def render_heatmaps(
     fps: float,
     on_clip: Callable[[str], None] | None = None,
 ) -> dict[str, int]:
-    """Draw the chosen clips of one model as MP4, GIF and poster, and list them in `heatmaps.json`.
+    """Render the selected clips of one model as MP4, GIF and poster, and list them in `heatmaps.json`.
 
-    `heatmaps.json` holds `grid`, `fps`, `rules` (outcome to text), `notes` (what there was nothing to show of) and `clips`: a
-    list, with the successes first, of {clip, video, class_name, predicted, confidence, correct, outcome, rule,
-    frame_predicted, frame_confidence, mp4, gif, poster, plain, still}. The last five are file names; `plain` is the clip
-    with nothing drawn on it, small, and `still` its middle frame, both the same whichever model chose the clip.
+    `heatmaps.json` holds `grid`, `fps`, `rules` (text by outcome), `notes` (on outcomes without clips) and `clips`. The latter
+    is a list, successes first, of {clip, video, class_name, predicted, confidence, correct, outcome, rule, frame_predicted,
+    frame_confidence, mp4, gif, poster, plain, still}. The last five are file names. `plain` is a small version of the clip
+    with nothing drawn on it and `still` its middle frame; neither depends on the model.
 
     Args:
         evaluation: folder with the model's `predictions.parquet` and `attention.h5`.
-        video_path: where the subsampled video of a video id is.
-        directory: existing folder to fill.
-        params: how many clips, and how they are drawn.
+        video_path: returns the path of a subsampled video by its id.
+        directory: existing folder to write to.
+        params: number of clips, and style.
         fps: frame rate of the subsampled videos.
-        on_clip: called with the name of each clip that is done.
+        on_clip: called with the id of each finished clip.
 
     Returns:
-        The numbers of successes and failures drawn.
+        the numbers of successes and failures rendered.
 
     Raises:
         UserError: an unknown colour map, or a video with fewer frames than its clip.
@@ -107,10 +107,10 @@ def render_heatmaps(
 
 
 class Painter:
-    """Draws attention and text over frames of one size; safe to use from several threads."""
+    """Draw attention and text over frames of one size; thread-safe."""
 
     def __init__(self, params: HeatmapsParams, grid: int, size: Size) -> None:
-        """Prepare for maps of `grid` x `grid` cells over frames of `size`."""
+        """Prepare to draw maps of `grid` x `grid` cells over frames of `size`."""
         self.size = fitting(size, params.side) if params.aspect == "original" else (params.side, params.side)
         self.small_size = fitting(self.size, params.gif_side)
         longer = max(self.size)
@@ -121,47 +121,47 @@ class Painter:
         self._panels = {width: Panel(width) for width in (self.size[0], self.small_size[0])}
 
     def colour(self, frame: Image.Image, map_KK: np.ndarray) -> Image.Image:
-        """Return the frame at the painter's size with its attention."""
+        """Return the frame, resized to the painter's size, with its attention."""
         picture = frame.resize(self.size)
         self._overlay.draw(picture, _fitted(self._levels(map_KK), self.size))
         return picture
 
     def shrink(self, picture: Image.Image) -> Image.Image:
-        """Return a small copy, to be labelled by itself: shrunk, nobody could read the text."""
+        """Return a small copy. Label it after shrinking, so that the text is readable."""
         return picture.resize(self.small_size, Image.Resampling.BOX, reducing_gap=1.0)
 
     def label(self, picture: Image.Image, true: str | None, predicted: str, confidence: float) -> None:
-        """Write over a picture of either size, in place."""
+        """Draw the strip of text on a picture of either size in place."""
         self._panels[picture.width].draw(picture, true, predicted, confidence)
 
 
 def fitting(size: Size, longer: float) -> Size:
-    """Return even width and height of the same aspect whose longer side is about `longer`."""
+    """Return an even width and height of the same aspect ratio whose longer side is about `longer` pixels."""
     width, height = (max(2, round(pixels * longer / max(size) / 2) * 2) for pixels in size)
     return width, height
 
 
 def _fitted(levels_SS: np.ndarray, size: Size) -> np.ndarray:
-    """Return the picture of a map squeezed to `size`: attention knows no aspect."""
+    """Return square levels resized to `size`, like the square frame that the network saw."""
     return levels_SS if levels_SS.shape == size[::-1] else np.asarray(Image.fromarray(levels_SS).resize(size))
 
 
 class ClipRenderer:
-    """Draws clips with one set of parameters; safe to use from several threads."""
+    """Render clips with one set of parameters; thread-safe."""
 
     def __init__(self, params: HeatmapsParams, grid: int, fps: float) -> None:
-        """Take how to draw maps of `grid` x `grid` cells, and the frame rate of the clips."""
+        """Prepare to render maps of `grid` x `grid` cells at `fps` frames per second."""
         self._fps = fps
-        # Squeezed into a square, a wide frame keeps its shorter side.
+        # A wide frame that is resized to a square keeps the resolution of its shorter side.
         self._max_side = 2 * params.side
         self._painter = lru_cache(maxsize=8)(partial(Painter, params, grid))
 
     def render(self, clip: Mapping[str, Any], attention_TKK: np.ndarray, source: Path, base: Path) -> dict[str, Any]:
-        """Write `<base>.mp4`, `.gif`, `.jpg`, `_plain.mp4` and `_still.jpg`; return the clip's entry for `heatmaps.json`."""
+        """Write `<base>.mp4`, `.gif`, `.jpg`, `_plain.mp4` and `_still.jpg`; return the clip's entry in `heatmaps.json`."""
         files = {name: base.with_name(f"{base.name}{ending}") for name, ending in ENDINGS.items()}
         frames = (Image.fromarray(frame_HW3) for frame_HW3 in _clip_frames(clip, source, self._fps, self._max_side))
         first = next(frames)
-        painter, plain_size = self._painter(first.size), plain_fitting(first.size)
+        painter, plain_size = self._painter(first.size), fitting_plain(first.size)
         gif_frames = []
         with (
             self._writer(files["mp4"], painter.size, CRF) as writer,
@@ -186,8 +186,8 @@ class ClipRenderer:
         return VideoWriter(path, width=size[0], height=size[1], fps=self._fps, crf=crf, **ENCODER)
 
 
-def plain_fitting(size: Size) -> Size:
-    """Return even width and height of the same aspect, of at most `PLAIN_HEIGHT`."""
+def fitting_plain(size: Size) -> Size:
+    """Return an even width and height of the same aspect ratio and at most `PLAIN_HEIGHT` pixels high."""
     return fitting(size, max(size) * min(1.0, PLAIN_HEIGHT / size[1]))
 
 
@@ -196,7 +196,7 @@ def _text(clip: Mapping[str, Any], frame: int) -> tuple[str, str, float]:
 
 
 def _clip_frames(clip: Mapping[str, Any], source: Path, fps: float, max_side: int) -> Iterator[np.ndarray]:
-    """Yield the clip's valid frames as they are stored, or smaller."""
+    """Yield the clip's valid frames, scaled down if a side is longer than `max_side`."""
     first_frame = int(clip["clip"].rpartition("#")[2])
     num_frames, num_read = int(clip["valid_frames"]), 0
     start_seconds = max(0.0, (first_frame - 0.5) / fps)
@@ -206,13 +206,12 @@ def _clip_frames(clip: Mapping[str, Any], source: Path, fps: float, max_side: in
             yield frame_HW3
     if num_read < num_frames:
         raise UserError(
-            f"{clip['clip']}: {source} ends after {num_read} of the clip's {num_frames} frames; "
-            "make the video again with --refresh subsample"
+            f"{clip['clip']}: {source} ends after {num_read} of the clip's {num_frames} frames; run with `--refresh subsample`"
         )
 
 
 def _load_attention(path: Path, clips: Sequence[str]) -> tuple[int, dict[str, np.ndarray]]:
-    """Return K, and the maps (T, K, K) of the clips."""
+    """Return K and the maps (T, K, K) of the clips."""
     with h5py.File(path, "r") as file:
         row_of = {clip: row for row, clip in enumerate(file["clip"].asstr()[:])}
         return file["attention"].shape[2], {clip: file["attention"][row_of[clip]] for clip in clips}
@@ -230,7 +229,7 @@ def _describe(clip: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _explain_absence(predictions: pd.DataFrame, params: HeatmapsParams) -> list[str]:
-    """Say why there is nothing where something was asked for."""
+    """Return a note for each requested outcome that no clip has."""
     notes = []
     if params.successes and not predictions["correct"].any():
         notes.append("successes: none to show, no clip of the test split is right")

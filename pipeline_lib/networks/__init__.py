@@ -1,1 +1,1 @@
-"""The models: recurrent networks with visual attention, and what they are built from."""
+"""Models: recurrent networks with visual attention, baselines, and their layers."""

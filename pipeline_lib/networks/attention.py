@@ -1,13 +1,13 @@
-"""How attention scores the cells of a frame, and what a frame's cells become under it.
+"""Soft attention over the cells of a frame.
 
-Scores come from the frame and, in a recurrent model, from the state h before it; a softmax over the cells makes them attention:
+Scores depend on the frame and, in a recurrent model, on the previous state h. Attention is their softmax over the cells:
 
-    pooled  s = W_3 tanh(W_1 mean_i(X_i) + W_2 h)     one score a cell from the whole frame (the article's ALSTM)
-    local   s_i = w_3 * tanh(W_1 X_i + W_2 h_i)       each cell from its own features (Sharma's code, Li et al. 2018)
+    pooled  s = W_3 tanh(W_1 mean_i(X_i) + W_2 h)     scores of all cells from the whole frame (the article's ALSTM)
+    local   s_i = w_3 * tanh(W_1 X_i + W_2 h_i)       each cell's score from its own features (Sharma's code, Li et al. 2018)
 
-The half that depends on the features alone is computed for all frames at once, before the loop over time. Dropout is on the
-input of every layer; where that has cells, a channel is dropped in all of them (Tompson et al. 2015), as neighbouring cells
-would give a single one away, and drawing fewer random numbers halves the time of a step on a CPU.
+The term that depends only on the features is computed for all frames before the loop over time. Dropout is applied to the
+input of every layer. On cells it drops whole channels (spatial dropout, Tompson et al. 2015), because neighbouring cells are
+correlated.
 """
 
 # B batch, T frames of a clip, I = K * K cells, D channels, U units of the state, V width of the scorer
@@ -42,9 +42,9 @@ class Attention(nn.Module):
         dropout: float,
         uniform_start: bool,
     ) -> None:
-        """Build with random weights; `units` is the width of the state that takes part, None if there is none.
+        """Initialise random weights; `units` is the width of the state, None without one.
 
-        With `uniform_start` the last layer's weights are zero instead: all cells count alike until training finds better.
+        With `uniform_start` the weights of the last layer are zero, so that attention is uniform at first.
         """
         super().__init__()
         self.scorer = scorer
@@ -56,20 +56,20 @@ class Attention(nn.Module):
             nn.init.zeros_(self.score.weight)
 
     def look_ahead(self, features_BTID: torch.Tensor, pooled_BTD: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the features' half of the scores: BTV if pooled, BTIV if local; `pooled_BTD` is the mean over cells."""
+        """Return the features' projection for all frames: BTV if pooled, BTIV if local; `pooled_BTD` is the mean over cells."""
         if self.scorer == "local":
             return self.features(self._drop(features_BTID))
         return self.features(self._drop(features_BTID.mean(dim=2) if pooled_BTD is None else pooled_BTD))
 
     def forward(self, ahead: torch.Tensor) -> torch.Tensor:
-        """Return attention over the cells, the last axis, from all frames' `look_ahead` and no state."""
+        """Return attention over the cells, the last axis, without a state; `ahead` is the result of `look_ahead`."""
         scores = self.score(self._drop(torch.tanh(ahead)))
         return torch.softmax(scores if self.scorer == "pooled" else scores.squeeze(-1), dim=-1)
 
     def start(self, ahead: torch.Tensor, *, state_has_cells: bool) -> Step:
-        """Return a function to be called with the state before every frame in turn, which returns the frame's attention_BI.
+        """Return a function from the previous state to the next frame's attention_BI, to be called for each frame in order.
 
-        `ahead` is `look_ahead`, frames first. The state is h_BU for the frame as a whole, or h_BIU if it has cells itself.
+        `ahead` is the result of `look_ahead` with the frames as its first axis. The state is h_BU, or h_BIU if it has cells.
         """
         assert self.state is not None
         from_state = Deferred(self.state.weight, ahead + self.state.bias.to(ahead.dtype), gradient_of_linear)
@@ -87,7 +87,7 @@ class Attention(nn.Module):
         return attend
 
     def _start_pooled(self, ahead_TBV: torch.Tensor) -> Step:
-        """Return the last layer for every frame's hidden_BV in turn."""
+        """Return the last layer as a function of the next frame's hidden_BV."""
         biases_TBI = self.score.bias.to(ahead_TBV.dtype).expand(*ahead_TBV.shape[:2], -1)
         layer = Deferred(self.score.weight, biases_TBI, gradient_of_linear)
         drop = self.dropout.steps(ahead_TBV, ahead_TBV.shape)
@@ -99,7 +99,7 @@ class Attention(nn.Module):
         return score
 
     def _start_local(self, ahead_TBIV: torch.Tensor) -> Step:
-        """Return the last layer for every frame's hidden_BIV in turn; a channel dropped in all cells is a weight dropped."""
+        """Return the last layer as a function of the next frame's hidden_BIV; spatial dropout is applied to its weights."""
         num_frames, batch, num_cells, width = ahead_TBIV.shape
         weights_TBV1 = self.score.weight.t().expand(num_frames, batch, width, 1)
         if self.dropout.drops:
@@ -114,18 +114,18 @@ class Attention(nn.Module):
         return score
 
     def _drop(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Apply dropout, to whole channels where the last axis but one is of cells."""
+        """Apply dropout, or spatial dropout if the inputs have cells."""
         if self.scorer == "pooled" or not self.dropout.drops:
             return self.dropout(inputs)
         return inputs * self.dropout.factors(inputs, (*inputs.shape[:-2], 1, inputs.shape[-1]))
 
 
 def glimpse(attention_BI: torch.Tensor, features_BID: torch.Tensor) -> torch.Tensor:
-    """Return the sum of a frame's cells weighted by attention, glimpse_BD."""
+    """Return glimpse_BD, the attention-weighted sum of a frame's cells."""
     return torch.bmm(attention_BI.unsqueeze(1), features_BID).squeeze(1)
 
 
 def uniform(features_BTKKD: torch.Tensor) -> torch.Tensor:
-    """Return attention_BTKK of a model that has none: every cell counts alike."""
+    """Return uniform attention_BTKK, for a model without attention."""
     batch, frames, rows, columns, _ = features_BTKKD.shape
     return features_BTKKD.new_full((batch, frames, rows, columns), 1 / (rows * columns))

@@ -1,20 +1,19 @@
-"""Convolutional Attention LSTM (ConvALSTM) of Li et al. 2018, as the article has it: state carried, kept as maps.
+"""Convolutional attention LSTM (ConvALSTM) of Li et al. 2018, as in the article: the state is a map, carried over frames.
 
-    s_t = w_3 * tanh(W_1 * h_t-1 + W_2 * X_t)       1x1 convolutions, one score a cell
+    s_t = w_3 * tanh(W_1 * h_t-1 + W_2 * X_t)       1x1 convolutions, one score per cell
     a_t = softmax(s_t)                              over the cells
-    x_t = a_t X_t                                   a map again: weighted, not summed
+    x_t = a_t X_t                                   a map: weighted, not summed
     h_t, c_t = ConvLSTM(x_t, h_t-1, c_t-1)          3x3 convolutions; h_0 = c_0 = 0
     y_t = W_y flatten(h_t)                          logits
 
-Biases are left out above. The only fully connected layer is the last, and the only dropout is on its input. Variants:
+Biases are omitted above. The only fully connected layer is the last one, and dropout is applied only to its input. Variants:
 
-- `layers`: ConvLSTMs one on the other; h of the last decides attention and label.
-- `carry_state: false`: what the tutorial's code computes, h_t, c_t = ConvLSTM(x_t, 0, 0), as in `pipeline_lib.networks.alstm`.
-- `rescale_glimpse`: x_t = K^2 a_t X_t, which is X_t while attention is uniform. Without, glimpses are of the scale of
-  X / K^2, since the attention sums to 1 and nothing sums the cells up again, and the convolutions begin almost blind.
-- `head_channels`: y_t = W_y sum_i a_ti relu(W_6 * h_t)_i, W_6 a 3x3 convolution, which the article suggests, since flatten(h_t)
-  is long (12,544 at its sizes), and W_y then learns every class anew for every cell. What is small in the frame would drown
-  in the mean over the cells; weighted by the attention, it is seen once the model looks at it.
+- `layers`: stacked ConvLSTMs; h of the last one determines attention and logits.
+- `carry_state: false`: h_t, c_t = ConvLSTM(x_t, 0, 0) as in the tutorial's code (see `pipeline_lib.networks.alstm`).
+- `rescale_glimpse`: x_t = K^2 a_t X_t, which is X_t for uniform attention. Without it, attention scales the features down by
+  about K^2, because the cells are not summed, and the convolutions get a very weak input at first.
+- `head_channels`: y_t = W_y sum_i a_ti relu(W_6 * h_t)_i with a 3x3 convolution W_6, as the article suggests. Its original head
+  has separate weights for every cell. The sum is weighted by attention, because a plain mean would lose small objects.
 """
 
 # B batch, T frames of a clip, K grid side, I = K * K cells, D channels, U units, C classes
@@ -31,7 +30,7 @@ from pipeline_lib.networks.lstm import ConvLSTMCell, LSTMStack, glorot_conv, glo
 
 
 class ConvALSTM(nn.Module):
-    """Soft attention over the cells of each frame, and a convolutional LSTM over the weighted frames."""
+    """Soft attention over the cells of each frame, followed by a convolutional LSTM over the weighted frames."""
 
     def __init__(
         self,
@@ -47,7 +46,7 @@ class ConvALSTM(nn.Module):
         carry_state: bool = True,
         head_channels: int | None = None,
     ) -> None:
-        """Build with random weights; at the article's sizes (512, 7, 51, 256) there are 7,916,084 parameters."""
+        """Initialise random weights."""
         super().__init__()
         self.carry_state = carry_state
         self.glimpse_scale = grid * grid if rescale_glimpse else 1
@@ -71,20 +70,20 @@ class ConvALSTM(nn.Module):
     def forward(self, features_BTKKD: torch.Tensor, valid_frames_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits_BTC and attention_BTKK (sums to 1 over the cells of each frame).
 
-        Frames past `valid_frames_B` have outputs too, to be left out by the caller; they do not touch the valid ones.
+        Padded frames have outputs too, which the caller must ignore. They do not affect valid frames.
         """
-        features_TBKKD = features_BTKKD.transpose(0, 1).contiguous()  # frames then are channels-last images
+        features_TBKKD = features_BTKKD.transpose(0, 1).contiguous()  # so that frames are channels-last images
         attend = self.attention.start(self.attention.look_ahead(features_TBKKD.flatten(2, 3)), state_has_cells=True)
         c_BKKU = features_TBKKD.new_zeros((*features_TBKKD.shape[1:4], self.units))
-        seen_TBKKD = features_TBKKD.to(compute_dtype(features_TBKKD))
-        h_BKKU = c_BKKU.to(seen_TBKKD.dtype)
-        step = self.cells.start(len(seen_TBKKD), [(h_BKKU, c_BKKU)] * len(self.cells), carry_state=self.carry_state)
+        inputs_TBKKD = features_TBKKD.to(compute_dtype(features_TBKKD))
+        h_BKKU = c_BKKU.to(inputs_TBKKD.dtype)
+        step = self.cells.start(len(inputs_TBKKD), [(h_BKKU, c_BKKU)] * len(self.cells), carry_state=self.carry_state)
         outputs, maps = [], []
-        for seen_BKKD in seen_TBKKD.unbind(0):
+        for inputs_BKKD in inputs_TBKKD.unbind(0):
             attention_BI = attend(h_BKKU.flatten(1, 2))
             weights_BI = attention_BI if self.glimpse_scale == 1 else self.glimpse_scale * attention_BI
-            weights_BKK1 = weights_BI.to(seen_BKKD.dtype).view(*seen_BKKD.shape[:3], 1)
-            h_BKKU = step(weights_BKK1 * seen_BKKD)
+            weights_BKK1 = weights_BI.to(inputs_BKKD.dtype).view(*inputs_BKKD.shape[:3], 1)
+            h_BKKU = step(weights_BKK1 * inputs_BKKD)
             outputs.append(h_BKKU)
             maps.append(attention_BI)
         attention_BTKK = torch.stack(maps, dim=1).view(features_BTKKD.shape[:-1])
@@ -92,7 +91,7 @@ class ConvALSTM(nn.Module):
 
 
 class FlatHead(nn.Module):
-    """A linear layer on all cells of the state; attention has had its say in them."""
+    """A linear layer on all cells of the state; ignores attention."""
 
     def __init__(self, units: int, grid: int, num_classes: int, dropout: float) -> None:
         super().__init__()
@@ -105,7 +104,7 @@ class FlatHead(nn.Module):
 
 
 class ConvolutionalHead(nn.Module):
-    """A 3x3 convolution, averaged over the cells under the frame's attention, and a linear layer."""
+    """A 3x3 convolution, an attention-weighted sum over the cells, and a linear layer."""
 
     def __init__(self, units: int, channels: int, num_classes: int, dropout: float) -> None:
         super().__init__()

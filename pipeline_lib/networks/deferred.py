@@ -1,12 +1,12 @@
-"""Weights that a loop over frames uses in every step, and whose gradient is computed once, for all steps together.
+"""Batch the weight gradient of a layer over all steps of a loop.
 
-Autograd computes a gradient of the weights in every step and adds the thirty up, which takes longer than the steps' own
-gradients. Here the loop sees the weights as constants and adds an offset to each product, y_t = W x_t + z_t. The gradient of
-z_t is that of y_t, and as the offsets of all steps come out of one function, its backward sees all of them at once:
-dW = sum_t dy_t x_t^T is then one product of two large matrices, or the weight gradient of one large convolution.
+Autograd computes and sums a weight gradient per step, which is slow. Here the loop uses constant weights and adds an offset to
+each product: y_t = W x_t + z_t. The gradient of z_t equals that of y_t. All offsets come from one autograd function, whose
+backward receives all of these gradients together, so that dW = sum_t dy_t x_t^T is a single large matrix product (or the
+weight gradient of a single large convolution).
 """
 
-# T frames of a clip; what axes follow depends on the layer
+# T frames of a clip; the other axes depend on the layer
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ import torch
 from torch.autograd.function import once_differentiable
 
 WeightGradient = Callable[[torch.Tensor, torch.Tensor, torch.Size], torch.Tensor]
-"""Takes the inputs x_T, the products' gradients dy_T and the weights' shape."""
+"""Return the weight gradient from the inputs x_T, the gradients dy_T of the products, and the shape of the weights."""
 
 
 class Deferred:
-    """The weights of one layer during a loop; the inputs are kept as long as autograd's graph, which lets go of them."""
+    """A layer's weights in a loop, with one gradient computation for all steps; inputs live as long as autograd's graph."""
 
     def __init__(self, weight: torch.Tensor, offsets_T: torch.Tensor, gradient: WeightGradient) -> None:
-        """Take the weights, the offsets of all steps (a bias, or whatever else the products are added to) and their gradient.
+        """Prepare a loop with the offsets of all steps (a bias or another summand of the products).
 
-        Under autocast the weights are cast here, once.
+        Under autocast the weights are cast here once.
         """
         weight = weight.to(compute_dtype(weight))
         self.weight = weight.detach()
@@ -38,7 +38,7 @@ class Deferred:
     def offset(self, x: torch.Tensor) -> torch.Tensor:
         """Return the next step's offset, to be added to the product of the weights and `x`."""
         if self._learns:
-            self._inputs.append(x.detach())  # with its history it would hold on to the graph that holds on to it
+            self._inputs.append(x.detach())  # detached to avoid a reference cycle with autograd's graph
         return next(self._offsets)
 
 
@@ -60,13 +60,13 @@ class _Offsets(torch.autograd.Function):
 
 
 def gradient_of_linear(x_TND: torch.Tensor, dy_TNO: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Return the gradient dw_OD of y = x w^T, or of y_n = x w^T for several n if dy has one more axis."""
+    """Return the gradient dw_OD of y = x w^T; if dy has one more axis than x, it is summed over that axis."""
     if dy_TNO.ndim > x_TND.ndim:
         dy_TNO = dy_TNO.sum(dim=-2)
     return dy_TNO.flatten(0, -2).t() @ x_TND.flatten(0, -2)
 
 
 def compute_dtype(tensor: torch.Tensor) -> torch.dtype:
-    """Return the type that matrix products of a tensor are computed in: autocast's, or its own."""
+    """Return the dtype of matrix products with a tensor: autocast's if enabled, else the tensor's own."""
     device = tensor.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype

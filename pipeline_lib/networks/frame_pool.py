@@ -1,9 +1,9 @@
-"""Baselines without recurrence: every frame is judged by itself, and the frames' verdicts are pooled (late fusion).
+"""Baselines without recurrence: frames are classified independently, and their predictions are pooled (late fusion).
 
     mean_pool        y_t = W_y mean_i(X_ti)
     attention_pool   y_t = W_y sum_i a_ti X_ti,   a_t = softmax(s(X_t))
 
-What ALSTM has over `attention_pool` is its state; what `attention_pool` has over `mean_pool` is attention.
+ALSTM differs from `attention_pool` by its state, and `attention_pool` from `mean_pool` by attention.
 """
 
 # B batch, T frames of a clip, K grid side, I = K * K cells, D channels, C classes
@@ -19,7 +19,7 @@ from pipeline_lib.networks.lstm import glorot_linear
 
 
 class FramePool(nn.Module):
-    """A linear layer on each frame's cells, averaged or weighted by attention."""
+    """A linear layer on the mean or the attention-weighted sum of each frame's cells."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class FramePool(nn.Module):
         scorer: Scorer | None = None,
         uniform_start: bool = False,
     ) -> None:
-        """Build with random weights; without a scorer there is no attention, else it is as wide as ALSTM's of these units."""
+        """Initialise random weights. Without a scorer there is no attention; with one, its width is `units` / 2 as in ALSTM."""
         super().__init__()
         self.dropout = Dropout(dropout)
         self.attention: Attention | None = None

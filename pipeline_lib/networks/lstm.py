@@ -1,7 +1,7 @@
-"""LSTM cells on vectors and on maps: one input half, one recurrent half, one bias per gate, as in Keras.
+"""LSTM cells on vectors and on maps, with input weights, recurrent weights and one bias per gate, as in Keras.
 
-Gates are stacked along the channel axis in the order input, forget, candidate, output. All four are plain sigmoid or tanh;
-Keras' ConvLSTM2D of the tutorial's time used a piecewise linear `hard_sigmoid` instead, to save time, which is not followed.
+Gates are stacked along the channel axis in the order input, forget, candidate, output, and use sigmoid and tanh. The Keras
+version of the tutorial used a piecewise linear `hard_sigmoid` in ConvLSTM2D instead.
 """
 
 # T frames of a clip, B batch, D input channels, U units, K grid side
@@ -19,14 +19,14 @@ from torch.nn.grad import conv2d_weight
 from pipeline_lib.networks.deferred import Deferred, gradient_of_linear
 
 fused_lstm_cell: Callable[..., tuple[torch.Tensor, ...]] = torch.ops.aten._thnn_fused_lstm_cell.default
-"""What `nn.LSTMCell` is made of on a GPU, and nowhere else: all of `advance` in one kernel, and its gradients in one."""
+"""The kernel of `nn.LSTMCell` on a GPU: `advance` in a single kernel, with a single kernel for its gradient."""
 
 State = tuple[torch.Tensor, torch.Tensor]
 """Hidden state h and cell state c, BU or BKKU."""
 
 
 class LSTMCell(nn.Module):
-    """The weights of an LSTM on vectors."""
+    """Weights of an LSTM on vectors."""
 
     def __init__(self, channels: int, units: int) -> None:
         super().__init__()
@@ -38,13 +38,13 @@ class LSTMCell(nn.Module):
         return nn.Linear(channels, 4 * units), nn.Linear(units, 4 * units, bias=False)
 
     def join(self, num_frames: int, c_BU: torch.Tensor) -> Deferred:
-        """Return both halves as one layer on the stacked (x, h) of every frame, so that a step is one product."""
+        """Return both halves as one layer on the concatenated (x, h) of every frame, so that a step is a single product."""
         assert self.input.bias is not None
         biases = self.input.bias.expand(num_frames, *c_BU.shape[:-1], -1)
         return Deferred(self.joint_weight(), biases, self.weight_gradient)
 
     def joint_weight(self) -> torch.Tensor:
-        """Return both halves as one weight."""
+        """Return the weights of both halves, concatenated."""
         return torch.cat((self.input.weight, self.recurrent.weight), dim=1)
 
     def multiply(self, stacked_BD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ class LSTMCell(nn.Module):
 
 
 class ConvLSTMCell(LSTMCell):
-    """The weights of an LSTM on maps, channels last: 3x3 convolutions, same padding, no peepholes."""
+    """Weights of an LSTM on maps (channels last): 3x3 convolutions with same padding, without peepholes."""
 
     def make_halves(self, channels: int, units: int) -> tuple[nn.Linear | nn.Conv2d, nn.Linear | nn.Conv2d]:
         """Return the input half, with the bias, and the recurrent half."""
@@ -63,7 +63,7 @@ class ConvLSTMCell(LSTMCell):
         return half(channels), half(units, bias=False)
 
     def joint_weight(self) -> torch.Tensor:
-        """Return both halves as one kernel."""
+        """Return the kernels of both halves, concatenated."""
         return super().joint_weight().contiguous(memory_format=torch.channels_last)
 
     def multiply(self, stacked_BKKD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -72,21 +72,21 @@ class ConvLSTMCell(LSTMCell):
 
     @staticmethod
     def weight_gradient(stacked_TBKKD: torch.Tensor, dgates_TBKK4U: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        """Return the gradient of the joint weights, by one convolution over all frames of all clips."""
+        """Return the gradient of the joint weights by one convolution over all frames of all clips."""
         images, dimages = (maps.flatten(0, 1).permute(0, 3, 1, 2) for maps in (stacked_TBKKD, dgates_TBKK4U))
         return conv2d_weight(images, shape, dimages, padding=1)
 
 
 class LSTMStack(nn.ModuleList):
-    """LSTMs, each on the h of the one below."""
+    """Stacked LSTMs, each of which takes the h of the previous one."""
 
     def __init__(self, channels: int, units: int, layers: int, cell: type[LSTMCell] = LSTMCell) -> None:
         super().__init__(cell(channels if layer == 0 else units, units) for layer in range(layers))
 
     def start(self, num_frames: int, states: Sequence[State], *, carry_state: bool) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return a function to be called with every frame's x_BD in turn, which returns the last layer's h_BU.
+        """Return a function from the next frame's x_BD to the last layer's h_BU, to be called once for each frame in order.
 
-        It begins with the (h, c) in `states`, one of each layer; unless the state is carried, every frame with zeros.
+        It starts from the (h, c) in `states`, one for each layer. With `carry_state` False every frame starts from zeros.
         """
         if not carry_state:
             states = [(torch.zeros_like(h), torch.zeros_like(c)) for h, c in states]
@@ -108,13 +108,13 @@ class LSTMStack(nn.ModuleList):
 
 
 def advance(gates: torch.Tensor, biases: torch.Tensor, c: torch.Tensor) -> State:
-    """Return the next (h, c) from the four gates before their nonlinearities, stacked along the last axis.
+    """Return the next (h, c) from the stacked pre-activations of the four gates.
 
-    The state keeps its own precision when autocast hands over gates in a lower one.
+    The state keeps its precision if autocast computes the gates in a lower one.
     """
     if gates.is_cuda:
         rows = (tensor.to(c.dtype).flatten(0, -2) for tensor in (gates, biases, c))
-        with torch.autocast("cuda", enabled=False):  # it would have the state in a lower precision too
+        with torch.autocast("cuda", enabled=False):  # autocast would lower the precision of the state
             h_NU, c_NU, _ = fused_lstm_cell(*rows)
         return h_NU.view_as(c), c_NU.view_as(c)
     i, f, g, o = (gates.to(c.dtype) + biases).chunk(4, dim=-1)
@@ -123,7 +123,7 @@ def advance(gates: torch.Tensor, biases: torch.Tensor, c: torch.Tensor) -> State
 
 
 def initialise_cell(input_half: nn.Linear | nn.Conv2d, recurrent_half: nn.Linear | nn.Conv2d) -> None:
-    """Glorot uniform weights in both halves, as the tutorial's code, and bias 0 but for the forget gate's 1."""
+    """Initialise Glorot uniform weights, and biases of 1 for the forget gate and 0 otherwise, as in the tutorial's code."""
     initialise(input_half)
     initialise(recurrent_half)
     assert input_half.bias is not None
@@ -133,7 +133,7 @@ def initialise_cell(input_half: nn.Linear | nn.Conv2d, recurrent_half: nn.Linear
 
 
 def initialise(layer: nn.Linear | nn.Conv2d) -> None:
-    """Glorot uniform weights and zero bias: Keras' defaults, which the article's models were trained from."""
+    """Initialise Glorot uniform weights and zero bias, Keras' defaults that the article's models use."""
     nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -147,7 +147,7 @@ def glorot_linear(in_features: int, out_features: int) -> nn.Linear:
 
 
 def glorot_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """Return a 3x3 convolution, same padding, with Keras' default weights."""
+    """Return a 3x3 convolution with same padding and Keras' default weights."""
     layer = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
     initialise(layer)
     return layer

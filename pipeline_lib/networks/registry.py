@@ -1,4 +1,4 @@
-"""The models by name. Each is one module: features_BTKKD and valid_frames_B in, logits_BTC and attention_BTKK out."""
+"""The registry of models. Each takes features_BTKKD and valid_frames_B, and returns logits_BTC and attention_BTKK."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pipeline_lib.params import ModelParams
 
 @dataclass(frozen=True)
 class ModelKind:
-    """What tells one model from another when it is built and trained."""
+    """Properties of a model that determine how it is built and trained."""
 
     network: Callable[..., nn.Module]
-    """Takes channels, grid, num_classes, and those of `ModelParams` that it knows."""
+    """Takes channels, grid, num_classes, and any fields of `ModelParams`."""
     gains_from_bf16: bool = False
-    """Whether training in bf16 pays: it halves the time of 3x3 convolutions, and only slows products of a few rows."""
+    """Whether bf16 speeds up training: it does for 3x3 convolutions, but not for matrix products with few rows."""
 
 
 MODELS: dict[str, ModelKind] = {
@@ -36,10 +36,10 @@ MODELS: dict[str, ModelKind] = {
 
 
 def model_kind(name: str) -> ModelKind:
-    """Return what is registered under a model's name.
+    """Return the properties of the model with this name.
 
     Raises:
-        UserError: no model has this name.
+        UserError: there is no model with this name.
     """
     if name not in MODELS:
         raise UserError(f"unknown model {name!r}; train.models accepts {', '.join(MODELS)}")
@@ -50,7 +50,7 @@ def build_model(params: ModelParams, *, channels: int, grid: int, num_classes: i
     """Return a model with random weights, drawn from torch's global generator.
 
     Raises:
-        UserError: no model has this name.
+        UserError: there is no model with this name.
     """
     network = model_kind(params.model).network
     known = inspect.signature(network).parameters

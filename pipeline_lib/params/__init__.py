@@ -1,4 +1,4 @@
-"""The parameters of a run: one frozen, strict section per stage, loaded from a YAML file and `section.key=value` settings."""
+"""Parameters of a run: one frozen, strict section per stage, loaded from a YAML file and `section.key=value` settings."""
 
 from pipeline_lib.params.loading import load_params
 from pipeline_lib.params.section import Device

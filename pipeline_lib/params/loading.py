@@ -1,4 +1,4 @@
-"""Parameters from a YAML file and `section.key=value` settings, and one clear line for each mistake in them."""
+"""Load parameters from a YAML file and `section.key=value` settings, with a one-line error for each mistake."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 RENAMED = {"chunk.split": "chunk.fold", "fetch.sources": "fetch.groups"}
-"""Keys as they were called in the version before, and now; the old name works with a warning."""
+"""Old keys with their new names. An old key works with a warning."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but `1e-3` is a number, as in YAML 1.2 and as everybody means it."""
+    """PyYAML's YAML 1.1, except that `1e-3` is a number as in YAML 1.2."""
 
 
 _SCIENTIFIC = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
@@ -77,7 +77,7 @@ def _warn_renamed(old: str, new: str) -> None:
 
 
 def _apply_setting(values: dict[str, Any], setting: str) -> None:
-    """Set one `section.key=value` in the nested dictionary; the value is read as YAML."""
+    """Apply one `section.key=value` to the nested dictionary; the value is parsed as YAML."""
     name, equals, text = setting.partition("=")
     name = name.strip()
     if name in RENAMED:
@@ -86,12 +86,12 @@ def _apply_setting(values: dict[str, Any], setting: str) -> None:
     if not equals or not key or not all(sections):
         raise UserError(f"--set {redact_text(setting)}: must look like section.key=value")
     for section in sections:
-        below = values.setdefault(section, {})
-        if below is None:
-            below = values[section] = {}
-        if not isinstance(below, dict):
+        child = values.setdefault(section, {})
+        if child is None:
+            child = values[section] = {}
+        if not isinstance(child, dict):
             raise UserError(f"--set {redact_text(setting)}: {section} is not a section")
-        values = below
+        values = child
     try:
         values[key] = yaml.load(text, _Loader)
     except yaml.YAMLError:
@@ -99,7 +99,7 @@ def _apply_setting(values: dict[str, Any], setting: str) -> None:
 
 
 def _describe(path: Path, mistake: Any) -> str:
-    """Turn one pydantic error into a line for users."""
+    """Format one pydantic error as a line for users."""
     location = [part for part in mistake["loc"] if isinstance(part, int) or part.isidentifier()]
     name = ".".join(str(part) for part in location)
     if mistake["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""What every section of the parameters is: frozen, strict, and clear about which of its values decide a result."""
+"""The base class of parameter sections."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 def operational(default: Any, **constraints: Any) -> Any:
-    """Declare a field that changes where or how fast a stage runs, not what it makes."""
+    """Declare a field that affects where or how fast a stage runs, but not its result."""
     return Field(default, json_schema_extra={OPERATIONAL: True}, **constraints)
 
 
 class Section(BaseModel):
-    """A part of the parameters: frozen, strict about types, closed to unknown keys."""
+    """A section of the parameters: frozen, with strict types and without unknown keys."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     def recipe(self) -> dict[str, Any]:
-        """Return the values that decide the stage's content, as JSON types."""
+        """Return the values that affect the stage's result, as JSON types."""
         extras = {name: field.json_schema_extra for name, field in type(self).model_fields.items()}
         operational_names = {name for name, extra in extras.items() if isinstance(extra, dict) and extra.get(OPERATIONAL)}
         return self.model_dump(mode="json", exclude=operational_names)

@@ -1,7 +1,7 @@
 """One section of parameters per stage.
 
-`Section.recipe` says which values decide an artifact's content; the others, declared `operational`, say where or how fast it
-is made and never enter a cache key.
+`Section.recipe` returns the values that affect an artifact's content. All others are declared `operational`: they affect where
+or how fast it is made, and are not part of cache keys.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FOLDS: tuple[Fold, ...] = get_args(Fold)
 
 
 class FetchParams(Section):
-    """Where the videos and their split files come from."""
+    """Parameters of the fetch stage: the collection's videos, split files and tables."""
 
     kind: Literal["hmdb51", "archive", "folder"]
     videos: Addresses = None
@@ -44,26 +44,26 @@ class FetchParams(Section):
     videos_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     splits_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     groups: str | None = None
-    """CSV file `class/video,group`: videos of one group, cut from the same footage, never cross splits. Without it, the file
-    name tells."""
+    """CSV file `class/video,group`. Videos of a group are cut from the same footage and never cross splits. Default: derived
+    from file names."""
     boxes: str | None = None
-    """CSV file `video,time_seconds,x0,y0,x1,y1` (fractions of the frame): where the actor is, to check attention."""
+    """CSV file `video,time_seconds,x0,y0,x1,y1` (fractions of the frame) with boxes of the actor, to compare attention with."""
     hint: str | None = operational(None)
-    """What to do about a local file that is missing, for the error's line."""
+    """Advice to add to the error if a local file is missing."""
     retries: Annotated[int, Field(ge=0)] = operational(5)
     timeout_seconds: PositiveFloat = operational(60.0)
-    """Longest silence of a server before the transfer is retried."""
+    """Maximum time to wait for data from a server before a retry."""
     unpack_seconds: PositiveFloat = operational(3600.0)
     max_members: PositiveInt = operational(200_000)
     max_unpacked_bytes: PositiveInt = operational(200 * 1024**3)
 
     @model_validator(mode="before")
     @classmethod
-    def _renders_no_more(cls, values: Any) -> Any:
+    def _refuse_synthetic(cls, values: Any) -> Any:
         if isinstance(values, dict) and (values.get("kind") == "synthetic" or "synthetic" in values):
             raise UserError(
-                "fetch.kind: synthetic is gone: render the collection with `python -m demo FOLDER`, and name its files in "
-                "fetch as params/demo.yaml does"
+                "fetch.kind: synthetic no longer exists: render the collection with `python -m demo FOLDER`, and give its "
+                "files as in params/demo.yaml"
             )
         return values
 
@@ -77,43 +77,43 @@ class FetchParams(Section):
 
 
 class SubsampleParams(Section):
-    """How videos are brought to one frame rate."""
+    """Parameters of the subsample stage, which converts videos to one frame rate."""
 
     fps: PositiveFloat = 15.0
     crf: Annotated[int, Field(ge=0, le=30)] = 16
-    """x264 quality; 16 is visually lossless, 0 loses nothing."""
+    """x264 quality; 16 is visually lossless, 0 is lossless."""
     shard_videos: PositiveInt = 64
-    """Most videos of a class that share one shard."""
+    """Maximum number of videos per shard; a shard has videos of one class."""
     timeout_seconds: PositiveFloat = operational(300.0)
-    """Longest time ffmpeg may take over one video."""
+    """Maximum time for ffmpeg to convert one video."""
     max_quarantined: Fraction = operational(0.01)
-    """Share of videos that may turn out undecodable before the stage fails."""
+    """Maximum fraction of videos that cannot be decoded; with more the stage fails."""
 
     @model_validator(mode="before")
     @classmethod
-    def _forget_workers(cls, values: Any) -> Any:
-        """Ignore a key that older parameter files may have, and that never did anything."""
+    def _ignore_workers(cls, values: Any) -> Any:
+        """Ignore a key of older parameter files that never had an effect."""
         if not isinstance(values, dict) or "workers" not in values:
             return values
-        logger.warning("subsample.workers is ignored: shards are subsampled one a core; remove it from the parameters")
+        logger.warning("subsample.workers is ignored: one shard runs on each core; remove it from the parameters")
         return {name: value for name, value in values.items() if name != "workers"}
 
 
 class ChunkParams(Section):
-    """How videos become clips, and clips become train, val and test splits."""
+    """Parameters of the chunk stage, which cuts videos into clips and assigns them to splits."""
 
     frames: PositiveInt = 30
     short: Literal["pad", "drop"] = "pad"
-    """What becomes of videos shorter than a clip: last frame repeated and masked, or left out."""
+    """Policy for videos shorter than a clip: repeat the last frame, which is masked, or drop the video."""
     tail: Literal["pad", "drop"] = "pad"
-    """What becomes of the frames after a video's last whole clip."""
+    """The same policy for the frames after a video's last full clip."""
     fold: Fold | tuple[Fold, ...] = 1
-    """Which of the collection's folds; several, as a list, are run side by side on the same features."""
+    """Fold of the collection, or a list of folds to run on the same features."""
     protocol: Literal["official", "tutorial", "tutorial_code"] = "official"
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of the training videos, by group, held out for validation (official protocol)."""
+    """Fraction of the training videos to hold out for validation, by group (official protocol)."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Share of each class's videos tested, by group, when there are no split files."""
+    """Fraction of each class's videos to test, by group, if there are no split files."""
     seed: int = 0
 
     @field_validator("fold", mode="before")
@@ -128,42 +128,42 @@ class ChunkParams(Section):
 
     @property
     def folds(self) -> tuple[Fold, ...]:
-        """All folds asked for."""
+        """All requested folds."""
         return self.fold if isinstance(self.fold, tuple) else (self.fold,)
 
     def of_fold(self, fold: Fold) -> ChunkParams:
-        """Return the parameters of one of the folds."""
+        """Return the parameters with a single fold."""
         return self.model_copy(update={"fold": fold})
 
     def cut_recipe(self) -> dict[str, Any]:
-        """Return what decides where clips begin and end; features depend on this and not on the splits."""
+        """Return the values that affect how videos are cut, on which features depend; they do not depend on splits."""
         return {"frames": self.frames, "short": self.short, "tail": self.tail}
 
 
 class FinetuneParams(Section):
-    """How the backbone is tuned on frames of the training split before features are taken from it."""
+    """Parameters of the finetune stage, which tunes the backbone on frames of the training split."""
 
     enabled: bool = False
     blocks: PositiveInt | Literal["all"] = "all"
-    """How many of the backbone's last blocks are tuned; a block is what works at one resolution (VGG16 has 5)."""
+    """Number of the backbone's last blocks to tune; a block has one resolution (VGG16 has 5)."""
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 32
     learning_rate: PositiveFloat = 1e-4
     weight_decay: NonNegativeFloat = 1e-4
     frames_per_video: PositiveInt = 8
-    """Frames drawn from each training video in an epoch."""
+    """Number of random frames of each training video per epoch."""
     flip: bool = True
-    """Whether every other frame is mirrored."""
+    """Random horizontal flip (p = 0.5)."""
     crop: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """How far frames are zoomed and shifted at random, as a fraction of their side; 0 leaves them as they are."""
+    """Maximum random zoom and shift, as a fraction of the frame's side; 0 disables it."""
     colour: Annotated[float, Field(ge=0)] = 0.5
-    """How far each colour's contrast and brightness change at random; 0 leaves them as they are."""
+    """Maximum random change of contrast and brightness of each colour channel; 0 disables it."""
     patience: PositiveInt = 3
     seed: int = 0
 
 
 class FeaturesParams(Section):
-    """Which network turns frames into features_BTKKD, and how."""
+    """Parameters of the features stage, which computes features_BTKKD from frames."""
 
     backbone: str = "vgg16"
     """A torchvision classification network by name, or `vgg_small`."""
@@ -172,35 +172,35 @@ class FeaturesParams(Section):
     image_size: PositiveInt = 224
     grid: PositiveInt = 7
     precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
-    """`auto`: fp16 on a GPU, bf16 on a CPU that computes in it, else fp32. Finetuning takes bf16 for fp16."""
+    """`auto`: fp16 on a GPU, bf16 on a CPU with bf16 instructions, else fp32. The finetune stage treats fp16 as `auto`."""
     seed: int = 0
     """Seed of `weights: random`."""
     device: Device = operational("auto")
     batch_frames: PositiveInt | None = operational(None)
-    """Frames in a batch; default: 256 on a GPU, where a batch that does not fit is halved; fewer on a CPU."""
+    """Frames per batch; default: 256 on a GPU, fewer on a CPU. A batch that does not fit the GPU's memory is halved."""
 
 
 class SweepParams(Section):
-    """Which hyper-parameters are searched for, and where. Only the train and val splits take part."""
+    """Parameters of the sweep stage, which searches for hyper-parameters on the train and val splits."""
 
     enabled: bool = False
     models: Annotated[tuple[ModelName, ...], Field(strict=False, min_length=1)] = ("alstm", "conv_alstm")
     trials: PositiveInt = 30
-    """Trials of each model."""
+    """Number of trials per model."""
     seed: int = 0
     learning_rate: Range = (1e-4, 1e-2)
     dropout: Range = (0.0, 0.7)
     scorer: Annotated[tuple[Literal["local", "pooled"], ...], Field(strict=False, min_length=1)] = ("local", "pooled")
     attention_penalty: Range = (1e-3, 10.0)
-    """Range of the penalty where there is one; a trial may also have none."""
+    """Range of nonzero penalties; a trial may also have none."""
     weight_decay: Range = (1e-6, 1e-1)
-    """Likewise."""
+    """Range of nonzero weight decay; a trial may also have none."""
     units: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] | None = None
-    """Default: half as many as the model has, as many, and twice as many."""
+    """Default: half, equal and twice the number in the train section."""
     layers: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (1, 2)
     head_channels: Annotated[tuple[PositiveInt | None, ...], Field(strict=False, min_length=1)] = (None, 64, 128)
     workers: PositiveInt | None = operational(None)
-    """Trials under way at once; default: as many as the cores, or the GPU's memory, hold."""
+    """Maximum number of trials in parallel; default: as the cores or the GPU's memory allow."""
 
     @model_validator(mode="after")
     def _ranges_ascend(self) -> SweepParams:
@@ -209,51 +209,51 @@ class SweepParams(Section):
             if low > high:
                 raise UserError(f"sweep.{name} = [{low:g}, {high:g}]: the first must be the smaller")
         if self.learning_rate[0] == 0 or self.dropout[1] >= 1:
-            raise UserError("sweep: learning_rate must begin above 0, and dropout end below 1")
+            raise UserError("sweep: learning_rate must start above 0, and dropout must end below 1")
         return self
 
 
 class EvaluateParams(Section):
-    """How the test split is scored."""
+    """Parameters of the evaluate stage, which scores models on the test split."""
 
     resamples: PositiveInt = 10_000
-    """Random sign flips behind each paired test, where there are too many to try them all."""
+    """Number of random sign flips per paired test, if there are too many to enumerate."""
     permutations: PositiveInt = 20
-    """Times that the labels are permuted for the control."""
+    """Number of label permutations of the control."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     batch_size: PositiveInt = operational(64)
     device: Device = operational("auto")
 
 
 class HeatmapsParams(Section):
-    """How attention is drawn over the frames. The defaults are the article's."""
+    """Parameters of the heatmaps stage, which draws attention over frames. The defaults are the article's."""
 
     side: Annotated[int, Field(gt=0, multiple_of=2)] = 800
-    """Pixels of the longer side."""
+    """Longer side in pixels."""
     aspect: Literal["square", "original"] = "square"
-    """Whether frames are squared (article) or keep their video's shape."""
+    """Resize frames to squares (article) or keep their aspect ratio."""
     scale: Literal["article", "share"] = "article"
-    """What colours mean. `article`: from each frame's least attention to its most, above the percentile, which gives noise
-    colours as strong as focus; `share`: multiples of an even share, above 1 and full at 4 (`pipeline_lib.heatmaps.maps`)."""
+    """Scale of colours. `article`: from each frame's minimum to its maximum, above the percentile; noise gets colours as strong
+    as focused attention. `share`: from 1 to 4 times uniform attention (see `pipeline_lib.heatmaps.maps`)."""
     percentile: Annotated[float, Field(ge=0, lt=100)] = 80
     sigma: PositiveFloat = 0.06
     """Standard deviation of the Gaussian filter, as a fraction of `side` (the tutorial's code: 30 of 500 pixels)."""
     opacity: Fraction = 0.5
     colormap: str = "turbo"
-    """Any of matplotlib's; `cividis` and `viridis` survive colour blindness and printing in grey."""
+    """Name of a matplotlib colour map; `cividis` and `viridis` suit colour-blind viewers and greyscale print."""
     successes: Annotated[int, Field(ge=0)] = 4
     failures: Annotated[int, Field(ge=0)] = 4
     gif_side: Annotated[int, Field(gt=1)] = 200
 
 
 class ReportParams(Section):
-    """The page that shows the run."""
+    """Parameters of the report stage, which writes the run's HTML page."""
 
     title: str = "Where the model looked"
 
 
 class TrackingParams(Section):
-    """Where MLflow keeps the run."""
+    """Parameters of tracking with MLflow."""
 
     uri: str | None = None
     """Tracking server; default: MLFLOW_TRACKING_URI, else a SQLite file in the workspace."""
@@ -262,7 +262,7 @@ class TrackingParams(Section):
 
 
 class RunParams(Section):
-    """Where the run's work is done."""
+    """Parameters of the engine that executes the work."""
 
     engine: str | None = operational(None)
     """Ray cluster to run on, HOST:PORT of its head or `auto`; default: RAY_ADDRESS, else this machine."""
@@ -289,5 +289,5 @@ class Params(Section):
     def _sweeps_what_is_trained(self) -> Params:
         others = [model for model in self.sweep.models if model not in self.train.models]
         if self.sweep.enabled and others:
-            raise UserError(f"sweep.models names {others[0]}, which train.models does not; add it there, or leave it out here")
+            raise UserError(f"sweep.models has {others[0]}, but train.models does not; add it there, or remove it here")
         return self

@@ -1,4 +1,4 @@
-"""What models there are, and what decides the training of one."""
+"""Names of models, and the parameters of their training."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pipeline_lib.params.section import Device, NonNegativeFloat, PositiveFloat,
 
 ModelName = Literal["alstm", "conv_alstm", "attention_pool", "lrcn", "mean_pool"]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
-"""The article's two models, then the baselines that show whether attention and recurrence earn their keep."""
+"""The article's two models, followed by baselines without attention or recurrence."""
 
-HAS_NOT: dict[ModelName, tuple[str, ...]] = {
+UNUSED_HYPERPARAMETERS: dict[ModelName, tuple[str, ...]] = {
     "alstm": ("rescale_glimpse", "head_channels"),
     "conv_alstm": ("scorer", "attention_penalty"),
     "attention_pool": ("layers", "rescale_glimpse", "carry_state", "head_channels", "attention_penalty"),
@@ -29,13 +29,13 @@ HAS_NOT: dict[ModelName, tuple[str, ...]] = {
         "attention_penalty",
     ),
 }
-"""Hyper-parameters that a model does not have; another value of one does not train it again."""
+"""Hyper-parameters that a model does not have. Changing them does not train it again."""
 
 
 class HyperParams(Section):
-    """What may be set for all models together, and for one of them in `train.overrides`.
+    """Hyper-parameters of all models, which `train.overrides` can change for a single model.
 
-    The defaults are for small collections and any backbone; the article's own values are in params/hmdb51.yaml.
+    The defaults suit small collections and any backbone. The article's values are in params/hmdb51.yaml.
     """
 
     epochs: PositiveInt = 60
@@ -48,64 +48,63 @@ class HyperParams(Section):
     patience: PositiveInt = 8
     """Epochs without a lower calibrated validation loss (`pipeline_lib.train.loss`) before training stops."""
     layers: PositiveInt | None = 1
-    """Recurrent layers, one on the other."""
+    """Number of stacked recurrent layers."""
     scorer: Literal["pooled", "local"] | None = "local"
-    """What attention scores come from: each frame's mean features (the article's ALSTM), or each cell's own (Sharma's
-    code; ConvALSTM always)."""
+    """Input of attention scores: each frame's mean features (the article's ALSTM), or each cell's own features (Sharma's code;
+    ConvALSTM always)."""
     uniform_start: bool | None = True
-    """Whether attention begins with all cells alike, or at random (article). At random it pools the features of a collection
-    too small to correct it by chance."""
+    """Start from uniform attention, or from random attention (article), which small collections may not be able to correct."""
     rescale_glimpse: bool | None = True
-    """Whether ConvALSTM's glimpses are as large as the features while attention is uniform, or smaller by the number of cells
+    """Scale ConvALSTM's glimpses to the features' size for uniform attention, or leave them smaller by the number of cells
     (article)."""
     carry_state: bool | None = True
-    """Whether the recurrent state is carried from frame to frame (the article), or begins at zero in each (its code)."""
+    """Carry the recurrent state from frame to frame (article), or start from zeros in each frame (the article's code)."""
     head_channels: PositiveInt | None = 128
-    """Channels of a 3x3 convolution, averaged over the cells under the attention, before ConvALSTM's last layer; null: that
-    layer sees every cell of the state (the article)."""
+    """Channels of a 3x3 convolution, summed over cells with attention as weights, before ConvALSTM's last layer. null: the last
+    layer takes all cells of the state (article)."""
     normalise: bool = True
-    """Whether features are brought to one scale, whatever the backbone (article: no)."""
+    """Normalise the scale of features (article: no)."""
 
 
 class ModelParams(HyperParams):
-    """What decides the training of one model. What the model does not have is None."""
+    """The parameters of one model's training. Those that the model does not have are None."""
 
     model: ModelName
     units: PositiveInt | None
-    """Width of the recurrent layers; of the scorer's, half of it for `alstm` and `attention_pool`."""
+    """Width of the recurrent layers. The scorer of `alstm` and `attention_pool` has half that width."""
     seed: int
     deterministic: bool
     device: Device = operational("auto")
 
     @property
     def attends(self) -> bool:
-        """Whether the model's attention means anything; without, every cell counts alike."""
+        """Whether the model computes attention; others return uniform attention."""
         return self.model not in ("lrcn", "mean_pool")
 
 
 class TrainParams(HyperParams):
-    """Which models are trained, and how."""
+    """Parameters of the train stage: the models to train, and their hyper-parameters."""
 
     models: Annotated[tuple[ModelName, ...], Field(strict=False, min_length=1)] = MODELS
     alstm_units: PositiveInt = 256
-    """Width of ALSTM, and of the baselines that share its layers (article: 512)."""
+    """Width of ALSTM, and of the baselines with the same layers (article: 512)."""
     conv_alstm_units: PositiveInt = 64
     """Width of ConvALSTM (article: 256)."""
     overrides: dict[ModelName, dict[str, Any]] = Field(default_factory=dict)
-    """Hyper-parameters of one model that differ from those of all, `units` among them."""
+    """Hyper-parameters of single models, including `units`."""
     seed: int = 0
     seeds: Annotated[tuple[int, ...], Field(strict=False, min_length=1)] | None = None
-    """Several seeds in one run, for the spread between them; default: `seed` alone."""
+    """Seeds to train every model with; default: only `seed`."""
     deterministic: bool = True
     device: Device = operational("auto")
     workers: PositiveInt | None = operational(None)
-    """Models in training at once; default: as many as the machine holds."""
+    """Maximum number of models to train in parallel; default: as many as the machine can hold."""
 
     @model_validator(mode="after")
     def _names_once(self) -> TrainParams:
         for name, values in (("models", self.models), ("seeds", self.all_seeds)):
             if len(set(values)) != len(values):
-                raise UserError(f"train.{name} names one twice")
+                raise UserError(f"train.{name} has an entry twice; remove one")
         return self
 
     @model_validator(mode="after")
@@ -125,13 +124,13 @@ class TrainParams(HyperParams):
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
-        """The seeds that every model is trained with."""
+        """The seeds to train every model with."""
         return self.seeds or (self.seed,)
 
     def of(self, model: ModelName, seed: int | None = None) -> ModelParams:
-        """Return what decides one model's training with one seed; default: the first."""
+        """Return the parameters of one model's training with one seed (default: the first)."""
         shared = {name: getattr(self, name) for name in (*HyperParams.model_fields, "deterministic", "device")}
         own = {"units": self.conv_alstm_units if model == "conv_alstm" else self.alstm_units, **self.overrides.get(model, {})}
-        lacks = dict.fromkeys(HAS_NOT[model])
+        unused = dict.fromkeys(UNUSED_HYPERPARAMETERS[model])
         seed = self.all_seeds[0] if seed is None else seed
-        return ModelParams(model=model, seed=seed, **(shared | own | lacks))
+        return ModelParams(model=model, seed=seed, **(shared | own | unused))

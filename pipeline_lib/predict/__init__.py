@@ -1,4 +1,4 @@
-"""From raw video to label, confidence over time and attention, equal to what evaluation finds.
+"""Predict labels, confidence over time and attention from raw videos, consistently with evaluation.
 
-`predictor.Predictor` is the way in. Nothing is imported here: a run that only logs a model's parts needs no torchvision.
+The entry point is `predictor.Predictor`. Nothing is imported here, because logging a model must not import torchvision.
 """

@@ -1,7 +1,7 @@
-"""What a model needs to predict, on disk: a checkpoint, its backbone, and the little that neither of them tells.
+"""Model bundles: the files that a model needs to predict.
 
-As one folder: `checkpoint.safetensors` (class names, preprocessing and digests are inside), `backbone.safetensors` (the network
-up to its last feature map) and `predictor.json`.
+A bundle's folder holds `checkpoint.safetensors` (with class names, preprocessing and digests), `backbone.safetensors` (the
+network up to its last feature map) and `predictor.json` (an `InputSpec`).
 """
 
 from __future__ import annotations
@@ -16,61 +16,61 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline_lib.artifacts import digest, file_sha256, layout
 from pipeline_lib.errors import UserError
 
-PREPARATION = "predictor.json"
+INPUT_SPEC_FILE = "predictor.json"
 
 
-class Preparation(BaseModel):
-    """What becomes of a video before the backbone sees it, as far as the checkpoint does not tell."""
+class InputSpec(BaseModel):
+    """How to prepare videos for the backbone, as far as it is not in the checkpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: Literal[1] = 1
     name: str
-    """What the model is called where it was trained."""
+    """Name of the model in its training run."""
     fps: float
-    """Frames per second that videos are brought to."""
+    """Frame rate of subsampled videos."""
     crf: int
-    """x264 quality of the video brought to that rate."""
+    """x264 quality of subsampled videos."""
     frames: int
-    """Frames of a clip."""
+    """Frames per clip."""
 
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """Where the parts of one model lie."""
+    """The files of one model."""
 
-    preparation: Preparation
+    input_spec: InputSpec
     checkpoint: Path
     backbone: Path
 
     @classmethod
     def of_folder(cls, folder: Path) -> ModelBundle:
-        """Return the splits that `save` wrote.
+        """Return the bundle that `save` wrote.
 
         Raises:
-            UserError: the folder holds no model, or one of another version.
+            UserError: the folder has no model, or one of another version.
         """
-        return cls(read_preparation(folder / PREPARATION), folder / layout.CHECKPOINT, folder / layout.BACKBONE)
+        return cls(read_input_spec(folder / INPUT_SPEC_FILE), folder / layout.CHECKPOINT, folder / layout.BACKBONE)
 
     def save(self, folder: Path) -> None:
-        """Write everything into an existing folder."""
-        (folder / PREPARATION).write_text(self.preparation.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        """Copy all files to an existing folder."""
+        (folder / INPUT_SPEC_FILE).write_text(self.input_spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
         shutil.copyfile(self.checkpoint, folder / layout.CHECKPOINT)
         shutil.copyfile(self.backbone, folder / layout.BACKBONE)
 
     @property
     def digest(self) -> str:
-        """32 hex digits, equal for models that predict the same; the backbone's digest is inside the checkpoint."""
-        return digest([self.preparation.model_dump(exclude={"name"}), file_sha256(self.checkpoint)])
+        """32 hex digits that are equal for equal models; the checkpoint contains the backbone's digest."""
+        return digest([self.input_spec.model_dump(exclude={"name"}), file_sha256(self.checkpoint)])
 
 
-def read_preparation(path: Path) -> Preparation:
+def read_input_spec(path: Path) -> InputSpec:
     """Read a `predictor.json`.
 
     Raises:
-        UserError: it is missing, or of another version.
+        UserError: the file is missing, or of another version.
     """
     try:
-        return Preparation.model_validate_json(path.read_bytes())
+        return InputSpec.model_validate_json(path.read_bytes())
     except OSError:
         raise UserError(f"{path.parent}: no model to predict with (no {path.name})") from None
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What the workspace's artifacts tell of a model: videos to try it on, right and wrong, and how its attention was drawn."""
+"""Find example videos and heatmap parameters for a model in the workspace's artifacts."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pipeline_lib.artifacts import Artifact, Store, layout
 from pipeline_lib.artifacts.tables import video_paths
 from pipeline_lib.heatmaps.selection import select_clips
 from pipeline_lib.params import HeatmapsParams
-from pipeline_lib.predict.origin import artifacts_of, training_of
+from pipeline_lib.predict.provenance import artifacts_of, training_of
 
 NUM_RIGHT, NUM_WRONG = 7, 3
 
 
 @dataclass(frozen=True)
 class Example:
-    """A test video, as the models see it."""
+    """A subsampled test video."""
 
     video: Path
     label: str
-    """What it shows."""
+    """The true class."""
     is_right: bool
-    """Whether evaluation found that the model recognises it."""
+    """Whether the model's prediction was correct in evaluation."""
 
 
 def find_examples(store: Store, checkpoint_sha256: str) -> list[Example]:
-    """Return test videos of the model with this checkpoint, wrong ones first, by the rule that chooses heatmaps' clips.
+    """Return test videos of the model with this checkpoint, wrong ones first, selected like the clips of heatmaps.
 
-    None where the workspace did not train or evaluate the model, or its videos are gone.
+    The list is empty if the workspace has no training or evaluation of the model, or no longer has its videos.
     """
     trained = training_of(store, checkpoint_sha256)
     evaluated = _evaluation(store, trained) if trained else None
@@ -46,13 +46,13 @@ def find_examples(store: Store, checkpoint_sha256: str) -> list[Example]:
 
 
 def find_drawing(store: Store, checkpoint_sha256: str) -> HeatmapsParams:
-    """Return how the run of the model with this checkpoint draws attention; the defaults where the workspace does not know."""
+    """Return the heatmap parameters of the run that trained this checkpoint, or the defaults if they are unknown."""
     trained = training_of(store, checkpoint_sha256)
     evaluated = _evaluation(store, trained) if trained else None
     if not evaluated:
         return HeatmapsParams()
-    drawn = [one for one in artifacts_of(store, "heatmaps") if one.manifest.inputs.get("evaluated") == evaluated.content_key]
-    newest = max(drawn, key=lambda one: one.manifest.created, default=None)
+    heatmaps = [one for one in artifacts_of(store, "heatmaps") if one.manifest.inputs.get("evaluated") == evaluated.content_key]
+    newest = max(heatmaps, key=lambda one: one.manifest.created, default=None)
     params = newest.manifest.params if newest else {}
     return HeatmapsParams(**{name: params[name] for name in HeatmapsParams.model_fields if name in params})
 
@@ -64,7 +64,7 @@ def _evaluation(store: Store, trained: Artifact) -> Artifact | None:
 
 
 def _shards(store: Store, trained: Artifact) -> Iterator[Artifact]:
-    """Yield the artifacts with the videos that the model was trained and tested on."""
+    """Yield the subsample artifacts that the model was trained and tested on."""
     features = {key for name, key in trained.manifest.inputs.items() if name.startswith("features ")}
     shards = {one.manifest.inputs["shard"] for one in artifacts_of(store, "features") if one.content_key in features}
     return (one for one in artifacts_of(store, "subsample") if one.content_key in shards)

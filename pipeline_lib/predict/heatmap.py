@@ -1,4 +1,4 @@
-"""A video of any length with a model's attention, its prediction and its confidence drawn over it, frame by frame.
+"""Draw a model's attention, prediction and confidence over a video of any length.
 
 Shape suffixes: H, W pixels, T frames, K grid side.
 """
@@ -20,7 +20,7 @@ from pipeline_lib.video.decoders import read_arrays
 from pipeline_lib.video.writing import VideoWriter
 
 LONGER_SIDE = 640
-"""Pixels of the video's longer side; the aspect is the video's own."""
+"""Longer side of the heatmap video in pixels; it keeps the aspect ratio of the original."""
 
 
 def draw_heatmap(
@@ -32,15 +32,15 @@ def draw_heatmap(
     *,
     on_frame: Callable[[int], None] | None = None,
 ) -> None:
-    """Write the video that was predicted, at the models' rate, with attention and text; a few frames are held at a time.
+    """Write a predicted video with attention and text, in constant memory.
 
     Args:
         subsampled: the file that `Predictor.predict` wrote.
-        prediction: what it returned.
-        model: whose attention is drawn.
-        destination: an MP4.
-        params: colours and scale; the size is the video's own.
-        on_frame: called with the number of frames drawn.
+        prediction: its result.
+        model: name of the model whose attention to draw.
+        destination: path of the MP4 to write.
+        params: colours and scale; `side` and `aspect` are ignored.
+        on_frame: called with the number of frames drawn so far.
 
     Raises:
         ValueError: the model has no attention.

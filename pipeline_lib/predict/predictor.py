@@ -1,6 +1,6 @@
-"""From a video file to what models say of it, by the pipeline's own steps: the same frames, features, clips and votes.
+"""Predict videos with the same steps as the pipeline: the same frames, features, clips and votes.
 
-Shape suffixes: B windows at once, T frames (of a video, or of a window), K grid side, D feature channels, C classes.
+Shape suffixes: B windows of a batch, T frames (of a video or of a window), K grid side, D feature channels, C classes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline_lib.compute.devices import PRECISIONS, choose_device
 from pipeline_lib.compute.gpu import deterministic_inference
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import Device, SubsampleParams
-from pipeline_lib.predict.bundle import ModelBundle, Preparation
+from pipeline_lib.predict.bundle import InputSpec, ModelBundle
 from pipeline_lib.predict.windows import FrameMeans, Window, cut_windows, window_starts
 from pipeline_lib.streams.encoding import FrameEncoder, batches, decoded_side, default_batch
 from pipeline_lib.subsample import SubsampledVideo, subsample_video
@@ -33,26 +33,26 @@ from pipeline_lib.video.decoders import read_arrays
 from pipeline_lib.video.ffmpeg import VideoError
 from pipeline_lib.video.reading import probe
 
-WINDOWS_AT_ONCE = 16
-"""Windows a model sees together; with VGG16's features 75 MB."""
+BATCH_WINDOWS = 16
+"""Windows per batch."""
 
 TOP = 5
-SHORTEST_SECONDS, LONGEST_SECONDS = 300.0, 6 * 3600.0
-"""Bounds of the time that ffmpeg may take over a video: as long as the longest video that is allowed."""
+MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS = 300.0, 6 * 3600.0
+"""Bounds of ffmpeg's timeout, which is the maximum duration of a video."""
 
 OnProgress = Callable[[int, int], None]
-"""Called with the frames done and the frames there are."""
+"""Called with the number of frames done and the total."""
 
 
 @dataclass(frozen=True)
 class ModelPrediction:
-    """What one model says of a video."""
+    """One model's prediction of a video."""
 
     classes: tuple[str, ...]
     probability_TC: np.ndarray
-    """Of every frame, float32."""
+    """Class probabilities of every frame, float32."""
     attention_TKK: np.ndarray | None
-    """Of every frame, float32; None if the model has none."""
+    """Attention of every frame, float32; None for a model without attention."""
 
     @cached_property
     def _tally(self) -> Tally:
@@ -60,27 +60,27 @@ class ModelPrediction:
 
     @property
     def label(self) -> str:
-        """The class most frames vote for; evaluation's `predicted`."""
+        """The class that most frames vote for; `predicted` in evaluation."""
         return self.classes[self._tally.predicted[0]]
 
     @property
     def confidence(self) -> float:
-        """Its mean probability."""
+        """Mean probability of `label`."""
         return float(self._tally.confidence[0])
 
     @property
     def label_by_mean(self) -> str:
-        """The class of the largest mean probability; evaluation's `predicted_by_mean`."""
+        """The class with the largest mean probability; `predicted_by_mean` in evaluation."""
         return self.classes[self._tally.predicted_by_mean[0]]
 
     @property
     def confidence_by_mean(self) -> float:
-        """That largest mean probability."""
+        """Mean probability of `label_by_mean`."""
         return float(self._tally.confidence_by_mean[0])
 
     @property
     def top(self) -> list[tuple[str, float]]:
-        """The five classes of the largest mean probability, and it."""
+        """The five classes with the largest mean probabilities, with these."""
         mean_C = self._tally.probability_NC[0] / len(self.probability_TC)
         return [(self.classes[index], float(mean_C[index])) for index in np.argsort(-mean_C, kind="stable")[:TOP]]
 
@@ -91,66 +91,66 @@ class ModelPrediction:
 
     @property
     def frame_confidence(self) -> list[float]:
-        """Its probability."""
+        """Probability of each frame's most probable class."""
         return [float(value) for value in self.probability_TC.max(axis=1)]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What models say of a video."""
+    """The predictions of all models for a video."""
 
     fps: float
-    """Rate of the frames."""
+    """Frame rate of the subsampled video."""
     video: SubsampledVideo
     models: Mapping[str, ModelPrediction]
 
 
 class Predictor:
-    """Models over one backbone, ready to predict. Several threads may call `predict` at once."""
+    """Predict videos with models that share a backbone; `predict` is thread-safe."""
 
-    def __init__(self, parts: Iterable[ModelBundle], device: Device = "auto") -> None:
-        """Load models that share a backbone and the way videos are prepared; their files are not needed afterwards.
+    def __init__(self, bundles: Iterable[ModelBundle], device: Device = "auto") -> None:
+        """Load models that share a backbone and an input specification. Their files are not used afterwards.
 
         Raises:
-            UserError: a part is missing or damaged, or does not fit the others.
+            UserError: a file is missing or damaged, or the models do not share their inputs.
         """
-        parts = list(parts)
-        assert parts, "no model to predict with"
+        bundles = list(bundles)
+        assert bundles, "no models"
         self.device = choose_device(device, key="device")
-        self._preparation = parts[0].preparation
+        self._input_spec = bundles[0].input_spec
         self._models: dict[str, tuple[nn.Module, Metadata]] = {}
-        for part in parts:
-            network, metadata = load_checkpoint(part.checkpoint)
-            self._models[part.preparation.name] = network.to(self.device).eval(), metadata
-        self._encoder = _load_encoder(parts[0], self._models[self.models[0]][1], self.device)
-        for part in parts:
-            self._check_alike(part.preparation, self._models[part.preparation.name][1])
+        for bundle in bundles:
+            network, metadata = load_checkpoint(bundle.checkpoint)
+            self._models[bundle.input_spec.name] = network.to(self.device).eval(), metadata
+        self._encoder = _load_encoder(bundles[0], self._models[self.models[0]][1], self.device)
+        for bundle in bundles:
+            self._check_inputs(bundle.input_spec, self._models[bundle.input_spec.name][1])
 
     @classmethod
     def load(cls, folder: Path, device: Device = "auto") -> Predictor:
-        """Load the one model of a folder that `ModelBundle.save` wrote.
+        """Load the model from a folder that `ModelBundle.save` wrote.
 
         Raises:
-            UserError: it holds none, or a damaged one.
+            UserError: the folder has no model, or a damaged one.
         """
         return cls([ModelBundle.of_folder(folder)], device)
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models' names."""
+        """Names of the models."""
         return tuple(self._models)
 
     @property
     def fps(self) -> float:
-        """Rate that videos are brought to."""
-        return self._preparation.fps
+        """Frame rate of subsampled videos."""
+        return self._input_spec.fps
 
     def classes(self, model: str) -> tuple[str, ...]:
-        """What a model tells apart, in the order of its probabilities."""
+        """Return a model's class names in the order of its probabilities."""
         return self._models[model][1].classes
 
     def attends(self, model: str) -> bool:
-        """Whether a model's attention means anything."""
+        """Return whether a model computes attention."""
         return self._models[model][1].attends
 
     def predict(
@@ -162,19 +162,18 @@ class Predictor:
         max_seconds: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Prediction:
-        """Predict a video of any length; memory holds a few windows of it, and a row a frame of results.
+        """Predict a video of any length. Only a few windows of it are in memory at a time.
 
         Args:
-            video: any file that ffmpeg reads.
-            overlap: share of a clip that the next one repeats; their probabilities are averaged. 0: as in evaluation.
-            subsampled: where the video is written at the models' rate (an MP4 with the very frames that are seen);
-                default: into a temporary file.
-            max_seconds: refuse longer videos.
-            on_progress: called as frames pass through the backbone, which takes most of the time.
+            video: any file that ffmpeg can read.
+            overlap: fraction of a clip that the next one repeats, whose probabilities are averaged. Evaluation uses 0.
+            subsampled: path to write the subsampled video to (an MP4); default: a temporary file.
+            max_seconds: maximum duration of the video.
+            on_progress: called as frames pass through the backbone.
 
         Raises:
             VideoError: the video cannot be decoded, or is too long.
-            UserError: `overlap` is not a share.
+            UserError: `overlap` is not between 0 and 1.
         """
         if not 0 <= overlap < 1:
             raise UserError(f"overlap = {overlap:g}: must be 0 or more, and less than 1")
@@ -187,13 +186,13 @@ class Predictor:
         self, video: Path, subsampled: Path, overlap: float, max_seconds: float | None, on_progress: OnProgress | None
     ) -> Prediction:
         info = self._subsample(video, subsampled, max_seconds)
-        frames, num_frames = self._preparation.frames, info.num_frames
+        frames, num_frames = self._input_spec.frames, info.num_frames
         probability = {name: FrameMeans(num_frames) for name in self._models}
         attention = {name: FrameMeans(num_frames) for name in self._models if self.attends(name)}
         starts = window_starts(num_frames, frames, overlap)
         with closing(self._features(subsampled, num_frames, on_progress)) as features:
             windows = cut_windows(features, starts, num_frames=num_frames, frames=frames)
-            while batch := list(islice(windows, WINDOWS_AT_ONCE)):
+            while batch := list(islice(windows, BATCH_WINDOWS)):
                 self._infer(batch, probability, attention)
         maps = {name: means.mean() for name, means in attention.items()}
         models = {
@@ -203,20 +202,20 @@ class Predictor:
 
     def _subsample(self, video: Path, destination: Path, max_seconds: float | None) -> SubsampledVideo:
         limit = math.inf if max_seconds is None else max_seconds
-        _refuse_longer(probe(video).seconds, limit)
-        timeout_seconds = min(LONGEST_SECONDS, max(SHORTEST_SECONDS, limit))
-        params = SubsampleParams(fps=self._preparation.fps, crf=self._preparation.crf, timeout_seconds=timeout_seconds)
+        _check_duration(probe(video).seconds, limit)
+        timeout_seconds = min(MAX_TIMEOUT_SECONDS, max(MIN_TIMEOUT_SECONDS, limit))
+        params = SubsampleParams(fps=self._input_spec.fps, crf=self._input_spec.crf, timeout_seconds=timeout_seconds)
         info = subsample_video(video, destination, params)
-        _refuse_longer(info.num_frames / self.fps, limit)
+        _check_duration(info.num_frames / self.fps, limit)
         return info
 
     def _features(self, video: Path, num_frames: int, on_progress: OnProgress | None) -> Generator[np.ndarray, None, None]:
-        """Yield features_NKKD of the frames as feature files hold them: fp16, computed in the precision of the training's."""
+        """Yield features_NKKD (fp16) of the frames, computed like those of the training."""
         done = 0
         arrays = read_arrays(video, max_side=decoded_side(self._encoder.image_size))
         for batch in batches(arrays, self._encoder.batch_frames):
-            for encoded in self._encoder.encode(batch):
-                features_NKKD = encoded.wait()
+            for features in self._encoder.encode(batch):
+                features_NKKD = features.wait()
                 done += len(features_NKKD)
                 if on_progress:
                     on_progress(done, num_frames)
@@ -234,17 +233,18 @@ class Predictor:
             if name in attention:
                 _add(attention[name], windows, attention_BTKK.numpy())
 
-    def _check_alike(self, preparation: Preparation, metadata: Metadata) -> None:
-        """Refuse a model that was trained on other features than this predictor's encoder gives."""
-        name, first = preparation.name, self._preparation
+    def _check_inputs(self, input_spec: InputSpec, metadata: Metadata) -> None:
+        """Check that a model's features and input specification are those of this predictor."""
+        name, first = input_spec.name, self._input_spec
         found = {"weights_sha256": self._encoder.backbone.weights_sha256, "preprocessing": self._encoder.preprocessing}
         for key, value in found.items():
             if metadata.features[key] != value:
                 raise UserError(
-                    f"{name}: trained on features whose {key} is {metadata.features[key]}, the backbone's is {value}"
+                    f"{name}: trained on features with {key} {metadata.features[key]}, but the backbone has {value}; "
+                    "load the model alone"
                 )
-        if preparation.model_copy(update={"name": first.name}) != first:
-            raise UserError(f"{name}: trained on clips cut in another way than those of {first.name}; load it alone")
+        if input_spec.model_copy(update={"name": first.name}) != first:
+            raise UserError(f"{name}: trained on clips of another kind than {first.name}; load it alone")
 
 
 def _add(means: FrameMeans, windows: Iterable[Window], values_BT: np.ndarray) -> None:
@@ -252,8 +252,8 @@ def _add(means: FrameMeans, windows: Iterable[Window], values_BT: np.ndarray) ->
         means.add(window.first_frame, values_T[: window.valid_frames])
 
 
-def _refuse_longer(seconds: float, limit: float) -> None:
-    if seconds > limit:  # nan, where a file does not tell, is not
+def _check_duration(seconds: float, limit: float) -> None:
+    if seconds > limit:  # False for nan, an undeclared duration
         raise VideoError(f"{seconds:.0f} s long, longer than the {limit:g} s allowed here")
 
 
@@ -279,6 +279,6 @@ def _existing(backbone: Path) -> Path:
 
 
 def _precision(trained: str, device: torch.device) -> torch.dtype:
-    """Return the precision of the features that the model was trained on; for fp16 a CPU, slow at it, takes the better fp32."""
+    """Return the precision of the training's features; on a CPU fp32 replaces fp16, which is slow there."""
     name = trained.split(", ", maxsplit=1)[0]
     return torch.float32 if name == "fp16" and device.type == "cpu" else PRECISIONS[name]

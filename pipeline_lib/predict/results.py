@@ -1,4 +1,4 @@
-"""What was predicted, as JSON-able rows and as files: `predictions.json`, `predictions.csv` (a row a video), `frames.csv`."""
+"""Write predictions as `predictions.json`, `predictions.csv` (one row per video) and `frames.csv` (one row per frame)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COLUMNS = (
 
 
 def describe(prediction: Prediction, model: str) -> dict[str, Any]:
-    """Return what one model says of a video, in JSON types."""
+    """Return one model's prediction of a video as JSON types."""
     result = prediction.models[model]
     return {
         "label": result.label,
@@ -46,10 +46,10 @@ def describe(prediction: Prediction, model: str) -> dict[str, Any]:
 
 
 class ResultFiles:
-    """Writes the results of several videos as they come; a context manager. All files are whole when it ends."""
+    """Context manager that writes the results of several videos. All files are complete at its end."""
 
     def __init__(self, folder: Path, header: Mapping[str, Any], classes: Sequence[str]) -> None:
-        """Prepare to write into an existing folder; `header` tells in the JSON what was done."""
+        """Prepare to write to an existing folder; `header` is included in the JSON file."""
         self.rows: list[dict[str, Any]] = []
         self._folder = folder
         self._header = dict(header)
@@ -62,7 +62,7 @@ class ResultFiles:
         return self
 
     def add(self, row: dict[str, Any], prediction: ModelPrediction | None = None, fps: float = 1.0) -> None:
-        """Add a video's row, and the probabilities of its frames."""
+        """Add a video's row and, with `prediction`, the probabilities of its frames."""
         self.rows.append(row)
         if prediction:
             self._table.writerows(_frame_rows(row["video"], prediction, fps))
@@ -70,7 +70,7 @@ class ResultFiles:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._frames.close()
         header = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in self._header.items()]
-        rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in self.rows)  # a line a video
+        rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in self.rows)  # one line per video
         text = "{" + ",\n".join([*header, f'"videos": [\n{rows}\n]']) + "}\n"
         (self._folder / "predictions.json").write_text(text, encoding="utf-8")
         with (self._folder / "predictions.csv").open("w", newline="", encoding="utf-8") as file:

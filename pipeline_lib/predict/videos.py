@@ -1,4 +1,4 @@
-"""The videos that somebody asks about: files, folders, addresses."""
+"""Videos to predict: files, folders and addresses."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from pipeline_lib.fetch.transfer import PermanentError, Progress, RetryPolicy, T
 from pipeline_lib.video.ffmpeg import VideoError
 
 RETRY_POLICY = RetryPolicy(retries=2, timeout_seconds=30.0)
-"""Somebody waits for the answer."""
+"""Few retries, because a user is waiting."""
 
 MAX_BYTES, MAX_SECONDS = 200_000_000, 600.0
-"""Most of a video that others send: what `har app` and the served model take."""
+"""Maximum size and duration of a video sent to `har app` or the served model."""
 MAX_DOWNLOAD_BYTES = 4_000_000_000
-"""Most of a video at an address."""
+"""Maximum size of a downloaded video."""
 
 
 @dataclass(frozen=True)
-class AskedVideo:
-    """A video that was asked about: where it lies, or its http(s) address."""
+class RequestedVideo:
+    """A local or remote video to predict."""
 
     name: str
-    """As it was asked for; a file of a folder by its path."""
+    """Path or http(s) address."""
 
     @property
     def is_remote(self) -> bool:
-        """Whether it must be downloaded first."""
+        """Whether the video must be downloaded."""
         return self.name.startswith(("http://", "https://"))
 
     @property
     def shown(self) -> str:
-        """Its name without what is secret in an address."""
+        """The name without secrets."""
         return redact(self.name)
 
     @property
     def stem(self) -> str:
-        """Its file name without suffix, of characters that every file system takes."""
+        """The file name without suffix, with characters that are valid on every file system."""
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.name).path) if self.is_remote else self.name
         return re.sub(r"[^\w.-]+", "_", Path(path).stem).strip("_")[:80] or "video"
 
     def fetch(self, folder: Path, progress: Progress | None = None) -> Path:
-        """Return the file, downloaded into `folder` if it is remote.
+        """Return the path of the file, after downloading it to `folder` if it is remote.
 
         Raises:
-            VideoError: the address does not give it.
+            VideoError: the download failed.
         """
         if not self.is_remote:
             return Path(self.name)
@@ -62,24 +62,26 @@ class AskedVideo:
 
 
 def _limited(progress: Progress | None) -> Progress:
-    """Return the callback with a limit: it ends a transfer that is, or says that it will be, too large."""
+    """Return a progress callback that also stops downloads whose received or declared size is too large."""
 
     def advance(done_bytes: int, total_bytes: int | None) -> None:
         if max(done_bytes, total_bytes or 0) > MAX_DOWNLOAD_BYTES:
-            raise VideoError(f"larger than the {MAX_DOWNLOAD_BYTES // 1_000_000} MB that are downloaded; give it as a file")
+            raise VideoError(
+                f"larger than the limit of {MAX_DOWNLOAD_BYTES // 1_000_000} MB for downloads; download it and give the file"
+            )
         if progress:
             progress(done_bytes, total_bytes)
 
     return advance
 
 
-def find_videos(arguments: Iterable[str]) -> list[AskedVideo]:
-    """Return the videos that files, folders (all videos inside, at any depth) and http, https or file addresses name.
+def find_videos(arguments: Iterable[str]) -> list[RequestedVideo]:
+    """Return the videos for files, folders (with all videos at any depth), and http, https or file addresses.
 
     Raises:
-        UserError: something is not there, or a folder holds no video.
+        UserError: a file or folder does not exist, or a folder has no videos.
     """
-    return [AskedVideo(name) for argument in arguments for name in _expand(argument)]
+    return [RequestedVideo(name) for argument in arguments for name in _expand(argument)]
 
 
 def _expand(argument: str) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""Windows of a clip's length over a stream of frames, and the mean of what windows that overlap say of a frame.
+"""Cut a stream of frames into windows of a clip's length, and average the results of overlapping windows.
 
-Shape suffixes: N frames of a part of the stream, T frames of a window.
+Shape suffixes: N frames of an array of the stream, T frames of a window.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from pipeline_lib.video.ffmpeg import VideoError
 
 
 class Window(NamedTuple):
-    """Some frames in a row."""
+    """Consecutive frames."""
 
     first_frame: int
     valid_frames: int
     frames_T: np.ndarray
-    """(T, ...); the last valid frame is repeated to the end, as in feature files."""
+    """(T, ...), padded by repeating the last valid frame, as in feature files."""
 
 
 def window_starts(num_frames: int, frames: int, overlap: float) -> list[int]:
-    """Return the first frame of each window of `frames`; every frame is in one, and no window but the last ends late.
+    """Return the first frame of each window. Windows cover all frames, and only the last one may exceed the video.
 
     Args:
         num_frames: frames of the video.
         frames: frames of a window.
-        overlap: share of a window that the next one repeats, 0 up to but not including 1. 0 cuts clips as evaluation does.
+        overlap: fraction of a window that the next one repeats, at least 0 and less than 1. Evaluation uses 0.
     """
     stride = max(1, round(frames * (1 - overlap)))
     beyond_first = max(0, num_frames - frames)
@@ -36,34 +36,34 @@ def window_starts(num_frames: int, frames: int, overlap: float) -> list[int]:
 
 
 def cut_windows(stream: Iterable[np.ndarray], starts: Iterable[int], *, num_frames: int, frames: int) -> Iterator[Window]:
-    """Yield the windows of a stream of arrays (N, ...), holding no more of it than a window and one array.
+    """Yield the windows of a stream of arrays (N, ...); keeps at most a window and one array in memory.
 
     Raises:
         VideoError: the stream ends before `num_frames`.
     """
     arrays = iter(stream)
-    held = next(arrays, np.empty(0))
-    held_first = 0
+    buffer = next(arrays, np.empty(0))
+    buffer_first = 0
     for first in starts:
         end = min(first + frames, num_frames)
-        while held_first + len(held) < end:
+        while buffer_first + len(buffer) < end:
             array = next(arrays, None)
             if array is None:
-                raise VideoError(f"decodes to {held_first + len(held)} frames, of {num_frames} counted before")
-            held = np.concatenate([held[max(0, first - held_first) :], array])
-            held_first = max(held_first, first)
-        window = held[first - held_first : end - held_first]
+                raise VideoError(f"decoded {buffer_first + len(buffer)} frames, but counted {num_frames} before")
+            buffer = np.concatenate([buffer[max(0, first - buffer_first) :], array])
+            buffer_first = max(buffer_first, first)
+        window = buffer[first - buffer_first : end - buffer_first]
         yield Window(first, end - first, pad_to(window, frames))
 
 
 def pad_to(frames_N: np.ndarray, frames: int) -> np.ndarray:
-    """Return (T, ...): the frames, and the last one again as often as needed."""
+    """Pad to (T, ...) by repeating the last frame."""
     missing = frames - len(frames_N)
     return np.concatenate([frames_N, np.repeat(frames_N[-1:], missing, axis=0)]) if missing else frames_N
 
 
 class FrameMeans:
-    """Adds up what windows say of each frame of a video, and takes the mean."""
+    """Average the values of overlapping windows for each frame of a video."""
 
     def __init__(self, num_frames: int) -> None:
         self._num_frames = num_frames
@@ -71,7 +71,7 @@ class FrameMeans:
         self._count = np.zeros(num_frames, np.int64)
 
     def add(self, first_frame: int, values_N: np.ndarray) -> None:
-        """Add a window's values (N, ...) of the frames from `first_frame` on."""
+        """Add the values (N, ...) of a window's frames, starting at `first_frame`."""
         if self._sum is None:
             self._sum = np.zeros((self._num_frames, *values_N.shape[1:]))
         frames = slice(first_frame, first_frame + len(values_N))
@@ -81,6 +81,6 @@ class FrameMeans:
     def mean(self) -> np.ndarray:
         """Return the mean of each frame, float32."""
         assert self._sum is not None, "no window was added"
-        assert self._count.all(), "a frame that no window has seen"
+        assert self._count.all(), "a frame without a window"
         self._sum /= self._count.reshape(-1, *[1] * (self._sum.ndim - 1))
         return self._sum.astype(np.float32)

@@ -1,1 +1,1 @@
-"""What models see: a feature map for each step of a clip, how it is computed and stored."""
+"""Feature streams, the input of models: compute and store a feature map for each step of a clip."""

@@ -1,4 +1,4 @@
-"""Turns decoded frames of any size into features on a device.
+"""Encode decoded frames of any size into features on a device.
 
 Shape suffixes: N frames, H W pixels, C colour channels (3), K grid side, D feature channels.
 """
@@ -24,17 +24,17 @@ from pipeline_lib.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-GPU_BATCH, LARGEST_CPU_BATCH = 256, 64
-"""Frames."""
+GPU_BATCH, MAX_CPU_BATCH = 256, 64
+"""Frames per batch."""
 CPU_BATCH_PIXELS = 6 * 224**2
-"""Pixels of a batch's frames on a CPU: the maps of larger batches outgrow its cache, and VGG16's fill a gigabyte."""
+"""Pixels per batch on a CPU; feature maps of larger batches do not fit its cache."""
 
 UNSCALED_SIDE = 640
-"""Pixels: frames within it come as they are stored, however small the network's input."""
+"""Pixels. Frames up to this width and height are decoded at their stored size."""
 
 
-class Moment:
-    """When a device gets to a point in the work handed to it, which on a CPU is at once."""
+class DeviceEvent:
+    """A point on a device's timeline: a CUDA event, or the current time on a CPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._time = time.perf_counter()
@@ -43,12 +43,12 @@ class Moment:
             self._event.record()
 
     def wait(self) -> None:
-        """Wait for it."""
+        """Block until the device has reached this event."""
         if self._event:
             self._event.synchronize()
 
-    def since(self, earlier: Moment) -> float:
-        """Return the seconds from an earlier moment, waiting for this one."""
+    def since(self, earlier: DeviceEvent) -> float:
+        """Wait for this event and return the seconds since an earlier one."""
         self.wait()
         if self._event and earlier._event:
             return earlier._event.elapsed_time(self._event) / 1000
@@ -56,39 +56,39 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Features of a batch, on their way from the device."""
+class PendingFeatures:
+    """Features of a batch that the device is still computing or copying to the host."""
 
     features_NKKD: Tensor
     is_finite: Tensor
     backbone: str
-    began: Moment
-    ended: Moment
+    start: DeviceEvent
+    end: DeviceEvent
     arrays: Sequence[np.ndarray]
-    """The frames: the device may still read them."""
+    """The frames, kept alive because the device may still be reading them."""
 
     @property
     def seconds(self) -> float:
-        """How long the device worked on them; waits until it has done so."""
-        return self.ended.since(self.began)
+        """Wait for the batch and return the seconds that it took on the device."""
+        return self.end.since(self.start)
 
     def wait(self) -> np.ndarray:
-        """Return features_NKKD (float16) once they are there.
+        """Wait for the batch and return features_NKKD (float16).
 
         Raises:
-            UserError: they are not finite in fp16.
+            UserError: a feature is not finite in fp16.
         """
-        self.ended.wait()
+        self.end.wait()
         if not self.is_finite:
             raise UserError(
-                f"features.weights: {self.backbone} gives features beyond fp16; if `features.precision: bf16` does too, "
-                "these weights do not fit"
+                f"features.weights: {self.backbone} computes features that overflow fp16; set `features.precision: bf16`, "
+                "or use other weights if they overflow with that too"
             )
         return self.features_NKKD.numpy()
 
 
 class FrameEncoder:
-    """A backbone on a device: uint8 frames in, fp16 features out. Batches that do not fit are halved."""
+    """A backbone on a device: uint8 frames in, fp16 features out; halves batches that do not fit its memory."""
 
     def __init__(
         self, backbone: Backbone, *, image_size: int, batch_frames: int, device: torch.device, precision: torch.dtype
@@ -100,12 +100,15 @@ class FrameEncoder:
         self.device = device
         self.precision = precision
         self.preprocessing = self._describe()
-        """What is done to a frame before the network and to its map after, as JSON types."""
-        self._launching = threading.Lock()  # so that shards under way together do not tear each other's batches apart
-        self._uploads = torch.cuda.Stream(device) if device.type == "cuda" else None
+        """Preprocessing of frames and pooling of feature maps, as JSON types."""
+        self._launch_lock = threading.Lock()  # the kernels of concurrent shards must not interleave within a batch
+        self._upload_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def encode(self, arrays: Sequence[np.ndarray]) -> list[Encoded]:
-        """Begin to turn arrays of frames (uint8 RGB, N x H x W x 3) into features: of all frames, in one part or several.
+    def encode(self, arrays: Sequence[np.ndarray]) -> list[PendingFeatures]:
+        """Start to encode frames (uint8 RGB arrays, N x H x W x 3).
+
+        Returns:
+            the features of all frames, in one batch or, if that exceeds `batch_frames`, several.
 
         Raises:
             torch.OutOfMemoryError: a single frame does not fit the GPU.
@@ -119,42 +122,42 @@ class FrameEncoder:
             if num_frames == 1:
                 raise
         self.batch_frames = (num_frames + 1) // 2
-        logger.warning("GPU memory: batches halved to %d frames", self.batch_frames)
+        logger.warning("out of GPU memory: batch size halved to %d frames", self.batch_frames)
         torch.cuda.empty_cache()
         return self._encode_halves(arrays, num_frames // 2)
 
-    def _encode_halves(self, arrays: Sequence[np.ndarray], size: int) -> list[Encoded]:
-        encoded: list[Encoded] = []
+    def _encode_halves(self, arrays: Sequence[np.ndarray], size: int) -> list[PendingFeatures]:
+        features: list[PendingFeatures] = []
         for half in batches(arrays, size):
-            encoded += self.encode(half)
-        return encoded
+            features += self.encode(half)
+        return features
 
     @torch.inference_mode()
-    def _encode_batch(self, arrays: Sequence[np.ndarray]) -> Encoded:
-        with deterministic_inference(self.device), self._launching, self._chosen():
-            began = Moment(self.device)
+    def _encode_batch(self, arrays: Sequence[np.ndarray]) -> PendingFeatures:
+        with deterministic_inference(self.device), self._launch_lock, self._current_device():
+            start = DeviceEvent(self.device)
             pixels_NCHW = resize(self._upload(arrays), self.image_size)
             frames_NCHW = normalise(pixels_NCHW, self.backbone)
             with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                 features_NKKD = self.network(frames_NCHW)
             features_NKKD = features_NKKD.to(torch.float16, memory_format=torch.contiguous_format)
             on_host, is_finite = _to_host(features_NKKD), _to_host(features_NKKD.isfinite().all())
-            return Encoded(on_host, is_finite, self.backbone.name, began, Moment(self.device), arrays)
+            return PendingFeatures(on_host, is_finite, self.backbone.name, start, DeviceEvent(self.device), arrays)
 
-    def _chosen(self) -> AbstractContextManager[Any]:
-        """Make the device the one that CUDA's calls are about."""
+    def _current_device(self) -> AbstractContextManager[Any]:
+        """Make this encoder's device CUDA's current one within the block."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def _upload(self, arrays: Sequence[np.ndarray]) -> list[Tensor]:
-        """Return the frames on the device; a GPU copies them while it still computes the last batch."""
-        if self._uploads is None:
+        """Return the frames on the device; the copy to a GPU overlaps the previous batch's computation."""
+        if self._upload_stream is None:
             return [torch.from_numpy(frames_NHWC) for frames_NHWC in arrays]
-        with torch.cuda.stream(self._uploads):
+        with torch.cuda.stream(self._upload_stream):
             pixels = [torch.from_numpy(frames_NHWC).to(self.device, non_blocking=True) for frames_NHWC in arrays]
-        computing = torch.cuda.current_stream()
-        computing.wait_stream(self._uploads)
+        compute_stream = torch.cuda.current_stream()
+        compute_stream.wait_stream(self._upload_stream)
         for pixels_NHWC in pixels:
-            pixels_NHWC.record_stream(computing)
+            pixels_NHWC.record_stream(compute_stream)
         return pixels
 
     def _describe(self) -> dict[str, Any]:
@@ -172,7 +175,7 @@ class FrameEncoder:
 
 
 def batches(arrays: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    """Yield the arrays (N x ...) in lists of `size` elements in all, cut where need be; the last list is what is left over."""
+    """Regroup arrays (N x ...) into lists of `size` elements in total, splitting arrays as needed; the last may be smaller."""
     batch: list[np.ndarray] = []
     missing = size
     for array in arrays:
@@ -188,41 +191,41 @@ def batches(arrays: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray
 
 
 def pinned_array(shape: tuple[int, ...]) -> np.ndarray:
-    """Return a uint8 array of any content in memory that a GPU reads while the processor goes on; PyTorch uses it again."""
+    """Return an uninitialised uint8 array in pinned memory, for asynchronous copies to a GPU; PyTorch reuses the memory."""
     pixels: np.ndarray = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
     return pixels
 
 
 def default_batch(device: torch.device, image_size: int) -> int:
-    """Return how many frames to encode at once."""
+    """Return the default batch size in frames."""
     if device.type == "cuda":
         return GPU_BATCH
-    return min(LARGEST_CPU_BATCH, max(2, CPU_BATCH_PIXELS // image_size**2))
+    return min(MAX_CPU_BATCH, max(2, CPU_BATCH_PIXELS // image_size**2))
 
 
 def decoded_side(image_size: int) -> int:
-    """Return the width and height in pixels beyond which frames are scaled down while they are decoded.
+    """Return the maximum width and height in pixels of decoded frames; the decoder scales larger ones down.
 
-    What is left is still resized to `image_size`, with antialiasing, from at least twice that size.
+    It is at least twice `image_size`, so that the antialiased resize to `image_size` still determines the result.
     """
     return max(UNSCALED_SIDE, 2 * image_size)
 
 
 def resize(pixels: Sequence[Tensor], image_size: int) -> Tensor:
-    """Resize frames (uint8, each tensor N x H x W x 3) to squares: all in one, uint8 NCHW, channels last in memory."""
+    """Resize frames (uint8 tensors, N x H x W x 3) to squares and join them (uint8 NCHW, channels last in memory)."""
     resized = [_resize_batch(pixels_NHWC.permute(0, 3, 1, 2), image_size) for pixels_NHWC in pixels]
     return torch.cat(resized).contiguous(memory_format=torch.channels_last)
 
 
 def _to_host(tensor: Tensor) -> Tensor:
-    """Begin to copy a tensor to the host."""
+    """Start to copy a tensor to the host."""
     if tensor.device.type == "cpu":
         return tensor
     return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 def _resize_batch(pixels_NCHW: Tensor, image_size: int) -> Tensor:
-    # PyTorch interpolates uint8 on the CPU only (twelve times faster there than float, and within one level of it).
+    # PyTorch interpolates uint8 on the CPU only, where it is much faster than float.
     on_gpu = pixels_NCHW.device.type == "cuda"
     pixels_NCHW = pixels_NCHW.float() if on_gpu else pixels_NCHW
     size = (image_size, image_size)
@@ -231,7 +234,7 @@ def _resize_batch(pixels_NCHW: Tensor, image_size: int) -> Tensor:
 
 
 def normalise(pixels_NCHW: Tensor, backbone: Backbone) -> Tensor:
-    """Turn uint8 pixels into what the backbone was trained on."""
+    """Normalise uint8 pixels with the mean and standard deviation that the backbone was trained with (fp32)."""
     mean_C11, std_C11 = (
         torch.tensor(values, device=pixels_NCHW.device).mul(255).view(3, 1, 1) for values in backbone.preprocessing
     )

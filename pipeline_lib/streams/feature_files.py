@@ -1,7 +1,7 @@
-"""Feature files: one HDF5 file a shard, one clip a chunk, everything needed to understand it inside.
+"""Read and write feature files: one self-describing HDF5 file per shard, one chunk per clip.
 
-Uncompressed: on ReLU features lzf and gzip save more than half the space and read fifteen times slower (docs/performance.md).
-Shape suffixes: N clips (or frames, where said), T frames of a clip, K grid side, D feature channels.
+They are not compressed, because reading would be much slower (docs/performance.md).
+Shape suffixes: N clips (frames in `FeatureWriter.append`), T frames of a clip, K grid side, D feature channels.
 """
 
 from __future__ import annotations
@@ -27,21 +27,24 @@ from pipeline_lib.errors import UserError
 logger = logging.getLogger(__name__)
 
 AXES = "clip,frame,row,column,channel"
-SAME_IN_ALL = ("backbone", "weights", "weights_sha256", "preprocessing", "fps")
+SHARED_ATTRIBUTES = ("backbone", "weights", "weights_sha256", "preprocessing", "fps")
 """Attributes that must agree between files read together."""
 
-READERS = 8
-"""Threads that read clips: one alone does not get what a disk or the page cache gives."""
+READ_THREADS = 8
+"""Threads that read clips; a single one cannot saturate a disk or the page cache."""
 
 STRINGS = ("clip", "video", "class_name")
 NUMBERS = ("first_frame", "valid_frames")
 
 
 class FeatureWriter:
-    """Writes the clips of a table in order from a stream of frame features; a context manager."""
+    """Context manager that writes a table of clips, in order, from a stream of frame features.
+
+    If the block raises, the incomplete file is deleted.
+    """
 
     def __init__(self, path: Path, clips: pd.DataFrame, *, frame_shape: tuple[int, int, int], frames: int) -> None:
-        """Prepare for `clips` (clip, video, class_name, first_frame, valid_frames), padded to `frames`."""
+        """Create the file for `clips` (clip, video, class_name, first_frame, valid_frames), padded to `frames` frames."""
         self.path = path
         self.valid_frames = clips["valid_frames"].tolist()
         self.clip_TKKD = np.empty((frames, *frame_shape), np.float16)
@@ -56,7 +59,7 @@ class FeatureWriter:
 
     def _create_features(self, num_clips: int) -> h5py.Dataset:
         shape = self.clip_TKKD.shape
-        # A chunk may not exceed an axis that cannot grow, hence maxshape for shards without clips.
+        # A chunk may not be larger than a fixed axis; maxshape allows shards without clips.
         dataset = self.file.create_dataset(
             "features", (num_clips, *shape), np.float16, chunks=(1, *shape), maxshape=(None, *shape), track_times=False
         )
@@ -64,19 +67,19 @@ class FeatureWriter:
         return dataset
 
     def describe(self, attributes: Mapping[str, Any]) -> None:
-        """Store provenance; dictionaries become JSON."""
+        """Store provenance as attributes of the file; dictionaries are stored as JSON."""
         for name, value in {"axes": AXES, **attributes}.items():
             self.file.attrs[name] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
 
     def append(self, features_NKKD: np.ndarray) -> None:
-        """Add the next frames' features; a clip is written once its valid frames are complete."""
+        """Append the features of the next frames; each clip is written when its valid frames are complete."""
         while len(features_NKKD):
             assert self.num_written < len(self.valid_frames), "more frames than the clips hold"
             missing = self.valid_frames[self.num_written] - self.num_filled
-            part_NKKD, features_NKKD = features_NKKD[:missing], features_NKKD[missing:]
-            self.clip_TKKD[self.num_filled : self.num_filled + len(part_NKKD)] = part_NKKD
-            self.num_filled += len(part_NKKD)
-            if len(part_NKKD) == missing:
+            next_NKKD, features_NKKD = features_NKKD[:missing], features_NKKD[missing:]
+            self.clip_TKKD[self.num_filled : self.num_filled + len(next_NKKD)] = next_NKKD
+            self.num_filled += len(next_NKKD)
+            if len(next_NKKD) == missing:
                 self._write_clip()
 
     def _write_clip(self) -> None:
@@ -97,16 +100,17 @@ class FeatureWriter:
 
 
 class FeatureReader:
-    """Reads clips by id from several files; opens them when first asked; a context manager; can be sent to workers.
+    """Context manager that reads clips by id from several files.
 
-    HDF5 tells where in its file a clip lies, and threads read it from there: HDF5 itself reads one clip at a time.
+    Files are opened on first use. A reader can be pickled and sent to another process, where it opens them again.
+    HDF5 only locates the clips; threads read their bytes directly, since HDF5 serialises reads.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         if not paths:
             raise UserError("no feature files to read; run the features stage first")
         self.paths = list(paths)
-        self._forget()
+        self._reset()
 
     def __enter__(self) -> FeatureReader:
         return self
@@ -115,101 +119,101 @@ class FeatureReader:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave open handles behind: HDF5 files must be opened anew in each process."""
+        """Drop open handles; HDF5 files must be opened again in each process."""
         return {"paths": self.paths}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Start closed."""
+        """Restore the reader with its files closed."""
         self.paths = state["paths"]
-        self._forget()
+        self._reset()
 
     def close(self) -> None:
-        """Close all files; they open again when needed."""
+        """Close all files; the next read opens them again."""
         if self._stack is not None:
             self._stack.close()
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._stack: ExitStack | None = None
         self._files: list[h5py.File] = []
-        self._places: dict[str, tuple[int, int]] = {}
+        self._locations: dict[str, tuple[int, int]] = {}
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
-        """(N, T, K, K, D) over all files."""
-        files = self._opened()
-        return (len(self._places), *files[0]["features"].shape[1:])
+        """Shape (N, T, K, K, D) of the features of all files."""
+        files = self._open_files()
+        return (len(self._locations), *files[0]["features"].shape[1:])
 
     @property
     def clips(self) -> list[str]:
-        """The ids of all clips, file by file."""
-        self._opened()
-        return list(self._places)
+        """Ids of all clips, file by file."""
+        self._open_files()
+        return list(self._locations)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the features are: backbone, weights, preprocessing, precision, frame rate, tools."""
-        files = self._opened()
+        """Backbone, weights, preprocessing, precision, frame rate and tool versions of the features."""
+        files = self._open_files()
         provenance = {name: _plain(value) for name, value in files[0].attrs.items()}
         provenance |= {name: json.loads(provenance[name]) for name in ("preprocessing", "tool_versions")}
         provenance["precision"] = ", ".join(sorted({_plain(file.attrs["precision"]) for file in files}))
         return provenance
 
     def load(self, clips: Sequence[str], *, pinned: bool = False) -> Tensor:
-        """Return features_NTKKD (float16, on the CPU) of these clips, in this order.
+        """Return features_NTKKD (float16, on the CPU) of the given clips, in the given order.
 
-        `pinned` memory can be copied to a GPU while others compute.
+        With `pinned` they are in page-locked memory, for asynchronous copies to a GPU.
 
         Raises:
             UserError: a clip is in none of the files, or a file is damaged.
         """
-        self._opened()
-        unknown = [clip for clip in clips if clip not in self._places]
+        self._open_files()
+        unknown = [clip for clip in clips if clip not in self._locations]
         if unknown:
             raise UserError(
                 f"{len(unknown)} clips have no features ({unknown[0]}, ...): "
                 "features and clips are from different runs; run with `--refresh features`"
             )
         features_NTKKD = torch.empty((len(clips), *self.shape[1:]), dtype=torch.float16, pin_memory=pinned)
-        for _ in self._pool.map(self._read, map(self._places.__getitem__, clips), features_NTKKD.numpy()):
-            pass  # raises what a thread raised
+        for _ in self._pool.map(self._read, map(self._locations.__getitem__, clips), features_NTKKD.numpy()):
+            pass  # iterate to raise the threads' errors
         return features_NTKKD
 
-    def _read(self, place: tuple[int, int], clip_TKKD: np.ndarray) -> None:
-        """Fill an array with the clip at an offset of a file."""
-        file_index, offset = place
+    def _read(self, location: tuple[int, int], clip_TKKD: np.ndarray) -> None:
+        """Fill the array with the clip at a location (file index, offset in bytes)."""
+        file_index, offset = location
         rest = clip_TKKD.reshape(-1).view(np.uint8).data
-        while rest:  # a file system may give less than it is asked for
+        while rest:  # a read may return fewer bytes than requested
             num_read = os.preadv(self._descriptors[file_index], [rest], offset)
             if num_read == 0:
                 raise _damaged(self.paths[file_index], OSError("it ends within a clip"))
             rest, offset = rest[num_read:], offset + num_read
 
-    def _opened(self) -> list[h5py.File]:
+    def _open_files(self) -> list[h5py.File]:
         if self._stack is None:
             with ExitStack() as stack:
                 self._files = [stack.enter_context(_open(path)) for path in self.paths]
-                self._places = self._index()
-                self._check_alike()
+                self._locations = self._locate_clips()
+                self._check_consistent()
                 self._descriptors = [stack.enter_context(path.open("rb")).fileno() for path in self.paths]
-                self._pool = stack.enter_context(ThreadPoolExecutor(READERS, thread_name_prefix="features"))
+                self._pool = stack.enter_context(ThreadPoolExecutor(READ_THREADS, thread_name_prefix="features"))
                 self._stack = stack.pop_all()
         return self._files
 
-    def _index(self) -> dict[str, tuple[int, int]]:
-        """Return each clip's file, and where in it its features are, in bytes."""
-        places: dict[str, tuple[int, int]] = {}
+    def _locate_clips(self) -> dict[str, tuple[int, int]]:
+        """Return the location of each clip: the index of its file and the offset in bytes."""
+        locations: dict[str, tuple[int, int]] = {}
         for file_index, (path, file) in enumerate(zip(self.paths, self._files, strict=True)):
             for clip, offset in zip(file["clip"].asstr()[:], _offsets(path, file["features"]), strict=True):
-                if clip in places:
-                    raise UserError(f"{path}: clip {clip} is also in {self.paths[places[clip][0]]}")
-                places[clip] = (file_index, offset)
-        return places
+                if clip in locations:
+                    raise UserError(f"{path}: clip {clip} is also in {self.paths[locations[clip][0]]}")
+                locations[clip] = (file_index, offset)
+        return locations
 
-    def _check_alike(self) -> None:
+    def _check_consistent(self) -> None:
         first, first_path = self._files[0], self.paths[0]
         for path, file in zip(self.paths, self._files, strict=True):
-            differing = [name for name in SAME_IN_ALL if _plain(file.attrs[name]) != _plain(first.attrs[name])]
+            differing = [name for name in SHARED_ATTRIBUTES if _plain(file.attrs[name]) != _plain(first.attrs[name])]
             if file["features"].shape[1:] != first["features"].shape[1:]:
                 differing.append("shape")
             if differing:
@@ -217,7 +221,7 @@ class FeatureReader:
 
 
 def _open(path: Path) -> h5py.File:
-    """Open a feature file for reading and check that it is one.
+    """Open a feature file for reading and check its format.
 
     Raises:
         UserError: missing, damaged, or not a feature file.
@@ -227,7 +231,7 @@ def _open(path: Path) -> h5py.File:
     except OSError as error:
         raise _damaged(path, error) from None
     missing = [name for name in ("features", *STRINGS, *NUMBERS) if name not in file]
-    missing += [name for name in (*SAME_IN_ALL, "precision", "tool_versions") if name not in file.attrs]
+    missing += [name for name in (*SHARED_ATTRIBUTES, "precision", "tool_versions") if name not in file.attrs]
     axes = _plain(file.attrs.get("axes", "none"))
     if missing or axes != AXES:
         file.close()
@@ -237,7 +241,7 @@ def _open(path: Path) -> h5py.File:
 
 
 def _offsets(path: Path, features: h5py.Dataset) -> list[int]:
-    """Return where in the file each clip begins, in bytes.
+    """Return each clip's offset in the file in bytes.
 
     Raises:
         UserError: clips are missing, or not stored as `FeatureWriter` stores them.
@@ -259,7 +263,7 @@ def _damaged(path: Path, error: OSError) -> UserError:
     if "unable to lock" in str(error) or "No locks available" in str(error):
         return UserError(f"{path} cannot be locked ({error}); on a network drive set HDF5_USE_FILE_LOCKING=FALSE")
     reason = "no such file" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
-    return UserError(f"{path}: {reason}; make it again with `--refresh features`")
+    return UserError(f"{path}: {reason}; recreate it with `--refresh features`")
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Stage 2: every video at one frame rate, and the undecodable ones in quarantine."""
+"""The subsample stage: convert every video to one frame rate, and quarantine those that cannot be decoded."""
 
 from pipeline_lib.subsample.shards import check_quarantine, subsample_shard
 from pipeline_lib.subsample.videos import SubsampledVideo, subsample_video

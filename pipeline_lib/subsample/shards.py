@@ -1,4 +1,4 @@
-"""Subsamples the videos of one shard, setting aside the ones that cannot be decoded."""
+"""Subsample the videos of one shard, and quarantine those that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline_lib.artifacts import layout
-from pipeline_lib.artifacts.tables import SourceVideo
+from pipeline_lib.artifacts.tables import CollectionVideo
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import SubsampleParams
 from pipeline_lib.subsample.videos import subsample_video
@@ -30,25 +30,25 @@ COLUMNS = {
     "reason": "str",
     "stderr": "str",
 }
-"""Columns of `videos.parquet` and their types. A video with a `reason` is in quarantine and has no frames; one with `stderr`
-alone is damaged, and the frames that decode were kept."""
+"""Columns and types of `videos.parquet`. A video with a `reason` is quarantined and has no frames. One with only `stderr` is
+damaged; its decodable frames were kept."""
 
 QUARANTINE_EXAMPLES = 3
 
 
 def subsample_shard(
     root: Path,
-    videos: Sequence[SourceVideo],
+    videos: Sequence[CollectionVideo],
     directory: Path,
     params: SubsampleParams,
     on_video: Callable[[str], None] | None = None,
 ) -> dict[str, int]:
-    """Subsample `videos` below `root` into `directory/videos` and describe them in `directory/videos.parquet`.
+    """Subsample `videos` below `root` to `directory/videos` and describe them in `directory/videos.parquet`.
 
-    A video that cannot be decoded goes to quarantine: a row with its reason and the end of ffmpeg's stderr, and no file.
+    A video that cannot be decoded is quarantined: its row has the reason and the end of ffmpeg's stderr, and there is no file.
 
     Returns:
-        How many `videos` and `frames` came out, and how many videos are `quarantined`.
+        the numbers of `videos` and `frames` written, and of `quarantined` videos.
     """
     rows = []
     for video in videos:
@@ -62,37 +62,37 @@ def subsample_shard(
     return {"videos": len(table) - quarantined, "frames": int(table["num_frames"].sum()), "quarantined": quarantined}
 
 
-def _subsample_or_quarantine(root: Path, video: SourceVideo, directory: Path, params: SubsampleParams) -> dict[str, Any]:
+def _subsample_or_quarantine(root: Path, video: CollectionVideo, directory: Path, params: SubsampleParams) -> dict[str, Any]:
     row = {"video": video.video, "class_name": video.class_name, "source_sha256": video.sha256}
     destination = layout.subsampled_path(directory, video.video)
     destination.parent.mkdir(parents=True, exist_ok=True)
     try:
         result = asdict(subsample_video(root / video.video, destination, params))
         if result["stderr"]:
-            logger.warning("%s is damaged; the frames that decode are kept", video.video)
+            logger.warning("%s is damaged; keeping the frames that can be decoded", video.video)
     except VideoError as error:
         logger.warning("quarantined %s: %s", video.video, error.reason)
-        nothing = {"source_fps": float("nan"), "num_frames": 0, "width": 0, "height": 0}
-        result = nothing | {"reason": error.reason, "stderr": error.stderr or None}
+        no_video = {"source_fps": float("nan"), "num_frames": 0, "width": 0, "height": 0}
+        result = no_video | {"reason": error.reason, "stderr": error.stderr or None}
     if result["stderr"]:
-        # What a shard holds must not depend on where it was made.
+        # A shard's content must not depend on its location.
         result["stderr"] = result["stderr"].replace(f"{root.absolute()}/", "").replace(f"{directory.absolute()}/", "")
     return row | result
 
 
 def check_quarantine(tables: Sequence[pd.DataFrame], max_quarantined: float) -> None:
-    """Fail if too large a share of the videos described by the shards' tables is in quarantine.
+    """Check that the fraction of quarantined videos in the shards' tables is at most `max_quarantined`.
 
     Raises:
-        UserError: more than `max_quarantined` of all videos, or all of them.
+        UserError: more videos are quarantined, or all of them.
     """
     table = pd.concat(tables, ignore_index=True)
-    lost = table[table["reason"].notna()]
-    if len(lost) <= max_quarantined * len(table) and (len(lost) < len(table) or table.empty):
+    quarantined = table[table["reason"].notna()]
+    if len(quarantined) <= max_quarantined * len(table) and (len(quarantined) < len(table) or table.empty):
         return
-    examples = [f"{row.video} ({row.reason})" for row in lost.head(QUARANTINE_EXAMPLES).itertuples()]
-    more = f", and {len(lost) - len(examples)} more" if len(lost) > len(examples) else ""
+    examples = [f"{row.video} ({row.reason})" for row in quarantined.head(QUARANTINE_EXAMPLES).itertuples()]
+    more = f", and {len(quarantined) - len(examples)} more" if len(quarantined) > len(examples) else ""
     raise UserError(
-        f"{len(lost)} of {len(table)} videos cannot be decoded, more than subsample.max_quarantined = "
+        f"{len(quarantined)} of {len(table)} videos cannot be decoded, more than subsample.max_quarantined = "
         f"{max_quarantined:g} allows: {', '.join(examples)}{more}; replace or remove them, or allow more"
     )

@@ -10,7 +10,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from pipeline_lib.params import ModelParams, SweepParams
-from pipeline_lib.params.training import HAS_NOT
+from pipeline_lib.params.training import UNUSED_HYPERPARAMETERS
 
 NONE_SHARE = 0.2
 """Share of a penalty's logarithmic range, below its lowest value, that stands for 0. Ever smaller penalties lead to none, and
@@ -82,7 +82,7 @@ def make_space(params: SweepParams, base: ModelParams) -> Space:
     penalties = {"attention_penalty": params.attention_penalty, "weight_decay": params.weight_decay}
     return Space(
         base,
-        {name: distribution for name, distribution in distributions.items() if name not in HAS_NOT[base.model]},
+        {name: distribution for name, distribution in distributions.items() if name not in UNUSED_HYPERPARAMETERS[base.model]},
         {name: low for name, (low, _) in penalties.items() if low > 0},
     )
 

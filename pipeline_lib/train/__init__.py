@@ -1,4 +1,4 @@
-"""Features in, trained models out."""
+"""The train stage: fit models to features."""
 
 from pipeline_lib.train.training import train_model
 

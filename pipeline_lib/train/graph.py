@@ -1,7 +1,7 @@
-"""A training step as one CUDA graph.
+"""Capture a training step as a CUDA graph.
 
-Thirty small steps in time are thousands of kernels, and starting them one by one takes longer than running them. A graph keeps
-the precision that it was captured with, so that replays in one thread go on whatever others do.
+A step of a recurrent model launches thousands of small kernels, so launching dominates its time. A graph keeps the precision
+that it was captured with, so replays need no lock.
 """
 
 # B batch
@@ -20,13 +20,13 @@ from pipeline_lib.compute.gpu import GPU_LOCK, tensor_cores
 from pipeline_lib.training.batches import Batch
 
 WARM_UP_STEPS = 3
-"""Steps before the capture, so that all memory is there when it is made; PyTorch asks for a few."""
+"""Steps before the capture, so that all memory is allocated; PyTorch recommends a few."""
 
 
 class GraphedStep:
-    """Captures `step` at the first batch and replays it for every one: a resumed training takes the same kernels.
+    """Capture a training step at the first batch and replay it for all batches, including the first.
 
-    Products are in TF32. All calls are made in one stream, not the default one; other threads have other streams.
+    Matrix products are in TF32. Call it in one non-default stream that no other thread uses.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class GraphedStep:
         batch_size: int,
         generator: torch.Generator,
     ) -> None:
-        """Take a step that works on the device alone: it may not read a result, nor depend on a batch's values.
+        """Prepare to capture `step`, which must not synchronise with the CPU or depend on a batch's values.
 
-        All its random numbers are from `generator`.
+        `generator` must be the step's only source of random numbers.
         """
         self._step, self._network, self._optimizer, self._batch_size = step, network, optimizer, batch_size
         self._generator = generator
@@ -48,8 +48,8 @@ class GraphedStep:
         self._result: torch.Tensor | None = None
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """Take one step; what is returned is overwritten by the next."""
-        batch = self._fill_up(batch)
+        """Take one step and return its result, which the next step overwrites."""
+        batch = self._pad(batch)
         if self._graph is None:
             self._capture(batch)
         assert self._graph is not None
@@ -61,14 +61,14 @@ class GraphedStep:
         return self._result
 
     def close(self) -> None:
-        """Free the graph and its memory, not during a capture in another thread: that would break it."""
+        """Free the graph and its memory, but not during a capture in another thread, which it would break."""
         if self._graph is not None:
             with GPU_LOCK.shared():
                 torch.cuda.current_stream().synchronize()
                 self._graph = self._batch = self._result = None
 
-    def _fill_up(self, batch: Batch) -> Batch:
-        """Return the batch at full size: clips without valid frames count for nothing."""
+    def _pad(self, batch: Batch) -> Batch:
+        """Pad the batch to full size with clips that have no valid frames and hence no effect."""
         missing = self._batch_size - len(batch.labels_B)
         if not missing:
             return batch
@@ -77,13 +77,13 @@ class GraphedStep:
     def _capture(self, batch: Batch) -> None:
         self._batch = Batch(*(tensor.clone() for tensor in batch))
         with GPU_LOCK.exclusive(), tensor_cores():
-            with self._as_before():
+            with self._restored_afterwards():
                 for _ in range(WARM_UP_STEPS):
                     self._step(self._batch)
             self._graph = torch.cuda.CUDAGraph()
-            if torch.__version__ < "2.13":  # from then on a graph finds out by itself
+            if torch.__version__ < "2.13":  # later versions register generators automatically
                 self._graph.register_generator_state(self._generator)
-            # In the stream of the warm-up, whose cuBLAS workspace is no other graph's; other threads may allocate meanwhile.
+            # Same stream as the warm-up: its cuBLAS workspace belongs to this graph alone. Other threads may allocate memory.
             with (
                 _no_garbage_collection(),
                 torch.cuda.graph(self._graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"),
@@ -91,22 +91,22 @@ class GraphedStep:
                 self._result = self._step(self._batch)
 
     @contextmanager
-    def _as_before(self) -> Iterator[None]:
-        """Undo what the block does to weights, optimizer and random numbers."""
+    def _restored_afterwards(self) -> Iterator[None]:
+        """Restore weights, optimizer state and random generator after the block."""
         weights = [tensor.detach().clone() for tensor in self._network.state_dict().values()]
-        moments = {key: tensor.clone() for key, tensor in self._moments()}
+        saved_state = {key: tensor.clone() for key, tensor in self._optimizer_state()}
         random_state = self._generator.get_state()
         yield
         self._generator.set_state(random_state)
         for tensor, before in zip(self._network.state_dict().values(), weights, strict=True):
             tensor.copy_(before)
-        for key, tensor in self._moments():
-            if key in moments:
-                tensor.copy_(moments[key])
+        for key, tensor in self._optimizer_state():
+            if key in saved_state:
+                tensor.copy_(saved_state[key])
             else:
-                tensor.zero_()  # as the optimizer begins
+                tensor.zero_()  # Adam's initial state
 
-    def _moments(self) -> Iterator[tuple[tuple[int, str], torch.Tensor]]:
+    def _optimizer_state(self) -> Iterator[tuple[tuple[int, str], torch.Tensor]]:
         for parameter, state in self._optimizer.state.items():
             for name, tensor in state.items():
                 yield (id(parameter), name), tensor
@@ -114,7 +114,7 @@ class GraphedStep:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Keep an earlier training's graph from being destroyed in the block, which would break a capture."""
+    """Disable garbage collection in the block: destroying another graph would break a capture."""
     gc.collect()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy of every valid frame, and for ALSTM a price on attention that stays in one place."""
+"""Training losses: cross-entropy of the valid frames, and the coverage penalty on attention (doubly stochastic attention)."""
 
 # B batch, T frames of a clip, K grid side, I = K * K cells, C classes
 
@@ -12,12 +12,12 @@ from torch.nn import functional
 
 
 def valid_mask(valid_frames_B: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """Return mask_BT: true for real frames, false for padding."""
+    """Return mask_BT: True for real frames, False for padding."""
     return torch.arange(num_frames, device=valid_frames_B.device) < valid_frames_B[:, None]
 
 
 def frame_cross_entropy(logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_frames_B: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over all valid frames of the batch; every frame carries its clip's label."""
+    """Return the mean cross-entropy over all valid frames of the batch; each frame has its clip's label."""
     mask_BT = valid_mask(valid_frames_B, logits_BTC.shape[1])
     labels_BT = labels_B[:, None].expand(mask_BT.shape)
     losses_BT = functional.cross_entropy(logits_BTC.float().flatten(0, 1), labels_BT.flatten(), reduction="none").view_as(
@@ -27,11 +27,10 @@ def frame_cross_entropy(logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_
 
 
 def calibrated_cross_entropy(logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_frames_B: torch.Tensor) -> float:
-    """`frame_cross_entropy` of the logits over the temperature that suits them best (Guo et al. 2017).
+    """Return `frame_cross_entropy` after temperature scaling with the best temperature (Guo et al. 2017).
 
-    On a small collection the cross-entropy of the val split rises from the first epochs on, because the model grows sure of
-    itself, while it still gets better at telling classes apart. This one sees only the latter. Logits that say nothing score
-    ln C, at an infinite temperature.
+    On small collections the validation cross-entropy rises early because of overconfidence, while accuracy still improves.
+    This loss is not affected by overconfidence. Uninformative logits score ln C. The result is nan if a loss is not finite.
     """
 
     def loss_at(inverse_temperature: float) -> float:
@@ -43,17 +42,17 @@ def calibrated_cross_entropy(logits_BTC: torch.Tensor, labels_B: torch.Tensor, v
 
 
 def coverage_penalty(attention_BTKK: torch.Tensor, valid_frames_B: torch.Tensor) -> torch.Tensor:
-    """Mean over clips of 1/T * sum_i (sum_t a_ti - T / K^2)^2, over the T valid frames of each clip.
+    """Return the mean over clips of 1/T * sum_i (sum_t a_ti - T / K^2)^2, over the T valid frames of each clip.
 
-    Xu et al. 2015, and Sharma et al. 2016 after them, add sum_i (1 - sum_t a_ti)^2 to the cross-entropy summed over T
-    frames; here both are divided by T. Attention sums to 1 over the cells, hence to T over the clip, so that 30 frames
-    cannot give 49 cells 1 each. What they can give is T / K^2, and with it as the target the penalty differs from theirs by
-    a constant, 1/T * K^2 (1 - T / K^2)^2: the same gradient, and 0 when every cell has had its share.
+    Xu et al. 2015 and Sharma et al. 2016 add sum_i (1 - sum_t a_ti)^2 to the cross-entropy summed over T frames. Here both
+    are divided by T. Attention sums to 1 over the cells and hence to T over the clip, so a cell's mean is T / K^2 and not 1.
+    With T / K^2 as the target, the penalty differs from theirs by the constant 1/T * K^2 (1 - T / K^2)^2: the gradient is the
+    same, and the minimum is 0.
 
-    The tutorial's code adds lambda * B / T * sum_b sum_i (1 - sum_t a_bti)^2 to the cross-entropy averaged over T, by a
-    slip: times B, not over it. So its lambda is B^2 = 256 times as strong as this one's, and its 0.5 is 128 here.
+    The tutorial's code multiplies by B where it should divide: it adds lambda * B / T * sum_b sum_i (1 - sum_t a_bti)^2 to the
+    cross-entropy averaged over T. Its lambda is therefore B^2 times as strong as this one (B = 16: its 0.5 is 128 here).
 
-    A clip without valid frames, as fills up a batch, counts as no clip.
+    Clips without valid frames, which pad a batch, are ignored.
     """
     num_cells = attention_BTKK.shape[2] * attention_BTKK.shape[3]
     mask_BT = valid_mask(valid_frames_B, attention_BTKK.shape[1])

@@ -1,4 +1,4 @@
-"""One model in training: what happens in an epoch."""
+"""Train and validate one model for an epoch."""
 
 # N clips, B batch, T frames of a clip, K grid side, D channels, C classes
 
@@ -16,29 +16,29 @@ from pipeline_lib.networks.registry import model_kind
 from pipeline_lib.params import ModelParams
 from pipeline_lib.train.graph import GraphedStep
 from pipeline_lib.train.loss import calibrated_cross_entropy, coverage_penalty, frame_cross_entropy, valid_mask
-from pipeline_lib.training.batches import Batch, ClipSource
+from pipeline_lib.training.batches import Batch, ClipLoader
 from pipeline_lib.training.inference import infer
 from pipeline_lib.training.voting import tally
 
 GPU_VALIDATION_BATCH = 64
-"""Clips: its kernels are started one by one, which for 64 clips takes no longer than for 16, and took as long as training."""
+"""Validation batch size on a GPU, in clips; smaller batches are launch-bound."""
 
 
 class Trainer:
-    """Steps a network through epochs of clips; on a GPU, each step is one CUDA graph, until `close` frees it."""
+    """Train a network epoch by epoch. On a GPU each step replays a CUDA graph, which `close` frees."""
 
     def __init__(
-        self, network: nn.Module, device: torch.device, params: ModelParams, train: ClipSource, val: ClipSource
+        self, network: nn.Module, device: torch.device, params: ModelParams, train: ClipLoader, val: ClipLoader
     ) -> None:
-        """Take the network, already on the device, and the clips of the two splits.
+        """Prepare to train `network`, which must be on the device already, on `train` and to validate it on `val`.
 
-        On a GPU dropout is drawn from a generator of its own, seeded here.
+        On a GPU the network's dropout gets its own generator, seeded here.
         """
         self.network, self.device, self.params = network, device, params
         self.train, self.val = train, val
         self.optimizer = make_optimizer(network, params)
         dtype = choose_precision("auto", device, training=True) if model_kind(params.model).gains_from_bf16 else torch.float32
-        # A graph keeps the casts it was captured with; autocast's own cache of cast weights would outlive them.
+        # Autocast's cache of cast weights would outlive the casts captured in a graph.
         self.autocast = torch.autocast(device.type, dtype, enabled=dtype is torch.bfloat16, cache_enabled=device.type == "cpu")
         self.generator: torch.Generator | None = None
         self._graphed: GraphedStep | None = None
@@ -48,16 +48,16 @@ class Trainer:
             self._graphed = GraphedStep(self._step, network, self.optimizer, params.batch_size, self.generator)
 
     def close(self) -> None:
-        """Take no more steps."""
+        """Free the CUDA graph. No step may follow."""
         if self._graphed is not None:
             self._graphed.close()
-            self._graphed = None  # it holds on to this, and this to the features
+            self._graphed = None  # breaks a reference cycle that would keep the features in memory
 
     def train_epoch(self, epoch: int, generator: torch.Generator) -> dict[str, float]:
-        """Visit every training clip once, in random order.
+        """Train on every clip once, in random order, and return the training metrics.
 
         Raises:
-            UserError: the loss is no longer finite.
+            UserError: the loss is not finite.
         """
         self.network.train()
         order_N = torch.randperm(len(self.train), generator=generator)
@@ -73,7 +73,7 @@ class Trainer:
         }
 
     def step(self, batch: Batch) -> torch.Tensor:
-        """Take one optimizer step; return sums of the batch: loss over frames, right answers, frames, penalty over clips."""
+        """Take one optimizer step and return sums over the batch: frame loss, correct frames, frames, clip penalty."""
         return self._step(batch) if self._graphed is None else self._graphed(batch)
 
     def _step(self, batch: Batch) -> torch.Tensor:
@@ -91,10 +91,10 @@ class Trainer:
         return torch.stack((loss.detach() * num_frames, correct, num_frames, penalty.detach() * num_clips)).double()
 
     def validate(self) -> dict[str, float]:
-        """Score the validation clips.
+        """Return the metrics of the validation clips.
 
         Raises:
-            UserError: the loss is no longer finite.
+            UserError: the loss is not finite.
         """
         labels_N, valid_frames_N = self.val.labels_N, self.val.valid_frames_N
         batch_size = GPU_VALIDATION_BATCH if self.device.type == "cuda" else self.params.batch_size
@@ -114,12 +114,12 @@ class Trainer:
         if not math.isfinite(loss):
             raise UserError(
                 f"{self.params.model}: the loss is {loss} in {where} with train.learning_rate = "
-                f"{self.params.learning_rate:g}; lower the learning rate, or look for features that are not finite"
+                f"{self.params.learning_rate:g}; lower the learning rate, or check the features for values that are not finite"
             )
 
 
 def make_optimizer(network: nn.Module, params: ModelParams) -> torch.optim.Adam:
-    """Return Adam with the article's weight decay: omega / 2 * sum of squares in the loss, of weights and not of biases."""
+    """Return Adam with the article's L2 penalty: omega / 2 * sum of squares of the weights, without the biases."""
     weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     biases = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [{"params": weights, "weight_decay": params.weight_decay}, {"params": biases, "weight_decay": 0.0}]
@@ -130,7 +130,7 @@ def make_optimizer(network: nn.Module, params: ModelParams) -> torch.optim.Adam:
 def count_correct(
     logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_frames_B: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return how many valid frames are labelled right, and how many there are, as tensors that need not be waited for."""
+    """Return the numbers of correct and of valid frames as tensors, without synchronising with the device."""
     mask_BT = valid_mask(valid_frames_B, logits_BTC.shape[1])
     correct_BT = (logits_BTC.argmax(dim=2) == labels_B[:, None]) & mask_BT
     return correct_BT.sum(), mask_BT.sum()

@@ -1,4 +1,4 @@
-"""The train stage: one model from its features to a checkpoint."""
+"""The train stage: train one model on features and write its checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline_lib.networks.normalisation import Normalised
 from pipeline_lib.params import ModelParams
 from pipeline_lib.streams.feature_files import FeatureReader
 from pipeline_lib.train.trainer import Trainer
-from pipeline_lib.training.batches import ClipSource, fits_in_memory
+from pipeline_lib.training.batches import ClipLoader, fits_in_memory
 from pipeline_lib.training.checkpoints import Metadata, save_checkpoint
 from pipeline_lib.training.fitting import Progress, fit
 
@@ -41,49 +41,57 @@ def train_model(
 ) -> dict[str, Any]:
     """Train a model on the train split of `clips` and write `checkpoint.safetensors` and `history.json`.
 
-    Training stops early on the calibrated cross-entropy of the val split, and the weights that did best there are kept.
-    `partial` outlives a killed run: the next one with the same arguments continues there and ends with the same weights; with
-    None, nothing is kept of a training that does not end.
+    Training stops early on the calibrated cross-entropy of the val split and keeps the weights with the lowest one.
 
-    May be called in several threads: on a GPU trainings run side by side, on the CPU one after the other, each ending with the
-    weights that it ends with alone.
+    Thread-safe: calls run concurrently on a GPU and one at a time on the CPU, with the same weights as when run alone.
+
+    Args:
+        clips: table of all clips, with their split.
+        feature_files: files with the features of the train and val clips.
+        directory: existing folder to write to.
+        partial: existing folder for the state that a killed run resumes from, to the same weights. None disables resuming.
+        params: the model and its hyperparameters.
+        on_epoch: called with each row of the history.
+
+    Returns:
+        counts of weights, epochs and clips, and the best validation metrics.
 
     Raises:
-        UserError: a class without training clips, no validation clips, clips without features, a corrupt
-            feature file, a GPU asked for and absent, or a loss that is not finite.
+        UserError: a class without training clips, no validation clips, clips without features, a damaged feature file, no GPU
+            although one is requested, or a loss that is not finite.
     """
     train, val = clips[clips["split"] == "train"], clips[clips["split"] == "val"]
     if val.empty:
-        raise UserError("no clip is held out for validation, which early stopping needs; raise chunk.val_fraction")
+        raise UserError("the val split has no clips, but early stopping needs some; raise chunk.val_fraction")
     check_trainable(clips, splits=("val",))
     device = choose_device(params.device, key="train.device")
-    with FeatureReader(feature_files) as reader, _by_itself(device, params):
+    with FeatureReader(feature_files) as reader, _isolated(device, params):
         metadata = _describe(clips, reader, params)
         in_memory = fits_in_memory(reader, [split["clip"].tolist() for split in (train, val)], device)
-        sources = [ClipSource(reader, split, metadata.classes, device, in_memory=in_memory) for split in (train, val)]
+        loaders = [ClipLoader(reader, split, metadata.classes, device, in_memory=in_memory) for split in (train, val)]
         with seeded(params.seed) if device.type == "cuda" else nullcontext():
             network = metadata.build()
         network.to(device)
         if isinstance(network, Normalised):
-            network.measure(sources[0].batches(params.batch_size))
-        began = time.perf_counter()
-        with closing(Trainer(network, device, params, *sources)) as trainer:
+            network.measure(loaders[0].batches(params.batch_size))
+        started = time.perf_counter()
+        with closing(Trainer(network, device, params, *loaders)) as trainer:
             progress = _fit(trainer, partial, on_epoch)
         if not in_memory:
-            waited = sum(source.seconds_waited for source in sources) / (time.perf_counter() - began)
-            logger.info("%s: %.0f %% of the training's time it waited for features from disk", params.model, 100 * waited)
+            waited = sum(loader.seconds_waited for loader in loaders) / (time.perf_counter() - started)
+            logger.info("%s: waited for features from disk for %.0f %% of the training time", params.model, 100 * waited)
     save_checkpoint(directory / layout.CHECKPOINT, network, metadata)
-    # Durations differ between runs that are otherwise equal; the manifest tells how long training took.
+    # Durations would make equal runs differ; the manifest records them.
     history = [{key: value for key, value in row.items() if key != "seconds"} for row in progress.history]
     (directory / layout.HISTORY).write_text(json.dumps(history, indent=2), encoding="utf-8")
-    return _count(network, progress) | {"train_clips": len(train), "val_clips": len(val)}
+    return _summary(network, progress) | {"train_clips": len(train), "val_clips": len(val)}
 
 
 @contextmanager
-def _by_itself(device: torch.device, params: ModelParams) -> Iterator[None]:
-    """Let nothing in other threads change what comes out of the block: on the CPU they wait, on a GPU it has its own stream.
+def _isolated(device: torch.device, params: ModelParams) -> Iterator[None]:
+    """Make the block's results independent of other threads: exclusive on the CPU, in its own stream on a GPU.
 
-    On a GPU only the first weights are drawn from a global generator, under `seeded`.
+    On a GPU only the initial weights use a global generator, under `seeded`.
     """
     if device.type != "cuda":
         keep_freed_memory()
@@ -121,7 +129,7 @@ def _fit(trainer: Trainer, partial: Path | None, on_epoch: Callable[[dict[str, A
     )
 
 
-def _count(network: torch.nn.Module, progress: Progress) -> dict[str, Any]:
+def _summary(network: torch.nn.Module, progress: Progress) -> dict[str, Any]:
     best = progress.history[progress.best_epoch - 1]
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),

@@ -1,4 +1,4 @@
-"""Trained models on disk: weights in safetensors, and with them everything needed to use them again."""
+"""Save and load trained models: safetensors files with weights and the metadata needed to use them."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import ModelParams
 
 METADATA_KEY = "har"
-"""One key, since safetensors writes several in an order that differs from run to run."""
+"""The only metadata key, because safetensors does not write several in a fixed order."""
 
 
 class Metadata(BaseModel):
-    """What a model is, what it tells apart, and the features it was trained on."""
+    """A model's parameters, its classes, and the features it was trained on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     classes: tuple[str, ...]
-    """Names in the order of the logits."""
+    """Class names in the order of the logits."""
     channels: int
     grid: int
     params: dict[str, Any]
     """`ModelParams.recipe` of the model."""
     features: dict[str, Any]
-    """Provenance of the features: backbone, digest of its weights, preprocessing, ..."""
+    """Provenance of the features: backbone, SHA-256 of its weights, preprocessing, ..."""
 
     @property
     def model(self) -> str:
-        """The model's name."""
+        """Name of the model."""
         return str(self.params["model"])
 
     @property
     def attends(self) -> bool:
-        """Whether its attention means anything."""
+        """Whether the model computes attention."""
         return ModelParams.model_validate(self.params).attends
 
     def build(self) -> nn.Module:
@@ -50,22 +50,22 @@ class Metadata(BaseModel):
 
 
 def save_checkpoint(path: Path, model: nn.Module, metadata: Metadata) -> None:
-    """Write weights and metadata; equal models give equal bytes."""
+    """Write weights and metadata. Equal models give equal bytes."""
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
     text = json.dumps(metadata.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
     save_file(weights, path, metadata={METADATA_KEY: text})
 
 
 def load_checkpoint(path: Path) -> tuple[nn.Module, Metadata]:
-    """Return the model, on the CPU and set for inference, and its metadata.
+    """Return the model, on the CPU in evaluation mode, and its metadata.
 
     Raises:
-        UserError: the file is missing, damaged, not a checkpoint of this project, or does not fit its own description.
+        UserError: the file is missing, damaged, not a checkpoint of this project, or its weights do not match its metadata.
     """
     weights, text = _read(path)
     metadata = _parse(path, text)
     try:
-        with torch.device("meta"):  # no random weights, drawn from a generator that trainings in other threads need
+        with torch.device("meta"):  # initialising weights would advance the generator that other threads train with
             model = metadata.build()
         model.load_state_dict(weights, assign=True)
     except (ValueError, KeyError, RuntimeError) as error:
@@ -74,7 +74,7 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, Metadata]:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Return what a checkpoint says of itself.
+    """Return the metadata of a checkpoint.
 
     Raises:
         UserError: the file is missing, damaged, or not a checkpoint of this project.
@@ -84,7 +84,7 @@ def read_metadata(path: Path) -> Metadata:
 
 def _parse(path: Path, text: str | None) -> Metadata:
     if text is None:
-        raise UserError(f"{path}: safetensors, but not a checkpoint of this project (no `{METADATA_KEY}` metadata)")
+        raise UserError(f"{path}: a safetensors file, but not a checkpoint of this project (no `{METADATA_KEY}` metadata)")
     try:
         return Metadata.model_validate_json(text)
     except ValidationError as error:
@@ -93,7 +93,7 @@ def _parse(path: Path, text: str | None) -> Metadata:
 
 def _other_version(path: Path, error: Exception) -> UserError:
     reason = " ".join(str(error).split())
-    return UserError(f"{path}: checkpoint of another version of this project, train again: {reason}")
+    return UserError(f"{path}: checkpoint of another version of this project; train the model again: {reason}")
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
@@ -104,4 +104,4 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint; train the model first") from None
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a checkpoint, or damaged, train the model again: {error}") from None
+        raise UserError(f"{path}: not a checkpoint, or damaged; train the model again: {error}") from None

@@ -1,7 +1,7 @@
-"""The epoch loop of every network that is trained here: early stopping, best weights kept, resumed after a kill.
+"""The epoch loop of all training: early stopping, restoring the best weights, and resuming after a kill.
 
-After each epoch everything that decides the next one is on disk: weights, best weights, optimizer, random generators,
-history. A run killed at any moment continues from its last whole epoch and ends with the same bits as an unbroken one.
+The complete state is saved after each epoch: weights, best weights, optimizer, random generators and history. A run that is
+killed resumes after its last complete epoch and ends with bit-identical weights.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from torch import nn
 logger = logging.getLogger(__name__)
 
 TrainEpoch = Callable[[int, torch.Generator], dict[str, float]]
-"""Train for one epoch, given its number from 1 and the generator to draw the order of examples from; return metrics."""
+"""Train for one epoch and return metrics. Takes the epoch's number, from 1, and the generator for the order of examples."""
 Validate = Callable[[], dict[str, float]]
 OnEpoch = Callable[[dict[str, Any]], None]
 Generators = tuple[torch.Generator, torch.Generator | None]
-"""Of the order of examples, and of what is drawn on the device; None: torch's global ones."""
+"""Generators for the order of examples and for random numbers on the device. None stands for torch's global generators."""
 
 DEVICE_SETTINGS = ("capturable", "fused")
-"""What an optimizer is told of the device, which may be another one when a killed fit goes on."""
+"""Device-dependent optimizer options, which are not restored: a fit may resume on another device."""
 
 STATE_KEYS = {"progress", "model", "optimizer", "generator", "cpu_rng", "cuda_rng"}
 
 
 @dataclass
 class Progress:
-    """How far a fit has come."""
+    """The history and best weights of a fit so far."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
-    """One row an epoch: `epoch` from 1, the metrics of training and validation, `seconds`."""
+    """One row per epoch: `epoch` from 1, training and validation metrics, `seconds`."""
     best_epoch: int = 0
     best_value: float = math.inf
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
+        """Number of completed epochs."""
         return len(self.history)
 
     def is_over(self, epochs: int, patience: int) -> bool:
-        """Whether all epochs are done, or `patience` of them in a row brought nothing better."""
+        """Return whether all epochs are done, or the last `patience` epochs brought no improvement."""
         return self.epoch >= epochs or (self.epoch > 0 and self.epoch - self.best_epoch >= patience)
 
 
@@ -70,13 +70,21 @@ def fit(
     monitor: str = "val_loss",
     on_epoch: OnEpoch | None = None,
 ) -> Progress:
-    """Train until the epochs are over or `monitor` has not fallen for `patience` epochs; leave the best weights in `model`.
+    """Train with early stopping and load the best weights into `model`.
 
-    `state_path` is written after each epoch; if it is there at the start, the fit continues from it; with None nothing is
-    written and a fit that ends is gone. `on_epoch` gets each
-    row of the history, those of restored epochs included, so that whoever tracks the run always sees all of it. Random
-    numbers that do not come from `train_epoch`'s generator must come from `device_generator` to be resumed, or if that is
-    None from torch's global ones; where there is one, the global ones are left alone.
+    Args:
+        model: trained in place.
+        optimizer: optimizer of the model's weights.
+        train_epoch: trains for one epoch and returns metrics.
+        validate: returns validation metrics.
+        epochs: maximum number of epochs.
+        patience: stop after this many epochs without a new minimum of `monitor`.
+        seed: seed of the generator passed to `train_epoch`.
+        state_path: saved after every epoch and resumed from if present. None disables both.
+        device_generator: the only other source of random numbers in `train_epoch`, restored on resuming. None stands for
+            torch's global generators, which are left alone if a generator is given.
+        monitor: name of the metric to minimise.
+        on_epoch: called with every row of the history, including restored ones.
     """
     generator = torch.Generator().manual_seed(seed)
     generators = generator, device_generator
@@ -98,7 +106,7 @@ def fit(
 
 
 def _record(progress: Progress, row: dict[str, Any], model: nn.Module, monitor: str) -> None:
-    """Add an epoch; a first epoch is the best so far whatever its value."""
+    """Add an epoch to the history; the first one is the best so far even if its metric is not finite."""
     progress.history.append(row)
     if row[monitor] < progress.best_value or not progress.best_weights:
         progress.best_epoch, progress.best_value = row["epoch"], row[monitor]
@@ -113,19 +121,19 @@ def _report(row: dict[str, Any], on_epoch: OnEpoch | None) -> None:
 
 
 def _save(path: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, generators: Generators) -> None:
-    """Write the state under a temporary name, down to the disk, and then over the last epoch's."""
+    """Write the state to a temporary file, sync it, and replace the previous state."""
     state = {
         "progress": vars(progress),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         **_random_states(*generators),
     }
-    draft = path.with_name(f"{path.name}.draft")
-    with draft.open("wb") as file:
+    temporary = path.with_name(f"{path.name}.draft")
+    with temporary.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(path)
+    temporary.replace(path)
 
 
 def _random_states(generator: torch.Generator, device_generator: torch.Generator | None) -> dict[str, Any]:
@@ -137,7 +145,7 @@ def _random_states(generator: torch.Generator, device_generator: torch.Generator
 
 
 def _restore_random_states(state: dict[str, Any], generator: torch.Generator, device_generator: torch.Generator | None) -> None:
-    """Put generators back; those of a device that the fit did not run on before are left as they are seeded."""
+    """Restore the generators, except those of a device that the saved state does not cover."""
     generator.set_state(state["generator"])
     if device_generator:
         if len(state["cuda_rng"]) == 1:
@@ -149,7 +157,7 @@ def _restore_random_states(state: dict[str, Any], generator: torch.Generator, de
 
 
 def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generators: Generators) -> Progress | None:
-    """Load the state of a killed fit, or return None if there is none, or none that can be read and fits the model."""
+    """Restore the saved state; return None if there is none, or it is damaged or of another model."""
     if not path.exists():
         return None
     state = _read(path)
@@ -157,9 +165,9 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, gen
         logger.warning("%s: damaged, or of another model; training starts over", path)
         return None
     model.load_state_dict(state["model"])
-    of_this_device = [{key: group[key] for key in DEVICE_SETTINGS if key in group} for group in optimizer.param_groups]
+    device_settings = [{key: group[key] for key in DEVICE_SETTINGS if key in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
-    for group, settings in zip(optimizer.param_groups, of_this_device, strict=True):
+    for group, settings in zip(optimizer.param_groups, device_settings, strict=True):
         group.update(settings)
     _restore_random_states(state, *generators)
     progress = Progress(**state["progress"])
@@ -168,7 +176,7 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, gen
 
 
 def _read(path: Path) -> Any:
-    """Return what `torch.save` wrote, or None if it is damaged; `torch.load` does not look at the checksums inside."""
+    """Load a file written by `torch.save`; return None if it is damaged. `torch.load` alone does not verify checksums."""
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:

@@ -1,4 +1,4 @@
-"""What a model says about clips: used by validation, evaluation and prediction, so that all three see the same."""
+"""Model inference over clips, shared by validation and evaluation."""
 
 # N clips, T frames of a clip, K grid side, C classes
 
@@ -10,23 +10,23 @@ import torch
 from torch import nn
 
 from pipeline_lib.compute.gpu import deterministic_inference
-from pipeline_lib.training.batches import ClipSource
+from pipeline_lib.training.batches import ClipLoader
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """A model's outputs for the clips of a source, in its order, in fp32 on the CPU. Padded frames are still in."""
+    """Outputs for all clips of a loader, in its order, in fp32 on the CPU. Padded frames are included."""
 
     logits_NTC: torch.Tensor
     attention_NTKK: torch.Tensor
 
 
-def infer(model: nn.Module, source: ClipSource, batch_size: int) -> Outputs:
-    """Run the model, in fp32 and without dropout, over every clip of the source, whatever trainings do in other threads."""
+def infer(model: nn.Module, loader: ClipLoader, batch_size: int) -> Outputs:
+    """Run the model in evaluation mode and fp32 over every clip of the loader; safe while other threads train."""
     model.eval()
     logits, attention = [], []
     with torch.inference_mode():
-        for batch in source.batches(batch_size):
+        for batch in loader.batches(batch_size):
             with deterministic_inference(batch.features_BTKKD.device):
                 logits_BTC, attention_BTKK = model(batch.features_BTKKD.float(), batch.valid_frames_B)
             logits.append(logits_BTC.cpu())

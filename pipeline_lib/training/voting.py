@@ -1,7 +1,6 @@
-"""From frames to clips and videos: the mode of the frames' predictions, as the article has it, and their mean probability.
+"""Aggregate frame predictions to clips and videos: majority vote (the mode, as in the article) and mean probability.
 
-A tie of votes goes to the class with the larger sum of probabilities over all valid frames, voters or not; equal sums, which
-floating point hardly ever gives, go to the class that comes first.
+A tied vote goes to the class with the larger sum of probabilities over all valid frames, and equal sums to the first class.
 """
 
 # N clips or videos, T frames of a clip, C classes
@@ -15,44 +14,44 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tally:
-    """What the valid frames of each clip or video add up to."""
+    """Votes and summed probabilities of the valid frames of each clip or video."""
 
     votes_NC: np.ndarray
-    """Frames whose most probable class this is."""
+    """Number of frames that predict the class."""
     probability_NC: np.ndarray
     """Sum of the frames' probabilities, float64."""
 
     @property
     def predicted(self) -> np.ndarray:
-        """Class index that wins the vote (the mode), one a clip or video."""
+        """Class index that wins the vote, one per clip or video."""
         leads_NC = self.votes_NC == self.votes_NC.max(axis=1, keepdims=True)
         winner_N: np.ndarray = np.where(leads_NC, self.probability_NC, -1.0).argmax(axis=1)
         return winner_N
 
     @property
     def confidence(self) -> np.ndarray:
-        """Mean probability, over the valid frames, of the class that wins the vote."""
+        """Mean probability over the valid frames of the class that wins the vote."""
         return self._mean_probability(self.predicted)
 
     @property
     def predicted_by_mean(self) -> np.ndarray:
-        """Class index of the largest mean probability over the valid frames, one a clip or video."""
+        """Class index of the largest mean probability over the valid frames, one per clip or video."""
         best_N: np.ndarray = self.probability_NC.argmax(axis=1)
         return best_N
 
     @property
     def confidence_by_mean(self) -> np.ndarray:
-        """That largest mean probability."""
+        """The largest mean probability over the valid frames."""
         return self._mean_probability(self.predicted_by_mean)
 
     def among_best(self, label_N: np.ndarray, best: int) -> np.ndarray:
-        """Return whether each label is among its row's `best` classes by mean probability; a tie counts against it."""
+        """Return whether each label is among its row's top `best` classes by mean probability; ties count against it."""
         own_N1 = np.take_along_axis(self.probability_NC, label_N[:, None], axis=1)
         among_N: np.ndarray = (self.probability_NC >= own_N1).sum(axis=1) <= best
         return among_N
 
     def pool(self, group_N: np.ndarray, num_groups: int) -> Tally:
-        """Add up clips to videos: `group_N` gives each clip's video index. A long video has more votes, as it has frames."""
+        """Sum clips into videos, where `group_N` is the video index of each clip. Every frame has one vote."""
         votes = np.zeros((num_groups, self.votes_NC.shape[1]), dtype=self.votes_NC.dtype)
         probability = np.zeros(votes.shape)
         np.add.at(votes, group_N, self.votes_NC)
@@ -77,5 +76,5 @@ def tally(probability_NTC: np.ndarray, valid_frames_N: np.ndarray) -> Tally:
 
 
 def valid_mask(valid_frames_N: np.ndarray, num_frames: int) -> np.ndarray:
-    """Return mask_NT: true for real frames, false for padding."""
+    """Return mask_NT: True for real frames, False for padding."""
     return np.arange(num_frames) < np.asarray(valid_frames_N)[:, None]

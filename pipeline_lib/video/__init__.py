@@ -1,1 +1,1 @@
-"""Videos in and out, through ffmpeg."""
+"""Decode and encode videos with ffmpeg."""

@@ -1,7 +1,8 @@
-"""A process that decodes videos for another: requests come in on stdin, frames go out on stdout.
+"""Main program of a decoder process: reads requests from stdin and writes frames to stdout.
 
-Started as a file (see `pipeline_lib.video.decoders`) it imports PyAV and NumPy alone, and is ready in a fifth of a second.
-An answer is any number of `FRAMES`, then `END` or `ERROR`; each begins with a header. The process ends when its stdin does.
+It is run as a script (see `pipeline_lib.video.decoders`) and imports only PyAV and NumPy, so that it starts fast.
+A response is any number of `FRAMES` messages followed by `END` or `ERROR`. Each message starts with a header. The process exits
+at the end of stdin.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 HEADER = struct.Struct("<4I")
-"""Kind of message; then of `FRAMES` their number, height and width, of `ERROR` the bytes of its text."""
+"""Kind of message, followed by number, height and width of `FRAMES`, or by the length of an `ERROR`'s text in bytes."""
 
 FRAMES, END, ERROR = range(3)
 
 CHUNK_BYTES = 8 << 20
-"""Most bytes of frames in one message, unless a single one is larger."""
+"""Maximum size of the frames in one message, unless a single frame is larger."""
 
 
 def main() -> None:
-    """Answer requests, each the arguments of `_decode` as JSON on a line, until there are no more."""
+    """Respond to requests until the end of stdin. A request is a line with the arguments of `_decode` as JSON."""
     with suppress(BrokenPipeError):
         for line in sys.stdin:
-            _answer(*json.loads(line))
+            _respond(*json.loads(line))
 
 
-def _answer(path: str, max_side: int | None) -> None:
+def _respond(path: str, max_side: int | None) -> None:
     try:
         for frames in _decode(path, max_side):
             height, width, _ = frames[0].shape
@@ -45,25 +46,25 @@ def _answer(path: str, max_side: int | None) -> None:
 
 
 def _decode(path: str, max_side: int | None) -> Iterator[list[np.ndarray]]:
-    """Yield frames (uint8 RGB, H x W x 3) of one size in lists of up to `CHUNK_BYTES`.
+    """Yield lists of frames (uint8 RGB, H x W x 3) of the same size, up to `CHUNK_BYTES` each.
 
     A width or height above `max_side` is scaled down to it.
     """
-    waiting: list[np.ndarray] = []
+    chunk: list[np.ndarray] = []
     reformatter = VideoReformatter()
     with av.open(path, options={"protocol_whitelist": "file"}) as container:
         if not container.streams.video:
             raise ValueError("no video stream")
         stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # there is a process a core
+        stream.codec_context.thread_count = 1  # there is one process per core
         for frame in container.decode(stream):
             pixels = _to_array(_to_rgb(reformatter, frame, max_side))
-            if waiting and (pixels.shape != waiting[0].shape or (len(waiting) + 1) * pixels.nbytes > CHUNK_BYTES):
-                yield waiting
-                waiting = []
-            waiting.append(pixels)
-    if waiting:
-        yield waiting
+            if chunk and (pixels.shape != chunk[0].shape or (len(chunk) + 1) * pixels.nbytes > CHUNK_BYTES):
+                yield chunk
+                chunk = []
+            chunk.append(pixels)
+    if chunk:
+        yield chunk
 
 
 def _to_rgb(reformatter: VideoReformatter, frame: av.VideoFrame, max_side: int | None) -> av.VideoFrame:
@@ -73,16 +74,16 @@ def _to_rgb(reformatter: VideoReformatter, frame: av.VideoFrame, max_side: int |
 
 
 def _to_array(frame: av.VideoFrame) -> np.ndarray:
-    """Return an RGB frame's pixels, without the bytes that fill up its lines."""
+    """Return an RGB frame's pixels without the padding of its lines."""
     plane = frame.planes[0]
     lines = np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, plane.line_size)
     return np.ascontiguousarray(lines[:, : 3 * frame.width]).reshape(frame.height, frame.width, 3)
 
 
-def _send(header: bytes, *rest: bytes | memoryview) -> None:
+def _send(header: bytes, *payload: bytes | memoryview) -> None:
     sys.stdout.buffer.write(header)
-    for part in rest:
-        sys.stdout.buffer.write(part)
+    for block in payload:
+        sys.stdout.buffer.write(block)
     sys.stdout.buffer.flush()
 
 

@@ -1,4 +1,4 @@
-"""Decodes several videos ahead of their use, so that the network need not wait for them."""
+"""Decode several videos ahead of their use in parallel."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from pipeline_lib.video.decoders import DecoderDiedError, Shape, empty_array, re
 from pipeline_lib.video.ffmpeg import VideoError
 
 LOOKAHEAD = 4
-"""Most arrays of decoded frames that wait per worker; bounds memory whatever a video's length."""
+"""Maximum number of decoded arrays queued per worker; bounds memory."""
 
 
 class _Worker:
-    """A thread that decodes its videos one after the other into one bounded queue.
+    """A thread that decodes its videos one after another into its own bounded queue.
 
-    It waits for nobody but the reader of that queue, whose order is the order of use: workers cannot block each other.
+    It waits only for the reader of the queue, who reads videos in order, so workers cannot deadlock.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[Path], Iterator[np.ndarray]]) -> None:
         self._paths, self._read = paths, read
-        self._room = threading.Semaphore(LOOKAHEAD)
+        self._free_slots = threading.Semaphore(LOOKAHEAD)
         self._decoded: SimpleQueue[np.ndarray | Exception | None] = SimpleQueue()
         self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
         self._thread.start()
 
     def arrays(self) -> Iterator[np.ndarray]:
-        """Yield the arrays of the next video, or raise what decoding it raised."""
+        """Yield the arrays of the next video; errors of the decoder are raised here."""
         while (item := self._decoded.get()) is not None:
             if isinstance(item, Exception):
                 raise item
-            self._room.release()
+            self._free_slots.release()
             yield item
 
     def stop(self) -> None:
-        """Have the thread end at its next array."""
+        """Ask the thread to stop before its next array."""
         self._is_stopped = True
-        self._room.release()
+        self._free_slots.release()
 
     def join(self) -> None:
-        """Wait until it has ended."""
+        """Wait for the thread to end."""
         self._thread.join()
 
     def _run(self) -> None:
@@ -56,7 +56,7 @@ class _Worker:
             error = None
             try:
                 self._decode(path)
-            except Exception as raised:  # raised again in the thread that uses the frames
+            except Exception as raised:  # re-raised in `arrays`
                 error = raised
             if self._is_stopped:
                 return
@@ -66,7 +66,7 @@ class _Worker:
         arrays = self._read(path)
         try:
             for frames_NHWC in arrays:
-                self._room.acquire()
+                self._free_slots.acquire()
                 if self._is_stopped:
                     return
                 self._decoded.put(frames_NHWC)
@@ -81,10 +81,10 @@ def read_ahead(
     empty: Callable[[Shape], np.ndarray] = empty_array,
     max_side: int | None = None,
 ) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
-    """Yield each video's name and frames in arrays of several (uint8 RGB, N x H x W x 3), in order.
+    """Yield the name and the frames of each video in order, the frames as arrays of several (uint8 RGB, N x H x W x 3).
 
-    Of W workers, worker w decodes the videos w, w + W, w + 2 W, ..., each in a process of its own. The frames of one video are
-    to be used before the next is asked for. For `empty` and `max_side` see `read_arrays`.
+    Of W workers, worker w decodes the videos w, w + W, w + 2 W, ... in its own process. Use the frames of a video before
+    requesting the next one. For `empty` and `max_side` see `read_arrays`.
 
     Raises:
         UserError: a video cannot be decoded; raised while its frames are read.
@@ -96,7 +96,7 @@ def read_ahead(
         for (name, _), worker in zip(videos, cycle(pool), strict=False):
             arrays = _named_arrays(name, worker.arrays())
             yield name, arrays
-            deque(arrays, maxlen=0)  # what is left of it is not the next video's
+            deque(arrays, maxlen=0)  # skip frames that the caller did not read
     finally:
         for worker in pool:
             worker.stop()
@@ -110,4 +110,4 @@ def _named_arrays(name: str, arrays: Iterator[np.ndarray]) -> Iterator[np.ndarra
     except DecoderDiedError as error:
         raise UserError(f"{name}: {error.reason}") from None
     except VideoError as error:
-        raise UserError(f"{name}: no longer decodes ({error.reason}); run with `--refresh subsample`") from None
+        raise UserError(f"{name}: can no longer be decoded ({error.reason}); run with `--refresh subsample`") from None

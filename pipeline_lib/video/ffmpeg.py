@@ -1,6 +1,6 @@
-"""Runs ffmpeg: graphs compiled to argument lists by ffmpeg-python, executed with a timeout, failures told in one line.
+"""Run ffmpeg with a timeout and turn its failures into one-line errors.
 
-ffmpeg-python only compiles: its own `run` has no timeout and blocks once an undrained stderr fills its pipe.
+ffmpeg-python only compiles graphs to arguments. Its own `run` has no timeout and blocks when stderr fills its pipe.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import imageio_ffmpeg
 from pipeline_lib.errors import UserError
 
 STDERR_TAIL_BYTES = 4000
-"""How much of ffmpeg's errors is kept: the cause stands at the end."""
+"""Bytes kept from the end of ffmpeg's errors, where the cause is."""
 
 LOG_BYTES = 1 << 20
-"""How much of ffmpeg's log is read from its beginning, and again from its end."""
+"""Bytes to read from the beginning of ffmpeg's log, and as many from its end."""
 
 MAX_PIXELS = 8192 * 4320
-"""Largest picture that is decoded: a small file can declare one of gigabytes."""
+"""Maximum size of a frame, because a small file can declare frames of gigabytes."""
 
 REFUSED_PIXELS = "exceeds specified max pixel count"
-"""What ffmpeg prints of larger ones."""
+"""ffmpeg's message for larger frames."""
 
 TOO_LARGE = f"its pictures are larger than {MAX_PIXELS / 1e6:.0f} million pixels"
 
@@ -44,10 +44,10 @@ REASONS = (
     ("Nothing was written into output file", "no frame could be decoded"),
     ("Invalid data found when processing input", "not a video that ffmpeg can read"),
 )
-"""What ffmpeg prints, and what it means to the owner of the video; the first that fits is told."""
+"""Messages of ffmpeg and the reason to report; the first match counts. Artifacts contain the reasons, so do not reword them."""
 
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<")
-"""How HLS, ffmpeg's own list and DASH begin."""
+"""First bytes of HLS, ffconcat and DASH playlists."""
 
 NICENESS = 10
 
@@ -60,7 +60,7 @@ class VideoError(UserError):
     """A video that cannot be decoded or encoded."""
 
     def __init__(self, reason: str, stderr: str = "") -> None:
-        """Keep the one-line reason and the end of ffmpeg's stderr."""
+        """Store the one-line reason and the end of ffmpeg's stderr."""
         super().__init__(reason)
         self.reason = reason
         self.stderr = stderr
@@ -68,30 +68,30 @@ class VideoError(UserError):
 
 @dataclass(frozen=True)
 class Log:
-    """What ffmpeg wrote to stderr, by level."""
+    """ffmpeg's stderr, by level."""
 
     info: str
-    """The streams that it read and wrote, how many frames, and warnings."""
+    """Input and output streams, frame counts, and warnings."""
     errors: str
     """The last `STDERR_TAIL_BYTES` of the errors."""
 
 
 def ffmpeg_path() -> str:
-    """Return the path of the ffmpeg that was installed with the project."""
+    """Return the path of the ffmpeg program that imageio-ffmpeg provides."""
     return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
 INPUT_OPTIONS: dict[str, Any] = {
-    # What is left of playlists must not make ffmpeg open addresses.
+    # A playlist that `check_file` does not recognise must not make ffmpeg open URLs.
     "protocol_whitelist": "file",
     "max_pixels": MAX_PIXELS,
-    # With several threads a decoder conceals damage differently from run to run. Callers run several processes instead.
+    # Error concealment is not deterministic with several threads. Callers run several processes instead.
     "threads": 1,
 }
 
 
 def open_video(path: Path, **options: Any) -> Any:
-    """Return a graph's input node for a local file, whatever characters its name holds.
+    """Return a graph's input node for a local file; any file name is safe.
 
     Raises:
         VideoError: the file is missing, unreadable, empty or a playlist.
@@ -101,10 +101,10 @@ def open_video(path: Path, **options: Any) -> Any:
 
 
 def check_file(path: Path) -> None:
-    """Raise VideoError if the file is missing, unreadable, empty, or a playlist that would make ffmpeg open others."""
+    """Raise VideoError if the file is missing, unreadable, empty, or a playlist that makes ffmpeg open other files."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise VideoError("not a file")  # opening a pipe would wait for somebody to write into it
+            raise VideoError("not a file")  # opening a pipe would block
         with path.open("rb") as file:
             beginning = file.read(64)
     except OSError as error:
@@ -116,7 +116,7 @@ def check_file(path: Path) -> None:
 
 
 def command(stream: Any, *, loglevel: str = "error") -> list[str]:
-    """Compile a graph to the argument list of a non-interactive ffmpeg that filters in one thread."""
+    """Compile a graph to the argument list of a non-interactive ffmpeg with single-threaded filters."""
     program, *arguments = ffmpeg.compile(stream, cmd=ffmpeg_path())
     quiet = ["-hide_banner", "-nostdin", "-nostats", "-loglevel", loglevel]
     return [program, *quiet, "-filter_complex_threads", "1", *arguments]
@@ -130,24 +130,24 @@ def start(
     stdout: int = subprocess.DEVNULL,
     bufsize: int = -1,
 ) -> subprocess.Popen[bytes]:
-    """Start ffmpeg with its stderr in the file `log`.
+    """Start ffmpeg with its stderr redirected to the file `log`.
 
-    It gets a process group of its own: a Ctrl-C in the terminal must reach the pipeline, not make a good video look broken.
-    Not a session: Linux shares the cores among sessions first (autogroup), and a priority counts within one only.
+    It runs in its own process group, because Ctrl-C must not make a good video look damaged. It does not get its own session:
+    Linux divides the cores among sessions first (autogroup), so priorities only count within one.
     """
     return subprocess.Popen(arguments, stdin=stdin, stdout=stdout, stderr=log, bufsize=bufsize, process_group=0)
 
 
 def run(stream: Any, *, timeout_seconds: float) -> Log:
-    """Run a graph to its end and return ffmpeg's log.
+    """Run a graph to completion and return ffmpeg's log.
 
     Raises:
         VideoError: ffmpeg failed, was killed, or took longer than `timeout_seconds`.
         OSError: the disk is full.
-        RuntimeError: somebody stopped ffmpeg.
+        RuntimeError: ffmpeg was stopped by SIGINT or SIGTERM.
     """
     arguments = command(stream, loglevel="level+info")
-    # Python looks for the end of a process twenty times a second, but learns at once that its pipe is closed.
+    # Waiting for the pipe to close is faster than `Popen.wait` with a timeout, which polls.
     with tempfile.TemporaryFile() as file, start(arguments, file, stdout=subprocess.PIPE) as process:
         _lower_priority(process)
         try:
@@ -162,19 +162,19 @@ def run(stream: Any, *, timeout_seconds: float) -> Log:
 
 
 def _lower_priority(process: subprocess.Popen[bytes]) -> None:
-    """Let feature extraction have the cores first, so that a GPU does not idle while videos are subsampled."""
-    with suppress(OSError):  # it has ended already
+    """Give feature extraction precedence over subsampling, so that a GPU does not idle."""
+    with suppress(OSError):  # the process has ended already
         os.setpriority(os.PRIO_PGRP, process.pid, NICENESS)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process if it still runs, and reap it."""
+    """Kill the process if it is still running, and reap it."""
     process.kill()
     process.wait()
 
 
 def read_log(file: BinaryIO) -> Log:
-    """Read what ffmpeg wrote to its stderr file at `-loglevel level+info`."""
+    """Read ffmpeg's stderr file, written with `-loglevel level+info`."""
     size_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
     content = file.read(LOG_BYTES)
@@ -188,19 +188,19 @@ def read_log(file: BinaryIO) -> Log:
 
 
 def read_tail(log: BinaryIO) -> str:
-    """Return the end of what ffmpeg wrote to its stderr file."""
+    """Return the end of ffmpeg's stderr file."""
     size_bytes = log.seek(0, os.SEEK_END)
     log.seek(max(0, size_bytes - STDERR_TAIL_BYTES))
     return clean_text(log.read())
 
 
 def clean_text(stderr: bytes) -> str:
-    """Return ffmpeg's words without the memory addresses in them, which are new every time."""
+    """Decode ffmpeg's output and remove memory addresses, which differ between runs."""
     return re.sub(r" @ 0x[0-9a-f]+", "", stderr.decode("utf-8", "replace")).strip()
 
 
 def check_status(returncode: int, stderr: str) -> None:
-    """Raise what a non-zero exit status means: see `run`."""
+    """Raise the error for a non-zero exit status (see `run`)."""
     if returncode == 0:
         return
     if os.strerror(errno.ENOSPC) in stderr:

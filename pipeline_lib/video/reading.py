@@ -1,4 +1,4 @@
-"""Reads videos: what they declare, how many frames they really hold, and the frames themselves, one at a time.
+"""Read videos: metadata, number of frames, and frames.
 
 Shape legend: H height, W width.
 """
@@ -36,7 +36,7 @@ from pipeline_lib.video.ffmpeg import (
 )
 
 FIRST_VIDEO_STREAM = "V:0"
-"""ffmpeg's name for the first video stream that is not a cover picture."""
+"""ffmpeg's stream specifier for the first video stream that is not a cover picture."""
 
 PROBE_SECONDS = 60.0
 
@@ -49,28 +49,28 @@ _DURATION = re.compile(r"Duration: (?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>[
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file declares about its first video stream. Containers err: HMDB-51's claim a frame too many."""
+    """Declared properties of a file's first video stream. They may be wrong: count frames with `count_frames`."""
 
     codec: str
     fps: float
-    """Mean frame rate, to two decimals; nan if the file does not tell."""
+    """Mean frame rate to two decimals; nan if not declared."""
     width: int
     """Stored width in pixels, before rotation and before correction to square pixels."""
     height: int
     has_audio: bool
     seconds: float = float("nan")
-    """Duration; nan if the file does not tell."""
+    """Duration; nan if not declared."""
 
 
 def probe(path: Path) -> VideoInfo:
-    """Read what a file declares about itself, without decoding it.
+    """Read a file's declared properties without decoding it.
 
     Raises:
-        VideoError: not a video file, or one of pictures that are too large.
+        VideoError: not a video file, or its frames are too large.
     """
     check_file(path)
-    # There is no ffprobe in the wheel; `ffmpeg -i` without an output prints the same and exits with an error.
-    options = [part for name, value in INPUT_OPTIONS.items() for part in (f"-{name}", str(value))]
+    # The imageio-ffmpeg wheel has no ffprobe; `ffmpeg -i` without an output prints the same and exits with an error.
+    options = [argument for name, value in INPUT_OPTIONS.items() for argument in (f"-{name}", str(value))]
     arguments = [ffmpeg_path(), "-hide_banner", "-nostdin", *options, "-i", str(path.absolute())]
     try:
         stderr = subprocess.run(
@@ -88,10 +88,10 @@ def probe(path: Path) -> VideoInfo:
 
 
 def parse_info(text: str) -> VideoInfo:
-    """Return what ffmpeg's log says about the first video stream in it.
+    """Parse the first video stream in ffmpeg's log.
 
     Raises:
-        VideoError: there is none.
+        VideoError: there is no video stream.
     """
     stream = _VIDEO_STREAM.search(text)
     if not stream:
@@ -123,9 +123,9 @@ def count_frames(path: Path, *, timeout_seconds: float = 300.0) -> int:
 
 
 def parse_num_frames(text: str) -> int:
-    """Return how many frames ffmpeg's log says it wrote."""
+    """Parse the number of frames that ffmpeg wrote from its log."""
     counts = re.findall(r"^frame=\s*(\d+)", text, re.MULTILINE)
-    assert counts, "ffmpeg reports its frames at the end"
+    assert counts, "no frame count in ffmpeg's log"
     return int(counts[-1])
 
 
@@ -136,23 +136,23 @@ def read_frames(
     start_seconds: float = 0.0,
     timeout_seconds: float = 300.0,
 ) -> Iterator[np.ndarray]:
-    """Yield the decoded frames as uint8 RGB (H, W, 3), rotated as the file says; only one is held in memory.
+    """Yield the decoded frames as uint8 RGB (H, W, 3), one at a time, with the rotation that the file declares.
 
     Args:
         path: the video.
-        max_side: most pixels of the longer side; larger frames are scaled down while they are decoded.
-        start_seconds: frames before are left out; ffmpeg decodes from the last key frame before it, so that a late start costs
-            little. Half a frame before the first one wanted is exact.
-        timeout_seconds: longest silence of ffmpeg.
+        max_side: maximum length of the longer side in pixels; larger frames are scaled down.
+        start_seconds: skip earlier frames, cheaply, by seeking to a key frame. Pass the first wanted frame's time minus half a
+            frame's duration to start exactly there.
+        timeout_seconds: maximum time to wait for output of ffmpeg.
 
     Raises:
-        VideoError: the video cannot be decoded, or holds no frame.
+        VideoError: the video cannot be decoded, or has no frames.
     """
     video = open_video(path, **({"ss": start_seconds} if start_seconds > 0 else {}))[FIRST_VIDEO_STREAM]
     if max_side is not None:
         sides = (f"min({side},{max_side})" for side in ("iw", "ih"))
         video = video.filter("scale", *sides, force_original_aspect_ratio="decrease", flags="bicubic")
-    # PPM pictures carry their size, which rotation and mid-stream changes make hard to know beforehand.
+    # PPM images carry their size, which rotation and mid-stream changes make hard to know in advance.
     output = video.output("pipe:", format="image2pipe", vcodec="ppm", pix_fmt="rgb24", fps_mode="passthrough")
     with tempfile.TemporaryFile() as log:
         process = start(command(output), log, stdout=subprocess.PIPE, bufsize=0)
@@ -168,7 +168,7 @@ def read_frames(
 
 
 def _read_pictures(pipe: Any, timeout_seconds: float) -> Iterator[np.ndarray]:
-    """Yield the PPM pictures of a pipe, up to its end."""
+    """Yield the PPM images of a pipe until it ends."""
     while header := _read_header(pipe, timeout_seconds):
         width, height = (int(number) for number in header.split()[1:3])
         pixels = _read_exactly(pipe, width * height * 3, timeout_seconds)
@@ -178,7 +178,7 @@ def _read_pictures(pipe: Any, timeout_seconds: float) -> Iterator[np.ndarray]:
 
 
 def _read_header(pipe: Any, timeout_seconds: float) -> bytes:
-    """Return a picture's header: `P6`, its size and `255`, each on a line; or nothing at the end."""
+    """Read an image's header (`P6`, size and `255`, each on a line), or b"" at the end of the pipe."""
     header = _read_exactly(pipe, len(b"P6\n1 1\n255\n"), timeout_seconds)
     while header and header.count(b"\n") < 3:
         header += _read_exactly(pipe, 1, timeout_seconds)
@@ -186,7 +186,7 @@ def _read_header(pipe: Any, timeout_seconds: float) -> bytes:
 
 
 def _read_exactly(pipe: Any, size_bytes: int, timeout_seconds: float) -> bytearray:
-    """Read that many bytes, or fewer if the pipe ends before."""
+    """Read `size_bytes` bytes, or fewer if the pipe ends."""
     content = bytearray(size_bytes)
     num_read = 0
     poll = select.poll()

@@ -1,4 +1,4 @@
-"""Writes videos that browsers play, whose bytes depend on the frames alone, and animated GIFs.
+"""Write browser-compatible videos with reproducible bytes, and animated GIFs.
 
 Shape legend: T frames, H height, W width.
 """
@@ -20,40 +20,39 @@ from PIL import Image
 from pipeline_lib.video.ffmpeg import VideoError, check_status, command, read_tail, start, stop
 
 CLOSE_SECONDS = 300.0
-"""Longest time ffmpeg may take to finish a file after its last frame."""
+"""Maximum time for ffmpeg to finish a file after the last frame."""
 
 SAME_BYTES: dict[str, Any] = {
     "map_metadata": -1,
     "fflags": "+bitexact",
     "flags:v": "+bitexact",
-    # x264's output depends on the number of its threads.
+    # x264's output depends on its number of threads.
     "threads": 1,
 }
-"""Output options under which equal frames give equal bytes, on any machine."""
+"""Output options for which equal frames give equal bytes on any machine."""
 
 PRESET = "fast"
-"""x264's effort. `veryfast` takes half the processor time but lost 1.5 dB on an HMDB-51 clip, at equal crf and file size."""
+"""x264 preset."""
 
 EXACT_SCALING = "bicubic+accurate_rnd+full_chroma_int+bitexact"
-"""Flags of ffmpeg's scaler, which also converts between RGB and YUV: the same result on any processor."""
+"""Flags of ffmpeg's scaler and RGB/YUV converter for the same result on any processor."""
 
 
 def h264_options(*, crf: int, preset: str = PRESET, x264_params: str = "") -> dict[str, Any]:
-    """Return the output options of an H.264 MP4 that browsers play while it still loads, and whose bytes repeat.
+    """Return the output options of an H.264 MP4 that browsers can stream, with reproducible bytes.
 
-    `x264_params` are `key=value` pairs joined by colons, which change what the preset says.
+    `x264_params` are `key=value` pairs joined by colons, which override the preset.
     """
     playable = {"format": "mp4", "vcodec": "libx264", "pix_fmt": "yuv420p", "movflags": "+faststart"}
-    # x264's output depends on the processor unless told otherwise.
+    # By default x264's output depends on the processor.
     x264 = {"x264-params": ":".join(filter(None, ("cpu-independent=1", x264_params)))}
     return playable | {"crf": crf, "preset": preset, "fps_mode": "passthrough"} | SAME_BYTES | x264
 
 
 def write_gif(frames: Sequence[np.ndarray], path: Path, *, fps: float) -> None:
-    """Write uint8 RGB frames (T of (H, W, 3)) as an endless GIF with one palette made for all of them.
+    """Write uint8 RGB frames (T of (H, W, 3)) as a looping GIF with one common palette.
 
-    Pillow's octree takes a twentieth of the time of ffmpeg's `palettegen` and `paletteuse`, and came as close to the frames
-    (37.1 and 36.9 dB on clips of 200 x 200 pixels). GIF knows hundredths of a second: frames take turns in being longer.
+    GIF durations are hundredths of a second, so the frames' durations vary to keep the mean rate.
     """
     if not frames:
         raise ValueError(f"{path}: a GIF needs at least one frame")
@@ -64,10 +63,10 @@ def write_gif(frames: Sequence[np.ndarray], path: Path, *, fps: float) -> None:
 
 
 class FrameSink:
-    """Feeds frames to an ffmpeg graph; a context manager. The output file is removed if anything goes wrong."""
+    """Context manager that feeds frames to an ffmpeg graph. The output file is removed on any error."""
 
     def __init__(self, output: Any, path: Path, height: int, width: int) -> None:
-        """Take the graph's output node, the file it writes, and the size of its frames in pixels."""
+        """Compile the graph of the node `output`, which writes `path`, for frames of `height` x `width` pixels."""
         self._arguments = command(output.overwrite_output())
         self._path = path
         self._shape = (height, width, 3)
@@ -95,20 +94,20 @@ class FrameSink:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Finish the file, or remove it after an error."""
-        whole = False
+        is_complete = False
         try:
             if error is None:
                 self._finish()
-                whole = True
+                is_complete = True
         finally:
             stop(self._process)
             self._close_input()
             self._log.close()
-            if not whole:
+            if not is_complete:
                 self._path.unlink(missing_ok=True)
 
     def _finish(self) -> None:
-        """Wait until ffmpeg has written everything; raise its error if it failed."""
+        """Wait for ffmpeg to write everything, and raise its error if it failed."""
         self._close_input()
         try:
             self._process.wait(CLOSE_SECONDS)
@@ -118,13 +117,13 @@ class FrameSink:
 
     def _close_input(self) -> None:
         assert self._process.stdin is not None
-        # An ffmpeg that has failed reads no more; its exit status tells why.
+        # If ffmpeg has failed, its exit status gives the reason.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
 
 
 class VideoWriter(FrameSink):
-    """Writes an H.264 MP4; use as a context manager."""
+    """Context manager that writes an H.264 MP4."""
 
     def __init__(
         self,
@@ -137,15 +136,15 @@ class VideoWriter(FrameSink):
         preset: str = PRESET,
         x264_params: str = "",
     ) -> None:
-        """Describe the video: even width and height in pixels; crf 18 is visually lossless; the rest as in `h264_options`.
+        """Prepare to write `path`. For crf (18 is visually lossless), preset and x264_params see `h264_options`.
 
         Raises:
-            ValueError: odd width or height, which yuv420p cannot hold.
+            ValueError: width or height is odd, which yuv420p does not support, or not positive.
         """
         if width <= 0 or height <= 0 or width % 2 or height % 2:
             raise ValueError(f"{path}: H.264 video needs even width and height, got {width}x{height}")
         frames = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=fps)
-        # Players guess untagged colours from the picture's size: convert to one standard and say which.
+        # Players guess the colour space of untagged videos from their size, so convert to BT.709 and tag it.
         converted = frames.filter("scale", out_color_matrix="bt709", out_range="tv", flags=EXACT_SCALING)
         colours = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
         options = h264_options(crf=crf, preset=preset, x264_params=x264_params) | colours

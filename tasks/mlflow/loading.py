@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline_lib.artifacts import layout
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import HeatmapsParams
-from pipeline_lib.predict.bundle import PREPARATION, ModelBundle, read_preparation
+from pipeline_lib.predict.bundle import INPUT_SPEC_FILE, ModelBundle, read_input_spec
 from tasks.mlflow import registry, tracking
 from tasks.mlflow.registry import CHAMPION, MODEL, PREDICTOR
 
@@ -61,7 +61,7 @@ def open_predictor(source: str, workspace: Path, *, siblings: bool = False) -> O
     with tempfile.TemporaryDirectory(prefix="har-") as scratch:
         found = _Finder(workspace.absolute(), Path(scratch)).find(source)
         bundles = [found.bundle, *(_siblings(found, Path(scratch)) if siblings else ())]
-        name, sha256 = found.bundle.preparation.name, file_sha256(found.bundle.checkpoint)
+        name, sha256 = found.bundle.input_spec.name, file_sha256(found.bundle.checkpoint)
         return Opened(Predictor(bundles), name, found.title, found.note, sha256, _drawing(workspace, sha256))
 
 
@@ -94,7 +94,7 @@ class _Finder:
 
     def find(self, source: str) -> _Found:
         path = Path(source).expanduser()
-        if (path / PREPARATION).is_file():
+        if (path / INPUT_SPEC_FILE).is_file():
             return _Found(ModelBundle.of_folder(path), source)
         if path.is_file():
             return _Found(self._of_checkpoint(path), source)
@@ -108,7 +108,7 @@ class _Finder:
 
     def _of_checkpoint(self, path: Path) -> ModelBundle:
         from pipeline_lib.artifacts import Store
-        from pipeline_lib.predict.origin import bundle_of_training, find_training
+        from pipeline_lib.predict.provenance import bundle_of_training, find_training
 
         if not self.workspace.is_dir():
             raise UserError(f"{self.workspace}: no such workspace; name the one that {path} was trained in with --workspace")
@@ -183,12 +183,12 @@ def download_bundle(run: Run, scratch: Path) -> ModelBundle:
     from pipeline_lib.training.checkpoints import read_metadata
 
     run_id, folder = run.info.run_id, Path(tempfile.mkdtemp(dir=scratch))
-    preparation = read_preparation(_download(run_id, PREPARATION, folder))
+    input_spec = read_input_spec(_download(run_id, INPUT_SPEC_FILE, folder))
     checkpoint = _download(run_id, f"checkpoint/{layout.CHECKPOINT}", folder)
     sha256 = read_metadata(checkpoint).features["weights_sha256"]
     parent = run.data.tags["mlflow.parentRunId"]
     backbone = _download(parent, f"{registry.backbone_folder(sha256)}/{layout.BACKBONE}", folder)
-    return ModelBundle(preparation, checkpoint, backbone)
+    return ModelBundle(input_spec, checkpoint, backbone)
 
 
 def _download(run_id: str, name: str, folder: Path) -> Path:
@@ -216,7 +216,7 @@ def download_model(uri: str, scratch: Path) -> ModelBundle:
     except (MlflowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{uri}: cannot be loaded from {tracking.current_uri()}: {reason}") from None
-    if not (model / "artifacts" / PREDICTOR / PREPARATION).is_file():
+    if not (model / "artifacts" / PREDICTOR / INPUT_SPEC_FILE).is_file():
         raise UserError(f"{uri}: not a model that this project registered")
     return ModelBundle.of_folder(model / "artifacts" / PREDICTOR)
 
@@ -249,5 +249,5 @@ def _same_features(one: ModelBundle, other: ModelBundle) -> bool:
     from pipeline_lib.training.checkpoints import read_metadata
 
     features = [read_metadata(bundle.checkpoint).features for bundle in (one, other)]
-    preparations = [bundle.preparation.model_dump(exclude={"name"}) for bundle in (one, other)]
+    preparations = [bundle.input_spec.model_dump(exclude={"name"}) for bundle in (one, other)]
     return preparations[0] == preparations[1] and features[0]["weights_sha256"] == features[1]["weights_sha256"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.predict.bundle import PREPARATION, ModelBundle
+from pipeline_lib.predict.bundle import INPUT_SPEC_FILE, ModelBundle
 from tasks.mlflow import tracking
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def log_bundles(parent_run_id: str, candidates: Iterable[Candidate], known: Cont
 
     backbones = {}
     for candidate in candidates:
-        tracking.log_json(candidate.run_id, candidate.bundle.preparation.model_dump(), PREPARATION)
+        tracking.log_json(candidate.run_id, candidate.bundle.input_spec.model_dump(), INPUT_SPEC_FILE)
         backbones[read_metadata(candidate.bundle.checkpoint).features["weights_sha256"]] = candidate.bundle.backbone
     new = {sha256: backbone for sha256, backbone in backbones.items() if sha256 not in known}
     for sha256, backbone in new.items():
@@ -111,7 +111,7 @@ def _log_model(candidate: Candidate) -> ModelInfo:
         folder.mkdir()
         candidate.bundle.save(folder)
         return mlflow.pyfunc.log_model(
-            name=candidate.bundle.preparation.name.replace(" ", "-"),
+            name=candidate.bundle.input_spec.name.replace(" ", "-"),
             python_model=str(SERVED_MODEL),
             artifacts={PREDICTOR: str(folder)},
             code_paths=[str(Path(pipeline_lib.__file__).parent)],

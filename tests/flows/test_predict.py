@@ -11,7 +11,7 @@ import pytest
 
 from flows.predict import _Job, predict
 from pipeline_lib.predict import predictor
-from pipeline_lib.predict.videos import AskedVideo
+from pipeline_lib.predict.videos import RequestedVideo
 from pipeline_lib.video import decoders
 from pipeline_lib.video.ffmpeg import VideoError
 from pipeline_lib.video.reading import VideoInfo
@@ -116,7 +116,7 @@ def test_a_decoder_that_is_killed_and_a_picture_that_is_too_large_cost_one_video
     assert run(videos, models["mean_pool"], tmp_path, output=tmp_path / "results") == 1
     rows = json.loads((tmp_path / "results" / "predictions.json").read_text(encoding="utf-8"))["videos"]
     assert [row["error"] for row in rows] == [
-        "its decoder was killed; if nobody did that, the machine ran out of memory",
+        "the decoder was killed, probably because the machine ran out of memory",
         "16384 x 16384 pixels, more than can be decoded here",
         None,
     ]
@@ -125,7 +125,7 @@ def test_a_decoder_that_is_killed_and_a_picture_that_is_too_large_cost_one_video
 
 def test_an_address_is_shown_without_its_signature(models, tmp_path, monkeypatch, capsys):
     local = write_video(tmp_path / "local.mp4", 9)
-    monkeypatch.setattr(AskedVideo, "fetch", lambda *_: local)
+    monkeypatch.setattr(RequestedVideo, "fetch", lambda *_: local)
     address = "https://me:password@host/a.mp4?signature=secret"
     assert run([address], models["mean_pool"], tmp_path, output=tmp_path / "results") == 0
     written = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "results").iterdir())

@@ -79,7 +79,7 @@ def single_thread() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _gpu_settings() -> None:
     """Have the settings that `choose_device` makes before the first work on a GPU."""
-    devices._settle()
+    devices._configure_gpu()
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,7 @@ def test_every_source_gives_its_model(tracked: Tracked, video: Path, tmp_path: P
         str(tmp_path / "folder"): conv_alstm,
     }.items():
         opened = loading.open_predictor(source, tracked.workspace)
-        assert opened.model == expected.bundle.preparation.name, source
+        assert opened.model == expected.bundle.input_spec.name, source
         assert opened.checkpoint_sha256 == file_sha256(expected.bundle.checkpoint)
         found = opened.predictor.predict(video).models[opened.model]
         wanted = Predictor([expected.bundle]).predict(video).models[opened.model]

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.artifacts import DigestCache, Recipe, Store, digest, file_sha256, find_drafts
+from pipeline_lib.artifacts import Recipe, Store, digest, file_sha256
 from pipeline_lib.artifacts import store as artifacts
+from pipeline_lib.artifacts.store import DigestCache, find_drafts
 from pipeline_lib.errors import UserError
 
 

@@ -174,7 +174,7 @@ def test_missing_file_and_saved_list_are_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
         build_backbone("vgg_small", str(tmp_path / "none.pth"), grid=7, seed=0)
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="holds no state dict"):
+    with pytest.raises(ValueError, match="has no state dict"):
         build_backbone("vgg_small", str(tmp_path / "list.pth"), grid=7, seed=0)
 
 

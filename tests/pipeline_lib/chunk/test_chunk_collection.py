@@ -217,7 +217,7 @@ def test_split_files_may_end_lines_in_other_ways(tmp_path: Path):
         ({"x": ""}, r"x_test_split1\.txt: does not list x/a \(nor 1 other video"),
         ({"x": "a 1 \nb 2 \na 1 \n"}, r"x_test_split1\.txt:3: a is listed twice"),
         ({"y": "a 1 \n"}, r"no split file for class x; add x_test_split1\.txt"),
-        ({}, r"no split file for chunk.fold = 1"),
+        ({}, r"no split file `<class>_test_split1.txt` for chunk.fold = 1"),
     ],
     ids=["unknown video", "empty file", "twice", "no file of the class", "no file"],
 )
@@ -236,7 +236,7 @@ def test_a_split_file_that_is_no_text(tmp_path: Path):
 
 
 def test_the_tutorial_needs_split_files(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"tutorial needs split files: give fetch.splits"):
+    with pytest.raises(ValueError, match=r"tutorial needs split files: set fetch.splits"):
         chunk(tmp_path, [write_shard(tmp_path / "shard", ["x/a"])], ChunkParams(protocol="tutorial"))
 
 
@@ -312,11 +312,11 @@ def test_a_class_that_is_all_in_quarantine_is_named(tmp_path: Path):
     ("content", "message"),
     [
         ("video,source\nx/a,s\n", "lacks 1 videos, such as x/b"),
-        ("x/a,s\nx/b,s\nx/a,t\n", ":3: names a second source for x/a"),
+        ("x/a,s\nx/b,s\nx/a,t\n", ":3: a second group for x/a"),
         ("x/a;s\n", ":1: 'x/a;s' is not accepted"),
         ("x/a,\n", ":1: 'x/a,' is not accepted"),
     ],
-    ids=["a video lacks", "two sources", "not CSV", "empty source"],
+    ids=["a video lacks", "two groups", "not CSV", "empty group"],
 )
 def test_a_table_of_groups_that_does_not_fit(tmp_path: Path, content: str, message: str):
     groups = tmp_path / "groups.csv"
@@ -339,8 +339,8 @@ def test_a_table_of_groups_beats_file_names(tmp_path: Path, header: str):
     ("rows", "message"),
     [
         ([("x", "train"), ("x", "val"), ("y", "test")], r"\(y\)"),
-        ([("x", "train"), ("x", "test")], "no clip is in the val split"),
-        ([("x", "train"), ("x", "val")], "no clip is in the test split"),
+        ([("x", "train"), ("x", "test")], "the val split has no clips"),
+        ([("x", "train"), ("x", "val")], "the test split has no clips"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before(rows: list[tuple[str, str]], message: str):

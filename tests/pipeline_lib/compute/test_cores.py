@@ -17,7 +17,7 @@ ROOT = Path(cores.__file__).parents[2]
 def sixty_four_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine of 64 cores, whose cgroups are in the folder that is returned."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
-    monkeypatch.setattr(cores, "CGROUPS_OF_PROCESS", tmp_path / "self")
+    monkeypatch.setattr(cores, "PROCESS_CGROUPS", tmp_path / "self")
     monkeypatch.setattr(cores, "CGROUPS", tmp_path / "cgroup")
     return tmp_path
 

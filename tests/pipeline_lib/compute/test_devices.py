@@ -41,14 +41,14 @@ def test_on_a_gpu_fp32_is_true_fp32_from_the_first_choice_on(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     monkeypatch.delenv(devices.CUBLAS_WORKSPACE, raising=False)
-    devices._settle.cache_clear()
+    devices._configure_gpu.cache_clear()
     devices.set_fp32_precision("none", "tf32", "tf32")
     choose_device("cpu")
     assert devices.fp32_precision() == ("none", "tf32", "tf32")
     for _ in range(2):
         choose_device("auto")
     assert devices.fp32_precision() == ("ieee", "ieee", "ieee")
-    assert devices._settle.cache_info().misses == 1
+    assert devices._configure_gpu.cache_info().misses == 1
     assert os.environ[devices.CUBLAS_WORKSPACE] == ":4096:8"
 
 

@@ -32,7 +32,7 @@ def test_one_cell_keeps_its_intervals():
     assert summary.standard_deviation == {}
 
 
-def test_mean_and_deviation_over_cells():
+def test_mean_and_deviation_over_training_runs():
     runs = [make_run("alstm", [1, 0], seed=0, macro_f1=0.2), make_run("lrcn", [1, 1], macro_f1=0.5)]
     runs += [make_run("alstm", [1, 1], seed=1, macro_f1=0.4), make_run("alstm", [1, 1], fold=2, macro_f1=0.9)]
     alstm, lrcn = summarise(runs)
@@ -47,7 +47,7 @@ def test_a_metric_that_one_cell_lacks_is_left_out():
     assert summarise(runs)[0].mean == {"video_accuracy": 1.0}
 
 
-def test_pair_of_single_cells():
+def test_pair_of_single_training_runs():
     first = make_run("alstm", [1, 1, 1, 1, 1, 1, 1, 0])
     second = make_run("lrcn", [0, 0, 0, 0, 0, 1, 0, 1])
     [pair] = compare([first, second], PARAMS)

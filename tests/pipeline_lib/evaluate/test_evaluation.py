@@ -171,7 +171,7 @@ def test_without_test_clips(checkpoint, feature_store, tmp_path):
 
 def test_a_class_the_model_does_not_know(checkpoint, feature_store, tmp_path):
     clips = feature_store.clips.replace({"class_name": {"sit": "yawn"}})
-    with pytest.raises(ValueError, match="does not know the class 'yawn'"):
+    with pytest.raises(ValueError, match="was not trained on the class 'yawn'"):
         evaluate(checkpoint, replace(feature_store, clips=clips), tmp_path)
 
 
@@ -180,7 +180,7 @@ def test_features_of_another_backbone_are_refused(checkpoint, feature_store, tmp
     other.write_bytes(feature_store.files[0].read_bytes())
     with h5py.File(other, "a") as file:
         file.attrs["weights_sha256"] = "b" * 64
-    with pytest.raises(ValueError, match=r"trained on features whose weights_sha256 is a+, these have b+"):
+    with pytest.raises(ValueError, match=r"trained on features with weights_sha256 a+, but these have b+"):
         evaluate(checkpoint, replace(feature_store, files=[other]), tmp_path)
 
 

@@ -31,7 +31,7 @@ class LooksAtOneCell(nn.Module):
 
 @dataclass
 class Clips:
-    """Clips of nothing but ones, in place of a `ClipSource`."""
+    """Clips of nothing but ones, in place of a `ClipLoader`."""
 
     valid_frames: list[int]
 
@@ -121,7 +121,7 @@ def test_a_clip_of_every_video_is_masked_up_to_a_limit(monkeypatch):
     rows = [(f"v{number}", first) for first in (30, 0) for number in range(20)]
     test = pd.DataFrame(rows, columns=["video", "first_frame"])
     assert choose_clips(test).tolist() == list(range(20, 40))
-    monkeypatch.setattr(masking, "MOST_VIDEOS", 6)
+    monkeypatch.setattr(masking, "MAX_VIDEOS", 6)
     chosen = set(test.loc[choose_clips(test), "video"])
     assert len(chosen) == 6
     shuffled = test.sample(frac=1, random_state=0).reset_index(drop=True)

@@ -121,7 +121,7 @@ def test_video_that_lost_a_frame_is_named_and_no_file_stays(shard: Path, tmp_pat
     videos = pd.read_parquet(copy / "videos.parquet")
     videos.loc[videos["video"] == "run/c.avi", "num_frames"] = 10
     videos.to_parquet(copy / "videos.parquet")
-    with pytest.raises(ValueError, match=r"run/c\.avi: decodes to 9 frames, videos\.parquet tells 10"):
+    with pytest.raises(ValueError, match=r"run/c\.avi: decoded 9 frames, but videos\.parquet lists 10"):
         extract_features(copy, tmp_path, PARAMS, CHUNK, fps=15.0)
     assert not (tmp_path / "features.h5").exists()
 
@@ -130,7 +130,7 @@ def test_damaged_video_is_named(shard: Path, tmp_path: Path) -> None:
     copy = tmp_path / "shard"
     shutil.copytree(shard, copy)
     (copy / "videos" / "run" / "c.avi.mp4").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"run/c\.avi: no longer decodes .*--refresh subsample"):
+    with pytest.raises(ValueError, match=r"run/c\.avi: can no longer be decoded .*--refresh subsample"):
         extract_features(copy, tmp_path, PARAMS, CHUNK, fps=15.0)
 
 

@@ -190,6 +190,6 @@ def test_when_no_mirror_works_one_line_names_each_with_its_reason(site: Site, fe
     assert str(caught.value) == (
         f"fetch.videos: could not be downloaded from {site.url}/gone.rar (answered with a web page, not an archive); "
         f"{site.url}/pointer.zip (answered with a Git LFS pointer, not an archive); {site.url}/damaged.zip "
-        "(it is not an archive (RAR, zip, 7z or tar), or it is cut short: get it again or name another file). "
+        "(it is not an archive (RAR, zip, 7z or tar), or it is truncated: download it again or give another file). "
         "Set fetch.videos to the path of a local copy or another address"
     )

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from pipeline_lib.heatmaps import render_heatmaps, rendering
-from pipeline_lib.heatmaps.rendering import Painter, plain_fitting
+from pipeline_lib.heatmaps.rendering import Painter, fitting_plain
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.video.reading import probe, read_frames
 from pipeline_lib.video.writing import VideoWriter
@@ -156,7 +156,7 @@ def test_original_aspect_has_even_sides_the_longer_as_asked(
         painter.label(labelled, "run", "run", 0.9)
     assert picture.size == drawn
     assert max(small.size) == 80
-    assert plain_fitting(size) == plain
+    assert fitting_plain(size) == plain
     if min(drawn) > 60:
         lower_left, lower_right = picture.getpixel((4, drawn[1] - 4)), picture.getpixel((drawn[0] - 4, drawn[1] - 4))
         assert np.ptp(lower_left) > 50

@@ -64,7 +64,7 @@ def test_mistakes_come_first_then_every_class_in_turn(store):
     assert [example.is_right for example in examples] == [False] * 2 + [True] * NUM_RIGHT  # NAMES[0] is not there
     assert [example.label for example in examples[:6]] == ["jump", "jump", "wave", "jump", "wave", "jump"]
     assert examples[0].video.read_text() == NAMES[2]
-    assert all(example.video.bundle[-4] == examples[0].video.bundle[-4] for example in examples)
+    assert all(example.video.parts[-4] == examples[0].video.parts[-4] for example in examples)
 
 
 def test_there_are_not_many_and_the_newest_evaluation_counts(store, monkeypatch):

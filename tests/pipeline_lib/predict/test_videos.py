@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_lib.predict import videos
-from pipeline_lib.predict.videos import AskedVideo, find_videos
+from pipeline_lib.predict.videos import RequestedVideo, find_videos
 from pipeline_lib.video.ffmpeg import VideoError
 
 
@@ -40,9 +40,9 @@ def test_a_folder_means_all_videos_inside(tmp_path):
 def test_a_file_is_taken_whatever_it_is_called_and_a_file_address_too(tmp_path):
     path = tmp_path / "holiday #1 (é)"
     path.touch()
-    assert find_videos([str(path)]) == find_videos([path.as_uri()]) == [AskedVideo(str(path))]
-    assert AskedVideo(str(path)).stem == "holiday_1_é"
-    assert AskedVideo(str(path)).fetch(tmp_path) == path
+    assert find_videos([str(path)]) == find_videos([path.as_uri()]) == [RequestedVideo(str(path))]
+    assert RequestedVideo(str(path)).stem == "holiday_1_é"
+    assert RequestedVideo(str(path)).fetch(tmp_path) == path
 
 
 def test_an_address_is_downloaded(site, video, tmp_path):
@@ -55,15 +55,15 @@ def test_an_address_is_downloaded(site, video, tmp_path):
 
 def test_an_address_that_gives_no_video_is_one_clear_line(site, tmp_path):
     with pytest.raises(ValueError, match="HTTP 404"):
-        AskedVideo(f"{site}/none.mp4").fetch(tmp_path)
+        RequestedVideo(f"{site}/none.mp4").fetch(tmp_path)
     with pytest.raises(ValueError, match="web page"):
-        AskedVideo(f"{site}/").fetch(tmp_path)
+        RequestedVideo(f"{site}/").fetch(tmp_path)
 
 
 def test_a_download_beyond_the_limit_is_refused_as_soon_as_its_size_is_known(site, tmp_path, monkeypatch):
     monkeypatch.setattr(videos, "MAX_DOWNLOAD_BYTES", 2_000)
     (asked,) = find_videos([f"{site}/%231%20(%C3%BC).mp4"])
-    with pytest.raises(VideoError, match=r"^larger than the 0 MB that are downloaded; give it as a file$"):
+    with pytest.raises(VideoError, match=r"^larger than the limit of 0 MB for downloads; download it and give the file$"):
         asked.fetch(tmp_path)
 
 

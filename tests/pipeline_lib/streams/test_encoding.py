@@ -11,7 +11,7 @@ import torch
 
 from pipeline_lib.backbones.build import Backbone, build_backbone
 from pipeline_lib.streams import encoding
-from pipeline_lib.streams.encoding import Encoded, FrameEncoder, batches, default_batch, normalise, resize
+from pipeline_lib.streams.encoding import FrameEncoder, PendingFeatures, batches, default_batch, normalise, resize
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -78,7 +78,7 @@ def test_batch_that_does_not_fit_is_halved_and_stays_so(
     tried: list[int] = []
     run = encoder._encode_batch
 
-    def limited(batch: list[np.ndarray]) -> Encoded:
+    def limited(batch: list[np.ndarray]) -> PendingFeatures:
         tried.append(sum(map(len, batch)))
         if tried[-1] > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -89,11 +89,11 @@ def test_batch_that_does_not_fit_is_halved_and_stays_so(
     np.testing.assert_allclose(features_NKKD.astype(float), expected_NKKD.astype(float), rtol=1e-2, atol=1e-3)
     assert encoder.batch_frames == 2
     assert tried == [8, 4, 2, 2, 2, 2]
-    assert "batches halved to 2 frames" in caplog.text
+    assert "batch size halved to 2 frames" in caplog.text
 
 
 def test_single_frame_that_does_not_fit_is_an_error(encoder: FrameEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(batch: list[np.ndarray]) -> Encoded:
+    def full(batch: list[np.ndarray]) -> PendingFeatures:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(encoder, "_encode_batch", full)
@@ -109,14 +109,14 @@ def test_bf16_stays_near_fp32(backbone: Backbone, encoder: FrameEncoder) -> None
 
 
 def test_the_time_it_takes_is_told(encoder: FrameEncoder) -> None:
-    [encoded] = encoder.encode(make_frames(3))
-    assert 0 < encoded.seconds < 60
+    [features] = encoder.encode(make_frames(3))
+    assert 0 < features.seconds < 60
 
 
 def test_features_beyond_fp16_are_an_error(encoder: FrameEncoder) -> None:
     with torch.no_grad():
         encoder.backbone.extractor.features[-2].weight.fill_(1e9)
-    with pytest.raises(ValueError, match="beyond fp16"):
+    with pytest.raises(ValueError, match="overflow fp16"):
         encode(encoder, make_frames(1))
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline_lib.artifacts import layout
-from pipeline_lib.artifacts.tables import SourceVideo
+from pipeline_lib.artifacts.tables import CollectionVideo
 from pipeline_lib.params import SubsampleParams
 from pipeline_lib.subsample import check_quarantine, subsample_shard
 from pipeline_lib.video.ffmpeg import ffmpeg_path
@@ -34,8 +34,8 @@ def write_video(path: Path, num_frames: int = 10) -> None:
             video.write(np.full((16, 32, 3), 20 * number % 256, np.uint8))
 
 
-def source(video: str) -> SourceVideo:
-    return SourceVideo(video, video.split("/")[0], "0" * 64)
+def source(video: str) -> CollectionVideo:
+    return CollectionVideo(video, video.split("/")[0], "0" * 64)
 
 
 def test_untamed_names_are_only_names(tmp_path: Path):

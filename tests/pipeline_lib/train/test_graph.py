@@ -75,7 +75,7 @@ def test_warming_up_leaves_no_trace(steps_before):
         for number in range(steps_before):
             trainer._step(make_batch(number))
         if warms_up:
-            with graphed._as_before():
+            with graphed._restored_afterwards():
                 for number in range(3):
                     trainer._step(make_batch(number + 7))
         runs.append([trainer._step(make_batch(number)).tolist() for number in range(4)])
@@ -87,7 +87,7 @@ def test_a_short_batch_is_filled_up_with_clips_that_count_for_nothing():
     trainer = make_trainer("alstm", "cpu")
     trainer.network.eval()
     short = Batch(*(tensor[:5] for tensor in make_batch(0)))
-    filled = graphed_on_cpu(trainer)._fill_up(short)
+    filled = graphed_on_cpu(trainer)._pad(short)
     assert [len(tensor) for tensor in filled] == [16, 16, 16]
     before = {key: value.clone() for key, value in trainer.network.state_dict().items()}
     results = []

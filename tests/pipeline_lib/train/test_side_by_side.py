@@ -28,7 +28,7 @@ from pipeline_lib.streams.feature_files import FeatureWriter
 from pipeline_lib.train import train_model, training
 from pipeline_lib.train.trainer import Trainer
 from pipeline_lib.training import batches
-from pipeline_lib.training.batches import Batch, ClipSource
+from pipeline_lib.training.batches import Batch, ClipLoader
 from pipeline_lib.training.inference import infer
 
 pytestmark = pytest.mark.integration
@@ -218,7 +218,7 @@ class FromMemory:
 def test_inference_is_exact_while_another_thread_captures(model: str) -> None:
     gpu = torch.device("cuda")
     clips, features_NTKKD = draw_clips(64)
-    source = ClipSource(FromMemory(clips, features_NTKKD), clips, CLASSES, gpu, in_memory=True)  # type: ignore[arg-type]
+    source = ClipLoader(FromMemory(clips, features_NTKKD), clips, CLASSES, gpu, in_memory=True)  # type: ignore[arg-type]
     network = make_trainer(1, model).network
 
     def logits() -> torch.Tensor:
@@ -280,7 +280,7 @@ def test_the_features_are_on_the_gpu_once(tmp_path: Path, store: Store) -> None:
     def meet(row: dict[str, Any]) -> None:
         if row["epoch"] == 1:
             together.wait(120)
-            copies.append([loaded.features_NTKKD.device.type for loaded in list(batches._loaded.values())])
+            copies.append([loaded.features_NTKKD.device.type for loaded in list(batches._cache.values())])
 
     with ThreadPoolExecutor(2) as pool:
         trainings = [params_of("alstm", "cuda", seed) for seed in range(2)]
@@ -297,6 +297,6 @@ def test_a_training_that_is_over_leaves_nothing_in_memory(tmp_path: Path, store:
     gc.disable()
     try:
         train(store, tmp_path, params_of("alstm", device))
-        assert not batches._loaded
+        assert not batches._cache
     finally:
         gc.enable()

@@ -11,7 +11,7 @@ from pipeline_lib.params import MODELS, TrainParams
 from pipeline_lib.streams.feature_files import FeatureReader
 from pipeline_lib.train import train_model, training
 from pipeline_lib.train.trainer import Trainer, make_optimizer
-from pipeline_lib.training.batches import ClipSource
+from pipeline_lib.training.batches import ClipLoader
 from pipeline_lib.training.checkpoints import load_checkpoint
 
 pytestmark = [pytest.mark.usefixtures("single_thread"), pytest.mark.integration]
@@ -88,7 +88,7 @@ def test_streaming_gives_the_same_weights_as_memory(tmp_path, feature_store, mod
 def test_every_training_clip_is_visited_once_an_epoch(feature_store):
     train_clips = feature_store.clips[feature_store.clips["split"] == "train"]
     with FeatureReader(feature_store.files) as reader:
-        source = ClipSource(reader, train_clips, ("brush_hair", "sit", "walk & wave"), torch.device("cpu"), in_memory=True)
+        source = ClipLoader(reader, train_clips, ("brush_hair", "sit", "walk & wave"), torch.device("cpu"), in_memory=True)
         order = torch.randperm(36, generator=torch.Generator().manual_seed(0))
         batches = list(source.batches(16, order))
     assert [len(batch.labels_B) for batch in batches] == [16, 16, 4]

@@ -81,7 +81,7 @@ def test_what_is_no_checkpoint_is_one_clear_line(tmp_path, bad):
 def test_logging_a_models_parts_takes_no_more_than_its_checkpoint_does() -> None:
     """A rerun, which loads nothing else, takes seconds less for it: torchvision alone is two."""
     others = ("torchvision", "h5py", "pandas", "scipy", "sklearn", "psutil", "av", "ffmpeg", "prefect")
-    modules = "pipeline_lib.predict.origin, tasks.mlflow.registry"
+    modules = "pipeline_lib.predict.provenance, tasks.mlflow.registry"
     code = f"import sys, {modules}; print([name for name in {others} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -71,8 +71,8 @@ def test_what_is_left_unread_is_not_the_next_videos(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (VideoError("cut off"), r"^bad: no longer decodes \(cut off\); run with `--refresh subsample`$"),
-        (DecoderDiedError("its decoder was killed"), "^bad: its decoder was killed$"),
+        (VideoError("cut off"), r"^bad: can no longer be decoded \(cut off\); run with `--refresh subsample`$"),
+        (DecoderDiedError("the decoder was killed"), "^bad: the decoder was killed$"),
     ],
 )
 def test_a_video_that_fails_is_named_and_its_worker_goes_on(monkeypatch, error, message) -> None:

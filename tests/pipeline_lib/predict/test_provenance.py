@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from pipeline_lib.artifacts import Artifact, Recipe, Store
 from pipeline_lib.backbones.build import build_backbone
-from pipeline_lib.predict.origin import bundle_of_training, find_training
 from pipeline_lib.predict.predictor import Predictor
+from pipeline_lib.predict.provenance import bundle_of_training, find_training
 from tests.models import GRID, make_bundle
 
 BACKBONE = {"backbone": "vgg_small", "image_size": 32, "grid": GRID, "precision": "fp32", "seed": 3}
@@ -58,7 +58,7 @@ def test_a_tuned_backbone_is_found_and_the_clips_are_as_they_were(workspace):
     trained = workspace.train("random", 5, tuned=True)
     bundle = bundle_of_training(workspace.store, trained, "alstm fold 1")
     assert bundle.backbone.parent.parent.name == "finetune"
-    assert bundle.preparation.model_dump() == {"format": 1, "name": "alstm fold 1", "fps": 15.0, "crf": 20, "frames": 6}
+    assert bundle.input_spec.model_dump() == {"format": 1, "name": "alstm fold 1", "fps": 15.0, "crf": 20, "frames": 6}
     assert Predictor([bundle], device="cpu").models == ("alstm fold 1",)
 
 
@@ -72,7 +72,7 @@ def test_random_weights_are_made_again_once(workspace, monkeypatch):
 
 def test_other_weights_than_those_trained_on_are_refused(workspace):
     trained = workspace.train("random", 4, tuned=False)
-    with pytest.raises(ValueError, match=r"of other weights than `features\.weights: random` gives now"):
+    with pytest.raises(ValueError, match=r"with other weights than `features\.weights: random` now has"):
         bundle_of_training(workspace.store, trained)
     assert not (workspace.store.workspace / "backbones").exists()
 
@@ -82,7 +82,7 @@ def test_a_weights_file_is_found_by_its_digest(workspace, tmp_path):
     save_file(build_backbone("vgg_small", "random", grid=GRID, seed=8).extractor.state_dict(), path)
     trained = workspace.train(f"sha256 {workspace.store.digests.sha256(path)}", 8, tuned=False)
     path.rename(tmp_path / "away")
-    with pytest.raises(ValueError, match="no longer where it was"):
+    with pytest.raises(ValueError, match="was moved or deleted; put it back"):
         bundle_of_training(workspace.store, trained)
     (tmp_path / "away").rename(path)
     Predictor([bundle_of_training(workspace.store, trained)], device="cpu")
@@ -103,5 +103,5 @@ def test_a_copied_checkpoint_is_recognised_and_a_strangers_is_not(workspace, tmp
 def test_an_artifact_that_is_gone_is_named(workspace, stage):
     trained = workspace.train("random", 5, tuned=True)
     shutil.rmtree(workspace.store.workspace / "artifacts" / stage)
-    with pytest.raises(ValueError, match=f"the {stage} artifact it was made from is gone"):
+    with pytest.raises(ValueError, match=f"the {stage} artifact it was made from is no longer in"):
         bundle_of_training(workspace.store, trained)
