@@ -43,7 +43,7 @@ def test_one_that_goes_away_costs_a_warning(copy_of_finished, server, caplog, mo
     told = warnings(caplog)
     assert len(told) <= 2  # one when it is noticed, if that is before the end, and one at the end
     assert all(line.startswith(f"MLflow at {server.uri} does not answer; ") for line in told)
-    assert "records of this run are not written: " in told[-1]
+    assert "records of this run were not written: " in told[-1]
 
 
 def test_system_metrics_do_not_fail_the_run_either(copy_of_finished, server, caplog):

@@ -93,7 +93,7 @@ def test_down_stops_them_and_nothing_else(services):
     finally:
         bystander.kill()
         bystander.wait()
-    assert "nothing" in command("flows.cli", "down", "--workspace", workspace).stdout
+    assert "no servers of this workspace are running" in command("flows.cli", "down", "--workspace", workspace).stdout
 
 
 def test_down_leaves_a_process_alone_that_took_over_the_number(tmp_path):

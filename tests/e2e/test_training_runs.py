@@ -103,7 +103,7 @@ def test_the_best_of_a_search_is_tested_beside_the_default(searched):
     assert list(summary["models"]) == ["alstm", "alstm_tuned", "mean_pool"]
     assert summary["stages"]["sweep"]["cache"] == "miss"
     page = Path(summary["report"]).read_text(encoding="utf-8")
-    assert "Search: alstm" in page
+    assert "Hyper-parameter search of alstm" in page
 
 
 def test_trials_are_children_of_the_search(searched):
