@@ -87,13 +87,14 @@ def test_a_model_whose_heatmaps_fail_and_controls_that_fail_leave_the_rest(copy_
     break_work(monkeypatch, "pipeline_lib.evaluate.evaluate_controls", None, ValueError("no control"))
     from pipeline_lib import heatmaps
 
-    drawn = heatmaps.render_heatmaps
+    drawn, outcomes = heatmaps.render_heatmaps, iter([OSError("no space")])
 
-    def break_the_second(*args, **kwargs):
-        monkeypatch.setattr(heatmaps, "render_heatmaps", drawn)
-        raise OSError("no space")
+    def break_the_first(*args, **kwargs):
+        if error := next(outcomes, None):
+            raise error
+        return drawn(*args, **kwargs)
 
-    monkeypatch.setattr(heatmaps, "render_heatmaps", break_the_second)
+    monkeypatch.setattr(heatmaps, "render_heatmaps", break_the_first)
     failures, client, parent, children = run_and_fail(pipeline)
     assert len(failures) == 2
     assert "controls fold 1 failed: ValueError: no control" in failures

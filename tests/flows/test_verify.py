@@ -87,6 +87,6 @@ def test_a_stopped_command_does_not_read_on(store, monkeypatch):
 
 
 def test_a_folder_that_is_no_workspace_is_named(tmp_path):
-    with pytest.raises(UserError, match="no artifacts there; name the folder"):
+    with pytest.raises(UserError, match="no artifacts there; give the workspace of your runs"):
         verify(tmp_path / "typo")
     assert list(tmp_path.iterdir()) == []
