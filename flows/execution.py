@@ -1,7 +1,7 @@
-"""How a run's work is submitted, watched and judged.
+"""Submission of a run's tasks, and what their failures mean.
 
-Work that the whole run needs ends it when it fails. Work of one model, and the controls, do not: the rest goes on to its end
-(docs/decisions/2026-11-29-failures.md).
+A failed task that all models need ends the run. A failed task of one model, or of the controls, does not: the other tasks
+are finished first (docs/decisions/2026-11-29-failures.md).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 Future = PrefectFuture[Ref]
 ISOLATED = ("train", "evaluate", "controls", "results", "heatmaps")
-"""Kinds of work whose failure leaves the rest of the run going."""
+"""Kinds of work whose failure does not end the run."""
 STAGE_OF = {"quarantine": "subsample", "check": "train", "controls": "evaluate", "results": "evaluate"}
-"""The stages of those kinds of work that are not called as their stage is."""
+"""Stage of each kind of work that is not named after its stage."""
 
 
 class StageReached(Exception):  # noqa: N818 - not an error: the stage asked for has been submitted
@@ -38,36 +38,36 @@ class StageReached(Exception):  # noqa: N818 - not an error: the stage asked for
 
 
 class FailedWorkError(UserError):
-    """Some of the run's work failed, and the rest was done; a line each."""
+    """Some tasks failed, and all others finished; one line a failure."""
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage's tasks returned, in the order of their submission."""
+    """What a stage's tasks returned, in order of submission."""
 
     refs: list[Ref]
 
     @property
     def cache(self) -> str:
-        """`hit` if nothing was made, `miss` if everything was, else `partial`."""
+        """`hit` if all artifacts were found in the cache, `miss` if none was, else `partial`."""
         made = {ref.made for ref in self.refs}
         return "partial" if len(made) == 2 else "miss" if made == {True} else "hit"
 
     @property
     def seconds(self) -> float:
-        """Time spent on what was made in this run."""
+        """Time spent on artifacts made in this run."""
         return sum(ref.seconds for ref in self.refs if ref.made)
 
 
 @dataclass(frozen=True)
 class Work:
-    """A task of the run."""
+    """A submitted task of the run."""
 
     kind: str
     key: Any
-    """What tells it from others of its kind: a shard, a fold, a model's name, fold and seed."""
+    """Unique among tasks of its kind: a shard, a fold, or a model's name, fold and seed."""
     label: str
-    """What it is for, in words; empty if it is the only one of its kind."""
+    """Readable form of the key; empty if it is the only one of its kind."""
     future: PrefectFuture[Any]
 
     @property
@@ -76,9 +76,9 @@ class Work:
         return STAGE_OF.get(self.kind, self.kind)
 
     def result(self) -> Ref | None:
-        """Return the finished task's reference; None of a check, or if it did not begin because work before it failed.
+        """Wait for the task and return its reference; None for a check, or if the task never started because an input failed.
 
-        A cached reference still says that it was made, in the run that made it, so it is set right.
+        A reference from Prefect's cache still has `made=True` from the run that made it, so it is corrected here.
         """
         self.future.wait()
         if self.future.state.name == "NotReady":
@@ -87,7 +87,7 @@ class Work:
             ref = self.future.result()
         except WorkerLostError as error:
             raise UserError(
-                f"{error}, {1 + RETRIES} times; what is finished is kept: run again, with more memory or fewer training runs "
+                f"{error}, {1 + RETRIES} times; finished work is kept: run again, with more memory or fewer training runs "
                 "side by side (train.workers)"
             ) from None
         return ref.model_copy(update={"made": False}) if ref and self.future.state.name == "Cached" else ref
@@ -95,22 +95,22 @@ class Work:
 
 @dataclass
 class Execution:
-    """Stages under way."""
+    """The tasks of a run in progress."""
 
     params: Params
     context: Context
     until: str | None
     works: list[Work] = field(default_factory=list)
     refs: defaultdict[str, dict[Any, Ref]] = field(default_factory=lambda: defaultdict(dict))
-    """What finished work returned, by its kind and key."""
+    """References that finished tasks returned, by kind and key."""
     results: dict[str, StageResult] = field(default_factory=dict)
-    """The stages that are over, as far as they did not fail."""
+    """Finished stages with at least one artifact."""
     failures: list[str] = field(default_factory=list)
-    """A line for each failure that left the rest going."""
+    """One line for each failure that did not end the run."""
     _num_open: Counter[str] = field(default_factory=Counter)
-    """Work under way, by stage."""
+    """Number of unfinished tasks of each stage."""
     _stored: dict[Task[..., Ref], Task[..., Ref]] = field(default_factory=dict)
-    """The tasks as they are submitted: with their results in the workspace."""
+    """Each task with its Prefect results stored in the workspace."""
     _ended: SimpleQueue[Work] = field(default_factory=SimpleQueue)
 
     def submit(
@@ -122,13 +122,17 @@ class Execution:
         wait_for: Sequence[PrefectFuture[Any]] = (),
         **inputs: Any,
     ) -> Future:
-        """Submit the task of an artifact, unless the run ends before its stage."""
-        if task not in self._stored:  # it takes Prefect milliseconds, for hundreds of shards
+        """Submit a task that returns an artifact.
+
+        Raises:
+            StageReached: the run ends before the task's stage.
+        """
+        if task not in self._stored:  # takes milliseconds, and there are hundreds of shards
             self._stored[task] = task.with_options(result_storage=self.context.results)
         return self._submit(kind, self._stored[task], key, label, wait_for, inputs)
 
     def check(self, kind: str, task: Task[..., None], key: Hashable = None, **inputs: Any) -> PrefectFuture[Any]:
-        """Submit a task that makes nothing, and fails if the run cannot go on."""
+        """Submit a task without an artifact, which fails if the run cannot continue."""
         return self._submit(kind, task, key, "", (), inputs)
 
     def _submit(
@@ -150,21 +154,21 @@ class Execution:
         return work.future
 
     def stop_after(self, stage: str) -> None:
-        """End the flow's body here if it is to end after this stage."""
+        """End the flow's body here if `until` is this stage or an earlier one."""
         if self.until and STAGES.index(stage) >= STAGES.index(self.until):
             raise StageReached
 
     def gather(self) -> None:
-        """Wait for all work, and record each piece as it ends."""
+        """Wait for all tasks, and record each as it ends."""
         self._settle_until(lambda: not self._num_open.total())
 
     def gather_stage(self, stage: str) -> StageResult:
-        """Wait for a stage, and record each piece of work that ends meanwhile, of whichever stage."""
+        """Wait for a stage, and record each task that ends meanwhile, whatever its stage."""
         self._settle_until(lambda: not self._num_open[stage])
         return self.results[stage]
 
     def settle_ended(self) -> None:
-        """Record the work that has ended already, and submit no more: the run is about to fail."""
+        """Record the tasks that have ended already, and submit no more, because the run is about to fail."""
         self.until = STAGES[0]
         while not self._ended.empty():
             with suppress(Exception):
@@ -175,10 +179,10 @@ class Execution:
             self._settle(self._ended.get())
 
     def _settle(self, work: Work) -> None:
-        """Judge work that has ended, and close its stage with the last of it.
+        """Record a task that has ended, and close its stage after the last one.
 
         Raises:
-            Exception: what ended work that the run needs.
+            Exception: what the task raised, if all models need it.
         """
         self._num_open[work.stage] -= 1
         is_failure = False
@@ -196,7 +200,7 @@ class Execution:
             self._close_stage(work.stage)
 
     def _add_failure(self, work: Work, error: Exception) -> None:
-        """Note and log a failure; of one that is no user's mistake, with its traceback."""
+        """Record and log a failure, with its traceback unless it is a UserError."""
         is_bug = not isinstance(error, UserError)
         reason = redact_text(next(iter(str(error).splitlines()), ""))
         name = " ".join(filter(None, (work.kind, work.label)))
@@ -213,16 +217,16 @@ class Execution:
             self.stage_over(stage, self.results[stage])
 
     def raise_failures(self) -> None:
-        """Fail if any work did.
+        """Fail if any task failed.
 
         Raises:
-            FailedWorkError: a line for each failure.
+            FailedWorkError: with one line for each failure.
         """
         if self.failures:
             raise FailedWorkError("\n".join(self.failures))
 
     def ended(self, work: Work, ref: Ref | None, *, is_failure: bool) -> None:
-        """Do what is to be done when work has ended, which may be to submit more."""
+        """Hook: called when a task has ended; may submit more tasks."""
 
     def stage_over(self, stage: str, result: StageResult) -> None:
-        """Do what is to be done when a stage is over."""
+        """Hook: called when a stage has ended with at least one artifact."""

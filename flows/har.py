@@ -22,13 +22,13 @@ def har(
     """Take a video collection from its archive to trained, evaluated and explained models.
 
     Args:
-        params: path of a parameter file, or the name of one that comes with the project.
-        settings: `section.key=value` settings applied over the file.
+        params: path of a parameter file, or the name of one that ships with the project.
+        settings: `section.key=value` pairs that override the file.
         until: last stage to run, with all stages before it.
-        refresh: stages to recompute even if their artifacts exist.
+        refresh: stages to recompute even if their artifacts are in the cache.
 
     Returns:
-        The run's summary: dataset, stages with cache hits, models with accuracies, MLflow ids, report.
+        The run's summary: data set, stages with cache hits, models with accuracies, MLflow ids, report.
     """
     with open_run(load_params(params, reveal(settings or ())), until=until, refresh=refresh or ()) as run:
         collection = run.fetch()
@@ -36,8 +36,8 @@ def har(
         clips = run.chunk(collection, shards)
         backbones = run.finetune(clips, shards)
         features = run.features(shards, backbones)
-        found = run.sweep(clips, features)
-        models = run.train(clips, features, found)
+        overrides = run.sweep(clips, features)
+        models = run.train(clips, features, overrides)
         scores = run.evaluate(models, clips, features, shards, collection)
         run.heatmaps(scores, shards)
         run.report()

@@ -1,4 +1,4 @@
-"""What a run trains and tests: each model on each fold with each seed, and what a sweep found beside it."""
+"""What a run trains and tests: each model on each fold with each seed, with default and swept hyper-parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline_lib.params import ModelName, ModelParams, Params, TrainParams
 from tasks.features import SideBySide
 
 RunKey = tuple[str, int, int]
-"""A training_run's name, fold and seed."""
+"""Name, fold and seed of a training run."""
 Overrides = Mapping[ModelName, Mapping[str, Any]]
 """The best hyper-parameters that a sweep found, by model."""
 
@@ -35,12 +35,12 @@ class TrainingRun:
 
     @property
     def key(self) -> RunKey:
-        """What tells it from the run's other training_runs."""
+        """Unique among the training runs of a run."""
         return self.name, self.fold, self.seed
 
 
 def plan_training_runs(params: Params, found: Overrides) -> list[TrainingRun]:
-    """Return the run's training_runs; the first one of each name is the one that is drawn and shown."""
+    """Return all training runs of a run; only the first of each name is drawn and shown."""
     return [
         TrainingRun(name, fold, seed, train.of(model, seed), _label(name, fold, seed, params))
         for model, name, train in _variants(params.train, found)
@@ -50,10 +50,10 @@ def plan_training_runs(params: Params, found: Overrides) -> list[TrainingRun]:
 
 
 def first_of_each_name(training_runs: Iterable[TrainingRun]) -> list[TrainingRun]:
-    """Return the first training_run of each name: the one that is drawn and shown."""
+    """Return the first training run of each name: the one that is drawn and shown."""
     first: dict[str, TrainingRun] = {}
-    for training_run in training_runs:
-        first.setdefault(training_run.name, training_run)
+    for training in training_runs:
+        first.setdefault(training.name, training)
     return list(first.values())
 
 
@@ -65,7 +65,7 @@ def _variants(train: TrainParams, found: Overrides) -> Iterator[tuple[ModelName,
 
 
 def with_overrides(train: TrainParams, found: Overrides) -> TrainParams:
-    """Return the parameters with a sweep's findings over them."""
+    """Return the parameters, overridden by the best hyper-parameters of a sweep."""
     overrides = {**train.overrides, **{model: {**train.overrides.get(model, {}), **values} for model, values in found.items()}}
     return train.model_copy(update={"overrides": overrides})
 
@@ -77,15 +77,15 @@ def _label(name: str, fold: int, seed: int, params: Params) -> str:
 
 
 def best_training_run(training_runs: Sequence[TrainingRun], counts: Sequence[Mapping[str, Any]]) -> int:
-    """Return the index of the best training run: of the model with the best means, the first fold's best seed.
+    """Return the index of the best training run: the best seed on the first fold of the model with the best mean.
 
-    Every fold has a validation split of its own, and one may be easier than another. So folds are averaged, which is fair to
-    models that were trained on all of them, but never compared. Better is higher validation accuracy; at equal accuracy a
-    model that shows where it looked, then smaller calibrated validation loss.
+    Each fold has its own validation split, and one may be easier than another. So a model is scored by its mean over folds,
+    and folds are never compared. The order is: higher validation accuracy, then attention, then lower calibrated validation
+    loss.
 
     Args:
-        training_runs: all training_runs of a run.
-        counts: what training each of them counted.
+        training_runs: all training runs of a run.
+        counts: the counts of each train artifact, in the same order.
     """
 
     def score(indices: list[int]) -> tuple[float, bool, float]:
@@ -94,29 +94,29 @@ def best_training_run(training_runs: Sequence[TrainingRun], counts: Sequence[Map
         return accuracy, training_runs[indices[0]].params.attends, -loss
 
     by_name: dict[str, list[int]] = {}
-    for index, training_run in enumerate(training_runs):
-        by_name.setdefault(training_run.name, []).append(index)
+    for index, training in enumerate(training_runs):
+        by_name.setdefault(training.name, []).append(index)
     best: list[int] = max(by_name.values(), key=score)
     first_fold = [index for index in best if training_runs[index].fold == training_runs[best[0]].fold]
     return max(first_fold, key=lambda index: score([index]))
 
 
 def side_by_side(params: Params) -> SideBySide:
-    """Return how many training runs of one kind may run side by side: what was asked for, or one a fold and seed."""
+    """Return how many training runs of one model may run concurrently: `train.workers`, or one a fold and seed."""
     if params.train.workers:
         return SideBySide(params.train.workers, is_limit=True)
     return SideBySide(len(params.chunk.folds) * len(params.train.all_seeds), is_limit=False)
 
 
 def engine_for(params: Params) -> AbstractContextManager[None]:
-    """Open the engine of a run: this process, or Ray where there are several places to work."""
+    """Open the engine of a run: this process, or Ray if the run uses several GPUs or processes."""
     address = params.run.engine or ("auto" if "RAY_ADDRESS" in os.environ else None)
     num_gpus = count_gpus()
     return open_engine(address, is_local_ray=_has_several_places(params, num_gpus), num_gpus=num_gpus)
 
 
 def _has_several_places(params: Params, num_gpus: int) -> bool:
-    """Return whether the run works on several GPUs, or in several processes on the CPU."""
+    """Return whether the run uses several GPUs, or several processes on the CPU."""
     if num_gpus and params.train.device != "cpu":
         return num_gpus > 1
     number, is_limit = side_by_side(params)

@@ -1,7 +1,7 @@
-"""One run of the pipeline: submits each stage's tasks, watches them, and tells MLflow, Prefect and the terminal.
+"""One run of the pipeline: submits each stage's tasks, waits for them, and reports to MLflow, Prefect and the terminal.
 
-Stages are submitted at once and Prefect starts each task when what it needs is there, so that shards flow from one stage into
-the next. Only `fetch` is waited for, since it says how many shards there are, and `sweep`, since it says what to train.
+All stages are submitted at once. Prefect starts a task when its inputs are ready, so a shard does not wait for other shards.
+Before the report, the flow waits for two stages only: `fetch` determines the shards, and `sweep` determines what to train.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ FeaturesByFold = Mapping[int, Sequence[Future]]
 
 @dataclass
 class Run(RunState):
-    """A run under way. Its methods carry the names of the stages."""
+    """A run in progress, with one method a stage."""
 
     record: records.Record = field(kw_only=True)
     _num_works: Counter[RunKey] = field(default_factory=Counter)
-    """Work under way, by the training_run that it is of."""
+    """Number of unfinished tasks of each training run."""
     _failed: set[RunKey] = field(default_factory=set)
-    """The training_runs of which some work failed."""
+    """Training runs with a failed task."""
 
     def fetch(self) -> Ref:
         """Fetch the collection and wait for it."""
@@ -79,7 +79,7 @@ class Run(RunState):
         ]
 
     def chunk(self, collection: Ref, shards: Sequence[Future]) -> ByFold:
-        """Cut clips, and assign them to splits for each fold, once it is sure that not too many videos are lost."""
+        """Cut clips and assign them to splits for each fold, after the check on undecodable videos."""
         quarantine = self.check("quarantine", tasks.subsample.quarantine, shards=shards, params=self.params.subsample)
         return {
             fold: self.submit(
@@ -95,7 +95,7 @@ class Run(RunState):
         }
 
     def finetune(self, clips: ByFold, shards: Sequence[Future]) -> ByFold:
-        """Tune the backbone on each fold's training split, if the parameters ask for it."""
+        """Fine-tune the backbone on each fold's training split, if enabled."""
         if not self.params.finetune.enabled:
             self.stop_after("finetune")
             return {}
@@ -114,7 +114,7 @@ class Run(RunState):
         }
 
     def features(self, shards: Sequence[Future], backbones: ByFold) -> FeaturesByFold:
-        """Extract features shard by shard, each as soon as its frames are there: once for all folds, or for each its own."""
+        """Extract the features of each shard: once for all folds, or once a fold if the backbone is fine-tuned."""
         if backbones:
             return {fold: self._extract(shards, backbone, fold) for fold, backbone in backbones.items()}
         return dict.fromkeys(self.params.chunk.folds, self._extract(shards))
@@ -136,7 +136,7 @@ class Run(RunState):
         ]
 
     def sweep(self, clips: ByFold, features: FeaturesByFold) -> Overrides:
-        """Search hyper-parameters on the first fold, if the parameters ask for it, and wait for what is found."""
+        """Search hyper-parameters on the first fold, if enabled, and wait for the best of each model."""
         if not self.params.sweep.enabled:
             self.stop_after("sweep")
             return {}
@@ -160,41 +160,41 @@ class Run(RunState):
         self.found = {model: tasks.sweep.read_best(self.refs["sweep"][model].directory(self.context)) for model in models}
         return self.found
 
-    def train(self, clips: ByFold, features: FeaturesByFold, found: Overrides) -> list[Future]:
-        """Train each training_run under an MLflow run of its own."""
+    def train(self, clips: ByFold, features: FeaturesByFold, overrides: Overrides) -> list[Future]:
+        """Train each model on each fold with each seed, under an MLflow run of its own."""
         self.stop_after("sweep")
-        self.training_runs = plan_training_runs(self.params, found)
-        progress.expect("train", sum(training_run.params.epochs for training_run in self.training_runs))
+        self.training_runs = plan_training_runs(self.params, overrides)
+        progress.expect("train", sum(training.params.epochs for training in self.training_runs))
         device = self.params.train.device
         checks = {
             fold: self.check("check", tasks.train.check, fold, fold=fold, clips=table, device=device)
             for fold, table in clips.items()
         }
         return [
-            self._submit_of(
-                training_run,
+            self._submit_for(
+                training,
                 "train",
                 tasks.train.train,
-                wait_for=[checks[training_run.fold]],
-                clips=clips[training_run.fold],
-                features=features[training_run.fold],
-                params=training_run.params,
+                wait_for=[checks[training.fold]],
+                clips=clips[training.fold],
+                features=features[training.fold],
+                params=training.params,
                 side_by_side=side_by_side(self.params),
-                mlflow_run=self.record.open_child(training_run, self.params),
+                mlflow_run=self.record.open_child(training, self.params),
             )
-            for training_run in self.training_runs
+            for training in self.training_runs
         ]
 
-    def _submit_of(self, training_run: TrainingRun, kind: str, task: Task[..., Ref], **inputs: Any) -> Future:
-        """Submit work that is of one training_run."""
-        future = self.submit(kind, task, training_run.key, training_run.label, training_run=training_run.label, **inputs)
-        self._num_works[training_run.key] += 1
+    def _submit_for(self, training: TrainingRun, kind: str, task: Task[..., Ref], **inputs: Any) -> Future:
+        """Submit a task of one training run."""
+        future = self.submit(kind, task, training.key, training.label, training_run=training.label, **inputs)
+        self._num_works[training.key] += 1
         return future
 
     def evaluate(
         self, models: Sequence[Future], clips: ByFold, features: FeaturesByFold, shards: Sequence[Future], collection: Ref
     ) -> Sequence[Future]:
-        """Score each training_run on its test split, and find what needs no model to be scored; `ended` has them compared."""
+        """Score each model on its test split, and the controls of each fold; `ended` submits the comparison."""
         for fold, table in clips.items():
             self.submit(
                 "controls",
@@ -209,55 +209,55 @@ class Run(RunState):
                 fps=self.params.subsample.fps,
             )
         return [
-            self._submit_of(
-                training_run,
+            self._submit_for(
+                training,
                 "evaluate",
                 tasks.evaluate.evaluate,
                 trained=trained,
-                clips=clips[training_run.fold],
-                features=features[training_run.fold],
+                clips=clips[training.fold],
+                features=features[training.fold],
                 collection=collection,
                 params=self.params.evaluate,
                 fps=self.params.subsample.fps,
                 side_by_side=side_by_side(self.params),
             )
-            for training_run, trained in zip(self.training_runs, models, strict=True)
+            for training, trained in zip(self.training_runs, models, strict=True)
         ]
 
     def _compare(self) -> None:
-        """Compare the models that could be evaluated, with the controls that there are."""
+        """Submit the comparison of all evaluated models and controls."""
         evaluated, controls = self.refs["evaluate"], self.refs["controls"]
-        training_runs = [training_run.key for training_run in self.evaluated_runs]
-        if not training_runs:
+        keys = [training.key for training in self.evaluated_runs]
+        if not keys:
             return
         folds = [fold for fold in self.params.chunk.folds if fold in controls]
         self.submit(
             "results",
             tasks.evaluate.results,
-            training_runs=training_runs,
-            evaluated=[evaluated[key] for key in training_runs],
+            training_runs=keys,
+            evaluated=[evaluated[key] for key in keys],
             folds=folds,
             controls=[controls[fold] for fold in folds],
             params=self.params.evaluate,
         )
 
     def heatmaps(self, scores: Sequence[Future], shards: Sequence[Future]) -> None:
-        """Draw the attention of each model that has any."""
+        """Draw the attention of each model that has attention."""
         progress.expect("heatmaps", (self.params.heatmaps.successes + self.params.heatmaps.failures) * len(self.drawn))
-        evaluated = dict(zip((training_run.key for training_run in self.training_runs), scores, strict=True))
-        for training_run in self.drawn:
-            self._submit_of(
-                training_run,
+        evaluated = dict(zip((training.key for training in self.training_runs), scores, strict=True))
+        for training in self.drawn:
+            self._submit_for(
+                training,
                 "heatmaps",
                 tasks.heatmaps.heatmaps,
-                evaluated=evaluated[training_run.key],
+                evaluated=evaluated[training.key],
                 shards=shards,
                 params=self.params.heatmaps,
                 fps=self.params.subsample.fps,
             )
 
     def report(self) -> None:
-        """Write the page, once everything it shows is there; after failures, of what is there."""
+        """Wait for all work, then write the report of what succeeded."""
         self.stop_after("heatmaps")
         self.gather()
         if not self.refs["results"]:
@@ -267,15 +267,15 @@ class Run(RunState):
         self.gather_stage("report")
 
     def ended(self, work: Work, ref: Ref | None, *, is_failure: bool) -> None:
-        """Record the work, close its model's record with the last of it, and compare the models once all are evaluated."""
+        """Log the task, close its model's MLflow run after the last one, and compare the models once all are evaluated."""
         if ref:
             self.record.log_work(self, work, ref)
         if work.key in self._num_works:
-            self._end_work_of(work.key, is_failure=is_failure)
+            self._end_work_for(work.key, is_failure=is_failure)
         if work.kind in ("evaluate", "controls") and not self._num_open["evaluate"]:
             self._compare()
 
-    def _end_work_of(self, key: RunKey, *, is_failure: bool) -> None:
+    def _end_work_for(self, key: RunKey, *, is_failure: bool) -> None:
         self._num_works[key] -= 1
         if is_failure:
             self._failed.add(key)
@@ -283,7 +283,7 @@ class Run(RunState):
             self.record.end_child(key, "FAILED" if key in self._failed else "FINISHED")
 
     def stage_over(self, stage: str, result: StageResult) -> None:
-        """Record a stage."""
+        """Log a finished stage."""
         if stage == "subsample":
             progress.expect("features", sum(ref.counts["frames"] for ref in result.refs))
         progress.finish(stage)
@@ -293,7 +293,7 @@ class Run(RunState):
 
 @contextmanager
 def open_run(params: Params, *, until: str | None, refresh: Sequence[str]) -> Iterator[Run]:
-    """Hold the workspace, open the run's records, and see to it that both are closed, whatever happens."""
+    """Lock the workspace and open the run's MLflow and Prefect records; close both on exit, also after an error."""
     unknown = [stage for stage in (*refresh, *filter(None, [until])) if stage not in STAGES]
     if unknown:
         raise UserError(f"{unknown[0]} is not a stage; the stages are {', '.join(STAGES)}")

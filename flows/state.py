@@ -1,4 +1,4 @@
-"""What a run has planned, submitted and found so far: what its records and its summary read."""
+"""State of a run that its records and its summary read: planned training runs, finished tasks, sweep results."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 
 @dataclass
 class RunState(Execution):
-    """A run so far."""
+    """The state of a run in progress."""
 
     training_runs: list[TrainingRun] = field(default_factory=list)
-    """What is trained and tested; `train` and the beginning of `evaluate` are in their order."""
+    """What is trained and tested, in the order in which `train` and `evaluate` submit it."""
     found: Overrides = field(default_factory=dict)
-    """What the sweep found."""
+    """The best hyper-parameters of the sweep, by model."""
     summary: dict[str, Any] = field(default_factory=dict)
     shard_names: list[str] = field(default_factory=list)
 
     def training_run(self, key: Any) -> TrainingRun:
-        """Return the training_run of this key."""
-        return next(training_run for training_run in self.training_runs if training_run.key == key)
+        """Return the training run with this key."""
+        return next(training for training in self.training_runs if training.key == key)
 
     @property
     def evaluated_runs(self) -> list[TrainingRun]:
-        """The training_runs that are evaluated."""
-        return [training_run for training_run in self.training_runs if training_run.key in self.refs["evaluate"]]
+        """The training runs whose evaluation succeeded."""
+        return [training for training in self.training_runs if training.key in self.refs["evaluate"]]
 
     @property
     def drawn(self) -> list[TrainingRun]:
-        """The training_runs that are drawn: the first one of each name that has attention."""
-        return [training_run for training_run in first_of_each_name(self.training_runs) if training_run.params.attends]
+        """The training runs whose attention is drawn: the first of each name, if its model has attention."""
+        return [training for training in first_of_each_name(self.training_runs) if training.params.attends]
 
     def quarantined_videos(self) -> pd.DataFrame:
-        """Return the videos that could not be decoded (video, reason, stderr), from the shards that have any."""
+        """Return the videos that could not be decoded, with columns video, reason and stderr."""
         import pandas as pd
 
         from pipeline_lib.artifacts.tables import read_videos

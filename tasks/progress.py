@@ -42,7 +42,7 @@ def begin() -> None:
 
 
 def expect(stage: str, total: float) -> None:
-    """Set the total of a stage, part of which may be done already."""
+    """Set the total of a stage, which may have started already."""
     with _lock:
         _total[stage] = total
     _notify(stage)

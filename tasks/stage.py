@@ -1,8 +1,8 @@
-"""What every stage's task shares: the context it runs in, the reference it returns, and how it is cached and retried.
+"""What the tasks of all stages share: context, reference to an artifact, cache policy and retry policy.
 
-`@stage(recipe)` turns a function that fills a folder into a Prefect task whose cache key is the artifact's own key. Prefect's
-record of a result is trusted only while the artifact behind it is whole. Two tasks of one run that make the same artifact
-wait for each other: Prefect's transaction locks the key.
+`@stage(recipe)` turns a function that fills a folder into a Prefect task whose cache key is the artifact's key. A cached result
+is used only if its artifact is complete. If two tasks of one run make the same artifact, the second waits for the first:
+Prefect's transaction locks the key.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def open_store(workspace: Path) -> Store:
 
 
 class Context(BaseModel):
-    """Where a task works, and which stages it must make again. Never part of a key."""
+    """The workspace of a run, and the stages to recompute. Never part of a key."""
 
     model_config = ConfigDict(frozen=True)
     workspace: Path
@@ -47,12 +47,12 @@ class Context(BaseModel):
 
     @property
     def results(self) -> Path:
-        """Where Prefect keeps the results of cached tasks."""
+        """The folder of Prefect's cached results."""
         return self.store.results
 
 
 class Ref(BaseModel):
-    """What a stage's task returns: which artifact it made or found. No path, so that a workspace can be moved."""
+    """Reference to an artifact, returned by a stage's task. It holds no path, so a workspace can be moved."""
 
     model_config = ConfigDict(frozen=True)
     stage: str
@@ -61,7 +61,7 @@ class Ref(BaseModel):
     counts: dict[str, Any]
     seconds: float
     made: bool
-    """Whether this task run made the artifact, rather than found it whole."""
+    """Whether this task run made the artifact, rather than found it in the cache."""
 
     @classmethod
     def to(cls, artifact: Artifact, *, made: bool) -> Ref:
@@ -83,14 +83,14 @@ class Ref(BaseModel):
 
 @dataclass
 class ArtifactPolicy(CachePolicy):
-    """Prefect cache policy: the key is the artifact's key, and a record without a whole artifact is forgotten."""
+    """Prefect cache policy: the key is the artifact's key; a result whose artifact is missing or damaged is deleted."""
 
     recipe: Callable[..., Recipe] | None = None
 
     def compute_key(
         self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
     ) -> str | None:
-        """Return the artifact's key, or None where its inputs are faulty: the task itself then says what is wrong."""
+        """Return the artifact's key, or None if its inputs are invalid: the task itself then raises the error."""
         assert self.recipe is not None
         context: Context = inputs["context"]
         try:
@@ -105,14 +105,14 @@ class ArtifactPolicy(CachePolicy):
 
 LOCKS: Any = MemoryLockManager()  # type: ignore[no-untyped-call]
 RETRIES = 2
-"""Further attempts at work whose worker died."""
+"""Retries of a task whose worker died."""
 
 
 def stage(recipe: Callable[..., Recipe], **options: Any) -> Callable[[Callable[..., Mapping[str, Any]]], Task[..., Ref]]:
-    """Make a stage's task of `build(directory, context, **inputs) -> counts`, which fills an empty folder.
+    """Turn `build(directory, context, **inputs) -> counts`, which fills an empty folder, into a stage's task.
 
-    `recipe(context, **inputs)` takes what the task takes and says what the artifact is made from; a `build` with a parameter
-    `made_from` gets it. Only work whose worker died is retried.
+    `recipe(context, **inputs)` takes the task's arguments and returns what the artifact depends on. It is passed to a `build`
+    with a parameter `made_from`. Only a task whose worker died is retried.
     """
 
     def decorate(build: Callable[..., Mapping[str, Any]]) -> Task[..., Ref]:
