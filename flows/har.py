@@ -28,7 +28,7 @@ def har(
         refresh: stages to recompute even if their artifacts are in the cache.
 
     Returns:
-        The run's summary: data set, stages with cache hits, models with accuracies, MLflow ids, report.
+        The run's summary: dataset, stages with cache hits, models with accuracies, MLflow ids, report.
     """
     with open_run(load_params(params, reveal(settings or ())), until=until, refresh=refresh or ()) as run:
         collection = run.fetch()
