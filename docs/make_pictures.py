@@ -1,6 +1,6 @@
-"""Make the README's pictures from a finished demo: python docs/make_pictures.py [WORKSPACE].
+"""Take the screenshots of the README and of docs/usage.md from a finished demo: python docs/make_pictures.py [WORKSPACE].
 
-Needs Chromium, and Playwright (the `dev` extra).
+Requires Chromium and Playwright (the `dev` extra).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_BYTES = 200_000
 
 
 def main(workspace: Path) -> None:
-    """Write every picture."""
+    """Write both screenshots to docs/images/."""
     summary = json.loads((workspace / "demo-summary.json").read_text(encoding="utf-8"))
     TARGET.mkdir(parents=True, exist_ok=True)
     with browser() as chromium:
@@ -46,7 +46,7 @@ def browser() -> Iterator[Any]:
 
 
 def picture_report(chromium: Any, path: Path) -> Image.Image:
-    """Return what a window shows of the report, from the gallery downwards; nothing moves in it."""
+    """Return a screenshot of the report from the gallery downwards, with reduced motion."""
     page = chromium.new_page(viewport={"width": 1280, "height": 1180}, color_scheme="light", reduced_motion="reduce")
     page.goto(path.as_uri())
     page.locator(".toolbar").first.evaluate("node => node.scrollIntoView()")
@@ -67,7 +67,7 @@ def app(workspace: Path) -> Iterator[str]:
 
 
 def picture_app(chromium: Any, address: str) -> Image.Image:
-    """Return what a window shows of the app after it has seen the first example."""
+    """Return a screenshot of the app after predicting the first example."""
     page = chromium.new_page(viewport={"width": 1280, "height": 1000}, color_scheme="light", reduced_motion="reduce")
     page.goto(address)
     page.locator(".example").first.click()
@@ -80,7 +80,7 @@ def picture_app(chromium: Any, address: str) -> Image.Image:
 
 
 def write_jpeg(picture: Image.Image, path: Path) -> None:
-    """Write a picture at the best quality that keeps it under MOST_BYTES."""
+    """Write a JPEG of at most MOST_BYTES, at the highest quality that fits."""
     for quality in range(90, 40, -5):
         buffer = BytesIO()
         picture.save(buffer, "JPEG", quality=quality, optimize=True)
