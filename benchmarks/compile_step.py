@@ -28,7 +28,7 @@ from torch import Tensor
 
 from benchmarks.measuring import spread
 from pipeline_lib.compute.determinism import deterministic_algorithms, seeded
-from pipeline_lib.compute.gpu import own_stream
+from pipeline_lib.compute.gpu_sharing import own_stream
 from pipeline_lib.networks import alstm, alstm_op
 from pipeline_lib.networks.attention import Attention
 from pipeline_lib.networks.deferred import Deferred, gradient_of_linear

@@ -170,9 +170,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _use_prefect(workspace: Path) -> None:
     """Use the Prefect server of the environment or of `har up`, else start a temporary one."""
-    from flows.running import prefect_address
+    from flows.service_state import prefect_address
     from flows.services import service_environment, start_temporary_prefect
-    from pipeline_lib.artifacts.workspace import workspace_id
+    from pipeline_lib.artifacts.workspace_lock import workspace_id
 
     workspace_id(workspace)
     address = os.environ.get("PREFECT_API_URL") or prefect_address(workspace) or start_temporary_prefect(workspace)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from flows.running import running_services
+from flows.service_state import running_services
 from flows.terminal import say
 from pipeline_lib.artifacts.store import find_drafts
-from pipeline_lib.artifacts.workspace import hold_workspace, is_held, known_id
+from pipeline_lib.artifacts.workspace_lock import hold_workspace, is_held, known_id
 
 PACKAGES = ("prefect", "mlflow", "torch", "torchvision", "h5py", "fastapi")
 MIN_FREE_BYTES = 5 * 1024**3

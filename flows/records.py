@@ -22,7 +22,7 @@ from prefect.states import Crashed
 from flows import terminal
 from flows.execution import StageResult, Work
 from flows.plan import RunKey, TrainingRun, best_training_run
-from flows.running import mlflow_address
+from flows.service_state import mlflow_address
 from flows.state import RunState
 from pipeline_lib.addresses import redact
 from pipeline_lib.artifacts import layout

@@ -35,7 +35,7 @@ from flows.plan import (
 )
 from flows.state import RunState
 from pipeline_lib.artifacts.tables import read_shards
-from pipeline_lib.artifacts.workspace import hold_workspace, workspace_id
+from pipeline_lib.artifacts.workspace_lock import hold_workspace, workspace_id
 from pipeline_lib.compute.engine import cancel_work
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import videos_root

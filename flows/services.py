@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 
 from flows.deployments import deployment_names
-from flows.running import Service, remember_services, running_services, state_file
 from flows.servers import HOST
+from flows.service_state import Service, remember_services, running_services, state_file
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import TrackingParams
 from tasks.mlflow.tracking import QUIET

@@ -56,7 +56,7 @@ class Halve(nn.Module):
 def _halve() -> Callable[[Tensor], Tensor]:
     """Return the Triton kernel, or an implementation in PyTorch if Triton cannot compile."""
     try:
-        from pipeline_lib.backbones.halving import halve
+        from pipeline_lib.backbones.max_pool_kernel import halve
 
         halve(torch.zeros(1, 8, 2, 2, device="cuda").contiguous(memory_format=torch.channels_last))
     except Exception as error:  # no Triton, no C compiler, or an unsupported GPU raise errors of many types

@@ -22,9 +22,9 @@ from sklearn.ensemble import RandomForestClassifier
 from pipeline_lib.artifacts import layout
 from pipeline_lib.compute.devices import choose_device
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluate.footage import mixed_and_single, permute_labels, video_footage
 from pipeline_lib.evaluate.inputs import average_features, file_metadata
 from pipeline_lib.evaluate.intervals import accuracy_interval
+from pipeline_lib.evaluate.permutation import mixed_and_single, permute_labels, video_footage
 from pipeline_lib.evaluate.regression import Examples, regress
 from pipeline_lib.params import EvaluateParams
 from pipeline_lib.streams.feature_files import FeatureReader

@@ -18,9 +18,9 @@ from pipeline_lib.artifacts import layout
 from pipeline_lib.compute.devices import choose_device
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluate.confusion import draw_confusion
-from pipeline_lib.evaluate.footage import video_footage
 from pipeline_lib.evaluate.maps import ScoredMaps, curve_totals, map_totals, write_maps
 from pipeline_lib.evaluate.masking import choose_clips, masked_curves
+from pipeline_lib.evaluate.permutation import video_footage
 from pipeline_lib.evaluate.pointing import Actor, find_actor
 from pipeline_lib.evaluate.predictions import clip_predictions, video_predictions
 from pipeline_lib.evaluate.scores import class_scores, confusion_counts, overall_scores

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pipeline_lib.compute.gpu import deterministic_inference
+from pipeline_lib.compute.gpu_sharing import deterministic_inference
 from pipeline_lib.evaluate.measures import MODEL, UNIFORM, control_maps
 from pipeline_lib.training.batches import Batch, ClipLoader
 

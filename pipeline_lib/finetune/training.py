@@ -25,7 +25,7 @@ from pipeline_lib.artifacts import layout
 from pipeline_lib.backbones.build import Backbone, build_backbone
 from pipeline_lib.compute.determinism import reproducible
 from pipeline_lib.compute.devices import choose_device, choose_precision
-from pipeline_lib.compute.gpu import exclusive_gpu
+from pipeline_lib.compute.gpu_sharing import exclusive_gpu
 from pipeline_lib.errors import UserError
 from pipeline_lib.finetune.augmentation import augment
 from pipeline_lib.finetune.blocks import last_blocks

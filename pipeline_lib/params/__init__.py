@@ -1,6 +1,7 @@
 """Parameters of a run: one frozen, strict section per stage, loaded from a YAML file and `section.key=value` settings."""
 
 from pipeline_lib.params.loading import load_params
+from pipeline_lib.params.models import MODELS, ModelName, ModelParams, TrainParams
 from pipeline_lib.params.section import Device
 from pipeline_lib.params.stages import (
     Addresses,
@@ -16,7 +17,6 @@ from pipeline_lib.params.stages import (
     SweepParams,
     TrackingParams,
 )
-from pipeline_lib.params.training import MODELS, ModelName, ModelParams, TrainParams
 from pipeline_lib.stages import STAGES
 
 __all__ = [

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.params.models import ModelName, TrainParams
 from pipeline_lib.params.section import (
     Device,
     Fraction,
@@ -21,7 +22,6 @@ from pipeline_lib.params.section import (
     Section,
     operational,
 )
-from pipeline_lib.params.training import ModelName, TrainParams
 
 logger = logging.getLogger(__name__)
 

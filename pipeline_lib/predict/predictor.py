@@ -20,7 +20,7 @@ from torch import nn
 
 from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.compute.devices import PRECISIONS, choose_device
-from pipeline_lib.compute.gpu import deterministic_inference
+from pipeline_lib.compute.gpu_sharing import deterministic_inference
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import Device, SubsampleParams
 from pipeline_lib.predict.bundle import InputSpec, ModelBundle

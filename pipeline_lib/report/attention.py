@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline_lib.artifacts import layout
 from pipeline_lib.report.charts import Chart, Series
-from pipeline_lib.report.model import ModelReport
+from pipeline_lib.report.contents import ModelReport
 
 CONTROLS = {"uniform": "uniform", "centre": "centre"}
 """The control maps: uniform attention and a Gaussian at the centre of the frame."""

@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from pipeline_lib.artifacts import layout
-from pipeline_lib.report.model import ModelReport
+from pipeline_lib.report.contents import ModelReport
 from pipeline_lib.report.player import ClipModel, describe_clip
 
 OUTCOMES = {"mixed": "models disagree", "wrong": "all wrong", "right": "all correct"}

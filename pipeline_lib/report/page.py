@@ -25,8 +25,8 @@ from pipeline_lib.artifacts import layout
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.report.attention import CONTROLS, gather_maps
 from pipeline_lib.report.charts import Chart, class_bars, learning_curves, reliability
+from pipeline_lib.report.contents import ModelReport, RunReport
 from pipeline_lib.report.gallery import OUTCOMES, Gallery, gather_gallery
-from pipeline_lib.report.model import ModelReport, RunReport
 from pipeline_lib.report.numbers import decimal, duration, headlines, percent
 from pipeline_lib.report.overview import pairs_overview, results_overview
 from pipeline_lib.report.player import ASSETS, player_style

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline_lib.backbones.build import Backbone
 from pipeline_lib.backbones.fusing import fuse
-from pipeline_lib.compute.gpu import deterministic_inference
+from pipeline_lib.compute.gpu_sharing import deterministic_inference
 from pipeline_lib.errors import UserError
 
 logger = logging.getLogger(__name__)

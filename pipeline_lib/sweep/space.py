@@ -10,7 +10,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from pipeline_lib.params import ModelParams, SweepParams
-from pipeline_lib.params.training import UNUSED_HYPERPARAMETERS
+from pipeline_lib.params.models import UNUSED_HYPERPARAMETERS
 
 NONE_SHARE = 0.2
 """Share of a penalty's logarithmic range, below its lowest value, that stands for 0. Ever smaller penalties lead to none, and

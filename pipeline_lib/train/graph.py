@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline_lib.compute.gpu import GPU_LOCK, tensor_cores
+from pipeline_lib.compute.gpu_sharing import GPU_LOCK, tensor_cores
 from pipeline_lib.training.batches import Batch
 
 WARM_UP_STEPS = 3

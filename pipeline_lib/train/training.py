@@ -17,7 +17,7 @@ from pipeline_lib.artifacts import layout
 from pipeline_lib.chunk import check_trainable
 from pipeline_lib.compute.determinism import deterministic_algorithms, reproducible, seeded
 from pipeline_lib.compute.devices import choose_device, keep_freed_memory
-from pipeline_lib.compute.gpu import own_stream
+from pipeline_lib.compute.gpu_sharing import own_stream
 from pipeline_lib.errors import UserError
 from pipeline_lib.networks.normalisation import Normalised
 from pipeline_lib.params import ModelParams

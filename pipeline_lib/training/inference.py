@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pipeline_lib.compute.gpu import deterministic_inference
+from pipeline_lib.compute.gpu_sharing import deterministic_inference
 from pipeline_lib.training.batches import ClipLoader
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from pipeline_lib.artifacts.workspace import hold_workspace
+from pipeline_lib.artifacts.workspace_lock import hold_workspace
 from pipeline_lib.errors import UserError
 from tests.e2e.conftest import Pipeline
 

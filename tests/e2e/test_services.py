@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from flows.deployments import deployment_names, deployment_parameters
-from flows.running import running_services
+from flows.service_state import running_services
 from pipeline_lib.params import STAGES
 from tests.e2e.conftest import Pipeline
 

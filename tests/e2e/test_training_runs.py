@@ -86,6 +86,7 @@ def test_a_tuned_backbone_is_of_one_split_alone(several):
 SEARCH = (
     "sweep.enabled=true",
     "sweep.models=[alstm]",
+    "sweep.workers=1",
     "sweep.trials=3",
     "sweep.units=[4,8]",
     "train.models=[alstm, mean_pool]",

@@ -6,7 +6,7 @@ import pytest
 
 from flows.doctor import _fixed_leftovers, _leftovers
 from pipeline_lib.artifacts import Recipe, Store
-from pipeline_lib.artifacts.workspace import WorkspaceBusyError, hold_workspace, workspace_id
+from pipeline_lib.artifacts.workspace_lock import WorkspaceBusyError, hold_workspace, workspace_id
 from pipeline_lib.params import TrackingParams
 from tasks.mlflow import tracking
 

@@ -5,7 +5,7 @@ import pytest
 from flows.cli import _parser
 from flows.gc import collect
 from pipeline_lib.artifacts import Recipe, Store
-from pipeline_lib.artifacts.workspace import WorkspaceBusyError, hold_workspace
+from pipeline_lib.artifacts.workspace_lock import WorkspaceBusyError, hold_workspace
 from pipeline_lib.errors import UserError
 
 DAY = 86400.0

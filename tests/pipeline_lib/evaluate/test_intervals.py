@@ -10,8 +10,8 @@ from scipy.stats import t as student
 
 from pipeline_lib.datasets.groups import group_of_name
 from pipeline_lib.datasets.split_files import read_splits
-from pipeline_lib.evaluate.footage import video_footage
 from pipeline_lib.evaluate.intervals import accuracy_interval, accuracy_intervals, ratio_intervals
+from pipeline_lib.evaluate.permutation import video_footage
 
 INTRA_CLASS_CORRELATION = 0.4
 

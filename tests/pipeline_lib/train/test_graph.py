@@ -11,7 +11,7 @@ import torch
 
 from pipeline_lib.compute.determinism import reproducible
 from pipeline_lib.compute.devices import fp32_precision
-from pipeline_lib.compute.gpu import GPU_LOCK, own_stream, tensor_cores
+from pipeline_lib.compute.gpu_sharing import GPU_LOCK, own_stream, tensor_cores
 from pipeline_lib.networks.dropout import draw_from
 from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import TrainParams

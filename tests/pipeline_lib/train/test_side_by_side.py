@@ -21,7 +21,7 @@ import torch
 
 from pipeline_lib.compute.determinism import seeded
 from pipeline_lib.compute.devices import fp32_precision
-from pipeline_lib.compute.gpu import GPU_LOCK, own_stream, tensor_cores
+from pipeline_lib.compute.gpu_sharing import GPU_LOCK, own_stream, tensor_cores
 from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import ModelParams, TrainParams
 from pipeline_lib.streams.feature_files import FeatureWriter

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from pipeline_lib.artifacts.workspace import WorkspaceBusyError, hold_workspace, is_held, known_id, workspace_id
+from pipeline_lib.artifacts.workspace_lock import WorkspaceBusyError, hold_workspace, is_held, known_id, workspace_id
 
 HOLD_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from pipeline_lib.artifacts.workspace import hold_workspace
+from pipeline_lib.artifacts.workspace_lock import hold_workspace
 with hold_workspace(Path(sys.argv[1])):
     print("held", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -9,7 +9,7 @@ import torch
 
 from pipeline_lib.compute.determinism import deterministic_algorithms
 from pipeline_lib.compute.devices import fp32_precision
-from pipeline_lib.compute.gpu import GPU_LOCK, deterministic_inference, exclusive_gpu, own_stream, tensor_cores
+from pipeline_lib.compute.gpu_sharing import GPU_LOCK, deterministic_inference, exclusive_gpu, own_stream, tensor_cores
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a stream needs a GPU")
@@ -55,7 +55,7 @@ def test_inference_on_a_gpu_is_deterministic_and_in_true_fp32_whoever_is_beside_
 
 
 def test_on_a_cpu_no_stream_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline_lib.compute.gpu._take_stream", lambda: pytest.fail("a stream was taken"))
+    monkeypatch.setattr("pipeline_lib.compute.gpu_sharing._take_stream", lambda: pytest.fail("a stream was taken"))
     with own_stream(CPU), own_stream(CPU):
         pass
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline_lib.evaluate.footage import mixed_and_single, permute_labels, video_footage
+from pipeline_lib.evaluate.permutation import mixed_and_single, permute_labels, video_footage
 
 
 def test_a_source_is_the_group_without_its_class():
