@@ -138,7 +138,8 @@ def _quantity(text: str, units: dict[str, float], expected: str) -> float:
 def _run(options: argparse.Namespace) -> int:
     from pipeline_lib.params import load_params
 
-    params = load_params(options.params, options.settings)
+    settings = [*options.settings, *([f"run.engine={options.engine}"] if options.engine else [])]
+    params = load_params(options.params, settings)
     workspace = Path(params.workspace).expanduser().absolute()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -153,7 +154,7 @@ def _run(options: argparse.Namespace) -> int:
     init_tracking(params.tracking, workspace)  # takes seconds in a new workspace, while Prefect's server starts
     wait_for_prefect(os.environ["PREFECT_API_URL"])
     with show_progress():
-        summary = har(options.params, conceal(options.settings), options.until, options.refresh)
+        summary = har(options.params, conceal(settings), options.until, options.refresh)
     say_summary(summary)
     if options.summary:
         options.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -110,11 +110,11 @@ def kill_at_random(trial: Trial, chance: random.Random, seconds: float) -> str:
     if workers and chance.random() < 0.6:
         os.kill(chance.choice(workers).pid, signal.SIGKILL)
         return "worker, run ended well" if process.wait() == 0 else "worker, run failed"
-    trial_children = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    psutil.wait_procs([child for child in trial_children if is_worker(child)], timeout=20)
-    return "flow"
+    name = chance.choice(("SIGKILL", "SIGINT"))
+    os.kill(process.pid, signal.Signals[name])
+    process.wait(60)
+    assert not psutil.wait_procs(workers, timeout=10)[1], f"workers outlive a run that got {name}"
+    return f"flow by {name}"
 
 
 def is_worker(process: psutil.Process) -> bool:
