@@ -23,7 +23,7 @@ from prefect.transactions import IsolationLevel
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_lib.artifacts import Artifact, Recipe, Store
-from pipeline_lib.compute.engine import WorkerLostError
+from pipeline_lib.compute.engine import WorkerLostError, take_seconds_waited
 from pipeline_lib.errors import UserError
 
 
@@ -147,7 +147,9 @@ def _find_or_make(context: Context, recipe: Recipe, build: Callable[..., Mapping
     artifact = None if recipe.stage in context.refresh else context.store.find(recipe.stage, recipe.key)
     if artifact:
         return Ref.to(artifact, made=False)
-    return Ref.to(context.store.make(recipe, lambda directory: build(directory=directory)), made=True)
+    take_seconds_waited()
+    artifact = context.store.make(recipe, lambda directory: build(directory=directory), take_seconds_waited)
+    return Ref.to(artifact, made=True)
 
 
 def _has_lost_its_worker(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:

@@ -267,14 +267,25 @@ class Store:
                 return False
         return True
 
-    def make(self, recipe: Recipe, build: Callable[[Path], Mapping[str, Any]]) -> Artifact:
-        """Publish the files that `build` writes to an empty folder as the recipe's artifact; `build` returns its counts."""
+    def make(
+        self,
+        recipe: Recipe,
+        build: Callable[[Path], Mapping[str, Any]],
+        take_seconds_waited: Callable[[], float] = lambda: 0.0,
+    ) -> Artifact:
+        """Publish the files that `build` writes to an empty folder as the recipe's artifact.
+
+        Args:
+            recipe: what it is made from.
+            build: fills the folder and returns the artifact's counts.
+            take_seconds_waited: returns how long `build` waited for its turn, which does not count as its duration.
+        """
         started = time.monotonic()
         final = self.directory(recipe.stage, recipe.key)
         with self._draft(recipe) as draft:
             counts = build(draft)
             files = _seal(draft)
-            seconds = time.monotonic() - started
+            seconds = time.monotonic() - started - take_seconds_waited()
             manifest = _describe(recipe, [record for record, _ in files], counts, seconds)
             _write_durably(draft / MANIFEST, manifest.model_dump_json(indent=2))
             _replace_directory(draft, final)

@@ -5,13 +5,22 @@ Here one ledger counts cores and the GPU. On Ray, Ray does (`pipeline_lib.comput
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.compute.gpus import count_gpus
-from pipeline_lib.compute.needs import Callback, Callbacks, Ledger, Needs, WorkerLostError
+from pipeline_lib.compute.needs import (
+    Callback,
+    Callbacks,
+    Ledger,
+    Needs,
+    WorkerLostError,
+    add_seconds_waited,
+    take_seconds_waited,
+)
 
 
 class Engine(Protocol):
@@ -30,7 +39,7 @@ class Engine(Protocol):
         """Cancel, and free what the engine holds."""
 
 
-__all__ = ["Needs", "WorkerLostError", "cancel_work", "num_gpus", "open_engine", "run_at"]
+__all__ = ["Needs", "WorkerLostError", "cancel_work", "num_gpus", "open_engine", "run_at", "take_seconds_waited"]
 
 _engine: Engine | None = None
 
@@ -112,7 +121,9 @@ class _Here:
         return self._num_gpus
 
     def run(self, work: Callable[..., Any], args: Any, kwargs: Any, needs: Needs, callbacks: Callbacks) -> Any:
+        started = time.monotonic()
         with self._ledger.grant(needs):
+            add_seconds_waited(time.monotonic() - started)
             return work(*args, **kwargs, **callbacks)
 
     def cancel(self) -> None:

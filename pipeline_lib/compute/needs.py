@@ -44,6 +44,26 @@ class EndedError(RuntimeError):
     """The run has ended: the work did not begin, or was stopped."""
 
 
+class _Waiting(threading.local):
+    """Seconds that this thread's work waited for its needs."""
+
+    seconds = 0.0
+
+
+_waiting = _Waiting()
+
+
+def add_seconds_waited(seconds: float) -> None:
+    """Count time that the calling thread's work waited before it began."""
+    _waiting.seconds += max(0.0, seconds)
+
+
+def take_seconds_waited() -> float:
+    """Return the seconds that the calling thread's work has waited since the last call."""
+    seconds, _waiting.seconds = _waiting.seconds, 0.0
+    return seconds
+
+
 class Callback:
     """A callback that cannot fail the work: its first exception is a warning, and its last call."""
 

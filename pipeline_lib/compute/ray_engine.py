@@ -29,7 +29,7 @@ from typing import Any
 import psutil
 
 from pipeline_lib.compute.cores import num_cores
-from pipeline_lib.compute.needs import Callbacks, EndedError, Ledger, Needs, WorkerLostError
+from pipeline_lib.compute.needs import Callbacks, EndedError, Ledger, Needs, WorkerLostError, add_seconds_waited
 from pipeline_lib.errors import UserError
 
 ENVIRONMENT = {
@@ -64,6 +64,7 @@ class _Call:
     number: int
     name: str
     needs: Needs
+    started: float
     gpu: int | None = None
     inbox: SimpleQueue[Any] = field(default_factory=SimpleQueue)
     actor: Any = None
@@ -99,10 +100,11 @@ class RayEngine:
 
     def run(self, work: Callable[..., Any], args: Any, kwargs: Any, needs: Needs, callbacks: Callbacks) -> Any:
         """Return `work(*args, **kwargs, **callbacks)`, called by a worker of Ray."""
+        started = time.monotonic()
         with self._inside():
             cluster = self._start()
             packed = cluster.pack((work, args, kwargs))
-            call = _Call(next(self._numbers), getattr(work, "__name__", "work"), needs)
+            call = _Call(next(self._numbers), getattr(work, "__name__", "work"), needs, started)
             if needs.gpus == 0:
                 return self._wait(cluster, call, packed, callbacks)
             with cluster.gpus.grant(Needs(cpus=0, gpus=needs.gpus)) as call.gpu:
@@ -175,6 +177,8 @@ class RayEngine:
             if done.may_have_sent and not self._has_ended:
                 cluster.drain()
                 _deliver_rest(call, callbacks)
+            if done.outcome is not None:
+                add_seconds_waited(time.monotonic() - call.started - done.outcome.seconds)
             return _result(call, done)
         except WorkerLostError:
             cluster.drop(call)

@@ -11,6 +11,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -43,6 +44,8 @@ class Outcome:
     has_failed: bool
     has_sent: bool
     """Whether it sent events."""
+    seconds: float
+    """Duration of the call."""
 
 
 class EventActor:
@@ -107,6 +110,7 @@ def call_function(number: int, packed: bytes, callbacks: Sequence[str], events: 
         callbacks: names of the function's callbacks.
         events: the event actor.
     """
+    started = time.monotonic()
     with _Outbox(number, events) as outbox:
         try:
             function, args, kwargs = pickle.loads(packed)
@@ -114,7 +118,7 @@ def call_function(number: int, packed: bytes, callbacks: Sequence[str], events: 
             pickled, has_failed = cloudpickle.dumps(function(*args, **kwargs, **named)), False
         except Exception as error:
             pickled, has_failed = pickle.dumps(_portable(error)), True
-    return Outcome(pickled, has_failed, outbox.has_sent)
+    return Outcome(pickled, has_failed, outbox.has_sent, time.monotonic() - started)
 
 
 def _portable(error: Exception) -> Exception:

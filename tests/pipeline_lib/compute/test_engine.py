@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from pipeline_lib.compute import engine
-from pipeline_lib.compute.engine import Needs, WorkerLostError, cancel_work, open_engine, run_at
+from pipeline_lib.compute.engine import Needs, WorkerLostError, cancel_work, open_engine, run_at, take_seconds_waited
 from pipeline_lib.compute.needs import Ledger
 from pipeline_lib.errors import UserError
 from tests.pipeline_lib.compute import functions
@@ -181,6 +181,17 @@ class TestHere:
         with open_engine():
             assert run_at(functions.where, needs=Needs(cpus=math.inf))["thread"] == threading.get_ident()
 
+    def test_time_that_work_waits_for_its_needs_is_counted_apart(self):
+        def timed():
+            started = time.monotonic()
+            run_at(functions.where, 0.4, needs=Needs(cpus=math.inf))
+            return take_seconds_waited(), time.monotonic() - started
+
+        with open_engine(), ThreadPoolExecutor(2) as threads:
+            (first, _), (second, _) = sorted(threads.map(lambda _: timed(), range(2)))
+        assert first < 0.2
+        assert 0.3 < second < 0.8
+
     def test_needs_are_counted(self, monkeypatch):
         monkeypatch.setattr(engine, "num_cores", lambda: 2)
         running: list[int] = []
@@ -273,6 +284,11 @@ class TestRay:
         assert len({answer["pid"] for answer in answers} | {os.getpid()}) == 3
         assert all(answer["modules"] == [] for answer in answers)
         assert all(answer["threads"] == "1" for answer in answers)
+
+    def test_time_that_work_waits_for_its_needs_is_counted_apart(self):
+        calls = [start(lambda: (run_at(functions.where, 1.0, needs=Needs(cpus=2)), take_seconds_waited())) for _ in range(2)]
+        waited = sorted(call.result(SECONDS)[1] for call in calls)
+        assert waited[1] - waited[0] > 0.7
 
     def test_all_cores_are_as_many_threads(self):
         assert run_at(functions.where, needs=Needs(cpus=math.inf))["threads"] == "2"
