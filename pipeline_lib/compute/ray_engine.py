@@ -37,6 +37,7 @@ ENVIRONMENT = {
     "RAY_grpc_client_keepalive_timeout_ms": "5000",
     "RAY_ENABLE_AUTO_CONNECT": "0",  # or a call after the shutdown would start a cluster
     "RAY_DEDUP_LOGS": "0",
+    "GRPC_VERBOSITY": "NONE",  # a node that is gone is told once, by us
 }
 """Ray's settings of the driver, which it reads when it is imported."""
 WORKER_ENVIRONMENT = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}  # or work without a GPU would see all GPUs
@@ -66,9 +67,16 @@ class _Call:
     needs: Needs
     started: float
     gpu: int | None = None
+    cpus: float = 0
+    """Cores asked of Ray: those of the largest node, where the needs are all cores of a node."""
     inbox: SimpleQueue[Any] = field(default_factory=SimpleQueue)
     actor: Any = None
     ref: Any = None
+
+    @property
+    def asked(self) -> Needs:
+        """What was asked of Ray, which waits until a node has it."""
+        return Needs(self.cpus, memory_bytes=self.needs.memory_bytes)
 
 
 @dataclass(frozen=True)
@@ -238,9 +246,9 @@ class _Cluster:
             call.actor = self._actor_of(call.gpu)
             call.ref = call.actor.call.options(name=call.name).remote(*args)
         else:
-            cpus = self._cpus(call)
-            options = {"num_cpus": cpus, "memory": call.needs.memory_bytes or None, "max_retries": 0, "name": call.name}
-            call.ref = self._call_on_cores.options(**options).remote(max(1, int(cpus)), *args)
+            call.cpus = self._cpus(call)
+            options = {"num_cpus": call.cpus, "memory": call.needs.memory_bytes or None, "max_retries": 0, "name": call.name}
+            call.ref = self._call_on_cores.options(**options).remote(max(1, int(call.cpus)), *args)
         call.ref.future().add_done_callback(lambda future: call.inbox.put(_done(future)))
 
     def cancel(self, call: _Call) -> None:
@@ -347,7 +355,7 @@ class _Cluster:
             self.open_gpus.remove(gpu)
             self.gpus.close_gpu(gpu)
         for call in list(self._calls.values()):
-            if call.gpu in gpus or (call.gpu is None and not self._can_hold(call)):
+            if call.gpu in gpus or (call.gpu is None and not any(node.can_hold(call.asked) for node in self._nodes)):
                 call.inbox.put(_Done(error=WorkerLostError(f"{call.name}: the only node that could run it died")))
 
     def _lost_gpus(self) -> list[int]:
