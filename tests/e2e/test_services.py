@@ -57,16 +57,22 @@ def services(tmp_path_factory):
         command("flows.cli", "down", "--workspace", workspace)
 
 
-def test_full_and_a_stage_complete_as_deployments(services, tiny_collection):
-    from prefect.deployments import run_deployment
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
+def test_full_completes_as_a_deployment(services, tiny_collection):
     workspace, address = services
     params_file = Pipeline(workspace.parent, tiny_collection).write_params()
     full = command(
         "prefect", "deployment", "run", "har/full", "-p", f"params={params_file}", "--watch", PREFECT_API_URL=address
     )
     assert "finished successfully" in full.stdout, full.stdout + full.stderr
+
+
+@pytest.mark.slow
+def test_a_stage_completes_as_a_deployment(services, tiny_collection):
+    from prefect.deployments import run_deployment
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    workspace, address = services
+    params_file = Pipeline(workspace.parent, tiny_collection).write_params()
     with temporary_settings({PREFECT_API_URL: address}):
         train = run_deployment("har/train", parameters={"params": str(params_file)}, poll_interval=1, timeout=200)
     assert train.state.name == "Completed"

@@ -23,14 +23,14 @@ def several(tmp_path_factory, tiny_collection, prefect_server):
         for class_name in CLASSES:
             first = collection / "splits" / f"{class_name}_test_split1.txt"
             names = [line.rsplit(maxsplit=1)[0] for line in first.read_text(encoding="utf-8").splitlines()]
-            # Split 3 is fold 1 again: its trainings have the same keys, and are under way at the same time.
+            # Fold 3 is fold 1 again: its trainings have the same keys, and are under way at the same time.
             labels = [2 if (number + fold) % NUM_VIDEOS < 3 else 1 for number in range(NUM_VIDEOS)]
             lines = [f"{name} {label} \n" for name, label in zip(names, labels, strict=True)]
             first.with_name(f"{class_name}_test_split{fold}.txt").write_text("".join(lines), encoding="utf-8")
     return pipeline, pipeline.run(*SEVERAL)
 
 
-def test_every_cell_is_a_child_and_features_are_made_once(several):
+def test_every_training_run_is_a_child_and_features_are_made_once(several):
     from mlflow import MlflowClient
 
     pipeline, summary = several
@@ -47,7 +47,7 @@ def test_every_cell_is_a_child_and_features_are_made_once(several):
     assert all(run.info.status == "FINISHED" for run in children)
 
 
-def test_results_are_mean_and_deviation_over_cells(several):
+def test_results_are_mean_and_deviation_over_training_runs(several):
     _, summary = several
     for name, row in summary["models"].items():
         accuracies = [training_run["video_accuracy"] for training_run in row["training_runs"]]
@@ -60,7 +60,7 @@ def test_results_are_mean_and_deviation_over_cells(several):
     assert pair["first"] == "alstm"
 
 
-def test_one_of_the_cells_alone_is_answered_from_artifacts(several):
+def test_one_of_the_training_runs_alone_is_answered_from_artifacts(several):
     pipeline, summary = several
     alone = pipeline.run("chunk.fold=2", "train.seed=1", "train.models=[alstm]")
     assert alone["stages"]["train"]["cache"] == "hit"
@@ -73,7 +73,8 @@ def test_one_of_the_cells_alone_is_answered_from_artifacts(several):
     assert Path(alone["models"]["alstm"]["checkpoint"]) == Path(same["checkpoint"])
 
 
-def test_a_tuned_backbone_is_of_one_split_alone(several):
+@pytest.mark.slow
+def test_a_tuned_backbone_is_of_one_fold_alone(several):
     pipeline, _ = several
     summary = pipeline.run(
         "chunk.fold=[1,2]", "train.models=[mean_pool]", "finetune.enabled=true", "finetune.epochs=1", until="features"

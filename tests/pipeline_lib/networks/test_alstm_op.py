@@ -133,6 +133,7 @@ def test_on_a_gpu(monkeypatch: pytest.MonkeyPatch, check: Callable[[pytest.Monke
     check(monkeypatch, scorer, "cuda")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the test above runs the kernels themselves")
 def test_interpreted() -> None:
     """In a process of its own: Triton asks once, when it is imported, whether to interpret."""
