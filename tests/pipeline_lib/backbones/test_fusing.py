@@ -9,6 +9,8 @@ from torch import nn
 from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.backbones.fusing import ConvReLU, Halve, _halve_without_triton, fuse
 
+pytestmark = pytest.mark.integration
+
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 

@@ -25,6 +25,8 @@ from pipeline_lib.compute.needs import Ledger
 from pipeline_lib.errors import UserError
 from tests.pipeline_lib.compute import functions
 
+pytestmark = pytest.mark.integration
+
 SECONDS = 20.0
 
 

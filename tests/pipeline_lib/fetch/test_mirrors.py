@@ -22,6 +22,8 @@ from pipeline_lib.fetch.collection import fetch_collection
 from pipeline_lib.fetch.transfer import Address
 from pipeline_lib.params import FetchParams
 
+pytestmark = pytest.mark.integration
+
 HOME_PAGE = b"<!doctype html><title>Serre Lab</title>"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 4246812958\n"
 

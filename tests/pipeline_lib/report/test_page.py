@@ -17,6 +17,8 @@ from pipeline_lib.report import RunReport, SweepReport, write_report
 from pipeline_lib.report.numbers import decimal, duration, headlines, percent
 from tests.pipeline_lib.report.example import CLASSES, EVIL, make_model, make_run, write_maps
 
+pytestmark = pytest.mark.integration
+
 VOID = {"meta", "link", "img", "br", "input"}
 
 
