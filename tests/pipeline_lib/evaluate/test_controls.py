@@ -17,7 +17,7 @@ from pipeline_lib.params import EvaluateParams
 from pipeline_lib.streams.feature_files import FeatureReader, FeatureWriter
 from tests.pipeline_lib.conftest import ATTRIBUTES, FPS
 
-pytestmark = pytest.mark.usefixtures("single_thread")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("single_thread")]
 
 PARAMS = EvaluateParams(resamples=200, permutations=5, device="cpu")
 CLASSES = ("dance", "fence", "jump", "run")

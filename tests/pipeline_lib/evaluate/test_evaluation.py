@@ -13,7 +13,7 @@ from pipeline_lib.evaluate import evaluate_model
 from pipeline_lib.params import EvaluateParams, TrainParams
 from pipeline_lib.train import train_model
 
-pytestmark = pytest.mark.usefixtures("single_thread")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("single_thread")]
 
 PARAMS = EvaluateParams(device="cpu", batch_size=7, resamples=500)
 

@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 from pipeline_lib.params import MODELS, TrainParams
 from pipeline_lib.training.checkpoints import METADATA_KEY, Metadata, load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.integration
+
 
 def make_metadata(model):
     params = TrainParams(alstm_units=8, conv_alstm_units=8, learning_rate=1e-3)
