@@ -22,7 +22,7 @@ demo: $(INSTALLED)  ## render a small collection and run the whole pipeline on i
 	$(BIN)/python -m demo workspace/demo-collection
 	$(BIN)/har run params/demo.yaml --summary workspace/demo-summary.json
 
-check: $(INSTALLED)  ## check style and types, and run the quick unit tests (2 minutes on 2 cores)
+check: $(INSTALLED)  ## check style and types, and run the quick unit tests (under 90 seconds on 2 cores)
 	$(MAKE) --jobs 2 lint unit
 
 unit: $(INSTALLED)  ## run the quick unit tests
