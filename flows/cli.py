@@ -138,7 +138,7 @@ def _quantity(text: str, units: dict[str, float], expected: str) -> float:
 def _run(options: argparse.Namespace) -> int:
     from pipeline_lib.params import load_params
 
-    settings = [*options.settings, *([f"run.engine={options.engine}"] if options.engine else [])]
+    settings = _settings(options)
     params = load_params(options.params, settings)
     workspace = Path(params.workspace).expanduser().absolute()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -159,6 +159,11 @@ def _run(options: argparse.Namespace) -> int:
     if options.summary:
         options.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def _settings(options: argparse.Namespace) -> list[str]:
+    """Return the parameters that the options override."""
+    return [*options.settings, *([f"run.engine={options.engine}"] if options.engine else [])]
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -12,11 +12,10 @@ from typing import Any
 from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.compute.engine import open_engine
 from pipeline_lib.compute.gpus import count_gpus
+from pipeline_lib.compute.planning import SideBySide
 from pipeline_lib.params import ModelName, ModelParams, Params, TrainParams
-from tasks.features import SideBySide
+from tasks.evaluate import RunKey
 
-RunKey = tuple[str, int, int]
-"""Name, fold and seed of a training run."""
 Overrides = Mapping[ModelName, Mapping[str, Any]]
 """The best hyper-parameters that a sweep found, by model."""
 

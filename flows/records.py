@@ -21,7 +21,7 @@ from prefect.states import Crashed
 
 from flows import terminal
 from flows.execution import StageResult, Work
-from flows.plan import RunKey, TrainingRun, best_training_run
+from flows.plan import TrainingRun, best_training_run
 from flows.service_state import mlflow_address
 from flows.state import RunState
 from pipeline_lib.addresses import redact
@@ -29,6 +29,7 @@ from pipeline_lib.artifacts import layout
 from pipeline_lib.params import Params
 from tasks import progress
 from tasks.background import Background
+from tasks.evaluate import RunKey
 from tasks.mlflow import registry, tracking
 from tasks.stage import Context, Ref
 

@@ -27,7 +27,6 @@ from flows import records, summary, terminal
 from flows.execution import FailedWorkError, Future, StageReached, StageResult, Work
 from flows.plan import (
     Overrides,
-    RunKey,
     TrainingRun,
     engine_for,
     plan_training_runs,
@@ -41,6 +40,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import videos_root
 from pipeline_lib.params import STAGES, Params
 from tasks import progress
+from tasks.evaluate import RunKey
 from tasks.stage import Context, Ref
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any
 
 from pipeline_lib.artifacts import Recipe, layout
 from pipeline_lib.compute.engine import Needs, run_at
-from pipeline_lib.compute.planning import CONTROLS_GPU_SHARE, uses_gpu
+from pipeline_lib.compute.planning import CONTROLS_GPU_SHARE, SideBySide, uses_gpu
 from pipeline_lib.params import EvaluateParams
-from tasks.features import SideBySide, feature_files, needs_of_model
+from tasks.features import feature_files, needs_of_model
 from tasks.stage import Context, Ref, stage
 
 VERSION = "evaluate-4"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline_lib.artifacts import Recipe, layout
 from pipeline_lib.compute.engine import Needs, run_at
-from pipeline_lib.compute.planning import training_needs, uses_gpu
+from pipeline_lib.compute.planning import SideBySide, training_needs, uses_gpu
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import ChunkParams, Device, FeaturesParams
 from tasks.progress import advance
@@ -45,14 +45,6 @@ def recipe(
     """Return what features depend on: the shard's frames, how clips are cut, and the backbone; not the splits."""
     inputs = {"shard": shard.content_key} | ({"backbone": backbone.content_key} if backbone else {})
     return Recipe("features", VERSION, backbone_recipe(context, params) | chunk.cut_recipe() | {"fps": fps}, inputs)
-
-
-class SideBySide(NamedTuple):
-    """Number of training runs of one model that may run concurrently."""
-
-    number: int
-    is_limit: bool
-    """Whether the number is the user's limit, rather than the number of folds and seeds."""
 
 
 def needs_of_model(device: Device, key: str, files: Sequence[Path], side_by_side: SideBySide) -> Needs:

@@ -11,8 +11,9 @@ from prefect.cache_policies import NO_CACHE
 
 from pipeline_lib.artifacts import Recipe
 from pipeline_lib.compute.engine import run_at
+from pipeline_lib.compute.planning import SideBySide
 from pipeline_lib.params import Device, ModelParams
-from tasks.features import SideBySide, feature_files, needs_of_model
+from tasks.features import feature_files, needs_of_model
 from tasks.mlflow.tracking import TrackedRun, log_epoch
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage

@@ -7,6 +7,7 @@ run in processes: a model's many small steps in time are calls from Python, whic
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import psutil
 
@@ -28,6 +29,14 @@ CONTROLS_GPU_SHARE = 0.1
 """Share of a GPU that the controls of one fold take beside the training runs."""
 
 
+class SideBySide(NamedTuple):
+    """Number of training runs of one model that may run concurrently."""
+
+    number: int
+    is_limit: bool
+    """Whether the number is the user's limit, rather than the number of folds and seeds."""
+
+
 def uses_gpu(device: Device, *, key: str) -> bool:
     """Return whether work with this `device` parameter, called `key`, runs on a GPU of the open engine.
 
@@ -37,7 +46,7 @@ def uses_gpu(device: Device, *, key: str) -> bool:
     if device != "cpu" and num_gpus():
         return True
     if device == "cuda":
-        raise UserError(f"{key} = cuda: there is no GPU; use `auto` or `cpu`, or mend the driver")
+        raise UserError(f"{key} = cuda: there is no GPU; use `auto` or `cpu`, or fix the driver")
     return False
 
 

@@ -32,6 +32,12 @@ def test_help_loads_nothing_heavy():
     )
 
 
+def test_the_engine_is_a_parameter_that_overrides_the_file():
+    options = cli._parser().parse_args(["run", "demo", "--set", "train.epochs=3", "--engine", "10.0.0.5:6379"])
+    assert cli._settings(options) == ["train.epochs=3", "run.engine=10.0.0.5:6379"]
+    assert cli._settings(cli._parser().parse_args(["run", "demo"])) == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
