@@ -135,9 +135,8 @@ def say_summary(summary: Mapping[str, Any]) -> None:
 def _say_table(overview: Overview) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
-    rows = [*overview.models, *overview.references]
-    for number, heading in enumerate(overview.headings, 1):
-        table.add_column(heading, justify="right", min_width=max(len(row[number]) for row in rows))  # headings alone may wrap
+    for heading in overview.headings:
+        table.add_column(heading.replace(" ", "\n"), justify="right")
     for row in overview.models:
         table.add_row(*map(escape, row))
     for row in overview.references:

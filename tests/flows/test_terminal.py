@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from flows import terminal
 from flows.execution import StageResult
+from pipeline_lib.report.overview import HEADINGS, WITH_INTERVAL
 from tasks.stage import Ref
 
 
@@ -39,6 +40,18 @@ def test_the_summary_shows_models_and_what_needs_none(capsys):
     )
     out = capsys.readouterr().out
     assert all(text in out for text in ("alstm", "75.0 [50, 100]", "majority class", "chance", "25.0", "+10.0 [0.5]"))
+
+
+def test_the_widest_results_are_shown_whole(capsys):
+    mean = dict.fromkeys(HEADINGS, 1.0) | {"num_videos": 8, "num_groups": 4, "pointing_accuracy": 0.574}
+    mean |= {"chance": 0.1, "majority_class": 0.2, "majority_class_video": 0.2}
+    ends = {name: [0.62, 1.0] for name in WITH_INTERVAL}
+    row = {"num_training_runs": 1, "mean": mean, "standard_deviation": {}, "intervals": ends}
+    results = {"models": [row | {"model": "logistic_regression"}], "controls": {}, "pairs": []}
+    terminal.say_summary({"dataset": {}, "models": {}, "results": results, "mlflow": {"tracking_uri": "sqlite:///x"}})
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "logistic regression" in line]
+    assert line.count("100.0 [62, 100]") == len(WITH_INTERVAL)
+    assert line.split()[-1] == "57.4"
 
 
 def test_a_run_that_ended_before_training_prints_no_table(capsys):
