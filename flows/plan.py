@@ -13,10 +13,10 @@ from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.compute.engine import open_engine
 from pipeline_lib.compute.gpus import count_gpus
 from pipeline_lib.compute.planning import SideBySide
-from pipeline_lib.params import ModelName, ModelParams, Params, TrainParams
+from pipeline_lib.params import ModelOnStream, ModelParams, Params, TrainParams, split_model
 from tasks.evaluate import RunKey
 
-Overrides = Mapping[ModelName, Mapping[str, Any]]
+Overrides = Mapping[ModelOnStream, Mapping[str, Any]]
 """The best hyper-parameters that a sweep found, by model."""
 
 
@@ -56,11 +56,12 @@ def first_of_each_name(training_runs: Iterable[TrainingRun]) -> list[TrainingRun
     return list(first.values())
 
 
-def _variants(train: TrainParams, found: Overrides) -> Iterator[tuple[ModelName, str, TrainParams]]:
+def _variants(train: TrainParams, found: Overrides) -> Iterator[tuple[ModelOnStream, str, TrainParams]]:
     for model in train.models:
         yield model, model, train
         if model in found:
-            yield model, f"{model}_tuned", with_overrides(train, {model: found[model]})
+            kind, stream = split_model(model)
+            yield model, f"{kind}_tuned" + (f"@{stream}" if stream else ""), with_overrides(train, {model: found[model]})
 
 
 def with_overrides(train: TrainParams, found: Overrides) -> TrainParams:

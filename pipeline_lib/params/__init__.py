@@ -1,7 +1,7 @@
 """Parameters of a run: one frozen, strict section per stage, loaded from a YAML file and `section.key=value` settings."""
 
 from pipeline_lib.params.loading import load_params
-from pipeline_lib.params.models import MODELS, ModelName, ModelParams, TrainParams
+from pipeline_lib.params.models import MODELS, ModelName, ModelOnStream, ModelParams, TrainParams, split_model
 from pipeline_lib.params.section import Device
 from pipeline_lib.params.stages import (
     Addresses,
@@ -13,6 +13,7 @@ from pipeline_lib.params.stages import (
     HeatmapsParams,
     Params,
     ReportParams,
+    StreamParams,
     SubsampleParams,
     SweepParams,
     TrackingParams,
@@ -31,12 +32,15 @@ __all__ = [
     "FinetuneParams",
     "HeatmapsParams",
     "ModelName",
+    "ModelOnStream",
     "ModelParams",
     "Params",
     "ReportParams",
+    "StreamParams",
     "SubsampleParams",
     "SweepParams",
     "TrackingParams",
     "TrainParams",
     "load_params",
+    "split_model",
 ]

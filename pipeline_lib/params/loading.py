@@ -6,13 +6,14 @@ import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
 from pipeline_lib.addresses import redact_all, redact_text
 from pipeline_lib.errors import UserError
+from pipeline_lib.params.section import Section
 from pipeline_lib.params.shipped import find_params, shipped_names
 from pipeline_lib.params.stages import Params
 
@@ -46,7 +47,9 @@ def load_params(path: str | Path, settings: Iterable[str] = ()) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(_describe(path, mistake) for mistake in error.errors())) from None
+        # A list with a wrong entry is also reported as too short.
+        mistakes = [mistake for mistake in error.errors() if mistake["type"] != "too_short" or error.error_count() == 1]
+        raise UserError("\n".join(_describe(path, mistake) for mistake in mistakes)) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -107,12 +110,20 @@ def _describe(path: Path, mistake: Any) -> str:
     if mistake["type"] == "missing":
         return f"{path}: {name} is missing"
     if mistake["type"] == "value_error":
-        return f"{path}: {mistake['ctx']['error']}"
+        where = f"{name}: " if location[:2] == ["features", "streams"] else ""
+        return f"{path}: {where}{mistake['ctx']['error']}"
     return f"{path}: {name} = {redact_all(mistake['input'])!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
 
 
 def _accepted_keys(location: list[Any]) -> list[str]:
     section: Any = Params
     for part in location:
-        section = section.model_fields[part].annotation
-    return list(section.model_fields)
+        section = section.model_fields[part].annotation if isinstance(section, type) else _section_in(section)
+    return list(_section_in(section).model_fields)
+
+
+def _section_in(annotation: Any) -> Any:
+    """Return the section in an annotation such as `dict[str, StreamParams] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+import re
+from typing import Annotated, Any, Literal, cast, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.params.section import Device, NonNegativeFloat, PositiveFloat, PositiveInt, Section, operational
@@ -12,6 +13,30 @@ from pipeline_lib.params.section import Device, NonNegativeFloat, PositiveFloat,
 ModelName = Literal["alstm", "conv_alstm", "attention_pool", "lrcn", "mean_pool"]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
 """The article's two models, followed by baselines without attention or recurrence."""
+
+MODEL_ON_STREAM = re.compile(rf"({'|'.join(MODELS)})(?:@([a-z][a-z0-9_]*))?")
+
+
+def split_model(name: str) -> tuple[ModelName, str | None]:
+    """Return the model and the stream of `MODEL@STREAM`; the stream is None if the name has none.
+
+    Raises:
+        UserError: there is no model with this name.
+    """
+    match = MODEL_ON_STREAM.fullmatch(name)
+    if not match:
+        raise UserError(f"{name!r} is not a model; give {', '.join(MODELS)}, or one of them on a stream as MODEL@STREAM")
+    return cast(ModelName, match[1]), match[2]
+
+
+def _check_model(name: str) -> str:
+    split_model(name)
+    return name
+
+
+ModelOnStream = Annotated[str, AfterValidator(_check_model)]
+"""A model and the stream that it reads, `MODEL@STREAM`, or `MODEL` for the run's first stream."""
+
 
 UNUSED_HYPERPARAMETERS: dict[ModelName, tuple[str, ...]] = {
     "alstm": ("rescale_glimpse", "head_channels"),
@@ -85,13 +110,14 @@ class ModelParams(HyperParams):
 class TrainParams(HyperParams):
     """Parameters of the train stage: the models to train, and their hyper-parameters."""
 
-    models: Annotated[tuple[ModelName, ...], Field(strict=False, min_length=1)] = MODELS
+    models: Annotated[tuple[ModelOnStream, ...], Field(strict=False, min_length=1)] = MODELS
+    """Models to train, each as `MODEL` or `MODEL@STREAM`."""
     alstm_units: PositiveInt = 256
     """Width of ALSTM, and of the baselines with the same layers (article: 512)."""
     conv_alstm_units: PositiveInt = 64
     """Width of ConvALSTM (article: 256)."""
-    overrides: dict[ModelName, dict[str, Any]] = Field(default_factory=dict)
-    """Hyper-parameters of single models, including `units`."""
+    overrides: dict[ModelOnStream, dict[str, Any]] = Field(default_factory=dict)
+    """Hyper-parameters of single models, including `units`. Those of `MODEL` hold for it on every stream."""
     seed: int = 0
     seeds: Annotated[tuple[int, ...], Field(strict=False, min_length=1)] | None = None
     """Seeds to train every model with; default: only `seed`."""
@@ -127,10 +153,12 @@ class TrainParams(HyperParams):
         """The seeds to train every model with."""
         return self.seeds or (self.seed,)
 
-    def of(self, model: ModelName, seed: int | None = None) -> ModelParams:
-        """Return the parameters of one model's training with one seed (default: the first)."""
+    def of(self, name: str, seed: int | None = None) -> ModelParams:
+        """Return the parameters of one model's training, `MODEL[@STREAM]`, with one seed (default: the first)."""
+        model, _ = split_model(name)
         shared = {name: getattr(self, name) for name in (*HyperParams.model_fields, "deterministic", "device")}
-        own = {"units": self.conv_alstm_units if model == "conv_alstm" else self.alstm_units, **self.overrides.get(model, {})}
+        overrides = {**self.overrides.get(model, {}), **self.overrides.get(name, {})}
+        own = {"units": self.conv_alstm_units if model == "conv_alstm" else self.alstm_units, **overrides}
         unused = dict.fromkeys(UNUSED_HYPERPARAMETERS[model])
         seed = self.all_seeds[0] if seed is None else seed
         return ModelParams(model=model, seed=seed, **(shared | own | unused))

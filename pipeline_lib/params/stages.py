@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.params.models import ModelName, TrainParams
+from pipeline_lib.params.models import ModelOnStream, TrainParams, split_model
 from pipeline_lib.params.section import (
     Device,
     Fraction,
@@ -162,29 +162,106 @@ class FinetuneParams(Section):
     seed: int = 0
 
 
-class FeaturesParams(Section):
-    """Parameters of the features stage, which computes features_BTKKD from frames."""
+class StreamParams(Section):
+    """Parameters of one stream of features: for each clip `steps x K x K x D`."""
 
+    input: Literal["frame", "flow", "clip"] = "frame"
+    """What a step is made from: one frame, optical flow, or all frames of the clip (3-D networks)."""
     backbone: str = "vgg16"
-    """A torchvision classification network by name, or `vgg_small`."""
+    """A torchvision image or video network, `vgg_small`, `timm:NAME`, or `hf:NAME`."""
     weights: str = "imagenet"
-    """`imagenet` (torchvision's default weights), `random` (seeded), or the path of a local state dict."""
+    """`imagenet`, `kinetics` (clips), both downloaded; `random` (seeded), or the path of a local state dict."""
     image_size: PositiveInt = 224
-    grid: PositiveInt = 7
+    grid: PositiveInt | Literal["native"] = 7
+    """Cells per side; `native`: as many as the network has."""
     precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
     """`auto`: fp16 on a GPU, bf16 on a CPU with bf16 instructions, else fp32. The finetune stage treats fp16 as `auto`."""
     seed: int = 0
     """Seed of `weights: random`."""
+    method: Literal["dis", "farneback", "tvl1", "raft"] = "dis"
+    """Optical flow: OpenCV's DIS, Farneback or TV-L1, or torchvision's RAFT."""
+    method_weights: str | None = None
+    """Path of RAFT's state dict; default: downloaded."""
+    stack: PositiveInt = 1
+    """Consecutive flows in a step."""
+    encoding: Literal["image", "stack"] | None = None
+    """`image`: x, y and magnitude of one flow as the channels of an image; `stack`: x and y of `stack` flows as 2 x `stack`
+    channels. Default: `stack` if there are several flows."""
+    bound: PositiveFloat = 20.0
+    """Flow in pixels (at `image_size`) that is clipped to the ends of the range from 0 to 255."""
     device: Device = operational("auto")
     batch_frames: PositiveInt | None = operational(None)
     """Frames per batch; default: 256 on a GPU, fewer on a CPU. A batch that does not fit the GPU's memory is halved."""
+
+    @model_validator(mode="after")
+    def _fits_input(self) -> StreamParams:
+        others = sorted(self.model_fields_set & set(FLOW_KEYS)) if self.input != "flow" else []
+        if others:
+            raise UserError(f"{others[0]} is for streams with `input: flow`, not `input: {self.input}`; remove it")
+        if self.encoding == "image" and self.stack > 1:
+            raise UserError(f"encoding: image takes one flow, but stack = {self.stack}; remove one of the two")
+        return self
+
+    @property
+    def flow_encoding(self) -> Literal["image", "stack"]:
+        """The encoding of flows, with its default."""
+        return self.encoding or ("stack" if self.stack > 1 else "image")
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of a step's image: 3, or two for each flow of a stack."""
+        return 2 * self.stack if self.input == "flow" and self.flow_encoding == "stack" else 3
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the values that affect the features: those of flow only for flow, and the input only if it is not a frame."""
+        unused = (
+            {"streams"} | (set() if self.input == "flow" else set(FLOW_KEYS)) | ({"input"} if self.input == "frame" else set())
+        )
+        values = {name: value for name, value in super().recipe().items() if name not in unused}
+        return values | ({"encoding": self.flow_encoding} if self.input == "flow" else {})
+
+
+FLOW_KEYS = ("method", "method_weights", "stack", "encoding", "bound")
+"""Keys of `StreamParams` that only streams of optical flow have."""
+
+StreamName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
+
+
+class FeaturesParams(StreamParams):
+    """Parameters of the features stage: one stream called `rgb`, or several named ones in `streams`."""
+
+    streams: Annotated[dict[StreamName, StreamParams], Field(min_length=1)] | None = None
+    """Streams by name. Models read the first one by default, or `MODEL@STREAM`."""
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> FeaturesParams:
+        flat = sorted(self.model_fields_set - {"streams", "device", "batch_frames"})
+        if self.streams and flat:
+            raise UserError(f"features.{flat[0]} and features.streams exclude each other; give {flat[0]} in each stream")
+        for name, stream in (self.streams or {}).items():
+            if shared := sorted(stream.model_fields_set & {"device", "batch_frames"}):
+                raise UserError(f"features.streams.{name}.{shared[0]}: give it once for all streams, as features.{shared[0]}")
+        return self
+
+    @property
+    def all_streams(self) -> dict[str, StreamParams]:
+        """All streams by name, with the section's device and batch size."""
+        shared = {"device": self.device, "batch_frames": self.batch_frames}
+        if self.streams is None:
+            return {"rgb": StreamParams(**{name: getattr(self, name) for name in self.model_fields_set - {"streams"}})}
+        return {name: stream.model_copy(update=shared) for name, stream in self.streams.items()}
+
+    @property
+    def default_stream(self) -> str:
+        """The stream of models that name none: the first."""
+        return next(iter(self.all_streams))
 
 
 class SweepParams(Section):
     """Parameters of the sweep stage, which searches for hyper-parameters on the train and val splits."""
 
     enabled: bool = False
-    models: Annotated[tuple[ModelName, ...], Field(strict=False, min_length=1)] = ("alstm", "conv_alstm")
+    models: Annotated[tuple[ModelOnStream, ...], Field(strict=False, min_length=1)] = ("alstm", "conv_alstm")
     trials: PositiveInt = 30
     """Number of trials per model."""
     seed: int = 0
@@ -291,3 +368,21 @@ class Params(Section):
         if self.sweep.enabled and others:
             raise UserError(f"sweep.models has {others[0]}, but train.models does not; add it there, or remove it here")
         return self
+
+    @model_validator(mode="after")
+    def _models_read_present_streams(self) -> Params:
+        streams, readers = self.features.all_streams, dict[tuple[str, str], str]()
+        for model in self.train.models:
+            stream = self.stream_of(model)
+            if stream not in streams:
+                raise UserError(
+                    f"train.models has {model}, but features.streams has only {', '.join(streams)}; add {stream} there"
+                )
+            same = readers.setdefault((split_model(model)[0], stream), model)
+            if same != model:
+                raise UserError(f"train.models has {same} and {model}, which are the same; remove one")
+        return self
+
+    def stream_of(self, model: str) -> str:
+        """Return the stream that a model reads."""
+        return split_model(model)[1] or self.features.default_stream
