@@ -22,7 +22,7 @@ from prefect.locking.memory import MemoryLockManager
 from prefect.transactions import IsolationLevel
 from pydantic import BaseModel, ConfigDict
 
-from pipeline_lib.artifacts import Artifact, Recipe, Store
+from pipeline_lib.artifacts import Artifact, Recipe, Store, digest
 from pipeline_lib.compute.engine import WorkerLostError, take_seconds_waited
 from pipeline_lib.errors import UserError
 
@@ -81,24 +81,30 @@ class Ref(BaseModel):
         return context.store.directory(self.stage, self.key)
 
 
+Refs = dict[str, Ref]
+"""References to the artifacts that one task makes together, by name."""
+
+
 @dataclass
 class ArtifactPolicy(CachePolicy):
-    """Prefect cache policy: the key is the artifact's key; a result whose artifact is missing or damaged is deleted."""
+    """Prefect cache policy: the key is that of the artifacts; a result with a missing or damaged artifact is deleted."""
 
-    recipe: Callable[..., Recipe] | None = None
+    recipe: Callable[..., Recipe | Mapping[str, Recipe]] | None = None
 
     def compute_key(
         self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
     ) -> str | None:
-        """Return the artifact's key, or None if its inputs are invalid: the task itself then raises the error."""
+        """Return the artifacts' key, or None if their inputs are invalid: the task itself then raises the error."""
         assert self.recipe is not None
         context: Context = inputs["context"]
         try:
-            recipe = self.recipe(**inputs)
+            found = self.recipe(**inputs)
         except (UserError, OSError):
             return None
-        record = context.results / f"{recipe.stage}-{recipe.key}"
-        if recipe.stage in context.refresh or context.store.find(recipe.stage, recipe.key) is None:
+        recipes = [found] if isinstance(found, Recipe) else list(found.values())
+        key = recipes[0].key if len(recipes) == 1 else digest([recipe.key for recipe in recipes])
+        record = context.results / f"{recipes[0].stage}-{key}"
+        if any(_find(context, recipe) is None for recipe in recipes):
             record.unlink(missing_ok=True)
         return record.name
 
@@ -117,39 +123,87 @@ def stage(recipe: Callable[..., Recipe], **options: Any) -> Callable[[Callable[.
 
     def decorate(build: Callable[..., Mapping[str, Any]]) -> Task[..., Ref]:
         whole = inspect.signature(build)
-        parameters = [parameter for name, parameter in whole.parameters.items() if name not in ("directory", "made_from")]
-        signature = whole.replace(parameters=parameters, return_annotation=Ref)
+        signature = _without(whole, "directory", "made_from").replace(return_annotation=Ref)
 
         @functools.wraps(build)
         def make(*args: Any, **kwargs: Any) -> Ref:
             inputs = dict(signature.bind(*args, **kwargs).arguments)
             made_from = recipe(**inputs)
             given = {"made_from": made_from} if "made_from" in whole.parameters else {}
-            return _find_or_make(inputs["context"], made_from, functools.partial(build, **given, **inputs))
 
-        make.__signature__ = signature  # type: ignore[attr-defined]
-        policy = ArtifactPolicy(recipe=recipe, isolation_level=IsolationLevel.SERIALIZABLE, lock_manager=LOCKS)
-        return Task(
-            make,
-            name=build.__name__,
-            cache_policy=policy,
-            result_serializer="json",
-            retries=RETRIES,
-            retry_delay_seconds=1,
-            retry_condition_fn=_has_lost_its_worker,
-            **options,
-        )
+            def build_one(directories: Mapping[str, Path]) -> Mapping[str, Mapping[str, Any]]:
+                return {"": build(directory=directories[""], **given, **inputs)}
+
+            return _find_or_make(inputs["context"], {"": made_from}, build_one)[""]
+
+        return _as_task(make, signature, recipe, options)
 
     return decorate
 
 
-def _find_or_make(context: Context, recipe: Recipe, build: Callable[..., Mapping[str, Any]]) -> Ref:
-    artifact = None if recipe.stage in context.refresh else context.store.find(recipe.stage, recipe.key)
-    if artifact:
-        return Ref.to(artifact, made=False)
-    take_seconds_waited()
-    artifact = context.store.make(recipe, lambda directory: build(directory=directory), take_seconds_waited)
-    return Ref.to(artifact, made=True)
+def stage_of_several(
+    recipes: Callable[..., Mapping[str, Recipe]], **options: Any
+) -> Callable[[Callable[..., Mapping[str, Mapping[str, Any]]]], Task[..., Refs]]:
+    """Turn `build(directories, context, **inputs) -> counts`, which fills several folders at once, into a stage's task.
+
+    As `stage`, but `recipes` returns several recipes by name. `build` gets the folders, by name, of the artifacts that are not
+    in the store, and returns the counts of each.
+    """
+
+    def decorate(build: Callable[..., Mapping[str, Mapping[str, Any]]]) -> Task[..., Refs]:
+        whole = inspect.signature(build)
+        signature = _without(whole, "directories").replace(return_annotation=Refs)
+
+        @functools.wraps(build)
+        def make(*args: Any, **kwargs: Any) -> Refs:
+            inputs = dict(signature.bind(*args, **kwargs).arguments)
+            return _find_or_make(inputs["context"], recipes(**inputs), functools.partial(build, **inputs))
+
+        return _as_task(make, signature, recipes, options)
+
+    return decorate
+
+
+def _without(signature: inspect.Signature, *names: str) -> inspect.Signature:
+    return signature.replace(parameters=[parameter for name, parameter in signature.parameters.items() if name not in names])
+
+
+def _as_task(
+    make: Callable[..., Any],
+    signature: inspect.Signature,
+    recipe: Callable[..., Recipe | Mapping[str, Recipe]],
+    options: dict[str, Any],
+) -> Task[..., Any]:
+    make.__signature__ = signature  # type: ignore[attr-defined]
+    policy = ArtifactPolicy(recipe=recipe, isolation_level=IsolationLevel.SERIALIZABLE, lock_manager=LOCKS)
+    return Task(
+        make,
+        name=make.__name__,
+        cache_policy=policy,
+        result_serializer="json",
+        retries=RETRIES,
+        retry_delay_seconds=1,
+        retry_condition_fn=_has_lost_its_worker,
+        **options,
+    )
+
+
+def _find(context: Context, recipe: Recipe) -> Artifact | None:
+    """Return the recipe's artifact if it is whole, and its stage is not to be refreshed."""
+    return None if recipe.stage in context.refresh else context.store.find(recipe.stage, recipe.key)
+
+
+def _find_or_make(
+    context: Context,
+    recipes: Mapping[str, Recipe],
+    build: Callable[..., Mapping[str, Mapping[str, Any]]],
+) -> Refs:
+    refs = {name: Ref.to(found, made=False) for name, recipe in recipes.items() if (found := _find(context, recipe))}
+    if missing := {name: recipe for name, recipe in recipes.items() if name not in refs}:
+        take_seconds_waited()
+        made = context.store.make_several(missing, lambda drafts: build(directories=drafts), take_seconds_waited)
+        refs |= {name: Ref.to(artifact, made=True) for name, artifact in made.items()}
+    return {name: refs[name] for name in recipes}
 
 
 def _has_lost_its_worker(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:

@@ -15,9 +15,9 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -280,15 +280,35 @@ class Store:
             build: fills the folder and returns the artifact's counts.
             take_seconds_waited: returns how long `build` waited for its turn, which does not count as its duration.
         """
+        return self.make_several({"": recipe}, lambda drafts: {"": build(drafts[""])}, take_seconds_waited)[""]
+
+    def make_several(
+        self,
+        recipes: Mapping[str, Recipe],
+        build: Callable[[Mapping[str, Path]], Mapping[str, Mapping[str, Any]]],
+        take_seconds_waited: Callable[[], float] = lambda: 0.0,
+    ) -> dict[str, Artifact]:
+        """Publish artifacts that are made together, by name; `build` takes their folders and returns their counts.
+
+        Each counts an equal share of the seconds. For the arguments see `make`.
+        """
         started = time.monotonic()
+        with ExitStack() as stack:
+            drafts = {name: stack.enter_context(self._draft(recipe)) for name, recipe in recipes.items()}
+            counts = build(drafts)
+            files = {name: _seal(draft) for name, draft in drafts.items()}
+            seconds = (time.monotonic() - started - take_seconds_waited()) / len(recipes)
+            return {
+                name: self._publish(recipe, drafts[name], files[name], counts[name], seconds) for name, recipe in recipes.items()
+            }
+
+    def _publish(
+        self, recipe: Recipe, draft: Path, files: Sequence[tuple[FileRecord, str]], counts: Mapping[str, Any], seconds: float
+    ) -> Artifact:
         final = self.directory(recipe.stage, recipe.key)
-        with self._draft(recipe) as draft:
-            counts = build(draft)
-            files = _seal(draft)
-            seconds = time.monotonic() - started - take_seconds_waited()
-            manifest = _describe(recipe, [record for record, _ in files], counts, seconds)
-            _write_durably(draft / MANIFEST, manifest.model_dump_json(indent=2))
-            _replace_directory(draft, final)
+        manifest = _describe(recipe, [record for record, _ in files], counts, seconds)
+        _write_durably(draft / MANIFEST, manifest.model_dump_json(indent=2))
+        _replace_directory(draft, final)
         self.digests.remember({final / record.path: Digest(stamp, record.sha256) for record, stamp in files})
         shutil.rmtree(self.workspace / "partial" / recipe.stage / recipe.key, ignore_errors=True)
         return Artifact(final, manifest)
