@@ -125,7 +125,7 @@ def _compare_step(subject: str, trainer: Trainer, plain: torch.nn.Module, batch:
     def usual(steps: int = STEPS) -> None:
         for _ in range(steps):
             loss = frame_cross_entropy(
-                plain(batch.features_BTKKD.float(), batch.valid_frames_B), batch.labels_B, batch.valid_frames_B
+                plain(batch.features_BTKKD.float(), batch.valid_steps_B), batch.labels_B, batch.valid_steps_B
             )
             optimizer.zero_grad()
             loss.backward()

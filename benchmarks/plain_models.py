@@ -20,11 +20,11 @@ class PlainALSTM(nn.Module):
         self.cell = nn.LSTMCell(channels, units)
         self.head = nn.Linear(units, num_classes)
 
-    def forward(self, features_BTKKD: torch.Tensor, valid_frames_B: torch.Tensor) -> torch.Tensor:
+    def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> torch.Tensor:
         """Return logits_BTC."""
         features_BTID = features_BTKKD.flatten(2, 3)
-        mask_BT = torch.arange(features_BTID.shape[1], device=features_BTID.device) < valid_frames_B[:, None]
-        mean_BD = (features_BTID.mean(dim=2) * mask_BT[:, :, None]).sum(dim=1) / valid_frames_B[:, None]
+        mask_BT = torch.arange(features_BTID.shape[1], device=features_BTID.device) < valid_steps_B[:, None]
+        mean_BD = (features_BTID.mean(dim=2) * mask_BT[:, :, None]).sum(dim=1) / valid_steps_B[:, None]
         h_BU = torch.tanh(self.initial_h(self.dropout(mean_BD)))
         c_BU = torch.tanh(self.initial_c(self.dropout(mean_BD)))
         logits = []
@@ -51,7 +51,7 @@ class PlainConvALSTM(nn.Module):
         self.gates = nn.Conv2d(channels + units, 4 * units, 3, padding=1)
         self.head = nn.Linear(grid * grid * units, num_classes)
 
-    def forward(self, features_BTKKD: torch.Tensor, valid_frames_B: torch.Tensor) -> torch.Tensor:
+    def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> torch.Tensor:
         """Return logits_BTC."""
         features_BTDKK = features_BTKKD.permute(0, 1, 4, 2, 3)
         batch, frames, _, grid, _ = features_BTDKK.shape

@@ -137,7 +137,7 @@ class UsualTraining:
                 self._optimizer,
                 self._features_NTKKD,
                 self._whole.labels_B,
-                self._whole.valid_frames_B,
+                self._whole.valid_steps_B,
                 self._params.batch_size,
             )
 
@@ -154,12 +154,12 @@ def _train_as_usual(
     network.train()
     total_loss, total_correct = 0.0, 0
     for chosen_B in torch.randperm(len(labels_N)).split(batch_size):
-        labels_B, valid_frames_B = labels_N[chosen_B], valid_frames_N[chosen_B]
-        logits_BTC = network(features_NTKKD[chosen_B], valid_frames_B)
-        loss = frame_cross_entropy(logits_BTC, labels_B, valid_frames_B)
+        labels_B, valid_steps_B = labels_N[chosen_B], valid_frames_N[chosen_B]
+        logits_BTC = network(features_NTKKD[chosen_B], valid_steps_B)
+        loss = frame_cross_entropy(logits_BTC, labels_B, valid_steps_B)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         total_loss += loss.item()
-        total_correct += int(count_correct(logits_BTC.detach(), labels_B, valid_frames_B)[0])
+        total_correct += int(count_correct(logits_BTC.detach(), labels_B, valid_steps_B)[0])
     return total_loss, total_correct

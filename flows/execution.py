@@ -22,11 +22,11 @@ from pipeline_lib.addresses import redact_text
 from pipeline_lib.compute.engine import WorkerLostError
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import STAGES, Params
-from tasks.stage import RETRIES, Context, Ref
+from tasks.stage import RETRIES, Context, Ref, Refs
 
 logger = logging.getLogger(__name__)
 
-Future = PrefectFuture[Ref]
+Future = PrefectFuture[Any]
 ISOLATED = ("train", "evaluate", "controls", "results", "heatmaps")
 """Kinds of work whose failure does not end the run."""
 STAGE_OF = {"quarantine": "subsample", "check": "train", "controls": "evaluate", "results": "evaluate"}
@@ -75,8 +75,8 @@ class Work:
         """The stage it belongs to."""
         return STAGE_OF.get(self.kind, self.kind)
 
-    def result(self) -> Ref | None:
-        """Wait for the task and return its reference; None for a check, or if the task never started because an input failed.
+    def result(self) -> Ref | Refs | None:
+        """Wait for the task and return its references; None for a check, or if the task never started as an input failed.
 
         A reference from Prefect's cache still has `made=True` from the run that made it, so it is corrected here.
         """
@@ -84,13 +84,21 @@ class Work:
         if self.future.state.name == "NotReady":
             return None
         try:
-            ref = self.future.result()
+            result = self.future.result()
         except WorkerLostError as error:
             raise UserError(
                 f"{error}, {1 + RETRIES} times; finished work is kept: run again, with more memory or fewer training runs "
                 "side by side (train.workers)"
             ) from None
-        return ref.model_copy(update={"made": False}) if ref and self.future.state.name == "Cached" else ref
+        if self.future.state.name != "Cached":
+            return result
+        found = {name: ref.model_copy(update={"made": False}) for name, ref in as_refs(result).items()}
+        return found[""] if isinstance(result, Ref) else found
+
+
+def as_refs(result: Ref | Refs) -> Refs:
+    """Return what a task returned as references by name; a single one has an empty name."""
+    return {"": result} if isinstance(result, Ref) else result
 
 
 @dataclass
@@ -102,27 +110,29 @@ class Execution:
     until: str | None
     works: list[Work] = field(default_factory=list)
     refs: defaultdict[str, dict[Any, Ref]] = field(default_factory=lambda: defaultdict(dict))
-    """References that finished tasks returned, by kind and key."""
+    """References that finished tasks returned, by kind and key; those of several artifacts are only in `artifacts`."""
+    artifacts: dict[tuple[str, Any], list[Ref]] = field(default_factory=dict)
+    """References to all artifacts of finished tasks, by kind and key."""
     results: dict[str, StageResult] = field(default_factory=dict)
     """Finished stages with at least one artifact."""
     failures: list[str] = field(default_factory=list)
     """One line for each failure that did not end the run."""
     _num_open: Counter[str] = field(default_factory=Counter)
     """Number of unfinished tasks of each stage."""
-    _stored: dict[Task[..., Ref], Task[..., Ref]] = field(default_factory=dict)
+    _stored: dict[Task[..., Any], Task[..., Any]] = field(default_factory=dict)
     """Each task with its Prefect results stored in the workspace."""
     _ended: SimpleQueue[Work] = field(default_factory=SimpleQueue)
 
     def submit(
         self,
         kind: str,
-        task: Task[..., Ref],
+        task: Task[..., Any],
         key: Hashable = None,
         label: str = "",
         wait_for: Sequence[PrefectFuture[Any]] = (),
         **inputs: Any,
     ) -> Future:
-        """Submit a task that returns an artifact.
+        """Submit a task that returns one artifact, or several.
 
         Raises:
             StageReached: the run ends before the task's stage.
@@ -187,14 +197,17 @@ class Execution:
         self._num_open[work.stage] -= 1
         is_failure = False
         try:
-            ref = work.result()
+            result = work.result()
         except Exception as error:
             if work.kind not in ISOLATED:
                 raise
-            ref, is_failure = None, True
+            result, is_failure = None, True
             self._add_failure(work, error)
+        ref = result if isinstance(result, Ref) else None
         if ref:
             self.refs[work.kind][work.key] = ref
+        if result:
+            self.artifacts[work.kind, work.key] = list(as_refs(result).values())
         self.ended(work, ref, is_failure=is_failure)
         if not self._num_open[work.stage]:
             self._close_stage(work.stage)
@@ -209,9 +222,8 @@ class Execution:
         logger.error("%s", f"{self.failures[-1]}\n{trace}".rstrip())
 
     def _close_stage(self, stage: str) -> None:
-        refs = [
-            self.refs[work.kind][work.key] for work in self.works if work.stage == stage and work.key in self.refs[work.kind]
-        ]
+        finished = [self.artifacts.get((work.kind, work.key), []) for work in self.works if work.stage == stage]
+        refs = [ref for artifacts in finished for ref in artifacts]
         if refs:
             self.results[stage] = StageResult(refs)
             self.stage_over(stage, self.results[stage])

@@ -29,6 +29,8 @@ class TrainingRun:
     fold: int
     seed: int
     params: ModelParams
+    stream: str
+    """The stream that it reads."""
     label: str
     """The name, and fold and seed where the run has several."""
 
@@ -41,7 +43,7 @@ class TrainingRun:
 def plan_training_runs(params: Params, found: Overrides) -> list[TrainingRun]:
     """Return all training runs of a run; only the first of each name is drawn and shown."""
     return [
-        TrainingRun(name, fold, seed, train.of(model, seed), _label(name, fold, seed, params))
+        TrainingRun(name, fold, seed, train.of(model, seed), params.stream_of(model), _label(name, fold, seed, params))
         for model, name, train in _variants(params.train, found)
         for fold in params.chunk.folds
         for seed in params.train.all_seeds

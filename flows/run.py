@@ -38,7 +38,7 @@ from pipeline_lib.artifacts.workspace_lock import hold_workspace, workspace_id
 from pipeline_lib.compute.engine import cancel_work
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import videos_root
-from pipeline_lib.params import STAGES, Params
+from pipeline_lib.params import STAGES, Params, StreamParams
 from tasks import progress
 from tasks.evaluate import RunKey
 from tasks.stage import Context, Ref
@@ -47,7 +47,10 @@ if TYPE_CHECKING:
     from prefect import Task
 
 ByFold = Mapping[int, Future]
-FeaturesByFold = Mapping[int, Sequence[Future]]
+BackbonesByFold = Mapping[int, Mapping[str, Future]]
+"""Fine-tuned backbones by fold and stream."""
+FeaturesByFold = Mapping[int, Mapping[str, Sequence[Future]]]
+"""Features by fold and stream: one future a shard, of which each returns all streams that were extracted with it."""
 
 
 @dataclass
@@ -57,6 +60,8 @@ class Run(RunState):
     record: records.Record = field(kw_only=True)
     _num_works: Counter[RunKey] = field(default_factory=Counter)
     """Number of unfinished tasks of each training run."""
+    num_extractions: int = 0
+    """Number of streams to extract, each counted once a fold if its backbone is fine-tuned."""
     _failed: set[RunKey] = field(default_factory=set)
     """Training runs with a failed task."""
 
@@ -94,46 +99,62 @@ class Run(RunState):
             for fold in self.params.chunk.folds
         }
 
-    def finetune(self, clips: ByFold, shards: Sequence[Future]) -> ByFold:
-        """Fine-tune the backbone on each fold's training split, if enabled."""
+    def finetune(self, clips: ByFold, shards: Sequence[Future]) -> BackbonesByFold:
+        """Fine-tune the backbones of streams on each fold's training split, if enabled."""
         if not self.params.finetune.enabled:
             self.stop_after("finetune")
             return {}
-        progress.expect("finetune", self.params.finetune.epochs * len(clips))
+        streams = self.params.tuned_streams
+        progress.expect("finetune", self.params.finetune.epochs * len(clips) * len(streams))
         return {
-            fold: self.submit(
-                "finetune",
-                tasks.finetune.finetune,
-                fold,
-                clips=table,
-                shards=shards,
-                params=self.params.finetune,
-                features=self.params.features,
-            )
+            fold: {
+                name: self.submit(
+                    "finetune",
+                    tasks.finetune.finetune,
+                    (fold, name),
+                    clips=table,
+                    shards=shards,
+                    params=self.params.finetune,
+                    stream=stream,
+                )
+                for name, stream in streams.items()
+            }
             for fold, table in clips.items()
         }
 
-    def features(self, shards: Sequence[Future], backbones: ByFold) -> FeaturesByFold:
-        """Extract the features of each shard: once for all folds, or once a fold if the backbone is fine-tuned."""
-        if backbones:
-            return {fold: self._extract(shards, backbone, fold) for fold, backbone in backbones.items()}
-        return dict.fromkeys(self.params.chunk.folds, self._extract(shards))
+    def features(self, shards: Sequence[Future], backbones: BackbonesByFold) -> FeaturesByFold:
+        """Extract the streams of each shard: together for all folds, and once a fold those with a fine-tuned backbone."""
+        tuned = self.params.tuned_streams if backbones else {}
+        frozen = {name: stream for name, stream in self.params.features.all_streams.items() if name not in tuned}
+        shared = self._extract(shards, frozen) if frozen else {}
+        return {
+            fold: {**shared, **(self._extract(shards, tuned, backbones[fold], fold) if tuned else {})}
+            for fold in self.params.chunk.folds
+        }
 
-    def _extract(self, shards: Sequence[Future], backbone: Future | None = None, fold: int | None = None) -> list[Future]:
-        return [
+    def _extract(
+        self,
+        shards: Sequence[Future],
+        streams: Mapping[str, StreamParams],
+        backbones: Mapping[str, Future] | None = None,
+        fold: int | None = None,
+    ) -> dict[str, Sequence[Future]]:
+        self.num_extractions += len(streams)
+        extracted = [
             self.submit(
                 "features",
                 tasks.features.features,
                 (fold, name),
                 name=name,
                 shard=shard,
-                backbone=backbone,
-                params=self.params.features,
+                backbones=backbones or {},
+                streams=streams,
                 chunk=self.params.chunk,
                 fps=self.params.subsample.fps,
             )
             for name, shard in zip(self.shard_names, shards, strict=True)
         ]
+        return dict.fromkeys(streams, extracted)
 
     def sweep(self, clips: ByFold, features: FeaturesByFold) -> Overrides:
         """Search hyper-parameters on the first fold, if enabled, and wait for the best of each model."""
@@ -150,7 +171,8 @@ class Run(RunState):
                 model,
                 model=model,
                 clips=clips[fold],
-                features=features[fold],
+                features=features[fold][self.params.stream_of(model)],
+                stream=self.params.stream_of(model),
                 params=self.params.sweep,
                 base=self.params.train.of(model),
                 mlflow_run=self.record.open_sweep(model),
@@ -177,7 +199,8 @@ class Run(RunState):
                 tasks.train.train,
                 wait_for=[checks[training.fold]],
                 clips=clips[training.fold],
-                features=features[training.fold],
+                features=features[training.fold][training.stream],
+                stream=training.stream,
                 params=training.params,
                 side_by_side=side_by_side(self.params),
                 mlflow_run=self.record.open_child(training, self.params),
@@ -203,7 +226,8 @@ class Run(RunState):
                 f"fold {fold}",
                 fold=fold,
                 clips=table,
-                features=features[fold],
+                features=features[fold][self.params.features.default_stream],
+                stream=self.params.features.default_stream,
                 shards=shards,
                 params=self.params.evaluate,
                 fps=self.params.subsample.fps,
@@ -215,7 +239,8 @@ class Run(RunState):
                 tasks.evaluate.evaluate,
                 trained=trained,
                 clips=clips[training.fold],
-                features=features[training.fold],
+                features=features[training.fold][training.stream],
+                stream=training.stream,
                 collection=collection,
                 params=self.params.evaluate,
                 fps=self.params.subsample.fps,
@@ -285,7 +310,7 @@ class Run(RunState):
     def stage_over(self, stage: str, result: StageResult) -> None:
         """Log a finished stage."""
         if stage == "subsample":
-            progress.expect("features", sum(ref.counts["frames"] for ref in result.refs))
+            progress.expect("features", self.num_extractions * sum(ref.counts["frames"] for ref in result.refs))
         progress.finish(stage)
         self.context.store.record_run(str(self.record.parent.id), result.refs)
         self.record.log_stage(self, stage, result)

@@ -10,8 +10,8 @@ from pipeline_lib.artifacts import Recipe, layout
 from pipeline_lib.compute.engine import Needs, run_at
 from pipeline_lib.compute.planning import CONTROLS_GPU_SHARE, SideBySide, uses_gpu
 from pipeline_lib.params import EvaluateParams
-from tasks.features import feature_files, needs_of_model
-from tasks.stage import Context, Ref, stage
+from tasks.features import feature_files, feature_inputs, needs_of_model
+from tasks.stage import Context, Ref, Refs, stage
 
 VERSION = "evaluate-4"
 CONTROLS_VERSION = "controls-2"
@@ -26,7 +26,8 @@ def recipe(
     training_run: str,
     trained: Ref,
     clips: Ref,
-    features: Sequence[Ref],
+    features: Sequence[Refs],
+    stream: str,
     collection: Ref,
     params: EvaluateParams,
     fps: float,
@@ -34,7 +35,7 @@ def recipe(
 ) -> Recipe:
     """Return what scores depend on: the checkpoint, the clips, their features and the collection's boxes."""
     inputs = {"trained": trained.content_key, "clips": clips.content_key, "collection": collection.content_key}
-    inputs |= {f"features {n}": shard.content_key for n, shard in enumerate(features)}
+    inputs |= feature_inputs(features, stream)
     return Recipe("evaluate", VERSION, params.recipe() | {"fps": fps}, inputs)
 
 
@@ -45,7 +46,8 @@ def evaluate(
     training_run: str,
     trained: Ref,
     clips: Ref,
-    features: Sequence[Ref],
+    features: Sequence[Refs],
+    stream: str,
     collection: Ref,
     params: EvaluateParams,
     fps: float,
@@ -58,7 +60,7 @@ def evaluate(
     from pipeline_lib.evaluate import evaluate_model
 
     boxes = collection.directory(context) / layout.BOXES
-    files = feature_files(context, features)
+    files = feature_files(context, features, stream)
     return run_at(
         evaluate_model,
         trained.directory(context) / layout.CHECKPOINT,
@@ -76,13 +78,14 @@ def controls_recipe(
     context: Context,
     fold: int,
     clips: Ref,
-    features: Sequence[Ref],
+    features: Sequence[Refs],
+    stream: str,
     shards: Sequence[Ref],
     params: EvaluateParams,
     fps: float,
 ) -> Recipe:
     """Return what the controls depend on: the clips, the features and the metadata of the video files."""
-    inputs = {"clips": clips.content_key} | {f"features {n}": ref.content_key for n, ref in enumerate(features)}
+    inputs = {"clips": clips.content_key} | feature_inputs(features, stream)
     inputs |= {f"shard {n}": ref.content_key for n, ref in enumerate(shards)}
     return Recipe("evaluate", CONTROLS_VERSION, params.recipe() | {"fps": fps}, inputs)
 
@@ -93,7 +96,8 @@ def controls(
     context: Context,
     fold: int,
     clips: Ref,
-    features: Sequence[Ref],
+    features: Sequence[Refs],
+    stream: str,
     shards: Sequence[Ref],
     params: EvaluateParams,
     fps: float,
@@ -106,7 +110,7 @@ def controls(
     return run_at(
         evaluate_controls,
         read_clips(clips.directory(context)),
-        feature_files(context, features),
+        feature_files(context, features, stream),
         read_videos(shard.directory(context) for shard in shards),
         directory,
         params,

@@ -1,4 +1,4 @@
-"""features: extract the backbone's last feature map of every frame."""
+"""features: extract the streams of every shard's clips."""
 
 from __future__ import annotations
 
@@ -7,44 +7,64 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.artifacts import Recipe, layout
+from pipeline_lib.artifacts import Recipe, digest, layout
 from pipeline_lib.compute.engine import Needs, run_at
 from pipeline_lib.compute.planning import SideBySide, training_needs, uses_gpu
 from pipeline_lib.errors import UserError
-from pipeline_lib.params import ChunkParams, Device, FeaturesParams
+from pipeline_lib.params import ChunkParams, Device, StreamParams
 from tasks.progress import advance
-from tasks.stage import Context, Ref, stage
+from tasks.stage import Context, Ref, Refs, stage_of_several
 
 VERSION = "features-2"
 
 
-def backbone_recipe(context: Context, params: FeaturesParams) -> dict[str, Any]:
-    """Return the feature parameters, with a weights file identified by its digest."""
+def backbone_recipe(context: Context, params: StreamParams) -> dict[str, Any]:
+    """Return the parameters of a stream, with weights files identified by their digests."""
     values = params.recipe()
-    if path := weights_file(params):
-        if not path.is_file():
-            raise UserError(f"features.weights: {params.weights} does not exist; give imagenet, random or a state dict file")
-        values["weights"] = f"sha256 {context.store.digests.sha256(path)}"
+    for key, path in weights_files(params).items():
+        values[key] = f"sha256 {_sha256(context, path, key)}"
     return values
 
 
-def weights_file(params: FeaturesParams) -> Path | None:
-    """Return the absolute path of the backbone's weights if they are a user's file."""
-    return None if params.weights in ("imagenet", "random") else Path(params.weights).expanduser().absolute()
+def _sha256(context: Context, path: Path, key: str) -> str:
+    """Return the digest of a weights file, or of a model's folder."""
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        return digest([(file.name, context.store.digests.sha256(file)) for file in files])
+    if not path.is_file():
+        raise UserError(f"features.{key}: {path} does not exist; give a state dict file, or a name that is accepted there")
+    return context.store.digests.sha256(path)
 
 
-def with_absolute_weights(params: FeaturesParams) -> FeaturesParams:
-    """Return the parameters with an absolute weights path, for workers in other working folders."""
-    path = weights_file(params)
-    return params.model_copy(update={"weights": str(path)}) if path else params
+def weights_files(params: StreamParams) -> dict[str, Path]:
+    """Return the absolute paths of a stream's weights that are a user's files, by their keys."""
+    named = {"weights": params.weights} if params.weights not in ("imagenet", "kinetics", "random") else {}
+    named |= {"method_weights": params.method_weights} if params.method_weights else {}
+    return {key: Path(value).expanduser().absolute() for key, value in named.items()}
 
 
-def recipe(
-    context: Context, name: str, shard: Ref, backbone: Ref | None, params: FeaturesParams, chunk: ChunkParams, fps: float
-) -> Recipe:
-    """Return what features depend on: the shard's frames, how clips are cut, and the backbone; not the splits."""
-    inputs = {"shard": shard.content_key} | ({"backbone": backbone.content_key} if backbone else {})
-    return Recipe("features", VERSION, backbone_recipe(context, params) | chunk.cut_recipe() | {"fps": fps}, inputs)
+def with_absolute_weights(params: StreamParams) -> StreamParams:
+    """Return the parameters with absolute paths of weights, for workers in other working folders."""
+    return params.model_copy(update={key: str(path) for key, path in weights_files(params).items()})
+
+
+def recipes(
+    context: Context,
+    name: str,
+    shard: Ref,
+    backbones: Mapping[str, Ref],
+    streams: Mapping[str, StreamParams],
+    chunk: ChunkParams,
+    fps: float,
+) -> dict[str, Recipe]:
+    """Return what each stream depends on: the shard's frames, how clips are cut, and the backbone; not the splits."""
+
+    def recipe(stream: str, params: StreamParams) -> Recipe:
+        inputs = {"shard": shard.content_key}
+        inputs |= {"backbone": backbones[stream].content_key} if stream in backbones else {}
+        return Recipe("features", VERSION, backbone_recipe(context, params) | chunk.cut_recipe() | {"fps": fps}, inputs)
+
+    return {stream: recipe(stream, params) for stream, params in streams.items()}
 
 
 def needs_of_model(device: Device, key: str, files: Sequence[Path], side_by_side: SideBySide) -> Needs:
@@ -53,34 +73,39 @@ def needs_of_model(device: Device, key: str, files: Sequence[Path], side_by_side
     return training_needs(device, features_bytes, side_by_side.number, is_limit=side_by_side.is_limit, key=key)
 
 
-def feature_files(context: Context, features: Sequence[Ref]) -> list[Path]:
-    """Return a fold's feature files, one a shard."""
-    return [shard.directory(context) / layout.FEATURES for shard in features]
+def feature_inputs(features: Sequence[Refs], stream: str) -> dict[str, str]:
+    """Return the content keys of a stream's features, as inputs of a recipe."""
+    return {f"features {number}": shard[stream].content_key for number, shard in enumerate(features)}
 
 
-@stage(recipe, task_run_name="features {name}")
+def feature_files(context: Context, features: Sequence[Refs], stream: str) -> list[Path]:
+    """Return a stream's feature files of a fold, one a shard."""
+    return [shard[stream].directory(context) / layout.FEATURES for shard in features]
+
+
+@stage_of_several(recipes, task_run_name="features {name}")
 def features(
-    directory: Path,
+    directories: Mapping[str, Path],
     context: Context,
     name: str,
     shard: Ref,
-    backbone: Ref | None,
-    params: FeaturesParams,
+    backbones: Mapping[str, Ref],
+    streams: Mapping[str, StreamParams],
     chunk: ChunkParams,
     fps: float,
-) -> Mapping[str, Any]:
-    """Extract the features of a shard, with the fine-tuned backbone if there is one."""
+) -> Mapping[str, Mapping[str, Any]]:
+    """Extract the streams of a shard together, so that its videos are decoded once; with the fine-tuned backbones."""
     from pipeline_lib.features import SHARDS_ON_GPU, extract_features
 
-    on_gpu = uses_gpu(params.device, key="features.device")
+    on_gpu = uses_gpu(next(iter(streams.values())).device, key="features.device")
     return run_at(
         extract_features,
         shard.directory(context),
-        directory,
-        params,
+        directories,
+        {stream: with_absolute_weights(streams[stream]) for stream in directories},
         chunk,
         fps=fps,
-        weights=backbone.directory(context) / layout.BACKBONE if backbone else weights_file(params),
+        weights={stream: ref.directory(context) / layout.BACKBONE for stream, ref in backbones.items()},
         needs=Needs(cpus=0, gpus=1 / SHARDS_ON_GPU) if on_gpu else Needs(cpus=math.inf),
         callbacks={"on_frames": lambda frames: advance("features", frames)},
     )

@@ -1,4 +1,4 @@
-"""finetune: fine-tune the backbone on frames of the training split."""
+"""finetune: fine-tune a stream's backbone on frames of the training split."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from pipeline_lib.artifacts import Recipe
 from pipeline_lib.compute.engine import run_at
 from pipeline_lib.compute.planning import whole_device
-from pipeline_lib.params import FeaturesParams, FinetuneParams
+from pipeline_lib.params import FinetuneParams, StreamParams
 from tasks.features import backbone_recipe, with_absolute_weights
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
@@ -17,10 +17,10 @@ from tasks.stage import Context, Ref, stage
 VERSION = "finetune-3"
 
 
-def recipe(context: Context, clips: Ref, shards: Sequence[Ref], params: FinetuneParams, features: FeaturesParams) -> Recipe:
+def recipe(context: Context, clips: Ref, shards: Sequence[Ref], params: FinetuneParams, stream: StreamParams) -> Recipe:
     """Return what the weights depend on: the training frames and the initial backbone."""
     inputs = {"clips": clips.content_key} | {f"shard {n}": shard.content_key for n, shard in enumerate(shards)}
-    values = {"finetune": params.recipe(), "backbone": backbone_recipe(context, features)}
+    values = {"finetune": params.recipe(), "backbone": backbone_recipe(context, stream)}
     return Recipe("finetune", VERSION, values, inputs)
 
 
@@ -32,9 +32,9 @@ def finetune(
     clips: Ref,
     shards: Sequence[Ref],
     params: FinetuneParams,
-    features: FeaturesParams,
+    stream: StreamParams,
 ) -> Mapping[str, Any]:
-    """Fine-tune the backbone on a fold's training split and write its weights."""
+    """Fine-tune a stream's backbone on a fold's training split and write its weights."""
     from pipeline_lib.artifacts.tables import read_clips, video_paths
     from pipeline_lib.finetune import finetune_backbone
 
@@ -48,7 +48,7 @@ def finetune(
         directory,
         partial,
         params,
-        with_absolute_weights(features),
-        needs=whole_device(features.device, key="features.device"),
+        with_absolute_weights(stream),
+        needs=whole_device(stream.device, key="features.device"),
         callbacks={"on_epoch": lambda epoch: advance("finetune")},
     )

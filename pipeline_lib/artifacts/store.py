@@ -299,7 +299,8 @@ class Store:
             files = {name: _seal(draft) for name, draft in drafts.items()}
             seconds = (time.monotonic() - started - take_seconds_waited()) / len(recipes)
             return {
-                name: self._publish(recipe, drafts[name], files[name], counts[name], seconds) for name, recipe in recipes.items()
+                name: self._publish(recipe, drafts[name], files[name], counts[name], seconds)
+                for name, recipe in recipes.items()
             }
 
     def _publish(

@@ -12,14 +12,13 @@ from typing import Any
 
 import h5py
 import pandas as pd
-from torch import nn
 
 from pipeline_lib.artifacts import layout
 from pipeline_lib.compute.devices import choose_device
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluate.confusion import draw_confusion
 from pipeline_lib.evaluate.maps import ScoredMaps, curve_totals, map_totals, write_maps
-from pipeline_lib.evaluate.masking import choose_clips, masked_curves
+from pipeline_lib.evaluate.masking import Curves, choose_clips, masked_curves, masked_features
 from pipeline_lib.evaluate.permutation import video_footage
 from pipeline_lib.evaluate.pointing import Actor, find_actor
 from pipeline_lib.evaluate.predictions import clip_predictions, video_predictions
@@ -74,11 +73,14 @@ def evaluate_model(
     with FeatureReader(feature_files) as reader:
         _check_features(checkpoint, reader, metadata)
         loader_of = partial(ClipLoader, reader, classes=metadata.classes, device=device, in_memory=False)
-        outputs = infer(network, loader_of(test), batch_size)
+        loader = loader_of(test)
+        of_steps = infer(network, loader, batch_size)
+        outputs = of_steps.of_frames(loader.step_frames, loader.num_frames)
         maps = None
         if metadata.attends and metadata.grid > 1:
             actor = None if boxes is None else find_actor(test, outputs.attention_NTKK.shape[1], metadata.grid, boxes, fps=fps)
-            maps = _score_maps(network, loader_of, test, outputs, metadata, actor, batch_size)
+            curves_of = partial(masked_curves, network, batch_size=batch_size, masked_D=masked_features(reader, clips))
+            maps = _score_maps(curves_of, loader_of, test, of_steps, outputs, metadata, actor)
     predictions, videos = _write_predictions(directory, test, outputs, metadata.classes)
     train = clips[clips["split"] == "train"]
     metrics = overall_scores(predictions, videos, metadata.classes, train=train)
@@ -90,19 +92,20 @@ def evaluate_model(
 
 
 def _score_maps(
-    network: nn.Module,
+    curves_of: Callable[..., Curves],
     loader_of: Callable[[pd.DataFrame], ClipLoader],
     test: pd.DataFrame,
-    outputs: Outputs,
+    of_steps: Outputs,
+    of_frames: Outputs,
     metadata: Metadata,
     actor: Actor | None,
-    batch_size: int,
 ) -> ScoredMaps:
     """Compute all attention measures; deletion and insertion run the network again on masked features."""
-    attention_NTI = outputs.attention_NTKK.flatten(2).double().numpy()
+    attention_NTI = of_frames.attention_NTKK.flatten(2).double().numpy()
     row_M = choose_clips(test)
     masked = test.iloc[row_M]
-    curves = masked_curves(network, loader_of(masked), masked["clip"].tolist(), attention_NTI[row_M], batch_size)
+    of_step_MTI = of_steps.attention_NTKK[row_M].flatten(2).double().numpy()
+    curves = curves_of(loader_of(masked), masked["clip"].tolist(), of_step_MTI)
     totals = pd.concat([map_totals(test, attention_NTI, actor), curve_totals(masked, curves)], ignore_index=True)
     return ScoredMaps(test, metadata.classes, metadata.grid, totals, curves)
 

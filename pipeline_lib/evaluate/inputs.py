@@ -1,6 +1,6 @@
 """Inputs of the controls: one average feature vector per video, or the metadata of its file."""
 
-# V videos, N clips, T frames of a clip, D channels (or columns)
+# V videos, N clips, T steps of a clip, D channels (or columns)
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from pipeline_lib.streams.feature_files import FeatureReader
+from pipeline_lib.streams.steps import valid_steps
 from pipeline_lib.training.batches import ClipLoader
 
 BATCH_CLIPS = 32
@@ -21,13 +22,13 @@ UNKNOWN = -1.0
 
 
 def average_features(clips: pd.DataFrame, reader: FeatureReader, device: torch.device) -> np.ndarray:
-    """Return features_VD averaged over each video's valid frames and all cells, in the order of the videos' first clips.
+    """Return features_VD averaged over each video's valid steps and all cells, in the order of the videos' first clips.
 
     Raises:
         UserError: a clip is in none of the feature files.
     """
     video_N, videos = pd.factorize(clips["video"])
-    valid_N = clips["valid_frames"].to_numpy()
+    valid_N = valid_steps(reader.step_frames, clips["valid_frames"].to_numpy())
     num_cells = reader.shape[2] * reader.shape[3]  # opens the files before threads read them
     loader = ClipLoader(reader, clips, list(clips["class_name"].unique()), device, in_memory=False)
     batches = (batch.features_BTKKD for batch in loader.batches(BATCH_CLIPS))

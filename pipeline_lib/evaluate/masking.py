@@ -5,11 +5,12 @@ the better the map. Insertion starts with all cells masked and restores them in 
 the masked features and computes its attention again.
 
 A masked cell's features are zero. After a ReLU that means that the channel's pattern is absent, and `Normalised` keeps zero,
-since it scales by one factor. Filling with the clip's mean instead would reveal the clip's class, since `mean_pool` classifies
-exactly that mean. Zeros also lower the activations overall, but equally for the model's order and for a control's.
+since it scales by one factor. Features of transformers have a sign, and zero means nothing there, so a masked cell has the mean
+of the training features instead. Filling with the clip's mean would reveal the clip's class, since `mean_pool` classifies
+exactly that mean. Masking also lowers the activations overall, but equally for the model's order and for a control's.
 """
 
-# N clips, B batch, T frames of a clip, K grid side, I = K * K cells, F points of a curve
+# N clips, B batch, T steps of a clip, K grid side, I = K * K cells, F points of a curve
 
 from __future__ import annotations
 
@@ -24,10 +25,14 @@ from torch import nn
 
 from pipeline_lib.compute.gpu_sharing import deterministic_inference
 from pipeline_lib.evaluate.measures import MODEL, UNIFORM, control_maps
+from pipeline_lib.streams.feature_files import FeatureReader
 from pipeline_lib.training.batches import Batch, ClipLoader
 
 STEPS = 5
 """Steps of a curve; odd, so that the complement of each count of cells is also a count (see `masked_curves`)."""
+
+SAMPLED_CLIPS = 64
+"""Training clips whose mean a masked cell has if features have a sign."""
 
 MAX_VIDEOS = 512
 """Maximum number of videos to mask; one clip of each costs `5 * STEPS - 3` runs of the model."""
@@ -40,7 +45,7 @@ class Curves:
     fraction_F: np.ndarray
     """Fraction of the cells that are masked (deletion) or restored (insertion)."""
     probability_NF: Mapping[tuple[str, str], np.ndarray]
-    """The true class's mean probability over each clip's valid frames, by map and measure."""
+    """The true class's mean probability over each clip's valid steps, by map and measure."""
 
     def areas(self) -> dict[tuple[str, str], np.ndarray]:
         """Return area_N under each clip's curves by the trapezoidal rule, by map and measure."""
@@ -60,10 +65,25 @@ def cell_counts(num_cells: int) -> np.ndarray:
     return np.array([round(num_cells * step / STEPS) for step in range(STEPS + 1)])
 
 
+def masked_features(reader: FeatureReader, clips: pd.DataFrame) -> torch.Tensor | None:
+    """Return the features_D of a masked cell: the mean of some training clips, or None (zeros) if none is negative."""
+    train = clips[clips["split"] == "train"]["clip"]
+    sample = train.sample(min(SAMPLED_CLIPS, len(train)), random_state=0).tolist()
+    if not sample:
+        return None
+    features_NTKKD = reader.load(sample).float()
+    return features_NTKKD.mean(dim=(0, 1, 2, 3)) if (features_NTKKD < 0).any() else None
+
+
 def masked_curves(
-    model: nn.Module, loader: ClipLoader, clips: Sequence[str], attention_NTI: np.ndarray, batch_size: int
+    model: nn.Module,
+    loader: ClipLoader,
+    clips: Sequence[str],
+    attention_NTI: np.ndarray,
+    batch_size: int,
+    masked_D: torch.Tensor | None = None,
 ) -> Curves:
-    """Return the deletion and insertion curves of all clips of `loader`, whose ids are `clips`.
+    """Return the deletion and insertion curves of all clips of `loader`, whose ids are `clips`; masked cells have `masked_D`.
 
     The uniform map ranks cells in a random order per clip, the same in all frames. The reverse order is equally random, so its
     insertion curve is its deletion curve reversed, which saves runs of the model.
@@ -76,7 +96,7 @@ def masked_curves(
         for batch in loader.batches(batch_size):
             rows = slice(first, first := first + len(batch.labels_B))
             ranks = _ranks(clips[rows], attention_NTI[rows])
-            blocks.append(_batch_curves(_true_probability(model, batch), ranks, counts_F))
+            blocks.append(_batch_curves(_true_probability(model, batch, masked_D), ranks, counts_F))
     joined = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
     return Curves(counts_F / counts_F[-1], joined)
 
@@ -99,18 +119,20 @@ def _batch_curves(
     return curves | {(UNIFORM, "insertion"): curves[UNIFORM, "deletion"][:, ::-1]}
 
 
-def _true_probability(model: nn.Module, batch: Batch) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function from the mask of cells to keep, (B, T, I), to the true class's mean probability over valid frames."""
+def _true_probability(model: nn.Module, batch: Batch, masked_D: torch.Tensor | None) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from the mask of cells to keep, (B, T, I), to the true class's mean probability over valid steps."""
     features_BTKKD = batch.features_BTKKD.float()
-    valid_BT = torch.arange(features_BTKKD.shape[1], device=features_BTKKD.device) < batch.valid_frames_B[:, None]
+    masked_D = None if masked_D is None else masked_D.to(features_BTKKD.device)
+    valid_BT = torch.arange(features_BTKKD.shape[1], device=features_BTKKD.device) < batch.valid_steps_B[:, None]
     label_BT1 = batch.labels_B[:, None, None].expand(-1, features_BTKKD.shape[1], 1)
 
     def probability(kept_BTI: np.ndarray) -> np.ndarray:
         kept_BTKK1 = torch.from_numpy(kept_BTI).to(features_BTKKD.device).view(*features_BTKKD.shape[:-1], 1)
         with deterministic_inference(kept_BTKK1.device):
-            logits_BTC, _ = model(features_BTKKD * kept_BTKK1, batch.valid_frames_B)
+            kept_BTKKD = features_BTKKD * kept_BTKK1 if masked_D is None else features_BTKKD.where(kept_BTKK1, masked_D)
+            logits_BTC, _ = model(kept_BTKKD, batch.valid_steps_B)
         true_BT = logits_BTC.double().softmax(dim=2).gather(2, label_BT1).squeeze(2)
-        mean_B: np.ndarray = ((true_BT * valid_BT).sum(dim=1) / batch.valid_frames_B).cpu().numpy()
+        mean_B: np.ndarray = ((true_BT * valid_BT).sum(dim=1) / batch.valid_steps_B).cpu().numpy()
         return mean_B
 
     return probability

@@ -16,7 +16,7 @@ Biases are left out above. Every linear layer's input passes dropout, as the art
   when attention is taken away, and nothing else is.
 """
 
-# B batch, T frames of a clip, K grid side, I = K * K cells, D channels, U units, C classes
+# B batch, T steps of a clip, K grid side, I = K * K cells, D channels, U units, C classes
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ class ALSTM(nn.Module):
         self.cells = LSTMStack(channels, units, layers)
         self.head = glorot_linear(units, num_classes)
 
-    def forward(self, features_BTKKD: torch.Tensor, valid_frames_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits_BTC and attention_BTKK (sums to 1 over the cells of each frame).
 
-        Frames past `valid_frames_B` have outputs too, to be left out by the caller; they do not touch the valid ones.
+        Frames past `valid_steps_B` have outputs too, to be left out by the caller; they do not touch the valid ones.
         """
         features_BTID = features_BTKKD.flatten(2, 3)
         pooled_BTD = features_BTID.mean(dim=2)
-        mean_BD = mean_of_valid(pooled_BTD, valid_frames_B)
+        mean_BD = mean_of_valid(pooled_BTD, valid_steps_B)
         states = [
             (torch.tanh(to_h(self.dropout(mean_BD))), torch.tanh(to_c(self.dropout(mean_BD))))
             for to_h, to_c in zip(self.initial_h, self.initial_c, strict=True)
@@ -90,8 +90,8 @@ class ALSTM(nn.Module):
         return self.head(self.dropout(outputs_BTU)), attention_BTKK
 
 
-def mean_of_valid(pooled_BTD: torch.Tensor, valid_frames_B: torch.Tensor) -> torch.Tensor:
+def mean_of_valid(pooled_BTD: torch.Tensor, valid_steps_B: torch.Tensor) -> torch.Tensor:
     """Return mean_BD over the valid frames of each clip."""
     frames_T = torch.arange(pooled_BTD.shape[1], device=pooled_BTD.device)
-    valid_BT1 = (frames_T < valid_frames_B[:, None]).unsqueeze(2)
-    return (pooled_BTD * valid_BT1).sum(dim=1) / valid_frames_B[:, None]
+    valid_BT1 = (frames_T < valid_steps_B[:, None]).unsqueeze(2)
+    return (pooled_BTD * valid_BT1).sum(dim=1) / valid_steps_B[:, None]

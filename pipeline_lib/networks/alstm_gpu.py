@@ -5,7 +5,7 @@ Left to autograd, a frame takes about thirty operations, forwards and back, most
 frames. Gates are in the order input, forget, candidate, output.
 """
 
-# B batch, T frames of a clip, I cells, D channels, U units, V width of the scorer, S = D + U, G = 4U
+# B batch, T steps of a clip, I cells, D channels, U units, V width of the scorer, S = D + U, G = 4U
 
 from __future__ import annotations
 

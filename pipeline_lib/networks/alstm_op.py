@@ -1,6 +1,6 @@
 """ALSTM's recurrence over the frames: attention, glimpse and LSTM, by Triton kernels where they work, else by autograd."""
 
-# B batch, T frames of a clip, I cells, D channels, U units, V width of the scorer
+# B batch, T steps of a clip, I cells, D channels, U units, V width of the scorer
 
 from __future__ import annotations
 

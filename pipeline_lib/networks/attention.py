@@ -10,7 +10,7 @@ input of every layer. On cells it drops whole channels (spatial dropout, Tompson
 correlated.
 """
 
-# B batch, T frames of a clip, I = K * K cells, D channels, U units of the state, V width of the scorer
+# B batch, T steps of a clip, I = K * K cells, D channels, U units of the state, V width of the scorer
 
 from __future__ import annotations
 

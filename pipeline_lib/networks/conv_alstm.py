@@ -16,7 +16,7 @@ Biases are omitted above. The only fully connected layer is the last one, and dr
   has separate weights for every cell. The sum is weighted by attention, because a plain mean would lose small objects.
 """
 
-# B batch, T frames of a clip, K grid side, I = K * K cells, D channels, U units, C classes
+# B batch, T steps of a clip, K grid side, I = K * K cells, D channels, U units, C classes
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ConvALSTM(nn.Module):
             else ConvolutionalHead(units, head_channels, num_classes, dropout)
         )
 
-    def forward(self, features_BTKKD: torch.Tensor, valid_frames_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits_BTC and attention_BTKK (sums to 1 over the cells of each frame).
 
         Padded frames have outputs too, which the caller must ignore. They do not affect valid frames.

@@ -6,7 +6,7 @@ backward receives all of these gradients together, so that dW = sum_t dy_t x_t^T
 weight gradient of a single large convolution).
 """
 
-# T frames of a clip; the other axes depend on the layer
+# T steps of a clip; the other axes depend on the layer
 
 from __future__ import annotations
 

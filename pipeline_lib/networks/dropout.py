@@ -1,6 +1,6 @@
 """Dropout that is fast on a CPU, can draw the factors of all steps of a loop at once, and can have its own generator."""
 
-# T frames of a clip
+# T steps of a clip
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
 ALSTM differs from `attention_pool` by its state, and `attention_pool` from `mean_pool` by attention.
 """
 
-# B batch, T frames of a clip, K grid side, I = K * K cells, D channels, C classes
+# B batch, T steps of a clip, K grid side, I = K * K cells, D channels, C classes
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class FramePool(nn.Module):
             )
         self.head = glorot_linear(channels, num_classes)
 
-    def forward(self, features_BTKKD: torch.Tensor, valid_frames_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits_BTC and attention_BTKK (sums to 1 over the cells of each frame)."""
         features_BTID = features_BTKKD.flatten(2, 3)
         if self.attention is None:

@@ -4,7 +4,7 @@ Gates are stacked along the channel axis in the order input, forget, candidate, 
 version of the tutorial used a piecewise linear `hard_sigmoid` in ConvLSTM2D instead.
 """
 
-# T frames of a clip, B batch, D input channels, U units, K grid side
+# T steps of a clip, B batch, D input channels, U units, K grid side
 
 from __future__ import annotations
 

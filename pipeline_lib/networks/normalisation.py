@@ -5,7 +5,7 @@ initialisation. A single factor for all channels keeps zeros after a ReLU, and d
 Standardisation per channel performed worse (docs/results.md).
 """
 
-# B batch, T frames of a clip, K grid side, D channels
+# B batch, T steps of a clip, K grid side, D channels
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class Normalised(nn.Module):
 
     @torch.no_grad()
     def measure(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
-        """Set the factor from the root mean square of the features of all valid frames.
+        """Set the factor from the root mean square of the features of all valid steps.
 
         Args:
-            batches: features_BTKKD, valid_frames_B and labels of each batch.
+            batches: features_BTKKD, valid_steps_B and labels of each batch.
         """
         squares, count = 0.0, 0
-        for features_BTKKD, valid_frames_B, _ in batches:
-            frames_T = torch.arange(features_BTKKD.shape[1], device=features_BTKKD.device)
-            valid_NKKD = features_BTKKD[frames_T < valid_frames_B[:, None]]
+        for features_BTKKD, valid_steps_B, _ in batches:
+            steps_T = torch.arange(features_BTKKD.shape[1], device=features_BTKKD.device)
+            valid_NKKD = features_BTKKD[steps_T < valid_steps_B[:, None]]
             squares += valid_NKKD.double().square().sum().item()
             count += valid_NKKD.numel()
         if squares > 0:
             self.factor.fill_(SCALE / (squares / count) ** 0.5)
 
-    def forward(self, features_BTKKD: torch.Tensor, valid_frames_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the model's outputs for the normalised features."""
-        return self.network(features_BTKKD * self.factor, valid_frames_B)
+        return self.network(features_BTKKD * self.factor, valid_steps_B)

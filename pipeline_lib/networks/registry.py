@@ -1,4 +1,4 @@
-"""The registry of models. Each takes features_BTKKD and valid_frames_B, and returns logits_BTC and attention_BTKK."""
+"""The registry of models. Each takes features_BTKKD and valid_steps_B, and returns logits_BTC and attention_BTKK."""
 
 from __future__ import annotations
 

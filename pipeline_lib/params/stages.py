@@ -144,6 +144,8 @@ class FinetuneParams(Section):
     """Parameters of the finetune stage, which tunes the backbone on frames of the training split."""
 
     enabled: bool = False
+    streams: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = operational(None)
+    """Streams whose backbones are tuned; default: the first stream."""
     blocks: PositiveInt | Literal["all"] = "all"
     """Number of the backbone's last blocks to tune; a block has one resolution (VGG16 has 5)."""
     epochs: PositiveInt = 10
@@ -382,6 +384,12 @@ class Params(Section):
             if same != model:
                 raise UserError(f"train.models has {same} and {model}, which are the same; remove one")
         return self
+
+    @property
+    def tuned_streams(self) -> dict[str, StreamParams]:
+        """The streams whose backbones the finetune stage tunes, if it is enabled."""
+        names = self.finetune.streams or (self.features.default_stream,)
+        return {name: self.features.all_streams[name] for name in names}
 
     def stream_of(self, model: str) -> str:
         """Return the stream that a model reads."""

@@ -145,6 +145,11 @@ class FeatureReader:
         return (len(self._locations), *files[0]["features"].shape[1:])
 
     @property
+    def step_frames(self) -> tuple[int, ...]:
+        """The frame in the middle of each step."""
+        return tuple(range(self.shape[1]))
+
+    @property
     def clips(self) -> list[str]:
         """Ids of all clips, file by file."""
         self._open_files()

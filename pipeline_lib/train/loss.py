@@ -1,6 +1,6 @@
 """Training losses: cross-entropy of the valid frames, and the coverage penalty on attention (doubly stochastic attention)."""
 
-# B batch, T frames of a clip, K grid side, I = K * K cells, C classes
+# B batch, T steps of a clip, K grid side, I = K * K cells, C classes
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from scipy.optimize import minimize_scalar
 from torch.nn import functional
 
 
-def valid_mask(valid_frames_B: torch.Tensor, num_frames: int) -> torch.Tensor:
+def valid_mask(valid_steps_B: torch.Tensor, num_frames: int) -> torch.Tensor:
     """Return mask_BT: True for real frames, False for padding."""
-    return torch.arange(num_frames, device=valid_frames_B.device) < valid_frames_B[:, None]
+    return torch.arange(num_frames, device=valid_steps_B.device) < valid_steps_B[:, None]
 
 
-def frame_cross_entropy(logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_frames_B: torch.Tensor) -> torch.Tensor:
+def frame_cross_entropy(logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_steps_B: torch.Tensor) -> torch.Tensor:
     """Return the mean cross-entropy over all valid frames of the batch; each frame has its clip's label."""
-    mask_BT = valid_mask(valid_frames_B, logits_BTC.shape[1])
+    mask_BT = valid_mask(valid_steps_B, logits_BTC.shape[1])
     labels_BT = labels_B[:, None].expand(mask_BT.shape)
     losses_BT = functional.cross_entropy(logits_BTC.float().flatten(0, 1), labels_BT.flatten(), reduction="none").view_as(
         mask_BT
@@ -26,7 +26,7 @@ def frame_cross_entropy(logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_
     return torch.where(mask_BT, losses_BT, 0).sum() / mask_BT.sum()
 
 
-def calibrated_cross_entropy(logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_frames_B: torch.Tensor) -> float:
+def calibrated_cross_entropy(logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_steps_B: torch.Tensor) -> float:
     """Return `frame_cross_entropy` after temperature scaling with the best temperature (Guo et al. 2017).
 
     On small collections the validation cross-entropy rises early because of overconfidence, while accuracy still improves.
@@ -34,14 +34,14 @@ def calibrated_cross_entropy(logits_BTC: torch.Tensor, labels_B: torch.Tensor, v
     """
 
     def loss_at(inverse_temperature: float) -> float:
-        return frame_cross_entropy(logits_BTC * inverse_temperature, labels_B, valid_frames_B).item()
+        return frame_cross_entropy(logits_BTC * inverse_temperature, labels_B, valid_steps_B).item()
 
     if not math.isfinite(loss_at(1.0)):
         return math.nan
     return float(minimize_scalar(loss_at, bounds=(0.0, 10.0), method="bounded", options={"xatol": 1e-3}).fun)
 
 
-def coverage_penalty(attention_BTKK: torch.Tensor, valid_frames_B: torch.Tensor) -> torch.Tensor:
+def coverage_penalty(attention_BTKK: torch.Tensor, valid_steps_B: torch.Tensor) -> torch.Tensor:
     """Return the mean over clips of 1/T * sum_i (sum_t a_ti - T / K^2)^2, over the T valid frames of each clip.
 
     Xu et al. 2015 and Sharma et al. 2016 add sum_i (1 - sum_t a_ti)^2 to the cross-entropy summed over T frames. Here both
@@ -55,8 +55,8 @@ def coverage_penalty(attention_BTKK: torch.Tensor, valid_frames_B: torch.Tensor)
     Clips without valid frames, which pad a batch, are ignored.
     """
     num_cells = attention_BTKK.shape[2] * attention_BTKK.shape[3]
-    mask_BT = valid_mask(valid_frames_B, attention_BTKK.shape[1])
+    mask_BT = valid_mask(valid_steps_B, attention_BTKK.shape[1])
     attention_BI = (attention_BTKK.flatten(2).float() * mask_BT.unsqueeze(2)).sum(dim=1)
-    excess_BI = attention_BI - valid_frames_B[:, None] / num_cells
-    penalty_B = excess_BI.square().sum(dim=1) / valid_frames_B.clamp(min=1)
-    return penalty_B.sum() / (valid_frames_B > 0).sum()
+    excess_BI = attention_BI - valid_steps_B[:, None] / num_cells
+    penalty_B = excess_BI.square().sum(dim=1) / valid_steps_B.clamp(min=1)
+    return penalty_B.sum() / (valid_steps_B > 0).sum()

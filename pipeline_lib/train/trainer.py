@@ -1,6 +1,6 @@
 """Train and validate one model for an epoch."""
 
-# N clips, B batch, T frames of a clip, K grid side, D channels, C classes
+# N clips, B batch, T steps of a clip, K grid side, D channels, C classes
 
 from __future__ import annotations
 
@@ -77,17 +77,17 @@ class Trainer:
         return self._step(batch) if self._graphed is None else self._graphed(batch)
 
     def _step(self, batch: Batch) -> torch.Tensor:
-        valid_frames_B = batch.valid_frames_B
+        valid_steps_B = batch.valid_steps_B
         with self.autocast:
-            logits_BTC, attention_BTKK = self.network(batch.features_BTKKD.float(), valid_frames_B.clamp(min=1))
-        loss = frame_cross_entropy(logits_BTC, batch.labels_B, valid_frames_B)
-        penalty = coverage_penalty(attention_BTKK, valid_frames_B)
+            logits_BTC, attention_BTKK = self.network(batch.features_BTKKD.float(), valid_steps_B.clamp(min=1))
+        loss = frame_cross_entropy(logits_BTC, batch.labels_B, valid_steps_B)
+        penalty = coverage_penalty(attention_BTKK, valid_steps_B)
         self.optimizer.zero_grad()
         objective = loss + self.params.attention_penalty * penalty if self.params.attention_penalty else loss
         objective.backward()
         self.optimizer.step()
-        correct, num_frames = count_correct(logits_BTC.detach(), batch.labels_B, valid_frames_B)
-        num_clips = (valid_frames_B > 0).sum()
+        correct, num_frames = count_correct(logits_BTC.detach(), batch.labels_B, valid_steps_B)
+        num_clips = (valid_steps_B > 0).sum()
         return torch.stack((loss.detach() * num_frames, correct, num_frames, penalty.detach() * num_clips)).double()
 
     def validate(self) -> dict[str, float]:
@@ -97,15 +97,17 @@ class Trainer:
             UserError: the loss is not finite.
         """
         labels_N, valid_frames_N = self.val.labels_N, self.val.valid_frames_N
+        valid_steps_N = self.val.valid_steps_N
         batch_size = GPU_VALIDATION_BATCH if self.device.type == "cuda" else self.params.batch_size
-        logits_NTC = infer(self.network, self.val, batch_size).logits_NTC
-        loss = frame_cross_entropy(logits_NTC, labels_N, valid_frames_N).item()
+        of_steps = infer(self.network, self.val, batch_size)
+        loss = frame_cross_entropy(of_steps.logits_NTC, labels_N, valid_steps_N).item()
         self._check_finite(loss, "validation")
+        logits_NTC = of_steps.of_frames(self.val.step_frames, self.val.num_frames).logits_NTC
         correct, num_frames = count_correct(logits_NTC, labels_N, valid_frames_N)
         votes = tally(logits_NTC.softmax(dim=2).numpy(), valid_frames_N.numpy())
         return {
             "val_loss": loss,
-            "val_calibrated_loss": calibrated_cross_entropy(logits_NTC, labels_N, valid_frames_N),
+            "val_calibrated_loss": calibrated_cross_entropy(of_steps.logits_NTC, labels_N, valid_steps_N),
             "val_frame_accuracy": int(correct) / int(num_frames),
             "val_clip_accuracy": float((votes.predicted == labels_N.numpy()).mean()),
         }
@@ -128,9 +130,9 @@ def make_optimizer(network: nn.Module, params: ModelParams) -> torch.optim.Adam:
 
 
 def count_correct(
-    logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_frames_B: torch.Tensor
+    logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_steps_B: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the numbers of correct and of valid frames as tensors, without synchronising with the device."""
-    mask_BT = valid_mask(valid_frames_B, logits_BTC.shape[1])
+    mask_BT = valid_mask(valid_steps_B, logits_BTC.shape[1])
     correct_BT = (logits_BTC.argmax(dim=2) == labels_B[:, None]) & mask_BT
     return correct_BT.sum(), mask_BT.sum()

@@ -1,6 +1,6 @@
 """Load batches of clips with features and labels, from memory if the features fit, otherwise from disk."""
 
-# N clips, B batch, T frames of a clip, K grid side, D channels
+# N clips, B batch, T steps of a clip, K grid side, D channels
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ import torch
 
 from pipeline_lib.compute.planning import MEMORY_SHARE
 from pipeline_lib.streams.feature_files import FeatureReader
+from pipeline_lib.streams.steps import valid_steps
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ class Batch(NamedTuple):
     """A batch of clips on the model's device."""
 
     features_BTKKD: torch.Tensor
-    """fp16, as stored, on a GPU; fp32 on a CPU."""
-    valid_frames_B: torch.Tensor
+    """One map a step of the stream; fp16, as stored, on a GPU; fp32 on a CPU."""
+    valid_steps_B: torch.Tensor
     labels_B: torch.Tensor
 
 
@@ -77,11 +78,19 @@ class ClipLoader:
         self.seconds_waited = 0.0
         """Seconds spent waiting for features to be read from disk."""
         self._cached = load_cached(reader, self._clips, device) if in_memory else None
+        self.step_frames = reader.step_frames
+        """The frame in the middle of each step."""
         self.valid_frames_N = torch.tensor(clips["valid_frames"].to_numpy(copy=True), dtype=torch.int64)
+        self.valid_steps_N = torch.from_numpy(valid_steps(self.step_frames, self.valid_frames_N.numpy()))
         self.labels_N = torch.tensor([classes.index(name) for name in clips["class_name"]], dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self._clips)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of a clip, with padding."""
+        return max(self.step_frames[-1] + 1, *self.valid_frames_N.tolist())
 
     def batches(self, batch_size: int, order_N: torch.Tensor | None = None) -> Iterator[Batch]:
         """Yield every clip once, in the given order (default: the table's); the last batch may be smaller."""
@@ -91,7 +100,7 @@ class ClipLoader:
             for chosen_B, features_BTKKD in zip(chosen, features, strict=True):
                 yield Batch(
                     features_BTKKD.to(self._device, non_blocking=True),
-                    self.valid_frames_N[chosen_B].to(self._device),
+                    self.valid_steps_N[chosen_B].to(self._device),
                     self.labels_N[chosen_B].to(self._device),
                 )
 

@@ -1,24 +1,33 @@
 """Model inference over clips, shared by validation and evaluation."""
 
-# N clips, T frames of a clip, K grid side, C classes
+# N clips, T steps of a clip, K grid side, C classes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from pipeline_lib.compute.gpu_sharing import deterministic_inference
+from pipeline_lib.streams.steps import steps_of_frames
 from pipeline_lib.training.batches import ClipLoader
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs for all clips of a loader, in its order, in fp32 on the CPU. Padded frames are included."""
+    """Outputs for all clips of a loader, in its order, in fp32 on the CPU. Padded steps are included."""
 
     logits_NTC: torch.Tensor
     attention_NTKK: torch.Tensor
+
+    def of_frames(self, step_frames: Sequence[int], num_frames: int) -> Outputs:
+        """Return the outputs for each of `num_frames` frames: those of the step whose middle frame is nearest."""
+        if step_frames == tuple(range(num_frames)):
+            return self
+        step_T = torch.from_numpy(steps_of_frames(step_frames, num_frames))
+        return Outputs(self.logits_NTC[:, step_T], self.attention_NTKK[:, step_T])
 
 
 def infer(model: nn.Module, loader: ClipLoader, batch_size: int) -> Outputs:
@@ -28,7 +37,7 @@ def infer(model: nn.Module, loader: ClipLoader, batch_size: int) -> Outputs:
     with torch.inference_mode():
         for batch in loader.batches(batch_size):
             with deterministic_inference(batch.features_BTKKD.device):
-                logits_BTC, attention_BTKK = model(batch.features_BTKKD.float(), batch.valid_frames_B)
+                logits_BTC, attention_BTKK = model(batch.features_BTKKD.float(), batch.valid_steps_B)
             logits.append(logits_BTC.cpu())
             attention.append(attention_BTKK.cpu())
     return Outputs(torch.cat(logits), torch.cat(attention))

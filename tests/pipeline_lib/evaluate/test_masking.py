@@ -24,7 +24,7 @@ class LooksAtOneCell(nn.Module):
         super().__init__()
         self.cell = cell
 
-    def forward(self, features_BTKKD, valid_frames_B):
+    def forward(self, features_BTKKD, valid_steps_B):
         fires_BT = (features_BTKKD.flatten(2, 3)[:, :, self.cell, 0] > 0).float()
         return torch.stack([torch.zeros_like(fires_BT), 9 * fires_BT], dim=2), None
 

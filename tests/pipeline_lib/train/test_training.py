@@ -93,7 +93,7 @@ def test_every_training_clip_is_visited_once_an_epoch(feature_store):
         batches = list(source.batches(16, order))
     assert [len(batch.labels_B) for batch in batches] == [16, 16, 4]
     assert torch.equal(torch.cat([batch.labels_B for batch in batches]), source.labels_N[order])
-    assert torch.equal(torch.cat([batch.valid_frames_B for batch in batches]), source.valid_frames_N[order])
+    assert torch.equal(torch.cat([batch.valid_steps_B for batch in batches]), source.valid_frames_N[order])
     signal = torch.stack([batch.features_BTKKD[:, 0].amax(dim=(1, 2)).argmax(dim=1) for batch in batches[:2]]).flatten()
     assert torch.equal(signal, source.labels_N[order][:32])  # features belong to their labels
 

@@ -27,6 +27,8 @@ CLIPS = pd.DataFrame({"clip": [f"c{n}" for n in range(11)], "valid_frames": rang
 class FakeReader:
     """Gives each clip its number; counts what it was asked for."""
 
+    step_frames = (0,)
+
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
 
@@ -50,7 +52,7 @@ def test_batches_from_disk_are_those_from_memory(order: torch.Tensor | None) -> 
         assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
         assert ours.features_BTKKD.dtype == theirs.features_BTKKD.dtype == torch.float32
         assert ours.features_BTKKD.stride() == theirs.features_BTKKD.stride()
-        assert torch.equal(ours.valid_frames_B, ours.features_BTKKD.flatten().long() + 1)
+        assert torch.equal(ours.valid_steps_B, ours.features_BTKKD.flatten().long() + 1)
 
 
 def test_only_so_many_batches_are_read_ahead_and_leaving_early_stops_it() -> None:
