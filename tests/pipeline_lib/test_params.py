@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.params import STAGES, Params, load_params
 
 PARAMS = sorted((Path(__file__).parents[2] / "params").glob("*.yaml"))
@@ -132,3 +134,68 @@ def test_several_splits_and_seeds():
     assert params.train.of("alstm").seed == 4
     assert params.train.of("alstm", 5).seed == 5
     assert Params.model_validate(values | {"train": {"seed": 9}}).train.all_seeds == (9,)
+
+
+STREAMS = {
+    "rgb": {"backbone": "vgg_small", "weights": "random"},
+    "flow": {"input": "flow", "stack": 5, "weights": "random"},
+    "clip3d": {"input": "clip", "backbone": "mc3_18", "weights": "kinetics", "image_size": 112},
+}
+
+
+def with_streams(models: list[str], **features: Any) -> Params:
+    values = {"fetch": {"kind": "hmdb51"}, "features": {"streams": STREAMS} | features, "train": {"models": models}}
+    return Params.model_validate(values)
+
+
+def test_flat_features_are_one_stream_called_rgb_with_the_same_recipe():
+    features = Params.model_validate({"fetch": {"kind": "hmdb51"}, "features": {"grid": 5, "device": "cpu"}}).features
+    assert list(features.all_streams) == ["rgb"]
+    assert features.all_streams["rgb"].recipe() == features.recipe()
+    assert features.all_streams["rgb"].device == "cpu"
+    assert set(features.recipe()) == {"backbone", "weights", "image_size", "grid", "precision", "seed"}
+
+
+def test_models_read_the_first_stream_or_the_one_they_name():
+    params = with_streams(["alstm", "alstm@flow", "mean_pool@clip3d"], device="cpu")
+    assert [params.stream_of(model) for model in params.train.models] == ["rgb", "flow", "clip3d"]
+    assert {stream.device for stream in params.features.all_streams.values()} == {"cpu"}
+
+
+def test_overrides_hold_for_a_model_on_every_stream_or_on_one():
+    params = with_streams(["alstm", "alstm@flow"])
+    train = params.train.model_copy(update={"overrides": {"alstm": {"units": 8, "dropout": 0.1}, "alstm@flow": {"units": 16}}})
+    assert (train.of("alstm").units, train.of("alstm@flow").units) == (8, 16)
+    assert train.of("alstm@flow").dropout == 0.1
+    assert train.of("alstm@clip3d") == train.of("alstm")
+
+
+def test_recipes_hold_what_a_stream_is_made_from():
+    flow = with_streams(["alstm"]).features.all_streams["flow"]
+    assert flow.recipe()["encoding"] == "stack"
+    assert flow.input_channels == 10
+    assert flow.model_copy(update={"bound": 10.0}).recipe() != flow.recipe()
+    clip = with_streams(["alstm"]).features.all_streams["clip3d"]
+    assert clip.recipe()["input"] == "clip"
+    assert "bound" not in clip.recipe()
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("train: {models: [mean_pool@depth]}", r"mean_pool@depth, but features\.streams has only rgb; add depth there"),
+        ("train: {models: [meanpool]}", r"'meanpool' is not a model; give alstm, .* or one of them on a stream"),
+        ("train: {models: [alstm, alstm@rgb]}", r"train\.models has alstm and alstm@rgb, which are the same"),
+        ("features: {stack: 3}", r"stack is for streams with `input: flow`, not `input: frame`"),
+        ("features: {streams: {flow: {stack: 3}}}", r"features\.streams\.flow: stack is for streams with `input: flow`"),
+        ("features: {grid: 7, streams: {rgb: {}}}", r"features\.grid and features\.streams exclude each other"),
+        ("features: {streams: {rgb: {device: cpu}}}", r"features\.streams\.rgb\.device: give it once"),
+        ("features: {streams: {rgb: {gird: 7}}}", r"unknown key features\.streams\.rgb\.gird; accepted here: input, backbone"),
+        ("features: {streams: {a: {input: flow, encoding: image, stack: 2}}}", r"image takes one flow, but stack = 2"),
+        ("features: {streams: {}}", r"features\.streams = \{\}"),
+    ],
+)
+def test_what_is_wrong_with_streams_is_one_line(params_file, section, message):
+    with pytest.raises(UserError, match=message) as failure:
+        load_params(params_file(f"fetch: {{kind: hmdb51}}\n{section}"))
+    assert len(str(failure.value).splitlines()) == 1

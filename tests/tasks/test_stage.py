@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -13,7 +14,7 @@ from pipeline_lib.artifacts import Recipe
 from pipeline_lib.compute.engine import WorkerLostError
 from pipeline_lib.errors import UserError
 from tasks import progress
-from tasks.stage import RETRIES, ArtifactPolicy, Context, Ref, stage
+from tasks.stage import RETRIES, ArtifactPolicy, Context, Ref, stage, stage_of_several
 
 
 def recipe(context: Context, text: str) -> Recipe:
@@ -31,6 +32,19 @@ def chunk(directory: Path, context: Context, text: str) -> dict[str, int]:
     built.append(text)
     (directory / "text").write_text(text)
     return {"letters": len(text)}
+
+
+def recipes(context: Context, text: str) -> dict[str, Recipe]:
+    return {letter: recipe(context, letter) for letter in text}
+
+
+@stage_of_several(recipes)
+def letters(directories: Mapping[str, Path], context: Context, text: str) -> dict[str, dict[str, str]]:
+    """Write each letter to its own artifact."""
+    built.append("".join(directories))
+    for letter, directory in directories.items():
+        (directory / "text").write_text(letter)
+    return {letter: {"letter": letter} for letter in directories}
 
 
 @stage(recipe)
@@ -78,7 +92,7 @@ def context(tmp_path):
 @pytest.fixture
 def run_all(context, prefect_server):
     """Return a function that has Prefect run a task at once for several texts, and returns the finished work."""
-    context.results.mkdir(parents=True)
+    context.results.mkdir(parents=True, exist_ok=True)
 
     def run(task: Any, *texts: str) -> list[Work]:
         stored = task.with_options(result_storage=context.results, retry_delay_seconds=0)
@@ -103,6 +117,35 @@ def test_the_task_makes_the_artifact_once_and_then_finds_it(context):
     assert first.counts == {"letters": 5}
     assert first.content_key == second.content_key
     assert (first.directory(context) / "text").read_text() == "hello"
+
+
+def test_several_artifacts_are_made_together_and_only_those_that_are_missing(context):
+    first = letters.fn(context, "ab")
+    assert [(ref.counts, ref.made) for ref in first.values()] == [({"letter": "a"}, True), ({"letter": "b"}, True)]
+    second = letters.fn(context, "bca")
+    assert {name: ref.made for name, ref in second.items()} == {"b": False, "c": True, "a": False}
+    assert built == ["ab", "c"]
+    assert second["a"].content_key == chunk.fn(context, "a").content_key  # what one task makes, another finds
+
+
+def test_one_of_several_that_fails_leaves_none(context):
+    @stage_of_several(recipes)
+    def broken(directories: Mapping[str, Path], context: Context, text: str) -> dict[str, dict[str, str]]:
+        (directories["a"] / "text").write_text("a")
+        raise ValueError("b cannot be made")
+
+    with pytest.raises(ValueError, match="b cannot"):
+        broken.fn(context, "ab")
+    assert not list((context.workspace / "artifacts" / "chunk").iterdir())
+
+
+def test_several_from_the_cache_count_as_found(run_all):
+    (made,) = run_all(letters, "ab")
+    (found,) = run_all(letters, "ab")
+    assert found.future.state.name == "Cached"
+    assert [ref.made for ref in made.result().values()] == [True, True]
+    assert [ref.made for ref in found.result().values()] == [False, False]
+    assert built == ["ab"]
 
 
 def test_tasks_at_the_same_artifact_at_once_make_it_once(run_all):

@@ -27,7 +27,7 @@ CLIPS = pd.DataFrame({"clip": [f"c{n}" for n in range(11)], "valid_frames": rang
 class FakeReader:
     """Gives each clip its number; counts what it was asked for."""
 
-    step_frames = (0,)
+    step_frames = tuple(range(11))
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
