@@ -279,8 +279,9 @@ def _parent_metrics(results: dict[str, Any]) -> dict[str, float]:
     """Return the run's overall metrics: means and SDs of models, means of controls, differences of claims."""
     metrics: dict[str, float] = {}
     for row in results["models"]:
-        metrics |= {f"{row['model']}/{name}": value for name, value in row["mean"].items()}
-        metrics |= {f"{row['model']}/{name}_sd": value for name, value in row["standard_deviation"].items()}
+        model = row["model"].replace("@", " on ")  # MLflow refuses names of metrics with an @
+        metrics |= {f"{model}/{name}": value for name, value in row["mean"].items()}
+        metrics |= {f"{model}/{name}_sd": value for name, value in row["standard_deviation"].items()}
     for claim in results["attention_claims"]:
         name = f"attention_claims/{claim['measure']}"
         metrics |= {name: claim["difference"]} | {
