@@ -1,238 +1,210 @@
-"""Build backbones: image classification networks, truncated after their last feature map.
+"""Build backbones: networks of any family up to their last feature map.
 
-Shape suffixes: N frames, C colour channels (3), H W pixels of a frame or cells of a map, L tokens of a transformer,
+Shape suffixes: N frames or clips, C colour channels, T frames of a clip, S steps, H W pixels of a frame or cells of a map,
 K grid side, D feature channels.
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
-from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer, get_model, get_model_weights, list_models
 
-from pipeline_lib.backbones.weights import read_state_dict, sha256_of_weights
-from pipeline_lib.compute.determinism import seeded
+from pipeline_lib.backbones.family import Family, Input, unknown
+from pipeline_lib.backbones.inflation import RGB, inflate, preprocessing_of
+from pipeline_lib.backbones.network import Network
+from pipeline_lib.backbones.registry import FAMILIES
+from pipeline_lib.backbones.weights import sha256_of_weights
 from pipeline_lib.errors import UserError
 
+WEIGHT_WORDS = frozenset({"random"} | {family.pretrained for family in FAMILIES if family.pretrained})
+"""What `weights` may be instead of a path."""
 
-class Preprocessing(NamedTuple):
-    """Mean and standard deviation per colour channel (RGB) to normalise frames with values from 0 to 1."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-PLUS_MINUS_ONE = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-"""Preprocessing of the Inception networks; torchvision converts from ImageNet's inside the network instead."""
-
-LAST_MODULES = {
-    "resnet": "layer4",
-    "resnext": "layer4",
-    "wide_resnet": "layer4",
-    "googlenet": "inception5b",
-    "inception": "Mixed_7c",
-    "regnet": "trunk_output",
-    "shufflenet": "conv5",
-    "mnasnet": "layers",
-    "maxvit": "blocks",
-    "swin": "permute",
-}
-"""Child module with the last feature map, by the prefix of the network's name. The default is `features`."""
-
-FIXED_SIZE = ("vit", "maxvit")
-"""Families with position embeddings for a single image size."""
-
-
-class VGGSmall(nn.Module):
-    """A VGG with four blocks for small frames: 112 x 112 pixels give 7 x 7 cells with 128 channels.
-
-    The last two blocks have two convolutions, so that a cell's receptive field can cover a pose. Pooling precedes normalisation
-    and ReLU to make them cheaper.
-    """
-
-    BLOCKS = ((16, 1), (32, 1), (64, 2), (128, 2))
-    """Channels and convolutions of each block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        channels_in = 3
-        for channels, convolutions in self.BLOCKS:
-            for index in range(convolutions):
-                layers.append(nn.Conv2d(channels_in, channels, 3, padding=1, bias=False))
-                if index == convolutions - 1:
-                    layers.append(nn.MaxPool2d(2))
-                layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
-                channels_in = channels
-        self.features = nn.Sequential(*layers)
-
-    def forward(self, frames_NCHW: Tensor) -> Tensor:
-        """Return the last feature map."""
-        return self.features(frames_NCHW)
-
-
-class PatchTokens(nn.Module):
-    """A vision transformer that returns its patch tokens as a feature map, without the class token."""
-
-    def __init__(self, network: VisionTransformer) -> None:
-        super().__init__()
-        self.conv_proj = network.conv_proj
-        self.class_token = network.class_token
-        self.encoder = network.encoder
-
-    def forward(self, frames_NCHW: Tensor) -> Tensor:
-        """Return the feature map of the encoder, one cell per patch."""
-        patches_NDHW = self.conv_proj(frames_NCHW)
-        patches_NLD = patches_NDHW.flatten(2).transpose(1, 2)
-        class_token_N1D = self.class_token.expand(len(patches_NLD), -1, -1)
-        tokens_NLD = self.encoder(torch.cat([class_token_N1D, patches_NLD], dim=1))
-        return tokens_NLD[:, 1:].transpose(1, 2).reshape(patches_NDHW.shape)
+PROBE_FRAMES = 32
+"""Frames of the clip that shapes are traced with if no other number is given; every network takes it."""
 
 
 class Backbone(nn.Module):
     """A network up to its last feature map, pooled to a grid. Create it with `build_backbone`."""
 
-    def __init__(self, name: str, extractor: nn.Module, *, grid: int, weights_description: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        network: Network,
+        *,
+        input: Input,  # noqa: A002
+        grid: int | Literal["native"],
+        channels_in: int,
+        image_size: int | None,
+    ) -> None:
         super().__init__()
         self.name = name
-        self.extractor = extractor
-        self.grid = grid
-        self.weights_description = weights_description
-        self.weights_sha256 = sha256_of_weights(extractor.state_dict())
-        self.preprocessing = PLUS_MINUS_ONE if name.startswith(("googlenet", "inception")) else IMAGENET
-        self.fixed_size = _default_size(name) if name.startswith(FIXED_SIZE) else None
-        self.channels, *_ = self.map_shape(self.fixed_size or 224)
+        self.input = input
+        self.extractor = network.extractor
+        self.channels_in = channels_in
+        self.preprocessing = network.preprocessing if channels_in == RGB else preprocessing_of(channels_in)
+        self.own_size = network.own_size
+        self.fixed_size = network.fixed_size
+        self.weights_description = network.weights_description
+        self.weights_sha256 = sha256_of_weights(network.extractor.state_dict())
+        self._timing = network.timing
+        self.channels, side, _ = self.map_shape(image_size or network.own_size)
+        self.grid = side if grid == "native" else grid
 
-    def forward(self, frames_NCHW: Tensor) -> Tensor:
-        """Return features_NKKD (channels last) of normalised frames."""
-        map_NDHW = self.extractor(frames_NCHW)
-        if map_NDHW.shape[-2:] != (self.grid, self.grid):
-            map_NDHW = nn.functional.adaptive_avg_pool2d(map_NDHW, self.grid)
-        return map_NDHW.permute(0, 2, 3, 1)
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return features_NKKD of normalised frames_NCHW, or features_NSKKD of the normalised frames_NCTHW of clips.
 
-    def map_shape(self, image_size: int) -> tuple[int, int, int]:
-        """Return (D, H, W) of the feature map of a square frame before pooling to the grid, traced on the meta device.
+        The frames of a clip are those that `frames_of_clip` names.
+        """
+        map_ = self.extractor(pixels)
+        if self.input == "image":
+            if map_.shape[-2:] != (self.grid, self.grid):
+                map_ = nn.functional.adaptive_avg_pool2d(map_, self.grid)
+            return map_.permute(0, 2, 3, 1)
+        if map_.shape[-2:] != (self.grid, self.grid):
+            map_ = nn.functional.adaptive_avg_pool3d(map_, (None, self.grid, self.grid))
+        return map_.permute(0, 2, 3, 4, 1)
+
+    def channels_last(self) -> Backbone:
+        """Store the weights of convolutions channels last, 2-D and 3-D alike, which tensor cores are fastest with."""
+        for weight in self.parameters():
+            if layout := {4: torch.channels_last, 5: torch.channels_last_3d}.get(weight.ndim):
+                weight.data = weight.data.contiguous(memory_format=layout)
+        return self
+
+    def frames_of_clip(self, num_frames: int) -> tuple[int, ...]:
+        """Return the indices of a clip's frames that the network takes; the last may be repeated.
 
         Raises:
-            UserError: the network does not support frames of this size.
+            UserError: the clip is shorter than the network's window.
+        """
+        self._check_length(num_frames)
+        return self._timing.frames(num_frames)
+
+    def step_frames(self, num_frames: int) -> tuple[int, ...]:
+        """Return the index of the frame in the middle of each step of a clip, increasing.
+
+        Raises:
+            UserError: the clip is shorter than the network's window.
+        """
+        self._check_length(num_frames)
+        return self._timing.steps(num_frames)
+
+    def map_shape(self, image_size: int, num_frames: int = PROBE_FRAMES) -> tuple[int, int, int]:
+        """Return (D, H, W) of the feature map of square frames before pooling to the grid, traced on the meta device.
+
+        Args:
+            image_size: side of the frames in pixels.
+            num_frames: frames of a clip, if the network takes clips.
+
+        Raises:
+            UserError: the network does not support frames of this size, or clips of this length.
         """
         if self.fixed_size not in (None, image_size):
             raise UserError(f"features.image_size = {image_size}: {self.name} supports only {self.fixed_size}")
-        on_meta = copy.deepcopy(self.extractor).to("meta")
+        frames = () if self.input == "image" else (len(self.frames_of_clip(num_frames)),)
         try:
-            map_NDHW = on_meta(torch.empty(2, 3, image_size, image_size, device="meta"))
-        except RuntimeError as error:
+            map_ = on_meta(self.extractor, torch.empty(2, self.channels_in, *frames, image_size, image_size, device="meta"))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            fault = "is too small for" if isinstance(error, RuntimeError) else "does not suit"
             reason = str(error).splitlines()[0]
-            raise UserError(f"features.image_size = {image_size} is too small for {self.name} ({reason})") from None
-        channels, height, width = map_NDHW.shape[1:]
-        return channels, height, width
+            raise UserError(f"features.image_size = {image_size} {fault} {self.name} ({reason})") from None
+        return map_.shape[1], map_.shape[-2], map_.shape[-1]
+
+    def _check_length(self, num_frames: int) -> None:
+        if num_frames < self._timing.shortest:
+            raise UserError(
+                f"chunk.frames = {num_frames}: {self.name} needs clips of at least {self._timing.shortest} frames; raise it, "
+                "or use another network"
+            )
 
 
-def build_backbone(name: str, weights: str, *, grid: int, seed: int, weights_file: Path | None = None) -> Backbone:
-    """Build a torchvision classification network (or `vgg_small`) up to its last feature map, in evaluation mode.
+def build_backbone(
+    name: str,
+    weights: str,
+    *,
+    grid: int | Literal["native"],
+    seed: int,
+    weights_file: Path | None = None,
+    channels_in: int = RGB,
+    image_size: int | None = None,
+) -> Backbone:
+    """Build a network up to its last feature map, in evaluation mode.
 
     Args:
-        name: name of the network, as in `torchvision.models.list_models`.
-        weights: `imagenet` (torchvision's default weights, downloaded), `random` (from `seed`), or a state dict's path.
-        grid: side of the grid that the feature map is pooled to.
+        name: name of the network: torchvision's for images or clips, `vgg_small`, `timm:NAME` or `hf:NAME`.
+        weights: `imagenet` (torchvision's and timm's published weights for images), `kinetics` (torchvision's for clips), `hub`
+            (of `hf:NAME`), `random` (from `seed`), or the path of a state dict (of `hf:NAME` also of a folder).
+        grid: side of the grid that the feature map is pooled to; `native` is the map's own side, without pooling.
         seed: seed of random weights.
         weights_file: file with a state dict that replaces `weights`, for example from the finetune stage.
+        channels_in: channels of the images; if not 3, the first convolution is averaged over RGB and rescaled.
+        image_size: side in pixels of the frames that `native` means; by default, that which the network was made for.
 
     Raises:
         UserError: unknown network, or weights that are not available, not readable or do not match the network.
     """
-    check_name(name)
-    if weights_file is None and weights not in ("imagenet", "random"):
-        weights_file = Path(weights)
-    if weights_file is not None:
-        extractor = cut_off(name, _initialise(name, seed))
-        load_weights(extractor, name, weights_file)
-        description = "state dict"
-    elif weights == "imagenet":
-        extractor = cut_off(name, _download(name))
-        description = f"imagenet: {get_model_weights(name)['DEFAULT']}"
-    else:
-        extractor = cut_off(name, _initialise(name, seed))
-        description = f"random: seed {seed}"
-    return Backbone(name, extractor, grid=grid, weights_description=description).eval()
-
-
-def check_name(name: str) -> None:
-    """Raise UserError, with similar names, if there is no backbone with this name."""
-    known = [*list_models(module=torchvision.models), "vgg_small"]
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or ["vgg16"]
+    family = check_name(name)
+    if family.input == "clip" and channels_in != RGB:
         raise UserError(
-            f"features.backbone = {name}: torchvision has no classification network with this name; similar: {', '.join(near)}"
+            f"features.backbone = {name}: takes clips of RGB frames, not {channels_in} channels; use an image network"
         )
+    if weights_file is None and weights not in WEIGHT_WORDS:
+        weights_file = Path(weights)
+    network = _network(family, name, weights, weights_file, seed, channels_in)
+    return Backbone(name, network, input=family.input, grid=grid, channels_in=channels_in, image_size=image_size).eval()
 
 
-def cut_off(name: str, network: nn.Module) -> nn.Module:
-    """Return the network up to its last feature map; weights keep their names."""
-    if isinstance(network, VisionTransformer):
-        return PatchTokens(network)
-    last = next((module for family, module in LAST_MODULES.items() if name.startswith(family)), "features")
-    children: OrderedDict[str, nn.Module] = OrderedDict()
-    for child_name, child in network.named_children():
-        if child_name != "AuxLogits":
-            children[child_name] = nn.Sequential(*child) if isinstance(child, nn.ModuleList) else child
-        if child_name == last:
-            break
-    if name.startswith("densenet"):
-        children["relu"] = nn.ReLU(inplace=True)
-    return nn.Sequential(children)
+def check_name(name: str, input: Input | None = None) -> Family:  # noqa: A002
+    """Return the family of a backbone by its name.
 
-
-def load_weights(extractor: nn.Module, name: str, path: Path) -> None:
-    """Load a state dict in place; weights that the extractor does not have (a classifier's) are ignored.
+    Args:
+        name: name of the network.
+        input: what the stream gives: images (frames, or stacks of flows) or clips.
 
     Raises:
-        UserError: the file cannot be read, or a weight is missing or has another shape.
+        UserError: there is no backbone with this name (similar ones are named), or it does not take this input.
     """
-    state = read_state_dict(path)
-    wanted = {key: value for key, value in extractor.state_dict().items() if not key.endswith("num_batches_tracked")}
-    wrong = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]
-    if wrong:
+    family = next((family for family in FAMILIES if family.has(name)), None)
+    if family is None:
+        raise unknown(name, [known for family in FAMILIES if not family.prefix for known in family.names()])
+    family.check(name)
+    if input == "image" and family.input == "clip":
         raise UserError(
-            f"features.weights: {path} does not fit {name}: {len(wrong)} of {len(wanted)} weights are missing "
-            f"or have another shape ({', '.join(wrong[:3])}, ...); give this network's state dict"
+            f"features.backbone = {name}: takes clips, not single images; set `input: clip`, or use an image network"
         )
-    extractor.load_state_dict({key: state[key] for key in wanted}, strict=False)
-
-
-def _initialise(name: str, seed: int) -> nn.Module:
-    """Return a network with seeded random weights, without advancing the global random generator."""
-    with seeded(seed):
-        if name == "vgg_small":
-            return VGGSmall()
-        options: dict[str, object] = {}
-        if name in ("googlenet", "inception_v3"):
-            options["init_weights"] = True
-        if name.startswith("vit"):
-            options["image_size"] = _default_size(name)
-        return get_model(name, weights=None, **options)
-
-
-def _download(name: str) -> nn.Module:
-    if name == "vgg_small":
-        raise UserError("features.weights = imagenet: vgg_small has none; use `random`, a path, or the finetune stage")
-    try:
-        return get_model(name, weights="DEFAULT")
-    except (OSError, RuntimeError) as error:
+    if input == "clip" and family.input == "image":
         raise UserError(
-            f"features.weights = imagenet: torchvision could not download the weights of {name} "
-            f"({' '.join(str(error).split())}); offline, set `features.weights: PATH` to a local state dict"
-        ) from None
+            f"features.backbone = {name}: takes single images, not clips; set `input: frame` or `flow`, or use a network for "
+            "clips such as mc3_18"
+        )
+    return family
 
 
-def _default_size(name: str) -> int:
-    height, _ = get_model_weights(name)["DEFAULT"].meta["min_size"]
-    return height
+def on_meta(module: nn.Module, *inputs: Tensor) -> Tensor:
+    """Return a module's output without computing it, for inputs on the meta device."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return torch.func.functional_call(module, {name: tensor.to("meta") for name, tensor in tensors}, inputs)
+
+
+def _network(family: Family, name: str, weights: str, path: Path | None, seed: int, channels_in: int) -> Network:
+    """Return the network with its weights, for `channels_in` input channels."""
+    if path is not None:
+        return replace(family.read(name, path, seed, channels_in), weights_description="state dict")
+    if weights == "random":
+        network = replace(family.initialise(name, seed), weights_description=f"random: seed {seed}")
+    elif weights == family.pretrained:
+        network = family.download(name)
+    else:
+        raise _no_such_weights(family, name, weights)
+    if channels_in != RGB:
+        inflate(network.extractor, channels_in)
+    return network
+
+
+def _no_such_weights(family: Family, name: str, weights: str) -> UserError:
+    choices = ", ".join([f"`{family.pretrained}`"] * bool(family.pretrained) + ["`random`"])
+    return UserError(f"features.weights = {weights}: {name} has none; give {choices}, or a path")

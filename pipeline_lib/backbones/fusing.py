@@ -85,7 +85,7 @@ def _fuse_sequence(sequence: nn.Sequential, precision: torch.dtype) -> None:
         follower = sequence[index + 1] if index + 1 < len(sequence) else None
         if type(child) is nn.Conv2d and _is_plain(child) and isinstance(follower, nn.ReLU):
             sequence[index], sequence[index + 1] = ConvReLU(child, precision), nn.Identity()
-        elif isinstance(child, nn.MaxPool2d) and _halves(child):
+        elif type(child) is nn.MaxPool2d and _halves(child):
             sequence[index] = Halve()
 
 

@@ -1,17 +1,19 @@
 """Find the blocks of a backbone, the modules that work at one resolution, by tracing output sizes.
 
-Shape suffixes: N frames, C channels, H W pixels or cells.
+Shape suffixes: N frames or clips, C channels, T frames of a clip, H W pixels or cells.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from pipeline_lib.backbones.build import Backbone, PatchTokens
+from pipeline_lib.backbones.build import PROBE_FRAMES, Backbone, on_meta
+from pipeline_lib.backbones.network import TokenNetwork
 from pipeline_lib.errors import UserError
 
 PROBE_SIZE = 224
@@ -38,13 +40,13 @@ def last_blocks(backbone: Backbone, blocks: int | Literal["all"]) -> list[nn.Mod
 
 
 def find_blocks(backbone: Backbone) -> list[list[nn.Module]]:
-    """Return the modules of each block, first to last. Each encoder layer of a vision transformer is a block.
+    """Return the modules of each block, first to last. Each layer of a transformer is a block.
 
     A block starts with a convolution, or another layer with a weight matrix, whose output is smaller than that of the previous
     block. Pooling, normalisation and activation belong to the preceding convolution.
     """
-    if isinstance(backbone.extractor, PatchTokens):
-        return _layers(backbone.extractor)
+    if isinstance(backbone.extractor, TokenNetwork):
+        return backbone.extractor.layers()
     blocks: list[list[nn.Module]] = []
     block_side = 0
     for module, side in _sides(backbone):
@@ -56,21 +58,21 @@ def find_blocks(backbone: Backbone) -> list[list[nn.Module]]:
     return blocks
 
 
-def _layers(extractor: PatchTokens) -> list[list[nn.Module]]:
-    layers: list[list[nn.Module]] = [[layer] for layer in extractor.encoder.layers]
-    layers[0].insert(0, extractor.conv_proj)
-    layers[-1].append(extractor.encoder.ln)
-    return layers
-
-
 def _sides(backbone: Backbone) -> Iterator[tuple[nn.Module, int]]:
     """Yield the modules in the order of their calls with the side of their output, traced on the meta device."""
-    size = backbone.fixed_size or PROBE_SIZE
-    map_NCHW = torch.empty(2, 3, size, size, device="meta")
+    map_ = _probe(backbone)
     for module in _chain(backbone.extractor):
-        weights = {name: weight.to("meta") for name, weight in module.state_dict().items()}
-        map_NCHW = torch.func.functional_call(module, weights, (map_NCHW,))
-        yield module, _side(map_NCHW)
+        map_ = on_meta(module, map_)
+        yield module, _side(map_)
+
+
+def _probe(backbone: Backbone) -> Tensor:
+    """Return frames_NCHW or clips_NCTHW on the meta device."""
+    if backbone.input == "image":
+        size = backbone.fixed_size or PROBE_SIZE
+        return torch.empty(2, backbone.channels_in, size, size, device="meta")
+    frames = len(backbone.frames_of_clip(PROBE_FRAMES))
+    return torch.empty(2, backbone.channels_in, frames, backbone.own_size, backbone.own_size, device="meta")
 
 
 def _chain(module: nn.Module) -> Iterator[nn.Module]:
@@ -82,6 +84,6 @@ def _chain(module: nn.Module) -> Iterator[nn.Module]:
         yield from _chain(child)
 
 
-def _side(map_NCHW: Tensor) -> int:
-    """Return the side of square maps in any layout: two of the three sizes equal it, so it is their median."""
-    return sorted(map_NCHW.shape[1:])[1]
+def _side(map_: Tensor) -> int:
+    """Return the side of square maps in any layout: the size that occurs twice."""
+    return statistics.mode(map_.shape[1:])

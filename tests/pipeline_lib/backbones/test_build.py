@@ -1,4 +1,4 @@
-"""Backbones: any torchvision network up to its last feature map, on a grid; weights from files or seeds."""
+"""Backbones: torchvision's image networks up to their last feature map, on a grid; weights from files or seeds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import get_model
 
-from pipeline_lib.backbones import build as backbones
-from pipeline_lib.backbones.build import Backbone, build_backbone
+from pipeline_lib.backbones import torchvision_images
+from pipeline_lib.backbones.build import Backbone, build_backbone, check_name
 from pipeline_lib.backbones.weights import sha256_of_weights
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -187,7 +187,7 @@ def test_imagenet_weights_without_a_network_name_the_mend(monkeypatch: pytest.Mo
     def offline(*_: object, **__: object) -> None:
         raise urllib.error.URLError("Name or service not known")
 
-    monkeypatch.setattr(backbones, "get_model", offline)
+    monkeypatch.setattr(torchvision_images, "get_model", offline)
     with pytest.raises(ValueError, match=r"download the weights of vgg16 .*`features\.weights: PATH`"):
         build_backbone("vgg16", "imagenet", grid=7, seed=0)
     with pytest.raises(ValueError, match="vgg_small has none"):
@@ -197,3 +197,49 @@ def test_imagenet_weights_without_a_network_name_the_mend(monkeypatch: pytest.Mo
 def test_frames_the_network_cannot_take_are_told() -> None:
     with pytest.raises(ValueError, match=r"features\.image_size = 8 is too small for vgg_small"):
         random_backbone("vgg_small").map_shape(8)
+
+
+def test_native_grid_is_the_maps_own_side() -> None:
+    assert build_backbone("squeezenet1_1", "random", grid="native", seed=0).grid == 13
+    backbone = build_backbone("vgg_small", "random", grid="native", seed=0, image_size=64)
+    with torch.inference_mode():
+        assert backbone(torch.rand(1, 3, 64, 64)).shape == (1, 4, 4, 128)
+
+
+def test_image_networks_have_a_step_a_frame() -> None:
+    backbone = random_backbone("vgg_small")
+    assert (backbone.input, backbone.channels_in) == ("image", 3)
+    assert backbone.frames_of_clip(5) == backbone.step_frames(5) == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "choices"),
+    [
+        ("vgg16", "kinetics", "`imagenet`, `random`, or a path"),
+        ("mc3_18", "imagenet", "`kinetics`, `random`, or a path"),
+        ("vgg_small", "hub", "`random`, or a path"),
+    ],
+)
+def test_word_for_another_familys_weights_is_one_line_with_the_right_words(name: str, weights: str, choices: str) -> None:
+    with pytest.raises(ValueError, match=rf"^features\.weights = {weights}: {name} has none; give {choices}$"):
+        build_backbone(name, weights, grid=7, seed=0)
+
+
+def test_backbone_that_does_not_take_the_streams_input_is_told() -> None:
+    with pytest.raises(ValueError, match=r"^features\.backbone = mc3_18: takes clips, not single images; set `input: clip`"):
+        check_name("mc3_18", "image")
+    with pytest.raises(ValueError, match=r"^features\.backbone = vgg16: takes single images, not clips; .*mc3_18$"):
+        check_name("vgg16", "clip")
+    assert check_name("vgg16", "image") is check_name("resnet18")
+
+
+def test_weights_are_stored_channels_last_without_changing_the_digest() -> None:
+    backbone = random_backbone("vgg_small").channels_last()
+    assert backbone.extractor.features[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert sha256_of_weights(backbone.extractor.state_dict()) == random_backbone("vgg_small").weights_sha256
+
+
+def test_digests_of_image_networks_stay_as_they_were() -> None:
+    """Cache keys depend on them."""
+    known = {"vgg_small": "c746afeb6d332dcc", "resnet18": "a60361976ce6ade9", "squeezenet1_1": "76e51d937ab5d9b8"}
+    assert {name: random_backbone(name, seed=3).weights_sha256[:16] for name in known} == known
