@@ -8,8 +8,8 @@ import pytest
 
 from pipeline_lib.chunk import check_trainable, chunk_collection
 from pipeline_lib.chunk.splits import count_leaks, tutorial_splits
-from pipeline_lib.datasets.groups import group_of_name
-from pipeline_lib.datasets.split_files import read_splits
+from pipeline_lib.datasets.hmdb51 import Hmdb51Splits
+from pipeline_lib.datasets.registry import group_of_name
 from pipeline_lib.params import ChunkParams
 from pipeline_lib.subsample.shards import COLUMNS
 
@@ -278,7 +278,7 @@ def test_the_tutorials_code_trains_on_unused_videos_and_says_how_many_test_video
     ],
 )
 def test_the_tutorials_splits_of_the_real_split_files(shared: Path, protocol: str, splits_of: dict[str, int], leaked: int):
-    videos = read_splits(shared / "data" / "hmdb51_splits", 1)
+    videos = Hmdb51Splits().read(shared / "data" / "hmdb51_splits", 1)
     videos["group"] = videos["video"].map(group_of_name)
     videos["split"] = tutorial_splits(videos, ChunkParams(protocol=protocol))
     assert videos["split"].value_counts().to_dict() == splits_of

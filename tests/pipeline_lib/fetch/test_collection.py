@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from pipeline_lib.artifacts import file_sha256
-from pipeline_lib.datasets import hmdb51
+from pipeline_lib.datasets import hmdb51, ucf101
+from pipeline_lib.datasets.data_set import DataSet
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import fetch_collection, list_videos, videos_root
 from pipeline_lib.fetch.transfer import Address, PermanentError
@@ -239,7 +240,8 @@ def test_a_table_that_is_not_text_is_named(source: Path, tmp_path: Path, fetch):
         fetch(kind="folder", videos=str(source), boxes=str(tmp_path / "table.csv"))
 
 
-def test_the_known_addresses_stand_in_for_hmdb51(tmp_path: Path, fetch, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("kind", "data_set"), [("hmdb51", hmdb51.DATA_SET), ("ucf101", ucf101.DATA_SET)])
+def test_the_known_addresses_stand_in(tmp_path: Path, fetch, monkeypatch: pytest.MonkeyPatch, kind: str, data_set: DataSet):
     asked: list[Address] = []
 
     def refuse(address: Address, directory: Path, **options: object) -> Path:
@@ -249,10 +251,10 @@ def test_the_known_addresses_stand_in_for_hmdb51(tmp_path: Path, fetch, monkeypa
     def asked_for(**params: object) -> list[Address]:
         asked.clear()
         with pytest.raises(UserError, match=r"^fetch\.splits: could not be downloaded from .* \(gone\)"):
-            fetch(kind="hmdb51", **params)
+            fetch(kind=kind, **params)
         return asked
 
     monkeypatch.setattr("pipeline_lib.fetch.collection.download", refuse)
-    assert asked_for() == list(hmdb51.SPLITS)
-    assert asked_for(splits=["/a", hmdb51.SPLITS[0].url]) == [Address("/a"), hmdb51.SPLITS[0]]
+    assert asked_for() == list(data_set.splits)
+    assert asked_for(splits=["/a", data_set.splits[0].url]) == [Address("/a"), data_set.splits[0]]
     assert asked_for(splits="/a", splits_sha256="0" * 64) == [Address("/a", "0" * 64)]

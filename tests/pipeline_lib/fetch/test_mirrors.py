@@ -7,7 +7,7 @@ import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -126,10 +126,10 @@ LAYOUTS: dict[str, Callable[[Path], bytes]] = {
 def fetch(site: Site, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, int]]:
     """Return a function that fetches HMDB-51 into `tmp_path/artifact`, its videos from the given addresses."""
     site.files["splits.zip"] = pack_zip(made / "splits", "testTrainMulti_7030_splits/")
-    monkeypatch.setattr(hmdb51, "SPLITS", (site.address("gone.rar"), site.address("splits.zip")))
+    splits = (site.address("gone.rar"), site.address("splits.zip"))
 
     def fetch(*videos: Address) -> dict[str, int]:
-        monkeypatch.setattr(hmdb51, "VIDEOS", videos)
+        monkeypatch.setattr(hmdb51, "DATA_SET", replace(hmdb51.DATA_SET, videos=videos, splits=splits))
         (tmp_path / "artifact").mkdir()
         params = FetchParams(kind="hmdb51", retries=0)
         return fetch_collection(params, tmp_path / "artifact", tmp_path / "partial", sha256=file_sha256)
