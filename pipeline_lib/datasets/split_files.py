@@ -130,7 +130,7 @@ def read_text(path: Path) -> str:
 def spell_as(listed: Iterable[str], collected: Iterable[str]) -> list[str]:
     """Return the listed videos, spelled as in the collection where only the case of letters differs.
 
-    UCF-101's lists and copies of its archive write `HandstandPushups` in different ways.
+    Copies of UCF-101's lists and of its archive write `HandstandPushups` and `HandStandPushups`, for folders and for files.
     """
     listed = list(listed)
     exact = set(collected)

@@ -23,7 +23,7 @@ CLASS_LINE = re.compile(r"(?P<label>\d+)\s+(?P<class_name>\S.*?)\s*")
 class Ucf101Splits(SplitFormat):
     """Lists `trainlist0<1|2|3>.txt` and `testlist0<1|2|3>.txt` with lines `<class>/<video file> [<label>]`.
 
-    The class is the one before the slash. Labels are checked against `classInd.txt`, with lines `<label> <class>`, if there is one.
+    The class is the one before the slash. Labels must agree with `classInd.txt`, lines `<label> <class>`, if there is one.
     """
 
     LIST = re.compile(r"(?P<label>train|test)list0(?P<fold>[123])\.txt")

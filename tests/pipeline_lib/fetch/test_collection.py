@@ -105,12 +105,38 @@ def test_fight_surv_is_read_with_its_headerless_sources(shared: Path, tmp_path: 
     assert set(sources["video"]) == {video.video for video in list_videos(root / "videos")}
 
 
+def test_a_part_of_ucf101_is_read_with_its_own_lists(shared: Path, tmp_path: Path, fetch):
+    root = shared / "data" / "ucf101"
+    counts = fetch(kind="folder", videos=str(root / "videos"), splits=str(root / "ucfTrainTestlist"))
+    assert (counts["classes"], counts["videos"], counts["split_files"]) == (5, 193, 7)
+    copied = {path.name: path.read_bytes() for path in (tmp_path / "artifact" / "splits").iterdir()}
+    assert copied == {path.name: path.read_bytes() for path in (root / "ucfTrainTestlist").iterdir()}
+
+
+def test_lists_in_two_formats_are_not_chosen_from(shared: Path, fetch):
+    root = shared / "data" / "ucf101"
+    with pytest.raises(ValueError, match=r"^fetch\.splits: .*split files in 2 folders: .* or trainlist01\.txt, \.\.\. is exp"):
+        fetch(kind="folder", videos=str(root / "videos"), splits=str(root))
+
+
+def test_the_lists_of_another_data_set_are_refused(shared: Path, fetch):
+    for kind, splits, words in (
+        ("ucf101", "hmdb51_splits", r"no split file: one folder of trainlist01\.txt, \.\.\. is expected"),
+        ("hmdb51", "ucf101/ucfTrainTestlist", r"no split file: one folder of <class>_test_split1\.txt, \.\.\. is expected"),
+        ("hmdb51", "fight_surv/splits", r"HMDB-51 is incomplete: 2 of 51 classes, 127 of 6766 videos, 2 of 153 split files"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            fetch(kind=kind, splits=str(shared / "data" / splits))
+        assert not str(caught.value).startswith("\n")
+
+
 def test_a_folder_too_high_up_is_met_with_the_right_one(shared: Path):
     with pytest.raises(ValueError, match=r"no video in this class folder .* did you mean fetch\.videos: .*fight_surv/videos$"):
         list_videos(shared / "data" / "fight_surv")
 
 
 def test_splits_beside_the_classes_are_no_class(source: Path):
+    write(source, "ucfTrainTestlist/trainlist01.txt", "ucfTrainTestlist/classInd.txt")
     assert {video.class_name for video in list_videos(source)} == {"walk", "wave"}
 
 
