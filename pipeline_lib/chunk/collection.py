@@ -19,7 +19,8 @@ from pipeline_lib.chunk.splits import (
     tutorial_splits,
 )
 from pipeline_lib.datasets.groups import video_groups
-from pipeline_lib.datasets.split_files import label_videos, read_splits
+from pipeline_lib.datasets.registry import find_split_format
+from pipeline_lib.datasets.split_files import label_videos, spell_as
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import ChunkParams
 
@@ -78,8 +79,10 @@ def _assign_splits(videos: pd.DataFrame, collected: set[str], params: ChunkParam
         videos["split"] = grouped_random_splits(videos, params)
         return pd.DataFrame(columns=["video", "class_name", "label"])
     assert not isinstance(params.fold, tuple), "one fold at a time (see ChunkParams.of_fold)"
-    listed = read_splits(splits, params.fold)
-    videos["label"] = label_videos(videos, listed, splits, params.fold)
+    split_format = find_split_format(splits)
+    listed = split_format.read(splits, params.fold)
+    listed["video"] = spell_as(listed["video"], collected)
+    videos["label"] = label_videos(videos, listed, splits, params.fold, split_format)
     videos["split"] = (official_splits if params.protocol == "official" else tutorial_splits)(videos, params)
     return listed[~listed["video"].isin(collected)]
 

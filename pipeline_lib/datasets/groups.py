@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import csv
-import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
+from pipeline_lib.datasets.registry import group_of_name
 from pipeline_lib.errors import UserError
-
-HMDB51_NAME = re.compile(r"(?P<group>.+)_[fhlu]_(nm|cm)_np\d+_(fr|ba|le|ri)_(bad|med|goo)_\d+")
-"""`<footage>_<class>_<body part>_<camera motion>_np<people>_<viewpoint>_<quality>_<index>`; the group keeps the class."""
-
-UCF101_NAME = re.compile(r"(?P<group>v_\w+_g\d+)_c\d+")
 
 
 def video_groups(videos: pd.DataFrame, groups: Path | None) -> pd.Series:
     """Return the group of every video, `<footage>_<class>` as in HMDB-51's file names.
 
-    Groups are taken from the table `groups` if given. Otherwise they follow from the file name if it has HMDB-51's or UCF101's
-    pattern, and every other video is its own group.
+    Groups are taken from the table `groups` if given. Otherwise they follow from the file name if it has the pattern
+    of a known data set, and every other video is its own group.
 
     Raises:
         UserError: the table cannot be read, contradicts itself, or lacks a video.
@@ -32,13 +27,6 @@ def video_groups(videos: pd.DataFrame, groups: Path | None) -> pd.Series:
     if len(unknown):
         raise UserError(f"{groups}: lacks {len(unknown)} videos, such as {unknown.iloc[0]}; add a line for each")
     return footage + "_" + videos["class_name"]
-
-
-def group_of_name(video: str) -> str:
-    """Return the group of a video according to its file name."""
-    path = PurePosixPath(video)
-    match = HMDB51_NAME.fullmatch(path.stem) or UCF101_NAME.fullmatch(path.stem)
-    return match["group"] if match else str(path.with_suffix(""))
 
 
 def _read_groups(path: Path) -> pd.Series:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,8 @@ from pipeline_lib.addresses import Address, redact
 from pipeline_lib.artifacts import layout
 from pipeline_lib.artifacts.tables import CollectionVideo
 from pipeline_lib.compute.cores import num_cores
-from pipeline_lib.datasets import hmdb51
+from pipeline_lib.datasets.registry import find_data_set, split_formats
+from pipeline_lib.datasets.split_files import SplitFormat
 from pipeline_lib.errors import UnusableError, UserError
 from pipeline_lib.fetch.archives import Limits, remove_tree, unpack
 from pipeline_lib.fetch.download import Progress, RetryPolicy, download, first_usable
@@ -27,7 +27,6 @@ from pipeline_lib.params import Addresses, FetchParams
 logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset((".avi", ".mp4", ".mkv", ".mov", ".mpg", ".mpeg", ".webm", ".wmv", ".flv", ".m4v", ".3gp", ".ogv"))
-SPLIT_FILE = re.compile(r"(.+)_test_split([123])\.txt")
 LAYOUT = "<folder>/<class>/<video file>"
 
 
@@ -47,7 +46,7 @@ def list_videos(root: Path) -> list[CollectionVideo]:
     if not root.is_dir():
         hint = "set fetch.kind: archive to unpack it" if root.is_file() else "check the path"
         raise UserError(f"fetch.videos: {root}: no such folder: {hint}")
-    classes = [folder for folder in _visible(root) if folder.is_dir() and not _split_files(folder)]
+    classes = [folder for folder in _visible(root) if folder.is_dir() and not _has_split_files(folder)]
     if not classes:
         raise UserError(f"fetch.videos: {root}: no class folder in it: {LAYOUT} is expected")
     videos = [video for folder in classes for video in _class_videos(folder)]
@@ -92,8 +91,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _split_files(folder: Path) -> list[Path]:
-    return [path for path in _visible(folder) if SPLIT_FILE.fullmatch(path.name)]
+def _has_split_files(folder: Path) -> bool:
+    return any(split_format.lists(folder) for split_format in split_formats())
 
 
 def fetch_collection(
@@ -157,35 +156,32 @@ def _addresses(given: Addresses, sha256: str | None, known: Sequence[Address]) -
 
 def _fetch_videos(params: FetchParams, directory: Path, partial: Path, progress: Progress | None) -> None:
     """Move the class folders of the first usable archive to `directory/videos`."""
-    known = hmdb51.VIDEOS if params.kind == "hmdb51" else ()
+    data_set = find_data_set(params.kind)
 
     def use(address: Address) -> None:
         with _unpacked("fetch.videos", address, params, partial, progress) as folder:
             if folder.parent != partial:
                 raise UserError(f"fetch.videos: {folder} is a folder, not an archive: set fetch.kind: folder")
             root = _class_folders_root(folder, f"fetch.videos: {redact(address.url)}")
-            if params.kind == "hmdb51":
-                hmdb51.check_complete([video.video for video in list_videos(root)], directory / "splits")
+            if data_set:
+                data_set.check_complete([video.video for video in list_videos(root)], directory / "splits")
             shutil.move(root, directory / "videos")
 
+    known = data_set.videos if data_set else ()
     first_usable(_addresses(params.videos, params.videos_sha256, known), use, key="fetch.videos")
 
 
 def _fetch_splits(params: FetchParams, directory: Path, partial: Path, progress: Progress | None) -> int:
     """Copy the split files of the first usable address to `directory/splits` and return their number."""
-    known = hmdb51.SPLITS if params.kind == "hmdb51" else ()
+    data_set = find_data_set(params.kind)
+    known = data_set.splits if data_set else ()
+    formats = [data_set.split_format] if data_set else split_formats()
 
     def use(address: Address) -> int:
         with _unpacked("fetch.splits", address, params, partial, progress) as folder:
-            files = [path for path in _files_below(folder) if SPLIT_FILE.fullmatch(path.name)]
-            folders = sorted({path.parent for path in files})
-            if len(folders) != 1:
-                found = f"split files in {len(folders)} folders" if folders else "no split file"
-                raise UnusableError(
-                    f"fetch.splits: {redact(address.url)}: {found}: one folder of <class>_test_split1.txt, ... is expected"
-                )
-            if params.kind == "hmdb51":
-                hmdb51.check_splits(folders[0])
+            files = _split_files_below(folder, formats, f"fetch.splits: {redact(address.url)}")
+            if data_set:
+                data_set.check_splits(files[0].parent)
             (directory / "splits").mkdir(parents=True)
             for path in files:
                 shutil.copyfile(path, directory / "splits" / path.name)
@@ -193,6 +189,17 @@ def _fetch_splits(params: FetchParams, directory: Path, partial: Path, progress:
 
     addresses = _addresses(params.splits, params.splits_sha256, known) if params.splits or known else []
     return first_usable(addresses, use, key="fetch.splits") if addresses else 0
+
+
+def _split_files_below(unpacked: Path, formats: Sequence[SplitFormat], label: str) -> list[Path]:
+    """Return the split files of the one folder that has some, at any depth."""
+    folders = sorted({path.parent for path in _files_below(unpacked)})
+    found = [files for folder in folders for split_format in formats if (files := split_format.files(folder))]
+    if len(found) == 1:
+        return found[0]
+    what = f"split files in {len(found)} folders" if found else "no split file"
+    expected = " or ".join(f"{split_format.EXAMPLE}, ..." for split_format in formats)
+    raise UnusableError(f"{label}: {what}: one folder of {expected} is expected")
 
 
 @contextlib.contextmanager

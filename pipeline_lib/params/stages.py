@@ -35,10 +35,15 @@ Fold = Literal[1, 2, 3]
 FOLDS: tuple[Fold, ...] = get_args(Fold)
 
 
+DataSetName = Literal["hmdb51", "ucf101"]
+"""The registry of data sets: each name is that of a module in `pipeline_lib/datasets/`."""
+
+
 class FetchParams(Section):
     """Parameters of the fetch stage: the collection's videos, split files and tables."""
 
-    kind: Literal["hmdb51", "archive", "folder"]
+    kind: Literal[DataSetName, "archive", "folder"]
+    """A known data set, or a collection of one's own as an archive or a folder."""
     videos: Addresses = None
     splits: Addresses = None
     videos_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline_lib.chunk import check_trainable, chunk_collection
 from pipeline_lib.chunk.splits import count_leaks, tutorial_splits
-from pipeline_lib.datasets.groups import group_of_name
-from pipeline_lib.datasets.split_files import read_splits
+from pipeline_lib.datasets.hmdb51 import Hmdb51Splits
+from pipeline_lib.datasets.registry import group_of_name
 from pipeline_lib.params import ChunkParams
 from pipeline_lib.subsample.shards import COLUMNS
 
@@ -104,6 +104,55 @@ def test_two_real_clips_with_all_split_files(tmp_path: Path, shared: Path, hmdb5
         assert not missing["video"].isin(clips).any()
     with pytest.raises(ValueError, match=r"no training video in 1 of 2 classes \(brush_hair\)"):
         check_trainable(pd.read_parquet(tmp_path / "chunk/clips.parquet"))
+
+
+UCF101_VIDEOS = {1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)}
+"""Training and test videos of each fold."""
+
+
+@pytest.fixture(scope="module")
+def ucf101(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """All names of UCF-101 as a shard, spelled as in its archive, and its lists."""
+    splits = shared / "data/ucf101/ucfTrainTestlist"
+    lines = [line for part in ("train", "test") for line in (splits / f"{part}list02.txt").read_text().splitlines()]
+    videos = [line.split(" ")[0].replace("HandStandPushups/", "HandstandPushups/") for line in lines]
+    assert len(videos) == 13320
+    return write_shard(tmp_path_factory.mktemp("ucf101") / "shard", videos), splits
+
+
+@pytest.mark.parametrize("fold", [1, 2, 3])
+def test_ucf101_official(tmp_path: Path, ucf101: tuple[Path, Path], fold: int):
+    shard, splits = ucf101
+    counts = chunk(tmp_path, [shard], ChunkParams(fold=fold), splits=splits)
+    num_train, num_test = UCF101_VIDEOS[fold]
+    assert (counts["classes"], counts["groups"], counts["missing"], counts["leaked"]) == (101, 2525, 0, 0)
+    assert counts["videos"]["train"] + counts["videos"]["val"] == num_train
+    assert (counts["videos"]["test"], counts["videos"]["unused"]) == (num_test, 0)
+    assert counts["videos"]["val"] / num_train == pytest.approx(0.15, abs=0.02)
+    videos = pd.read_parquet(tmp_path / "chunk/videos.parquet")
+    assert (videos.groupby("group")["split"].nunique() == 1).all()
+
+
+@pytest.mark.parametrize("fold", [1, 2, 3])
+def test_a_part_of_ucf101_is_split_by_its_own_lists_as_by_hmdb51_s_format(tmp_path: Path, shared: Path, fold: int):
+    root = shared / "data/ucf101"
+    shard = write_shard(tmp_path / "shard", [f"{path.parent.name}/{path.name}" for path in root.glob("videos/*/*")])
+    counts, splits_of = [], []
+    for splits in ("splits", "ucfTrainTestlist"):
+        counts.append(chunk(tmp_path, [shard], ChunkParams(fold=fold), splits=root / splits))
+        splits_of.append(read_splits_of(tmp_path))
+    assert splits_of[0] == splits_of[1]
+    assert len(splits_of[0]) == 193
+    assert [count.pop("missing") for count in counts] == [0, 13320 - 193]
+    assert counts[0] == counts[1]
+
+
+def test_a_video_that_ucf101_s_lists_lack_is_named(tmp_path: Path, shared: Path):
+    shard = write_shard(tmp_path / "shard", ["Archery/v_Archery_g01_c01.avi", "Archery/mine.avi", "Sleeping/mine.avi"])
+    with pytest.raises(
+        ValueError, match=r"trainlist01\.txt: does not list Archery/mine\.avi \(nor 1 other .* testlist01\.txt$"
+    ):
+        chunk(tmp_path, [shard], splits=shared / "data/ucf101/ucfTrainTestlist")
 
 
 def test_fight_surv_by_its_own_splits_and_sources(tmp_path: Path, shared: Path):
@@ -278,7 +327,7 @@ def test_the_tutorials_code_trains_on_unused_videos_and_says_how_many_test_video
     ],
 )
 def test_the_tutorials_splits_of_the_real_split_files(shared: Path, protocol: str, splits_of: dict[str, int], leaked: int):
-    videos = read_splits(shared / "data" / "hmdb51_splits", 1)
+    videos = Hmdb51Splits().read(shared / "data" / "hmdb51_splits", 1)
     videos["group"] = videos["video"].map(group_of_name)
     videos["split"] = tutorial_splits(videos, ChunkParams(protocol=protocol))
     assert videos["split"].value_counts().to_dict() == splits_of

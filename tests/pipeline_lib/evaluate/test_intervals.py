@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from pipeline_lib.datasets.groups import group_of_name
-from pipeline_lib.datasets.split_files import read_splits
+from pipeline_lib.datasets.hmdb51 import Hmdb51Splits
+from pipeline_lib.datasets.registry import group_of_name
 from pipeline_lib.evaluate.intervals import accuracy_interval, accuracy_intervals, ratio_intervals
 from pipeline_lib.evaluate.permutation import video_footage
 
@@ -85,7 +85,7 @@ def coverage(group_V: np.ndarray, accuracy: float, *, simulations: int) -> float
 @pytest.mark.parametrize("fold", [1, 2, 3])
 @pytest.mark.parametrize("accuracy", [0.6, 0.9])
 def test_coverage_on_hmdb51s_real_groups(shared, fold, accuracy):
-    listed = read_splits(shared / "data" / "hmdb51_splits", fold)
+    listed = Hmdb51Splits().read(shared / "data" / "hmdb51_splits", fold)
     test = listed[listed["label"] == "test"].assign(group=lambda rows: rows["video"].map(group_of_name))
     group_V = np.unique(video_footage(test), return_inverse=True)[1]
     assert (len(group_V), group_V.max() + 1) == (1530, {1: 478, 2: 478, 3: 471}[fold])

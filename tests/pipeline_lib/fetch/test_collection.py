@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from pipeline_lib.artifacts import file_sha256
-from pipeline_lib.datasets import hmdb51
+from pipeline_lib.datasets import hmdb51, ucf101
+from pipeline_lib.datasets.data_set import DataSet
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import fetch_collection, list_videos, videos_root
 from pipeline_lib.fetch.transfer import Address, PermanentError
@@ -104,12 +105,38 @@ def test_fight_surv_is_read_with_its_headerless_sources(shared: Path, tmp_path: 
     assert set(sources["video"]) == {video.video for video in list_videos(root / "videos")}
 
 
+def test_a_part_of_ucf101_is_read_with_its_own_lists(shared: Path, tmp_path: Path, fetch):
+    root = shared / "data" / "ucf101"
+    counts = fetch(kind="folder", videos=str(root / "videos"), splits=str(root / "ucfTrainTestlist"))
+    assert (counts["classes"], counts["videos"], counts["split_files"]) == (5, 193, 7)
+    copied = {path.name: path.read_bytes() for path in (tmp_path / "artifact" / "splits").iterdir()}
+    assert copied == {path.name: path.read_bytes() for path in (root / "ucfTrainTestlist").iterdir()}
+
+
+def test_lists_in_two_formats_are_not_chosen_from(shared: Path, fetch):
+    root = shared / "data" / "ucf101"
+    with pytest.raises(ValueError, match=r"^fetch\.splits: .*split files in 2 folders: .* or trainlist01\.txt, \.\.\. is exp"):
+        fetch(kind="folder", videos=str(root / "videos"), splits=str(root))
+
+
+def test_the_lists_of_another_data_set_are_refused(shared: Path, fetch):
+    for kind, splits, words in (
+        ("ucf101", "hmdb51_splits", r"no split file: one folder of trainlist01\.txt, \.\.\. is expected"),
+        ("hmdb51", "ucf101/ucfTrainTestlist", r"no split file: one folder of <class>_test_split1\.txt, \.\.\. is expected"),
+        ("hmdb51", "fight_surv/splits", r"HMDB-51 is incomplete: 2 of 51 classes, 127 of 6766 videos, 2 of 153 split files"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            fetch(kind=kind, splits=str(shared / "data" / splits))
+        assert not str(caught.value).startswith("\n")
+
+
 def test_a_folder_too_high_up_is_met_with_the_right_one(shared: Path):
     with pytest.raises(ValueError, match=r"no video in this class folder .* did you mean fetch\.videos: .*fight_surv/videos$"):
         list_videos(shared / "data" / "fight_surv")
 
 
 def test_splits_beside_the_classes_are_no_class(source: Path):
+    write(source, "ucfTrainTestlist/trainlist01.txt", "ucfTrainTestlist/classInd.txt")
     assert {video.class_name for video in list_videos(source)} == {"walk", "wave"}
 
 
@@ -239,7 +266,8 @@ def test_a_table_that_is_not_text_is_named(source: Path, tmp_path: Path, fetch):
         fetch(kind="folder", videos=str(source), boxes=str(tmp_path / "table.csv"))
 
 
-def test_the_known_addresses_stand_in_for_hmdb51(tmp_path: Path, fetch, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("kind", "data_set"), [("hmdb51", hmdb51.DATA_SET), ("ucf101", ucf101.DATA_SET)])
+def test_the_known_addresses_stand_in(tmp_path: Path, fetch, monkeypatch: pytest.MonkeyPatch, kind: str, data_set: DataSet):
     asked: list[Address] = []
 
     def refuse(address: Address, directory: Path, **options: object) -> Path:
@@ -249,10 +277,10 @@ def test_the_known_addresses_stand_in_for_hmdb51(tmp_path: Path, fetch, monkeypa
     def asked_for(**params: object) -> list[Address]:
         asked.clear()
         with pytest.raises(UserError, match=r"^fetch\.splits: could not be downloaded from .* \(gone\)"):
-            fetch(kind="hmdb51", **params)
+            fetch(kind=kind, **params)
         return asked
 
     monkeypatch.setattr("pipeline_lib.fetch.collection.download", refuse)
-    assert asked_for() == list(hmdb51.SPLITS)
-    assert asked_for(splits=["/a", hmdb51.SPLITS[0].url]) == [Address("/a"), hmdb51.SPLITS[0]]
+    assert asked_for() == list(data_set.splits)
+    assert asked_for(splits=["/a", data_set.splits[0].url]) == [Address("/a"), data_set.splits[0]]
     assert asked_for(splits="/a", splits_sha256="0" * 64) == [Address("/a", "0" * 64)]

@@ -1,4 +1,4 @@
-"""HMDB-51 from its mirrors, in the layouts that they have, all the way from the addresses to the table of the collection."""
+"""HMDB-51 and UCF-101 from their mirrors, in the layouts that these have, from the addresses to the table of the collection."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 
 from demo.rar import pack_collection, write_rar
 from pipeline_lib.artifacts import file_sha256
-from pipeline_lib.datasets import hmdb51
+from pipeline_lib.datasets import hmdb51, ucf101
 from pipeline_lib.errors import UserError
 from pipeline_lib.fetch.collection import fetch_collection
 from pipeline_lib.fetch.transfer import Address
@@ -126,10 +126,10 @@ LAYOUTS: dict[str, Callable[[Path], bytes]] = {
 def fetch(site: Site, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, int]]:
     """Return a function that fetches HMDB-51 into `tmp_path/artifact`, its videos from the given addresses."""
     site.files["splits.zip"] = pack_zip(made / "splits", "testTrainMulti_7030_splits/")
-    monkeypatch.setattr(hmdb51, "SPLITS", (site.address("gone.rar"), site.address("splits.zip")))
+    splits = (site.address("gone.rar"), site.address("splits.zip"))
 
     def fetch(*videos: Address) -> dict[str, int]:
-        monkeypatch.setattr(hmdb51, "VIDEOS", videos)
+        monkeypatch.setattr(hmdb51, "DATA_SET", replace(hmdb51.DATA_SET, videos=videos, splits=splits))
         (tmp_path / "artifact").mkdir()
         params = FetchParams(kind="hmdb51", retries=0)
         return fetch_collection(params, tmp_path / "artifact", tmp_path / "partial", sha256=file_sha256)
@@ -195,3 +195,69 @@ def test_when_no_mirror_works_one_line_names_each_with_its_reason(site: Site, fe
         "(it is not an archive (RAR, zip, 7z or tar), or it is truncated: download it again or give another file). "
         "Set fetch.videos to the path of a local copy or another address"
     )
+
+
+@pytest.fixture(scope="module")
+def made_ucf101(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with all 13,320 videos, each of which holds its name, in `videos/`, and the lists in `splits/`.
+
+    The folder of the handstand push-ups is spelled as in the archive, which is not as in the lists.
+    """
+    folder = tmp_path_factory.mktemp("ucf101")
+    shutil.copytree(shared / "data" / "ucf101" / "ucfTrainTestlist", folder / "splits")
+    for part in ("train", "test"):
+        for line in (folder / "splits" / f"{part}list01.txt").read_text().splitlines():
+            video = folder / "videos" / line.split()[0].replace("HandStandPushups/", "HandstandPushups/")
+            video.parent.mkdir(parents=True, exist_ok=True)
+            video.write_text(video.relative_to(folder / "videos").as_posix())
+    return folder
+
+
+def rar_of_nested_folders(made: Path) -> bytes:
+    """As UCF-101's centre packed it."""
+    archive = made / "UCF101.rar"
+    files = sorted(path for path in (made / "videos").rglob("*") if path.is_file())
+    write_rar(archive, [(f"UCF-101/{path.parent.name}/{path.name}", path) for path in files])
+    content = archive.read_bytes()
+    archive.unlink()
+    return content
+
+
+@pytest.fixture
+def fetch_ucf101(
+    site: Site, made_ucf101: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, int]]:
+    """Return a function that fetches UCF-101 into `tmp_path/artifact`, its videos from the given addresses."""
+    site.files["lists.zip"] = pack_zip(made_ucf101 / "splits", "ucfTrainTestlist/")
+    site.files["other.zip"] = pack_zip(made_ucf101 / "splits", without="testlist03.txt")
+    splits = (site.address("gone.zip"), site.address("other.zip"), site.address("lists.zip"))
+
+    def fetch(*videos: Address) -> dict[str, int]:
+        monkeypatch.setattr(ucf101, "DATA_SET", replace(ucf101.DATA_SET, videos=videos, splits=splits))
+        (tmp_path / "artifact").mkdir()
+        params = FetchParams(kind="ucf101", retries=0)
+        return fetch_collection(params, tmp_path / "artifact", tmp_path / "partial", sha256=file_sha256)
+
+    return fetch
+
+
+def test_ucf101_from_the_first_mirror_that_holds_all_of_it(
+    site: Site, made_ucf101: Path, fetch_ucf101, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    whole = rar_of_nested_folders(made_ucf101)
+    site.files |= {"pointer.zip": LFS_POINTER, "whole.rar": whole}
+    site.files["part.zip"] = pack_zip(made_ucf101 / "videos" / "Archery", "UCF-101/Archery/")
+    names = ["gone.rar", "pointer.zip", "part.zip"]
+    counts = fetch_ucf101(
+        *(site.address(name) for name in names), site.address("whole.rar", sha256=hashlib.sha256(whole).hexdigest())
+    )
+    assert [name for name in site.asked if name] == ["gone.zip", "other.zip", "lists.zip", *names, "whole.rar"]
+    assert (counts["classes"], counts["videos"], counts["split_files"]) == (101, 13320, 7)
+    assert "other.zip: UCF-101 is incomplete: 101 of 101 classes, 13320 of 13320 videos, 6 of 7 split files" in caplog.text
+    assert "part.zip: UCF-101 is incomplete: 101 of 101 classes, 145 of 13320 videos, 7 of 7 split files" in caplog.text
+    table = pd.read_parquet(tmp_path / "artifact" / "collection.parquet")
+    assert list(table["video"]) == sorted(
+        path.relative_to(made_ucf101 / "videos").as_posix() for path in made_ucf101.glob("videos/*/*")
+    )
+    assert "HandstandPushups/v_HandStandPushups_g01_c01.avi" in set(table["video"])
+    assert list(table["sha256"]) == [hashlib.sha256(video.encode()).hexdigest() for video in table["video"]]
