@@ -1,0 +1,47 @@
+"""Encode optical flow as uint8 images that a network pretrained on photographs can take.
+
+x and y: the field's mean vector (the camera's motion) is subtracted, then [-bound, bound] is mapped to [1, 255]. Zero is 128,
+exactly in the middle, so that `256 - x` mirrors a field exactly. A backbone's normalisation turns 128 into almost zero, with which
+convolutions pad: a still area has no edge at the image's border.
+Magnitude: [0, bound] is mapped to [0, 255].
+
+Shape suffixes: N images, C channels, S side in pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+CENTRE, HALF_RANGE = 128, 127
+"""Value of zero motion, and the largest difference from it."""
+
+MAX_MAGNITUDE = 255
+
+
+def encode_flow(flow_SS2: np.ndarray, bound: float, *, magnitude: bool) -> np.ndarray:
+    """Encode one flow (float32, pixels) as uint8 (S, S, 2) or, with its magnitude, (S, S, 3).
+
+    Args:
+        flow_SS2: x and y in pixels.
+        bound: flow in pixels that maps to the ends of the range; larger flow is clipped.
+        magnitude: add the magnitude as a third channel.
+    """
+    motion_SS2 = flow_SS2 - flow_SS2.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    encoded_SSC = np.empty((*flow_SS2.shape[:2], 3 if magnitude else 2), np.uint8)
+    if magnitude:
+        magnitude_SS = np.hypot(motion_SS2[..., 0], motion_SS2[..., 1])
+        encoded_SSC[..., 2] = np.rint(np.minimum(magnitude_SS, bound) * (MAX_MAGNITUDE / bound))
+    motion_SS2 *= HALF_RANGE / bound
+    np.clip(motion_SS2, -HALF_RANGE, HALF_RANGE, out=motion_SS2)
+    encoded_SSC[..., :2] = np.rint(motion_SS2, out=motion_SS2) + CENTRE
+    return encoded_SSC
+
+
+def mirror(images_NCSS: Tensor) -> Tensor:
+    """Mirror encoded flow (uint8) left to right: pixels change places, and x its sign, which is exact."""
+    mirrored_NCSS = images_NCSS.flip(-1)
+    channels = images_NCSS.shape[1]
+    x_channels = slice(0, 1) if channels == 3 else slice(0, None, 2)
+    mirrored_NCSS[:, x_channels] = 2 * CENTRE - mirrored_NCSS[:, x_channels].int()
+    return mirrored_NCSS
