@@ -141,9 +141,11 @@ class ChunkParams(Section):
 
 
 class FinetuneParams(Section):
-    """Parameters of the finetune stage, which tunes the backbone on frames of the training split."""
+    """Parameters of the finetune stage, which tunes the backbones of streams on the training split."""
 
     enabled: bool = False
+    streams: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = operational(None)
+    """Streams whose backbones are tuned, each by itself; default: the first stream."""
     blocks: PositiveInt | Literal["all"] = "all"
     """Number of the backbone's last blocks to tune; a block has one resolution (VGG16 has 5)."""
     epochs: PositiveInt = 10
@@ -151,13 +153,14 @@ class FinetuneParams(Section):
     learning_rate: PositiveFloat = 1e-4
     weight_decay: NonNegativeFloat = 1e-4
     frames_per_video: PositiveInt = 8
-    """Number of random frames of each training video per epoch."""
+    """Number of random frames of each training video per epoch; of other streams, stacks of flows or clips."""
     flip: bool = True
-    """Random horizontal flip (p = 0.5)."""
+    """Random horizontal flip (p = 0.5), of optical flow with the sign of x."""
     crop: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Maximum random zoom and shift, as a fraction of the frame's side; 0 disables it."""
     colour: Annotated[float, Field(ge=0)] = 0.5
-    """Maximum random change of contrast and brightness of each colour channel; 0 disables it."""
+    """Maximum random change of contrast and brightness of each colour channel; 0 disables it. Optical flow has no
+    colours."""
     patience: PositiveInt = 3
     seed: int = 0
 
@@ -382,6 +385,21 @@ class Params(Section):
             if same != model:
                 raise UserError(f"train.models has {same} and {model}, which are the same; remove one")
         return self
+
+    @model_validator(mode="after")
+    def _tunes_present_streams(self) -> Params:
+        others = [name for name in self.finetune.streams or () if name not in self.features.all_streams]
+        if others:
+            present = ", ".join(self.features.all_streams)
+            raise UserError(
+                f"finetune.streams has {others[0]}, but features.streams has only {present}; remove it, or add it there"
+            )
+        return self
+
+    @property
+    def tuned_streams(self) -> tuple[str, ...]:
+        """Names of the streams whose backbones are tuned."""
+        return (self.finetune.streams or (self.features.default_stream,)) if self.finetune.enabled else ()
 
     def stream_of(self, model: str) -> str:
         """Return the stream that a model reads."""

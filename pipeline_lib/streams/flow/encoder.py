@@ -55,36 +55,47 @@ class FlowEncoder:
         while batch := list(itertools.islice(images, BATCH_FLOWS)):
             yield np.stack(batch)
 
-    def encode_single(self, arrays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield one encoded flow (uint8; x, y and for `encoding: image` magnitude) for each frame, the last one repeated."""
+    def encode_single(self, arrays: Iterable[np.ndarray], *, side: int | None = None) -> Iterator[np.ndarray]:
+        """Yield one encoded flow (uint8; x, y and for `encoding: image` magnitude) for each frame, the last one repeated.
+
+        Args:
+            arrays: as for `encode`.
+            side: scale the encoded flows down to this side; their values stay pixels at `image_size`.
+        """
         frames = itertools.chain.from_iterable(arrays)
         if (first_HWC := next(frames, None)) is None:
             return
         flow_SSC = None
-        for flow_SSC in self._flows(first_HWC, frames):
+        for flow_SSC in self._flows(first_HWC, frames, side or self.params.image_size):
             yield flow_SSC
-        yield self._still() if flow_SSC is None else flow_SSC
+        yield self._still(side or self.params.image_size) if flow_SSC is None else flow_SSC
 
-    def _still(self) -> np.ndarray:
-        no_motion_SS2 = np.zeros((self.params.image_size, self.params.image_size, 2), np.float32)
-        return encode_flow(no_motion_SS2, self.params.bound, magnitude=self._has_magnitude)
+    def _still(self, side: int) -> np.ndarray:
+        return encode_flow(np.zeros((side, side, 2), np.float32), self.params.bound, magnitude=self._has_magnitude)
 
-    def _flows(self, first_HWC: np.ndarray, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    def _flows(self, first_HWC: np.ndarray, frames: Iterator[np.ndarray], side: int) -> Iterator[np.ndarray]:
         """Yield the encoded flow from each frame to the next."""
         flows_of = self._method.start()
-        images = [self._resize(first_HWC)]
+        images = [self._prepare(first_HWC)]
         while batch := list(itertools.islice(frames, BATCH_FLOWS)):
             with single_threaded(self._cv2):
-                images += map(self._resize, batch)
-                flows_MSS2 = flows_of(np.stack(images))
-            for flow_SS2 in flows_MSS2:
-                yield encode_flow(flow_SS2, self.params.bound, magnitude=self._has_magnitude)
+                images += map(self._prepare, batch)
+                encoded = [self._encode(flow_SS2, side) for flow_SS2 in flows_of(np.stack(images))]
+            yield from encoded
             images = images[-1:]
 
-    def _resize(self, frame_HWC: np.ndarray) -> np.ndarray:
-        """Return a frame as a square, grey or RGB as the method wants it, averaged over the pixels that it shrinks."""
+    def _prepare(self, frame_HWC: np.ndarray) -> np.ndarray:
+        """Return a frame as a square, grey or RGB as the method wants it."""
         pixels = self._cv2.cvtColor(frame_HWC, self._cv2.COLOR_RGB2GRAY) if self._method.is_grey else frame_HWC
-        resized: np.ndarray = self._cv2.resize(pixels, (self.params.image_size,) * 2, interpolation=self._cv2.INTER_AREA)
+        return self._resize(pixels, self.params.image_size)
+
+    def _encode(self, flow_SS2: np.ndarray, side: int) -> np.ndarray:
+        flow_SSC = encode_flow(flow_SS2, self.params.bound, magnitude=self._has_magnitude)
+        return flow_SSC if side == self.params.image_size else self._resize(flow_SSC, side)
+
+    def _resize(self, pixels: np.ndarray, side: int) -> np.ndarray:
+        """Resize to a square; where it shrinks, average the pixels."""
+        resized: np.ndarray = self._cv2.resize(pixels, (side, side), interpolation=self._cv2.INTER_AREA)
         return resized
 
     def _stack(self, flows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -1,11 +1,11 @@
 """Encode optical flow as uint8 images that a network pretrained on photographs can take.
 
 x and y: the field's mean vector (the camera's motion) is subtracted, then [-bound, bound] is mapped to [1, 255]. Zero is 128,
-exactly in the middle, so that `256 - x` mirrors a field exactly. A backbone's normalisation turns 128 into almost zero, with which
-convolutions pad: a still area has no edge at the image's border.
+exactly in the middle, so that `256 - x` mirrors a field exactly. A backbone's normalisation turns 128 into almost zero, which is
+what convolutions pad with: a still area has no edge at the image's border.
 Magnitude: [0, bound] is mapped to [0, 255].
 
-Shape suffixes: N images, C channels, S side in pixels.
+Shape suffixes: C channels, S side in pixels.
 """
 
 from __future__ import annotations
@@ -38,10 +38,8 @@ def encode_flow(flow_SS2: np.ndarray, bound: float, *, magnitude: bool) -> np.nd
     return encoded_SSC
 
 
-def mirror(images_NCSS: Tensor) -> Tensor:
-    """Mirror encoded flow (uint8) left to right: pixels change places, and x its sign, which is exact."""
-    mirrored_NCSS = images_NCSS.flip(-1)
-    channels = images_NCSS.shape[1]
-    x_channels = slice(0, 1) if channels == 3 else slice(0, None, 2)
-    mirrored_NCSS[:, x_channels] = 2 * CENTRE - mirrored_NCSS[:, x_channels].int()
-    return mirrored_NCSS
+def mirror(flows: Tensor) -> Tensor:
+    """Mirror encoded flows (uint8, ... x C x S x S, x first) left to right, exactly: pixels change places, and x its sign."""
+    mirrored = flows.flip(-1)
+    mirrored[..., 0, :, :] = 2 * CENTRE - mirrored[..., 0, :, :].int()
+    return mirrored

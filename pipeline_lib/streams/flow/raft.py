@@ -14,6 +14,7 @@ from torch import nn
 from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
 
 from pipeline_lib.backbones.weights import read_state_dict
+from pipeline_lib.compute.determinism import seeded
 from pipeline_lib.compute.gpu_sharing import deterministic_inference
 from pipeline_lib.errors import UserError
 from pipeline_lib.params.stages import StreamParams
@@ -39,9 +40,10 @@ def raft(params: StreamParams, device: torch.device) -> FlowMethod:
 def _load(path: str | None) -> nn.Module:
     if path is None:
         return _download()
-    network = raft_small(weights=None)
     if not Path(path).is_file():
         raise UserError(f"features.method_weights: {path}: no such file; give the path of a state dict of raft_small")
+    with seeded(0):  # its first weights must not advance the global generator
+        network = raft_small(weights=None)
     try:
         network.load_state_dict(read_state_dict(Path(path)))
     except UserError as error:
@@ -55,7 +57,8 @@ def _load(path: str | None) -> nn.Module:
 
 def _download() -> nn.Module:
     try:
-        return raft_small(weights=Raft_Small_Weights.DEFAULT)
+        with seeded(0):
+            return raft_small(weights=Raft_Small_Weights.DEFAULT)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(

@@ -118,9 +118,9 @@ def test_mirrored_image_is_the_image_of_the_mirrored_flow(magnitude: bool) -> No
     flow_SS2 -= flow_SS2.mean(axis=(0, 1))
     mirrored_SS2 = flow_SS2[:, ::-1] * np.array([-1, 1], np.float32)
     images = [encode_flow(flow, 5.0, magnitude=magnitude) for flow in (flow_SS2, mirrored_SS2)]
-    image_NCSS, mirrored_NCSS = (torch.from_numpy(image).permute(2, 0, 1)[None] for image in images)
-    assert torch.equal(mirror(image_NCSS), mirrored_NCSS)
-    assert torch.equal(mirror(mirrored_NCSS), image_NCSS)
+    image_CSS, mirrored_CSS = (torch.from_numpy(image).permute(2, 0, 1) for image in images)
+    assert torch.equal(mirror(image_CSS), mirrored_CSS)
+    assert torch.equal(mirror(torch.stack([mirrored_CSS] * 2)), torch.stack([image_CSS] * 2))
 
 
 @pytest.fixture
@@ -173,6 +173,15 @@ def test_video_of_one_frame_stands_still(stack: int) -> None:
     assert images_NSSC.shape == (1, 64, 64, 2 * stack)
     assert (images_NSSC == 128).all()
     assert (encoded(moving(1)) == [128, 128, 0]).all()
+
+
+def test_smaller_flows_hold_the_same_motion() -> None:
+    flow_encoder = FlowEncoder(stream(), CPU)
+    whole, half = (np.stack(list(flow_encoder.encode_single([moving(3)], side=side))) for side in (None, 32))
+    assert half.shape == (3, 32, 32, 3)
+    means = whole.reshape(3, 32, 2, 32, 2, 3).mean(axis=(2, 4))
+    assert abs(half - means).max() <= 0.5
+    assert next(flow_encoder.encode_single([moving(1)], side=32)).shape == (32, 32, 3)
 
 
 def test_no_frames_are_no_images() -> None:
