@@ -145,7 +145,7 @@ class FinetuneParams(Section):
 
     enabled: bool = False
     streams: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = operational(None)
-    """Streams whose backbones are tuned, each by itself; default: the first stream."""
+    """Streams whose backbones are tuned; default: the first stream."""
     blocks: PositiveInt | Literal["all"] = "all"
     """Number of the backbone's last blocks to tune; a block has one resolution (VGG16 has 5)."""
     epochs: PositiveInt = 10
@@ -373,6 +373,14 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _tunes_present_streams(self) -> Params:
+        others = [name for name in self.finetune.streams or () if name not in self.features.all_streams]
+        if others:
+            present = ", ".join(self.features.all_streams)
+            raise UserError(f"finetune.streams has {others[0]}, but features.streams has only {present}; add it there")
+        return self
+
+    @model_validator(mode="after")
     def _models_read_present_streams(self) -> Params:
         streams, readers = self.features.all_streams, dict[tuple[str, str], str]()
         for model in self.train.models:
@@ -385,21 +393,6 @@ class Params(Section):
             if same != model:
                 raise UserError(f"train.models has {same} and {model}, which are the same; remove one")
         return self
-
-    @model_validator(mode="after")
-    def _tunes_present_streams(self) -> Params:
-        others = [name for name in self.finetune.streams or () if name not in self.features.all_streams]
-        if others:
-            present = ", ".join(self.features.all_streams)
-            raise UserError(
-                f"finetune.streams has {others[0]}, but features.streams has only {present}; remove it, or add it there"
-            )
-        return self
-
-    @property
-    def tuned_streams(self) -> tuple[str, ...]:
-        """Names of the streams whose backbones are tuned."""
-        return (self.finetune.streams or (self.features.default_stream,)) if self.finetune.enabled else ()
 
     def stream_of(self, model: str) -> str:
         """Return the stream that a model reads."""
