@@ -1,4 +1,4 @@
-"""The finetune stage: tune the backbone on frames of the training split."""
+"""The finetune stage: tune the backbones of streams on the training split."""
 
 from pipeline_lib.finetune.training import finetune_backbone
 

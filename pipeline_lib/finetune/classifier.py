@@ -3,7 +3,7 @@
 The head takes the average of the feature map, so that a class's logit is a mean over cells (Zhou et al. 2016, class activation
 maps). Tuned feature maps therefore stay local, which attention needs.
 
-Shape suffixes: N frames, C colour channels (3) or classes, D feature channels, H W pixels.
+Shape suffixes: N examples (frames, stacks of flows, or clips), C channels or classes, D feature channels.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from pipeline_lib.backbones.build import Backbone
 
-DROPOUT = 0.5
-
 
 class FrameClassifier(nn.Module):
     """A backbone's extractor with average pooling, dropout and a linear head.
@@ -24,13 +22,14 @@ class FrameClassifier(nn.Module):
         backbone: its extractor is trained in place.
         tuned: modules of the extractor to train; all others are frozen.
         num_classes: number of classes.
+        dropout: probability of dropping a feature before the head.
     """
 
-    def __init__(self, backbone: Backbone, tuned: Sequence[nn.Module], num_classes: int) -> None:
+    def __init__(self, backbone: Backbone, tuned: Sequence[nn.Module], num_classes: int, dropout: float) -> None:
         super().__init__()
         self.extractor = backbone.extractor.requires_grad_(False)
         self.tuned = tuple(module.requires_grad_(True) for module in tuned)
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(backbone.channels, num_classes)
 
     def train(self, mode: bool = True) -> FrameClassifier:
@@ -44,10 +43,11 @@ class FrameClassifier(nn.Module):
             module.train(mode)
         return self
 
-    def forward(self, frames_NCHW: Tensor) -> Tensor:
-        """Return logits_NC of normalised frames."""
-        return self.head(self.dropout(self.features(frames_NCHW)))
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits_NC of normalised images_NCHW or clips_NCTHW."""
+        return self.head(self.dropout(self.features(inputs)))
 
-    def features(self, frames_NCHW: Tensor) -> Tensor:
-        """Return features_ND of normalised frames, averaged over cells."""
-        return self.extractor(frames_NCHW).mean(dim=(2, 3))
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return features_ND of normalised inputs, averaged over cells and the steps of clips."""
+        maps = self.extractor(inputs)
+        return maps.mean(dim=tuple(range(2, maps.ndim)))

@@ -1,11 +1,12 @@
-"""Frames for tuning a backbone: videos are decoded once, resized and kept in memory; each epoch draws random frames.
+"""Examples for tuning a backbone: videos are decoded once, and their images kept in memory; each epoch draws random examples.
 
-Shape suffixes: N frames, C colour channels (3), H W pixels.
+An example is one frame, a stack of consecutive flows, or the frames of a clip.
+
+Shape suffixes: F images of all videos, N examples, T images of an example, C channels, H W pixels.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,39 +17,45 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.errors import UserError
-from pipeline_lib.streams.encoding import decoded_side, resize
-from pipeline_lib.video.decoding import read_ahead
+from pipeline_lib.finetune.source import Source
+from pipeline_lib.streams.encoding import resize
+from pipeline_lib.video.decoding import process_ahead
 
 logger = logging.getLogger(__name__)
 
 MAX_STORE_BYTES = 4 * 1024**3
-"""Maximum memory for the frames of one split; if they need more, fewer evenly spaced frames of each video are kept."""
-
-RESIZE_FRAMES = 64
-"""Decoded frames to resize per batch; bounds memory."""
+"""Maximum memory for the images of one split; if they need more, evenly spaced examples of each video are kept."""
 
 
 @dataclass(frozen=True)
 class FrameStore:
-    """Frames with their labels and videos."""
+    """Images of videos, and the examples in them with their labels and videos."""
 
-    frames: Tensor
-    """frames_NCHW, uint8 RGB."""
+    images: Tensor
+    """images_FCHW, uint8: RGB frames or encoded flows."""
+    rows: Tensor
+    """rows_NT: which images an example consists of."""
     labels: Tensor
-    """labels_N: class index of each frame."""
+    """labels_N: class index of each example."""
     videos: Tensor
-    """videos_N: index of each frame's video, ascending."""
+    """videos_N: index of each example's video, ascending."""
 
-    def draw(self, frames_per_video: int, generator: torch.Generator) -> Tensor:
-        """Return the shuffled indices of up to `frames_per_video` random frames of every video."""
+    def load(self, examples: Tensor) -> Tensor:
+        """Return the images_NTCHW (uint8) of examples by their indices."""
+        rows_NT = self.rows[examples]
+        return self.images[rows_NT.flatten()].unflatten(0, rows_NT.shape)
+
+    def draw(self, examples_per_video: int, generator: torch.Generator) -> Tensor:
+        """Return the shuffled indices of up to `examples_per_video` random examples of every video."""
         order_N = torch.argsort(self.videos + torch.rand(len(self.videos), generator=generator, dtype=torch.float64))
-        chosen = order_N[_rank_in_video(self.videos) < frames_per_video]
+        chosen = order_N[_rank_in_video(self.videos) < examples_per_video]
         return chosen[torch.randperm(len(chosen), generator=generator)]
 
 
 def _rank_in_video(videos_N: Tensor) -> Tensor:
-    """Number the frames of each video from 0."""
+    """Number the examples of each video from 0."""
     _, sizes = torch.unique_consecutive(videos_N, return_counts=True)
     starts_N = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
     return torch.arange(len(videos_N)) - starts_N
@@ -58,72 +65,94 @@ def load_frames(
     clips: pd.DataFrame,
     classes: Sequence[str],
     video_path: Callable[[str], Path],
+    source: Source,
     *,
-    image_size: int,
-    frames_per_video: int | None = None,
+    examples_per_video: int | None = None,
 ) -> FrameStore:
-    """Decode the videos of `clips` and return evenly spaced frames, resized to image_size x image_size.
+    """Decode the videos of `clips` on all cores and return their examples, evenly spaced if not all images can be kept.
 
     Args:
         clips: table with video, class_name, first_frame, valid_frames.
         classes: class names in the order of the labels.
         video_path: returns the path of a video by its id.
-        image_size: side in pixels.
-        frames_per_video: maximum number of frames per video; default: as many as fit into `MAX_STORE_BYTES`.
+        source: what examples are made from.
+        examples_per_video: number of examples per video to keep the images of; default: as many as fit into
+            `MAX_STORE_BYTES`, and at least one.
 
     Raises:
         UserError: a video cannot be decoded or is shorter than its clips.
     """
     clips = clips.assign(end=clips["first_frame"] + clips["valid_frames"])
     videos = clips.groupby("video").agg(class_name=("class_name", "first"), num_frames=("end", "max"))
-    affordable = max(1, MAX_STORE_BYTES // (len(videos) * image_size**2 * 3))
-    if frames_per_video is None and affordable < videos["num_frames"].max():
-        logger.info("keeping %d frames of each video to stay within %d bytes", affordable, MAX_STORE_BYTES)
-    limit = min(frames_per_video or affordable, affordable)
-    wanted = {str(video): _evenly_spaced(num_frames, limit) for video, num_frames in videos["num_frames"].items()}
-    frames_NCHW = _decode(wanted, video_path, image_size)
-    sizes = torch.tensor([len(numbers) for numbers in wanted.values()])
+    limit = _max_images(videos["num_frames"], source, examples_per_video)
+    kept = {str(video): _evenly_spaced(num_frames, limit, source.span) for video, num_frames in videos["num_frames"].items()}
+    images_FCHW = _decode(kept, video_path, source)
+    rows = list(_rows(kept.values(), source))
+    sizes = torch.tensor([len(rows_NT) for rows_NT in rows])
     labels = torch.tensor([classes.index(name) for name in videos["class_name"]])
-    return FrameStore(frames_NCHW, labels.repeat_interleave(sizes), torch.arange(len(sizes)).repeat_interleave(sizes))
+    videos_N = torch.arange(len(sizes)).repeat_interleave(sizes)
+    return FrameStore(images_FCHW, torch.cat(rows), labels.repeat_interleave(sizes), videos_N)
 
 
-def _evenly_spaced(num_frames: int, limit: int) -> list[int]:
-    """Return up to `limit` evenly spaced numbers from 0 to num_frames - 1."""
-    count = min(limit, num_frames)
-    return [(2 * index + 1) * num_frames // (2 * count) for index in range(count)]
+def _max_images(num_frames: pd.Series[int], source: Source, examples_per_video: int | None) -> int:
+    """Return how many images of a video to keep."""
+    affordable = max(source.span, MAX_STORE_BYTES // (len(num_frames) * source.image_bytes))
+    if examples_per_video is None and affordable < num_frames.max():
+        logger.info("keeping %d frames of each video to stay within %d bytes", affordable, MAX_STORE_BYTES)
+    return min(examples_per_video * source.span, affordable) if examples_per_video else affordable
 
 
-def _decode(wanted: Mapping[str, Sequence[int]], video_path: Callable[[str], Path], image_size: int) -> Tensor:
-    """Return the wanted frames of every video as frames_NCHW (channels last in memory), in order."""
-    frames_NCHW = torch.empty(sum(map(len, wanted.values())), 3, image_size, image_size, dtype=torch.uint8)
-    frames_NCHW = frames_NCHW.contiguous(memory_format=torch.channels_last)
+def _evenly_spaced(num_frames: int, limit: int, span: int) -> list[range]:
+    """Return the images of a video to keep: all, or evenly spaced ranges of `span` with up to `limit` images."""
+    if num_frames <= limit:
+        return [range(num_frames)]
+    count = limit // span
+    middles = [(2 * index + 1) * num_frames // (2 * count) for index in range(count)]
+    return [range(middle - span // 2, middle - span // 2 + span) for middle in middles]
+
+
+def _rows(kept: Iterable[Sequence[range]], source: Source) -> Iterator[Tensor]:
+    """Yield the rows_NT of each video's examples; an example that is longer than its video repeats the last image."""
+    offsets_T = torch.tensor(source.offsets)
+    first_row = 0
+    for ranges in kept:
+        examples = []
+        for numbers in ranges:
+            starts_N = torch.arange(max(1, len(numbers) - source.span + 1))
+            examples.append(first_row + (starts_N[:, None] + offsets_T).clamp(max=len(numbers) - 1))
+            first_row += len(numbers)
+        yield torch.cat(examples)
+
+
+def _decode(kept: Mapping[str, Sequence[range]], video_path: Callable[[str], Path], source: Source) -> Tensor:
+    """Return the kept images of every video as images_FCHW (channels last in memory), in order."""
+    total = sum(len(numbers) for ranges in kept.values() for numbers in ranges)
+    images_FCHW = torch.empty(total, source.channels, source.side, source.side, dtype=torch.uint8)
+    images_FCHW = images_FCHW.contiguous(memory_format=torch.channels_last)
+
+    def process(video: str, arrays: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        return _kept_images(video, kept[video], source.images(arrays))
+
+    videos = [(video, video_path(video)) for video in kept]
     start = 0
-    for batch in _batches(_wanted_frames(wanted, video_path, decoded_side(image_size))):
-        frames_NCHW[start : start + len(batch)] = resize(_stack_by_size(batch), image_size)
-        start += len(batch)
-    assert start == len(frames_NCHW), "some wanted frames were not decoded"
-    return frames_NCHW
+    for _, images in process_ahead(videos, process, workers=num_cores(), max_side=source.decoded_side):
+        for images_NHWC in images:
+            images_FCHW[start : start + len(images_NHWC)] = resize([torch.from_numpy(images_NHWC)], source.side)
+            start += len(images_NHWC)
+    assert start == total, "some images were not decoded"
+    return images_FCHW
 
 
-def _wanted_frames(
-    wanted: Mapping[str, Sequence[int]], video_path: Callable[[str], Path], max_side: int
-) -> Iterator[np.ndarray]:
-    for video, arrays in read_ahead(((video, video_path(video)) for video in wanted), max_side=max_side):
-        missing = set(wanted[video])
-        for number, frame in enumerate(itertools.chain.from_iterable(arrays)):
-            if number in missing:
-                missing.discard(number)
-                yield frame
-        if missing:
-            raise UserError(f"{video}: ends before frame {max(missing)} of its clips; run with `--refresh subsample`")
-
-
-def _stack_by_size(frames: Iterable[np.ndarray]) -> list[Tensor]:
-    """Stack consecutive frames of the same size."""
-    return [torch.from_numpy(np.stack(list(same_size))) for _, same_size in itertools.groupby(frames, key=np.shape)]
-
-
-def _batches(frames: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    iterator = iter(frames)
-    while batch := list(itertools.islice(iterator, RESIZE_FRAMES)):
-        yield batch
+def _kept_images(video: str, ranges: Sequence[range], arrays: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the images in ascending ranges of numbers from arrays with all images of a video."""
+    is_kept = np.zeros(ranges[-1].stop, bool)
+    for numbers in ranges:
+        is_kept[numbers.start : numbers.stop] = True
+    number = 0
+    for images_NHWC in arrays:
+        chosen_NHWC = images_NHWC[: max(0, len(is_kept) - number)][is_kept[number : number + len(images_NHWC)]]
+        number += len(images_NHWC)
+        if len(chosen_NHWC):
+            yield chosen_NHWC
+    if number < len(is_kept):
+        raise UserError(f"{video}: ends before frame {ranges[-1][-1]} of its clips; run with `--refresh subsample`")

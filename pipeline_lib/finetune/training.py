@@ -1,9 +1,9 @@
-"""The finetune stage: train the backbone to classify single frames of the training split.
+"""The finetune stage: train a stream's backbone to classify single frames, stacks of flows, or clips of the training split.
 
 For a pretrained backbone (ImageNet weights or a file), tuning starts from the best linear head on its frozen features, and the
 tuned weights are kept only if they lower the validation loss. A random backbone is trained from scratch with a random head.
 
-Shape suffixes: N frames, C colour channels (3) or classes, D feature channels, H W pixels.
+Shape suffixes: N examples, T images of an example, C channels or classes, D feature channels, H W pixels.
 """
 
 from __future__ import annotations
@@ -22,23 +22,27 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline_lib.artifacts import layout
-from pipeline_lib.backbones.build import Backbone, build_backbone
+from pipeline_lib.backbones.build import Backbone, build_backbone, check_name
 from pipeline_lib.compute.determinism import reproducible
 from pipeline_lib.compute.devices import choose_device, choose_precision
 from pipeline_lib.compute.gpu_sharing import exclusive_gpu
 from pipeline_lib.errors import UserError
-from pipeline_lib.finetune.augmentation import augment
+from pipeline_lib.finetune.augmentation import augment, mirror_flows
 from pipeline_lib.finetune.blocks import last_blocks
 from pipeline_lib.finetune.classifier import FrameClassifier
 from pipeline_lib.finetune.frames import FrameStore, load_frames
 from pipeline_lib.finetune.head import fit_head
-from pipeline_lib.params import FeaturesParams, FinetuneParams
-from pipeline_lib.streams.encoding import normalise
+from pipeline_lib.finetune.source import Source, network_input, source_of
+from pipeline_lib.params import FinetuneParams, StreamParams
 from pipeline_lib.training.fitting import OnEpoch, fit
 
 logger = logging.getLogger(__name__)
 
 LABEL_SMOOTHING = 0.1
+
+DROPOUT, FLOW_DROPOUT = 0.5, 0.8
+"""Of the head. Flow has a higher one, as in temporal streams since Simonyan and Zisserman (2014)."""
+
 WARM_UP = 0.2
 """Fraction of all steps in which the learning rate rises to its peak; afterwards it follows a cosine."""
 
@@ -53,16 +57,19 @@ class FrameTrainer:
         num_classes: int,
         stores: Mapping[str, FrameStore],
         params: FinetuneParams,
-        features: FeaturesParams,
+        stream: StreamParams,
     ) -> None:
         self.params = params
+        self.stream = stream
+        self.is_flow = stream.input == "flow"
         self.backbone = backbone
         self.stores = stores
-        self.device = choose_device(features.device)
-        self.precision = choose_precision(features.precision, self.device, training=True)
-        self.is_pretrained = features.weights != "random"
-        self.model = FrameClassifier(backbone, tuned, num_classes)
-        self.model.to(self.device).to(memory_format=torch.channels_last)
+        self.device = choose_device(stream.device)
+        self.precision = choose_precision(stream.precision, self.device, training=True)
+        self.is_pretrained = stream.weights != "random"
+        self.model = FrameClassifier(backbone, tuned, num_classes, FLOW_DROPOUT if self.is_flow else DROPOUT)
+        self.model.to(self.device)
+        backbone.channels_last()
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(weights, lr=params.learning_rate, weight_decay=params.weight_decay)
 
@@ -78,7 +85,7 @@ class FrameTrainer:
         return frozen
 
     def train_epoch(self, epoch: int, generator: torch.Generator) -> dict[str, float]:
-        """Train on randomly drawn frames and return their mean loss and accuracy."""
+        """Train on randomly drawn examples and return their mean loss and accuracy."""
         self.model.train()
         store, params = self.stores["train"], self.params
         indices = store.draw(params.frames_per_video, generator)
@@ -86,21 +93,31 @@ class FrameTrainer:
         logits = []
         for step, batch in enumerate(batches):
             self._set_learning_rate((epoch - 1 + step / len(batches)) / params.epochs)
-            frames_NCHW = self._frames(store, batch)
-            frames_NCHW = augment(frames_NCHW, generator, flip=params.flip, crop=params.crop, colour=params.colour)
-            logits.append(self._train_step(frames_NCHW, store.labels[batch].to(self.device)))
+            inputs = self._augmented(store.load(batch).to(self.device), generator)
+            logits.append(self._train_step(inputs, store.labels[batch].to(self.device)))
         return metrics("train", torch.cat(logits), store.labels[indices].to(self.device))
 
     def validate(self) -> dict[str, float]:
-        """Return mean loss and accuracy over the validation frames."""
+        """Return mean loss and accuracy over the validation examples."""
         features_ND, labels_N = self._features("val")
         with torch.no_grad(), self._autocast():
             return metrics("val", self.model.head(features_ND).float(), labels_N)
 
-    def _train_step(self, frames_NCHW: Tensor, labels_N: Tensor) -> Tensor:
+    def _augmented(self, images_NTCHW: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the network's inputs of augmented examples. Flow is mirrored before it is normalised, where that is exact."""
+        params = self.params
+        if not self.is_flow:
+            inputs = self._inputs(images_NTCHW)
+            return augment(inputs, generator, flip=params.flip, crop=params.crop, colour=params.colour)
+        if params.flip:
+            images_NTCHW = mirror_flows(images_NTCHW, generator)
+        return augment(self._inputs(images_NTCHW), generator, flip=False, crop=params.crop, colour=0)
+
+    def _train_step(self, inputs: Tensor, labels_N: Tensor) -> Tensor:
         """Take one optimizer step and return the batch's logits_NC."""
+        channels_last = torch.channels_last if inputs.ndim == 4 else torch.channels_last_3d
         with self._autocast():
-            logits_NC = self.model(frames_NCHW.contiguous(memory_format=torch.channels_last)).float()
+            logits_NC = self.model(inputs.contiguous(memory_format=channels_last)).float()
         loss = nn.functional.cross_entropy(logits_NC, labels_N, label_smoothing=LABEL_SMOOTHING)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -109,17 +126,18 @@ class FrameTrainer:
 
     @torch.no_grad()
     def _features(self, split: str) -> tuple[Tensor, Tensor]:
-        """Return features_ND and labels_N of as many frames of a split as an epoch has, without augmentation."""
+        """Return features_ND and labels_N of as many examples of a split as an epoch has, without augmentation."""
         self.model.eval()
         store = self.stores[split]
         indices = store.draw(self.params.frames_per_video, torch.Generator().manual_seed(self.params.seed))
         with self._autocast():
             batches = indices.split(self.params.batch_size)
-            features_ND = torch.cat([self.model.features(self._frames(store, batch)).float() for batch in batches])
+            images = (store.load(batch).to(self.device) for batch in batches)
+            features_ND = torch.cat([self.model.features(self._inputs(images_NTCHW)).float() for images_NTCHW in images])
         return features_ND, store.labels[indices].to(self.device)
 
-    def _frames(self, store: FrameStore, batch: Tensor) -> Tensor:
-        return normalise(store.frames[batch].to(self.device), self.backbone)
+    def _inputs(self, images_NTCHW: Tensor) -> Tensor:
+        return network_input(images_NTCHW, self.backbone, self.stream.image_size)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
@@ -149,42 +167,59 @@ def finetune_backbone(
     directory: Path,
     partial: Path,
     params: FinetuneParams,
-    features: FeaturesParams,
+    stream: StreamParams,
     *,
     on_epoch: OnEpoch | None = None,
 ) -> dict[str, Any]:
-    """Tune the backbone on frames of the training split and write `backbone.safetensors` and `history.json`.
+    """Tune the backbone of a stream on the training split and write `backbone.safetensors` and `history.json`.
 
     Args:
-        clips: all clips, with video, class_name, split, first_frame, valid_frames.
+        clips: all clips, with video, class_name, split, first_frame, valid_frames. The longest clip's length is that of the
+            clips that a backbone for clips is tuned on.
         video_path: returns the path of a subsampled video by its id.
         directory: existing folder to write to.
         partial: existing folder for the state that a killed run resumes from.
         params: blocks, epochs, batch size, learning rate, ...
-        features: the backbone, its initial weights, and the size of its frames.
+        stream: the backbone, its initial weights, and what it sees.
         on_epoch: called with each row of the history.
 
     Returns:
         epochs, best_epoch (0 if the initial weights were kept), train_frames, val_frames, val_frame_accuracy, and
-        frozen_val_frame_accuracy (of the linear head on the frozen features).
+        frozen_val_frame_accuracy (of the linear head on the frozen features). Frames stand for examples of any stream: frames,
+        stacks of flows, or clips.
 
     Raises:
         UserError: no train or val clips, more blocks than the backbone has, a video that cannot be decoded, or weights that
             are not available.
     """
     classes = sorted(clips["class_name"].unique())
-    device = choose_device(features.device)
+    device, clip_frames = choose_device(stream.device), int(clips["valid_frames"].max())
+    backbone = _build(stream, clip_frames)
+    tuned = last_blocks(backbone, params.blocks)
+    # Loaded before the GPU is taken, because threads may compute flow on it.
+    stores = dict(_load_stores(clips, classes, video_path, params, source_of(stream, backbone, clip_frames, device)))
     # Dropout on a GPU uses the global generator, so no other thread may capture a graph or set TF32 meanwhile.
     with reproducible(params.seed, deterministic=True), exclusive_gpu(device):
-        backbone = build_backbone(features.backbone, features.weights, grid=features.grid, seed=features.seed)
-        backbone.map_shape(features.image_size)
-        tuned = last_blocks(backbone, params.blocks)
-        stores = dict(_load_stores(clips, classes, video_path, params, features))
-        trainer = FrameTrainer(backbone, tuned, len(classes), stores, params, features)
+        trainer = FrameTrainer(backbone, tuned, len(classes), stores, params, stream)
         counts, history = _tune(trainer, partial / "state.pt", on_epoch)
     _save(backbone, directory / layout.BACKBONE)
     (directory / layout.HISTORY).write_text(json.dumps(history, indent=1), encoding="utf-8")
     return counts | {f"{split}_frames": len(store.labels) for split, store in stores.items()}
+
+
+def _build(stream: StreamParams, clip_frames: int) -> Backbone:
+    """Build a stream's backbone and check that it takes images of this size, or clips of this length."""
+    check_name(stream.backbone, "clip" if stream.input == "clip" else "image")
+    backbone = build_backbone(
+        stream.backbone,
+        stream.weights,
+        grid=stream.grid,
+        seed=stream.seed,
+        channels_in=stream.input_channels,
+        image_size=stream.image_size,
+    )
+    backbone.map_shape(stream.image_size, *([clip_frames] if stream.input == "clip" else []))
+    return backbone
 
 
 def _tune(trainer: FrameTrainer, state_path: Path, on_epoch: OnEpoch | None) -> tuple[dict[str, Any], list[dict[str, float]]]:
@@ -222,14 +257,13 @@ def _load_stores(
     classes: list[str],
     video_path: Callable[[str], Path],
     params: FinetuneParams,
-    features: FeaturesParams,
+    source: Source,
 ) -> Iterator[tuple[str, FrameStore]]:
-    for split, frames_per_video in (("train", None), ("val", params.frames_per_video)):
+    for split, examples_per_video in (("train", None), ("val", params.frames_per_video)):
         split_clips = clips[clips["split"] == split]
         if split_clips.empty:
             raise UserError(f"finetune: no clips in the {split} split; add videos or set `finetune.enabled: false`")
-        store = load_frames(split_clips, classes, video_path, image_size=features.image_size, frames_per_video=frames_per_video)
-        yield split, store
+        yield split, load_frames(split_clips, classes, video_path, source, examples_per_video=examples_per_video)
 
 
 def _save(backbone: Backbone, path: Path) -> None:

@@ -146,7 +146,7 @@ class ChunkParams(Section):
 
 
 class FinetuneParams(Section):
-    """Parameters of the finetune stage, which tunes the backbone on frames of the training split."""
+    """Parameters of the finetune stage, which tunes the backbones of streams on the training split."""
 
     enabled: bool = False
     streams: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = operational(None)
@@ -158,13 +158,14 @@ class FinetuneParams(Section):
     learning_rate: PositiveFloat = 1e-4
     weight_decay: NonNegativeFloat = 1e-4
     frames_per_video: PositiveInt = 8
-    """Number of random frames of each training video per epoch."""
+    """Number of random frames of each training video per epoch; of other streams, stacks of flows or clips."""
     flip: bool = True
-    """Random horizontal flip (p = 0.5)."""
+    """Random horizontal flip (p = 0.5), of optical flow with the sign of x."""
     crop: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Maximum random zoom and shift, as a fraction of the frame's side; 0 disables it."""
     colour: Annotated[float, Field(ge=0)] = 0.5
-    """Maximum random change of contrast and brightness of each colour channel; 0 disables it."""
+    """Maximum random change of contrast and brightness of each colour channel; 0 disables it. Optical flow has no
+    colours."""
     patience: PositiveInt = 3
     seed: int = 0
 
@@ -374,6 +375,14 @@ class Params(Section):
         others = [model for model in self.sweep.models if model not in self.train.models]
         if self.sweep.enabled and others:
             raise UserError(f"sweep.models has {others[0]}, but train.models does not; add it there, or remove it here")
+        return self
+
+    @model_validator(mode="after")
+    def _tunes_present_streams(self) -> Params:
+        others = [name for name in self.finetune.streams or () if name not in self.features.all_streams]
+        if others:
+            present = ", ".join(self.features.all_streams)
+            raise UserError(f"finetune.streams has {others[0]}, but features.streams has only {present}; add it there")
         return self
 
     @model_validator(mode="after")

@@ -1,0 +1,281 @@
+"""Optical flow of a video: known motion is found, the camera's is removed, and each frame shows the right flows."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torchvision.models.optical_flow import raft_small
+
+from pipeline_lib.params.stages import StreamParams
+from pipeline_lib.streams.flow import FlowEncoder, encoder, mirror
+from pipeline_lib.streams.flow import raft as raft_module
+from pipeline_lib.streams.flow.encoding import encode_flow
+from pipeline_lib.streams.flow.method import FlowMethod
+from pipeline_lib.streams.flow.methods import METHODS
+from pipeline_lib.streams.flow.opencv import single_threaded
+from pipeline_lib.video.decoders import read_arrays
+
+pytestmark = pytest.mark.usefixtures("single_thread")
+CPU = torch.device("cpu")
+
+
+def stream(**changes: Any) -> StreamParams:
+    return StreamParams(**({"input": "flow", "image_size": 64, "bound": 8.0} | changes))
+
+
+def texture(side: int, seed: int = 0) -> np.ndarray:
+    """Return a smooth random grey image, which flow methods can follow."""
+    noise = np.random.default_rng(seed).uniform(0, 255, (side, side)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 2)
+    return cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+def moving(num_frames: int, side: int = 64, *, step: tuple[int, int] = (2, -1)) -> np.ndarray:
+    """Return frames_NHWC of a texture that moves by `step` (x, y) pixels a frame."""
+    margin = num_frames * max(map(abs, step))
+    large = texture(side + 2 * margin)
+    starts = [(margin - n * step[0], margin - n * step[1]) for n in range(num_frames)]
+    frames = [large[y : y + side, x : x + side] for x, y in starts]
+    return np.repeat(np.stack(frames)[..., None], 3, axis=-1)
+
+
+def flows_of(method: str, frames_NHWC: np.ndarray, **changes: Any) -> np.ndarray:
+    grey_NHW = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames_NHWC])
+    return METHODS[method](stream(method=method, **changes), CPU).start()(grey_NHW)
+
+
+def encoded(frames_NHWC: np.ndarray, *sizes: int, **changes: Any) -> np.ndarray:
+    arrays = np.split(frames_NHWC, np.cumsum(sizes))
+    return np.concatenate(list(FlowEncoder(stream(**changes), CPU).encode(arrays)))
+
+
+@pytest.mark.parametrize(("method", "side", "tolerance"), [("dis", 64, 0.1), ("farneback", 64, 0.1), ("tvl1", 32, 0.2)])
+def test_known_translation_is_found(method: str, side: int, tolerance: float) -> None:
+    flows_MSS2 = flows_of(method, moving(2, side))
+    assert flows_MSS2.shape == (1, side, side, 2)
+    inside = flows_MSS2[0, 8:-8, 8:-8]
+    assert np.median(inside, axis=(0, 1)) == pytest.approx([2, -1], abs=tolerance)
+
+
+def test_camera_motion_is_removed() -> None:
+    images_NSSC = encoded(moving(3))
+    inside = images_NSSC[:, 12:-12, 12:-12].astype(int)
+    assert abs(inside - 128).max() <= 4
+
+
+def test_flow_is_in_pixels_of_the_resized_frame() -> None:
+    """A part of a still scene moves by 4 pixels of a frame of twice the size."""
+    frames_NHWC = np.repeat(texture(128)[None, :, :, None], 2, axis=0).repeat(3, axis=-1)
+    frames_NHWC[:, 48:80, 48:80] = moving(2, 32, step=(4, 0))
+    image_SSC = encoded(frames_NHWC)[0].astype(int)
+    background = np.median(image_SSC[:16, :, 0])
+    moved = np.median(image_SSC[28:36, 28:36, 0])
+    assert (moved - background) * 8 / 127 == pytest.approx(2, abs=0.25)
+
+
+def reference(flow_SS2: np.ndarray, bound: float) -> np.ndarray:
+    """Encode in float64, one pixel at a time."""
+    flow_SS2 = flow_SS2.astype(np.float64)
+    mean = [sum(float(value) for value in flow_SS2[..., axis].ravel()) / flow_SS2[..., axis].size for axis in (0, 1)]
+    encoded_SSC = np.empty((*flow_SS2.shape[:2], 3))
+    for row, column in np.ndindex(*flow_SS2.shape[:2]):
+        x, y = (flow_SS2[row, column, axis] - mean[axis] for axis in (0, 1))
+        for axis, value in enumerate((x, y)):
+            encoded_SSC[row, column, axis] = 128 + 127 * min(max(value / bound, -1), 1)
+        encoded_SSC[row, column, 2] = 128 + 127 * min((x * x + y * y) ** 0.5 / bound, 1)
+    return encoded_SSC
+
+
+@pytest.mark.parametrize("bound", [20.0, 3.5])
+def test_encoding_equals_a_float64_reference(bound: float) -> None:
+    flow_SS2 = np.random.default_rng(0).normal(3, 4, (24, 24, 2)).astype(np.float32)
+    encoded_SSC = encode_flow(flow_SS2, bound, magnitude=True)
+    assert encoded_SSC.dtype == np.uint8
+    assert abs(encoded_SSC - reference(flow_SS2, bound)).max() <= 0.5 + 1e-4
+    assert np.array_equal(encode_flow(flow_SS2, bound, magnitude=False), encoded_SSC[..., :2])
+
+
+def test_range_is_symmetric_about_zero_motion() -> None:
+    flow_SS2 = np.zeros((2, 2, 2), np.float32)
+    flow_SS2[0, 0], flow_SS2[1, 1] = (30, 1), (-30, -1)
+    image_SSC = encode_flow(flow_SS2, 20.0, magnitude=True)
+    assert image_SSC[..., 0].tolist() == [[255, 128], [128, 1]]
+    assert image_SSC[..., 1].tolist() == [[134, 128], [128, 122]]
+    assert image_SSC[..., 2].tolist() == [[255, 128], [128, 255]]
+
+
+@pytest.mark.parametrize("magnitude", [True, False])
+def test_mirrored_image_is_the_image_of_the_mirrored_flow(magnitude: bool) -> None:
+    flow_SS2 = np.random.default_rng(0).normal(0, 4, (8, 8, 2)).astype(np.float32)
+    flow_SS2 -= flow_SS2.mean(axis=(0, 1))
+    mirrored_SS2 = flow_SS2[:, ::-1] * np.array([-1, 1], np.float32)
+    images = [encode_flow(flow, 5.0, magnitude=magnitude) for flow in (flow_SS2, mirrored_SS2)]
+    image_CSS, mirrored_CSS = (torch.from_numpy(image).permute(2, 0, 1) for image in images)
+    assert torch.equal(mirror(image_CSS), mirrored_CSS)
+    assert torch.equal(mirror(torch.stack([mirrored_CSS] * 2)), torch.stack([image_CSS] * 2))
+
+
+@pytest.fixture
+def numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the flow of a pair differ from pixel to pixel by an amount that is the first image's grey level."""
+
+    def flows(images_NSS: np.ndarray) -> np.ndarray:
+        level_M = images_NSS[:-1, 0, 0].astype(np.float32)
+        ramp_SS2 = np.stack(np.meshgrid(*[np.linspace(-1, 1, images_NSS.shape[-1])] * 2), axis=-1).astype(np.float32)
+        return level_M[:, None, None, None] * ramp_SS2
+
+    monkeypatch.setitem(METHODS, "dis", lambda params, device: FlowMethod(lambda: flows, is_grey=True))
+
+
+def levels(num_frames: int) -> np.ndarray:
+    return np.broadcast_to(np.arange(num_frames, dtype=np.uint8)[:, None, None, None] + 10, (num_frames, 16, 16, 3)).copy()
+
+
+def shown(images_NSSC: np.ndarray, bound: float) -> list[list[int]]:
+    """Return the number of the flow in each x channel of each image, and check that y shows the same."""
+    x_NL, y_NL = images_NSSC[:, 0, -1, 0::2].astype(float), images_NSSC[:, -1, 0, 1::2].astype(float)
+    assert np.array_equal(x_NL, y_NL)
+    return np.rint((x_NL - 128) * bound / 127 - 10).astype(int).tolist()
+
+
+@pytest.mark.usefixtures("numbered")
+def test_stack_holds_the_following_flows_and_repeats_the_last() -> None:
+    images_NSSC = encoded(levels(6), image_size=16, bound=100.0, stack=3)
+    assert images_NSSC.shape == (6, 16, 16, 6)
+    assert shown(images_NSSC, 100.0) == [[0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4], [4, 4, 4], [4, 4, 4]]
+
+
+@pytest.mark.usefixtures("numbered")
+def test_flows_cross_batches_and_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder, "BATCH_FLOWS", 4)
+    images_NSSC = encoded(levels(11), 3, 6, image_size=16, bound=100.0, stack=2)
+    assert shown(images_NSSC, 100.0) == [[min(n, 9), min(n + 1, 9)] for n in range(11)]
+
+
+@pytest.mark.usefixtures("numbered")
+def test_image_shows_one_flow_and_the_last_one_again() -> None:
+    images_NSSC = encoded(levels(4), image_size=16, bound=100.0)
+    assert images_NSSC.shape == (4, 16, 16, 3)
+    assert shown(images_NSSC[..., :2], 100.0) == [[0], [1], [2], [2]]
+
+
+@pytest.mark.parametrize("stack", [1, 4])
+def test_video_of_one_frame_stands_still(stack: int) -> None:
+    images_NSSC = encoded(moving(1), stack=stack, encoding="stack")
+    assert images_NSSC.shape == (1, 64, 64, 2 * stack)
+    assert (images_NSSC == 128).all()
+    assert (encoded(moving(1)) == 128).all()
+
+
+def test_smaller_flows_hold_the_same_motion() -> None:
+    flow_encoder = FlowEncoder(stream(), CPU)
+    whole, half = (np.stack(list(flow_encoder.encode_single([moving(3)], side=side))) for side in (None, 32))
+    assert half.shape == (3, 32, 32, 3)
+    means = whole.reshape(3, 32, 2, 32, 2, 3).mean(axis=(2, 4))
+    assert abs(half - means).max() <= 0.5
+    assert next(flow_encoder.encode_single([moving(1)], side=32)).shape == (32, 32, 3)
+
+
+def test_no_frames_are_no_images() -> None:
+    assert not list(FlowEncoder(stream(), CPU).encode([]))
+
+
+@pytest.mark.parametrize("changes", [{}, {"stack": 5}, {"method": "farneback"}])
+def test_split_into_arrays_changes_no_byte(changes: dict[str, Any]) -> None:
+    frames_NHWC = moving(21)
+    whole = encoded(frames_NHWC, **changes)
+    assert len(whole) == 21
+    assert np.array_equal(encoded(frames_NHWC, 1, 15, 2, **changes), whole)
+
+
+def test_threads_encode_several_videos_to_the_same_bytes() -> None:
+    flow_encoder = FlowEncoder(stream(stack=2), CPU)
+    videos = [moving(12, step=(x, 1)) for x in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda frames: np.concatenate(list(flow_encoder.encode([frames]))), videos))
+    assert all(np.array_equal(images, encoded(video, stack=2)) for images, video in zip(together, videos, strict=True))
+
+
+def test_number_of_opencv_threads_is_as_before() -> None:
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(2)
+        with single_threaded(cv2):
+            with single_threaded(cv2):
+                assert cv2.getNumThreads() == 1
+            assert cv2.getNumThreads() == 1
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
+
+
+def test_real_video_moves_within_the_bound(shared: Path) -> None:
+    path = next((shared / "data" / "ucf101" / "videos" / "TrampolineJumping").iterdir())
+    frames_NHWC = np.concatenate(list(read_arrays(path)))[:8]
+    images_NSSC = encoded(frames_NHWC, image_size=112, bound=20.0)
+    assert images_NSSC[..., 2].max() > 138
+    assert (images_NSSC[..., 2] == 255).mean() < 0.01
+
+
+def test_missing_opencv_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ValueError, match=r"^features\.input = flow: OpenCV cannot be imported .*pip install.*$"):
+        FlowEncoder(stream(), CPU)
+
+
+def test_missing_contrib_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(cv2, "optflow")
+    with pytest.raises(ValueError, match=r"^features\.method = tvl1: .*pip install opencv-contrib-python-headless`$"):
+        FlowEncoder(stream(method="tvl1"), CPU)
+
+
+@pytest.fixture(scope="module")
+def raft_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("raft") / "raft.pth"
+    torch.manual_seed(0)
+    torch.save(raft_small(weights=None).state_dict(), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("image_size", [20, 132])
+def test_raft_runs_on_any_size_and_pads_at_the_end(raft_weights: str, image_size: int) -> None:
+    method = METHODS["raft"](stream(method="raft", method_weights=raft_weights), CPU)
+    frames_NHWC = moving(3, image_size)
+    flows_MSS2 = method.start()(frames_NHWC)
+    assert flows_MSS2.shape == (2, image_size, image_size, 2)
+    assert np.isfinite(flows_MSS2).all()
+    side = {20: 128, 132: 136}[image_size]
+    padded = np.pad(frames_NHWC, ((0, 0), (0, side - image_size), (0, side - image_size), (0, 0)), mode="edge")
+    assert np.allclose(method.start()(padded)[:, :image_size, :image_size], flows_MSS2, atol=1e-4)
+
+
+def test_raft_encodes_a_video(raft_weights: str) -> None:
+    images_NSSC = encoded(moving(4), method="raft", method_weights=raft_weights, stack=2)
+    assert images_NSSC.shape == (4, 64, 64, 4)
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "no such file"), (b"x", "not a state dict"), ({}, "does not fit")])
+def test_unusable_raft_weights_are_one_line(tmp_path: Path, content: Any, message: str) -> None:
+    path = tmp_path / "raft.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=rf"^features\.method_weights: .*{message}.*$"):
+        FlowEncoder(stream(method="raft", method_weights=str(path)), CPU)
+
+
+def test_raft_that_cannot_be_downloaded_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise OSError("no\nnetwork")
+
+    monkeypatch.setattr(raft_module, "raft_small", fail)
+    with pytest.raises(ValueError, match=r"^features\.method = raft: .*\(no network\); .*method_weights.*$"):
+        FlowEncoder(stream(method="raft"), CPU)
