@@ -1,17 +1,19 @@
-"""The features stage: compute the backbone features of every frame of a shard's clips.
+"""The features stage: compute the features of a shard's clips, of one stream or several.
 
-Shape suffixes: N frames, K grid side, D feature channels.
+Shape suffixes: N frames or steps, K grid side, D feature channels.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,85 +23,181 @@ import pandas as pd
 import torch
 
 from pipeline_lib.artifacts import layout, tool_versions
-from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.chunk import cut_clips
 from pipeline_lib.compute.cores import num_cores
-from pipeline_lib.compute.devices import PRECISIONS, choose_device, choose_precision
+from pipeline_lib.compute.devices import choose_device
 from pipeline_lib.errors import UserError
-from pipeline_lib.params import ChunkParams, FeaturesParams
-from pipeline_lib.streams.encoding import FrameEncoder, PendingFeatures, batches, decoded_side, default_batch, pinned_array
+from pipeline_lib.params import ChunkParams, StreamParams
+from pipeline_lib.streams.encoding import Batches, PendingFeatures, pinned_array
 from pipeline_lib.streams.feature_files import FeatureWriter
+from pipeline_lib.streams.stream import Span, Stream, interleave
 from pipeline_lib.video.decoders import empty_array
-from pipeline_lib.video.decoding import read_ahead
+from pipeline_lib.video.decoding import process_ahead
 
 logger = logging.getLogger(__name__)
 
 SHARDS_ON_GPU = 2
 """Shards that run on a GPU at the same time, so that it is not idle between shards."""
 
-MAX_ENCODERS = 16
-"""Encoders kept in memory: one, or one per fold when backbones are tuned."""
+MAX_STREAMS = 16
+"""Streams kept open: those of a run, or those of each fold when backbones are tuned."""
 
 MAX_PENDING_BATCHES = 2
-"""Batches on the device or waiting to be written while the next one is assembled."""
+"""Batches of a stream on the device or waiting to be written while the next one is assembled."""
 
 
 def extract_features(
     subsample_shard: Path,
-    directory: Path,
-    params: FeaturesParams,
+    directories: Mapping[str, Path],
+    streams: Mapping[str, StreamParams],
     chunk: ChunkParams,
     *,
     fps: float,
-    weights: Path | None = None,
+    weights: Mapping[str, Path] | None = None,
     on_frames: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
-    """Write `features.h5` with the features of a subsample shard's clips to `directory`.
+) -> dict[str, dict[str, Any]]:
+    """Write `features.h5` with the features of a subsample shard's clips for each stream; videos are decoded once for all.
 
     Args:
         subsample_shard: folder with `videos/` and `videos.parquet`.
-        directory: existing folder to write to.
-        params: backbone, weights, sizes and device.
+        directories: existing folder to write to, by stream.
+        streams: parameters by stream; their device is the same.
         chunk: how videos are cut into clips.
         fps: frame rate of the shard's videos; stored in the file.
-        weights: file with a state dict that replaces `params.weights`, for example from the finetune stage.
-        on_frames: called with the number of frames of each finished batch.
+        weights: file with a state dict that replaces a stream's `weights`, by stream; for example from the finetune stage.
+        on_frames: called with the number of frames of each finished batch of a stream.
 
     Returns:
-        `clips`, `frames` and `busy_seconds`. The latter holds the seconds of `network` and `writing` (they overlap),
-        `waiting_for_frames`, and `all`: the shard's share of the device's time.
+        for each stream `clips`, `frames` and `busy_seconds`. The latter holds the seconds of `network` and `writing` (they
+        overlap), `waiting_for_frames`, and `all`: the stream's share of the device's time.
 
     Raises:
-        UserError: a video's frame count differs from `videos.parquet`, or the backbone, weights or device are not available.
+        UserError: a video's frame count differs from `videos.parquet`, or a backbone, weights or a device are not available.
     """
     videos = pd.read_parquet(subsample_shard / layout.VIDEOS)
-    videos = videos[videos["reason"].isna()]
-    clips = cut_clips(videos, chunk)
-    path = weights or (None if params.weights in ("imagenet", "random") else Path(params.weights))
-    timings = Timings()
-    device = choose_device(params.device)
-    encoder = _make_encoder(params, path, device)
+    shard = _Shard(subsample_shard, videos[videos["reason"].isna()], chunk)
+    opened = {name: _open_stream(params, chunk.frames, (weights or {}).get(name)) for name, params in streams.items()}
+    counts: dict[str, dict[str, Any]] = {}
+    # Decoded frames must not depend on what other streams need.
+    for side in sorted({stream.decoded_side for stream in opened.values()}):
+        alike = {name: stream for name, stream in opened.items() if stream.decoded_side == side}
+        with ExitStack() as stack:
+            jobs = {name: _Job(stream, shard, directories[name], fps, stack) for name, stream in alike.items()}
+            counts |= _extract(shard, jobs, side, on_frames)
+    return counts
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """The videos of a subsample shard and their clips."""
+
+    folder: Path
+    videos: pd.DataFrame
+    chunk: ChunkParams
+
+    @functools.cached_property
+    def clips(self) -> pd.DataFrame:
+        """One row per clip."""
+        return cut_clips(self.videos, self.chunk)
+
+    @functools.cached_property
+    def num_frames(self) -> int:
+        """Valid frames of all clips."""
+        return int(self.clips["valid_frames"].sum())
+
+    def images(self, streams: Mapping[str, Stream], max_side: int) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the images of all clips for each stream, in clip order, with the stream's name.
+
+        Raises:
+            UserError: a video's frame count differs from `videos.parquet`.
+        """
+        spans = _spans(self.clips)
+        expected_frames = self.videos.set_index("video")["num_frames"]
+
+        def images_of(video: str, arrays: Iterator[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+            counted = _count(video, arrays, expected_frames[video])
+            yield from interleave(streams, counted, spans[video])
+            deque(counted, maxlen=0)  # a longer video is noticed
+
+        # A GPU needs many decoders to stay busy; on a CPU the network needs the cores.
+        on_gpu = any(stream.encoder.device.type == "cuda" for stream in streams.values())
+        workers, empty = (max(2, num_cores() // SHARDS_ON_GPU), pinned_array) if on_gpu else (2, empty_array)
+        paths = ((video, layout.subsampled_path(self.folder, video)) for video in spans)
+        for _, images in process_ahead(paths, images_of, workers=workers, empty=empty, max_side=max_side):
+            yield from images
+
+
+class _Job:
+    """Encodes one stream of a shard and writes its features."""
+
+    def __init__(self, stream: Stream, shard: _Shard, directory: Path, fps: float, stack: ExitStack) -> None:
+        self.stream = stream
+        self.directory = directory
+        self.timings = Timings()
+        self.batches = Batches(stream.encoder.batch_frames)
+        self._valid_frames = iter(shard.clips["valid_frames"].tolist())
+        self._writer = stack.enter_context(
+            FeatureWriter(
+                directory / layout.FEATURES,
+                shard.clips,
+                frame_shape=stream.frame_shape,
+                frames=shard.chunk.frames,
+                step_frames=stream.step_frames if stream.reads_clips else None,
+            )
+        )
+        self._writer.describe(stream.provenance | {"fps": fps, "tool_versions": tool_versions()})
+
+    def write(self, features: PendingFeatures) -> int:
+        """Wait for features, write them, and return the number of frames that they are from."""
+        features_NKKD = features.wait()
+        self.timings.network += features.seconds
+        started = time.perf_counter()
+        self._writer.append(features_NKKD)
+        self.timings.writing += time.perf_counter() - started
+        if not self.stream.reads_clips:
+            return len(features_NKKD)
+        num_clips = len(features_NKKD) // len(self.stream.step_frames)
+        return sum(itertools.islice(self._valid_frames, num_clips))
+
+    def counts(self, shard: _Shard, seconds: float) -> dict[str, Any]:
+        """Return the counts of the finished job, which took `seconds` of the shard's time."""
+        num_clips, num_frames = len(shard.clips), shard.num_frames
+        shares = self.timings.shares(seconds)
+        logger.info(
+            "%s: %d clips, %d frames, %.0f frames/s; %s",
+            self.directory.name,
+            num_clips,
+            num_frames,
+            num_frames / seconds,
+            shares,
+        )
+        sharing = SHARDS_ON_GPU if self.stream.encoder.device.type == "cuda" else 1
+        return {"clips": num_clips, "frames": num_frames, "busy_seconds": self.timings.rounded(seconds / sharing)}
+
+
+def _extract(
+    shard: _Shard, jobs: Mapping[str, _Job], max_side: int, on_frames: Callable[[int], None] | None
+) -> dict[str, dict[str, Any]]:
+    """Run the jobs of one shard together and return their counts."""
     started = time.monotonic()
-    frame_shape = (params.grid, params.grid, encoder.backbone.channels)
-    with FeatureWriter(directory / layout.FEATURES, clips, frame_shape=frame_shape, frames=chunk.frames) as writer:
-        writer.describe(_provenance(encoder, fps))
-        arrays = _frames_of_clips(subsample_shard, videos, clips, device, decoded_side(params.image_size))
-        for num_frames in _encode_and_write(arrays, encoder, writer, timings):
-            if on_frames:
-                on_frames(num_frames)
+    waiting = Timings()
+    images = shard.images({name: job.stream for name, job in jobs.items()}, max_side)
+    for num_frames in _encode_and_write(images, jobs, waiting):
+        if on_frames:
+            on_frames(num_frames)
     seconds = time.monotonic() - started
-    sharing = SHARDS_ON_GPU if device.type == "cuda" else 1
-    num_frames = int(clips["valid_frames"].sum())
-    rate = num_frames / seconds
-    logger.info(
-        "%s: %d clips, %d frames, %.0f frames/s; %s", directory.name, len(clips), num_frames, rate, timings.shares(seconds)
-    )
-    return {"clips": len(clips), "frames": num_frames, "busy_seconds": timings.rounded(seconds / sharing)}
+    network = sum(job.timings.network for job in jobs.values())
+    counts = {}
+    for name, job in jobs.items():
+        share = job.timings.network / network if len(jobs) > 1 and network else 1.0
+        job.timings.waiting_for_frames = waiting.waiting_for_frames * share
+        counts[name] = job.counts(shard, seconds * share)
+    return counts
 
 
 @dataclass
 class Timings:
-    """Seconds spent in each step of an extraction; the steps overlap."""
+    """Seconds that a stream spent in each step of an extraction; the steps overlap."""
 
     network: float = 0.0
     writing: float = 0.0
@@ -114,34 +212,17 @@ class Timings:
         return ", ".join(f"{name.replace('_', ' ')} {value / seconds:.0%}" for name, value in vars(self).items())
 
 
-def _encode_and_write(
-    arrays: Iterable[np.ndarray], encoder: FrameEncoder, writer: FeatureWriter, timings: Timings
-) -> Iterator[int]:
-    """Encode frames in batches and yield the number of frames of each batch once it is written.
+def _encode_and_write(images: Iterator[tuple[str, np.ndarray]], jobs: Mapping[str, _Job], waiting: Timings) -> Iterator[int]:
+    """Encode images in batches and yield the number of frames of each batch once it is written.
 
-    Decoding, the network and writing overlap.
+    Decoding, the networks and writing overlap.
     """
-
-    def write(features: PendingFeatures) -> int:
-        features_NKKD = features.wait()
-        timings.network += features.seconds
-        started = time.perf_counter()
-        writer.append(features_NKKD)
-        timings.writing += time.perf_counter() - started
-        return len(features_NKKD)
-
     with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
         pending: deque[Future[int]] = deque()
-        frame_batches = batches(arrays, encoder.batch_frames)
         try:
-            while True:
-                started = time.perf_counter()
-                batch = next(frame_batches, None)
-                timings.waiting_for_frames += time.perf_counter() - started
-                if batch is None:
-                    break
-                pending += [pool.submit(write, features) for features in encoder.encode(batch)]
-                while len(pending) > MAX_PENDING_BATCHES:
+            for job, batch in _batches(images, jobs, waiting):
+                pending += [pool.submit(job.write, features) for features in job.stream.encoder.encode(batch)]
+                while len(pending) > MAX_PENDING_BATCHES * len(jobs):
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -149,74 +230,60 @@ def _encode_and_write(
             pool.shutdown(cancel_futures=True)
 
 
-def _frames_of_clips(
-    shard: Path, videos: pd.DataFrame, clips: pd.DataFrame, device: torch.device, max_side: int
-) -> Iterator[np.ndarray]:
-    """Yield arrays with the frames of all clips, in clip order.
-
-    Raises:
-        UserError: a video's frame count differs from `videos.parquet`.
-    """
-    expected_frames = videos.set_index("video")["num_frames"]
-    frames_in_clips = _frames_in_clips(clips)
-    paths = ((video, layout.subsampled_path(shard, video)) for video in frames_in_clips)
-    # A GPU needs many decoders to stay busy; on a CPU the network needs the cores.
-    on_gpu = device.type == "cuda"
-    workers, empty = (max(2, num_cores() // SHARDS_ON_GPU), pinned_array) if on_gpu else (2, empty_array)
-    for video, arrays in read_ahead(paths, workers=workers, empty=empty, max_side=max_side):
-        num_decoded = 0
-        for frames_NHWC in arrays:
-            wanted = frames_in_clips[video] - num_decoded
-            if wanted > 0:
-                yield frames_NHWC[:wanted]
-            num_decoded += len(frames_NHWC)
-        if num_decoded != expected_frames[video]:
-            raise UserError(
-                f"{video}: decoded {num_decoded} frames, but videos.parquet lists {expected_frames[video]}; "
-                "run with `--refresh subsample`"
-            )
+def _batches(
+    images: Iterator[tuple[str, np.ndarray]], jobs: Mapping[str, _Job], waiting: Timings
+) -> Iterator[tuple[_Job, list[np.ndarray]]]:
+    """Yield batches of each job's images, and measure the time spent waiting for images."""
+    while True:
+        started = time.perf_counter()
+        item = next(images, None)
+        waiting.waiting_for_frames += time.perf_counter() - started
+        if item is None:
+            break
+        name, array = item
+        yield from ((jobs[name], batch) for batch in jobs[name].batches.add(array))
+    for job in jobs.values():
+        yield from ((job, batch) for batch in job.batches.rest())
 
 
-def _frames_in_clips(clips: pd.DataFrame) -> dict[str, int]:
-    """Return the number of frames that each video's clips cover, counted from its first frame."""
-    covered: dict[str, int] = {}
+def _count(video: str, arrays: Iterator[np.ndarray], expected: int) -> Iterator[np.ndarray]:
+    """Yield a video's arrays, and check their number of frames at the end."""
+    num_decoded = 0
+    for frames_NHWC in arrays:
+        num_decoded += len(frames_NHWC)
+        yield frames_NHWC
+    if num_decoded != expected:
+        raise UserError(
+            f"{video}: decoded {num_decoded} frames, but videos.parquet lists {expected}; run with `--refresh subsample`"
+        )
+
+
+def _spans(clips: pd.DataFrame) -> dict[str, Span]:
+    """Return the part of each video that its clips cover, from its first frame."""
+    spans: dict[str, Span] = {}
     columns = (clips[name] for name in ("video", "first_frame", "valid_frames"))
     for video, first_frame, valid_frames in zip(*columns, strict=True):
-        assert first_frame == covered.get(video, 0), "clips of a video must be contiguous"
-        covered[video] = first_frame + valid_frames
-    return covered
+        span = spans.get(video, Span((), 0))
+        assert first_frame == span.num_frames, "clips of a video must be contiguous"
+        spans[video] = Span((*span.starts, first_frame), first_frame + valid_frames)
+    return spans
 
 
-def _provenance(encoder: FrameEncoder, fps: float) -> dict[str, object]:
-    backbone = encoder.backbone
-    return {
-        "backbone": backbone.name,
-        "weights": backbone.weights_description,
-        "weights_sha256": backbone.weights_sha256,
-        "preprocessing": encoder.preprocessing,
-        "precision": next(name for name, dtype in PRECISIONS.items() if dtype == encoder.precision),
-        "fps": fps,
-        "tool_versions": tool_versions(),
-    }
+def _open_stream(params: StreamParams, clip_frames: int, weights: Path | None) -> Stream:
+    """Return the stream for these parameters, opened once and shared by all shards."""
+    path = weights or Path(params.weights)
+    modified_ns = path.stat().st_mtime_ns if path.is_file() else 0
+    device = choose_device(params.device)
+    with _streams_lock:
+        return _cached_stream(params, clip_frames, weights, modified_ns, device)
 
 
-def _make_encoder(params: FeaturesParams, path: Path | None, device: torch.device) -> FrameEncoder:
-    """Return the encoder for these parameters, built once and shared by all shards."""
-    modified_ns = path.stat().st_mtime_ns if path and path.is_file() else 0
-    with _encoder_lock:
-        return _cached_encoder(params, path, modified_ns, device)
+_streams_lock = threading.Lock()
 
 
-_encoder_lock = threading.Lock()
-
-
-@functools.lru_cache(maxsize=MAX_ENCODERS)
-def _cached_encoder(params: FeaturesParams, path: Path | None, modified_ns: int, device: torch.device) -> FrameEncoder:
-    """Build the encoder on the device; `modified_ns` is part of the cache key, so that a changed weight file is read again."""
-    return FrameEncoder(
-        build_backbone(params.backbone, params.weights, grid=params.grid, seed=params.seed, weights_file=path),
-        image_size=params.image_size,
-        batch_frames=params.batch_frames or default_batch(device, params.image_size),
-        device=device,
-        precision=choose_precision(params.precision, device, training=False),
-    )
+@functools.lru_cache(maxsize=MAX_STREAMS)
+def _cached_stream(
+    params: StreamParams, clip_frames: int, weights: Path | None, modified_ns: int, device: torch.device
+) -> Stream:
+    """Open a stream on the device; `modified_ns` is part of the cache key, so that a changed weight file is read again."""
+    return Stream(params, clip_frames=clip_frames, device=device, weights_file=weights)

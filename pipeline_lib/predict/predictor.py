@@ -1,14 +1,16 @@
 """Predict videos with the same steps as the pipeline: the same frames, features, clips and votes.
 
-Shape suffixes: B windows of a batch, T frames (of a video or of a window), K grid side, D feature channels, C classes.
+Shape suffixes: B windows of a batch, T frames (of a video or of a window), S steps of a window, K grid side,
+D feature channels, C classes.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -18,14 +20,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline_lib.backbones.build import build_backbone
-from pipeline_lib.compute.devices import PRECISIONS, choose_device
+from pipeline_lib.compute.devices import choose_device
 from pipeline_lib.compute.gpu_sharing import deterministic_inference
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import Device, SubsampleParams
-from pipeline_lib.predict.bundle import InputSpec, ModelBundle
-from pipeline_lib.predict.windows import FrameMeans, Window, cut_windows, window_starts
-from pipeline_lib.streams.encoding import FrameEncoder, batches, decoded_side, default_batch
+from pipeline_lib.predict.bundle import ModelBundle
+from pipeline_lib.predict.frame_means import FrameMeans
+from pipeline_lib.streams.steps import steps_of_frames, valid_steps
+from pipeline_lib.streams.stream import Span, Stream, params_of, share
+from pipeline_lib.streams.windows import Window, window_starts
 from pipeline_lib.subsample import SubsampledVideo, subsample_video
 from pipeline_lib.training.checkpoints import Metadata, load_checkpoint
 from pipeline_lib.training.voting import Tally, tally
@@ -105,26 +108,43 @@ class Prediction:
     models: Mapping[str, ModelPrediction]
 
 
+@dataclass(frozen=True)
+class _Model:
+    """A loaded model, and the key of the stream that it reads."""
+
+    network: nn.Module
+    metadata: Metadata
+    stream: str
+
+
 class Predictor:
-    """Predict videos with models that share a backbone; `predict` is thread-safe."""
+    """Predict videos with models of one run, which may read different streams; `predict` is thread-safe."""
 
     def __init__(self, bundles: Iterable[ModelBundle], device: Device = "auto") -> None:
-        """Load models that share a backbone and an input specification. Their files are not used afterwards.
+        """Load models that share an input specification. Their files are not used afterwards.
 
         Raises:
-            UserError: a file is missing or damaged, or the models do not share their inputs.
+            UserError: a file is missing or damaged, or the models do not read the same clips.
         """
         bundles = list(bundles)
         assert bundles, "no models"
         self.device = choose_device(device, key="device")
         self._input_spec = bundles[0].input_spec
-        self._models: dict[str, tuple[nn.Module, Metadata]] = {}
+        self._models: dict[str, _Model] = {}
+        self._streams: dict[str, Stream] = {}
         for bundle in bundles:
-            network, metadata = load_checkpoint(bundle.checkpoint)
-            self._models[bundle.input_spec.name] = network.to(self.device).eval(), metadata
-        self._encoder = _load_encoder(bundles[0], self._models[self.models[0]][1], self.device)
-        for bundle in bundles:
-            self._check_inputs(bundle.input_spec, self._models[bundle.input_spec.name][1])
+            self._add(bundle)
+
+    def _add(self, bundle: ModelBundle) -> None:
+        """Load a model, and open its stream if no other model reads it."""
+        name, first = bundle.input_spec.name, self._input_spec
+        if bundle.input_spec.model_copy(update={"name": first.name}) != first:
+            raise UserError(f"{name}: trained on clips of another kind than {first.name}; load it alone")
+        network, metadata = load_checkpoint(bundle.checkpoint)
+        key = _stream_key(metadata)
+        if key not in self._streams:
+            self._streams[key] = _open_stream(bundle, metadata, self.device)
+        self._models[name] = _Model(network.to(self.device).eval(), metadata, key)
 
     @classmethod
     def load(cls, folder: Path, device: Device = "auto") -> Predictor:
@@ -147,11 +167,11 @@ class Predictor:
 
     def classes(self, model: str) -> tuple[str, ...]:
         """Return a model's class names in the order of its probabilities."""
-        return self._models[model][1].classes
+        return self._models[model].metadata.classes
 
     def attends(self, model: str) -> bool:
         """Return whether a model computes attention."""
-        return self._models[model][1].attends
+        return self._models[model].metadata.attends
 
     def predict(
         self,
@@ -169,7 +189,7 @@ class Predictor:
             overlap: fraction of a clip that the next one repeats, whose probabilities are averaged. Evaluation uses 0.
             subsampled: path to write the subsampled video to (an MP4); default: a temporary file.
             max_seconds: maximum duration of the video.
-            on_progress: called as frames pass through the backbone.
+            on_progress: called as windows pass through the backbones.
 
         Raises:
             VideoError: the video cannot be decoded, or is too long.
@@ -189,9 +209,8 @@ class Predictor:
         frames, num_frames = self._input_spec.frames, info.num_frames
         probability = {name: FrameMeans(num_frames) for name in self._models}
         attention = {name: FrameMeans(num_frames) for name in self._models if self.attends(name)}
-        starts = window_starts(num_frames, frames, overlap)
-        with closing(self._features(subsampled, num_frames, on_progress)) as features:
-            windows = cut_windows(features, starts, num_frames=num_frames, frames=frames)
+        span = Span(window_starts(num_frames, frames, overlap), num_frames)
+        with closing(self._windows(subsampled, span, on_progress)) as windows:
             while batch := list(islice(windows, BATCH_WINDOWS)):
                 self._infer(batch, probability, attention)
         maps = {name: means.mean() for name, means in attention.items()}
@@ -209,42 +228,38 @@ class Predictor:
         _check_duration(info.num_frames / self.fps, limit)
         return info
 
-    def _features(self, video: Path, num_frames: int, on_progress: OnProgress | None) -> Generator[np.ndarray, None, None]:
-        """Yield features_NKKD (fp16) of the frames, computed like those of the training."""
-        done = 0
-        arrays = read_arrays(video, max_side=decoded_side(self._encoder.image_size))
-        for batch in batches(arrays, self._encoder.batch_frames):
-            for features in self._encoder.encode(batch):
-                features_NKKD = features.wait()
-                done += len(features_NKKD)
+    def _windows(self, video: Path, span: Span, on_progress: OnProgress | None) -> Generator[dict[str, Window], None, None]:
+        """Yield each window's features_SKKD (fp16) of every stream, computed like those of the training."""
+        with ExitStack() as stack:
+            windows: dict[str, Iterator[Window]] = {}
+            for side in {stream.decoded_side for stream in self._streams.values()}:
+                alike = {key: stream for key, stream in self._streams.items() if stream.decoded_side == side}
+                arrays = stack.enter_context(closing(read_arrays(video, max_side=side)))  # type: ignore[type-var]  # a generator
+                for (key, stream), branch in zip(alike.items(), share(arrays, len(alike)), strict=True):
+                    windows[key] = stream.windows(branch, span)
+            for of_streams in zip(*windows.values(), strict=True):
+                yield dict(zip(windows, of_streams, strict=True))
                 if on_progress:
-                    on_progress(done, num_frames)
-                yield features_NKKD
+                    on_progress(of_streams[0].first_frame + of_streams[0].valid_frames, span.num_frames)
 
     @torch.inference_mode()
-    def _infer(self, windows: list[Window], probability: Mapping[str, FrameMeans], attention: Mapping[str, FrameMeans]) -> None:
-        features_BTKKD = torch.from_numpy(np.stack([window.frames_T for window in windows])).to(self.device).float()
-        valid_B = torch.tensor([window.valid_frames for window in windows], device=self.device)
-        for name, (network, _) in self._models.items():
-            with deterministic_inference(self.device):
-                outputs = network(features_BTKKD, valid_B)
-            logits_BTC, attention_BTKK = (output.cpu() for output in outputs)
-            _add(probability[name], windows, logits_BTC.softmax(dim=2).numpy())
-            if name in attention:
-                _add(attention[name], windows, attention_BTKK.numpy())
-
-    def _check_inputs(self, input_spec: InputSpec, metadata: Metadata) -> None:
-        """Check that a model's features and input specification are those of this predictor."""
-        name, first = input_spec.name, self._input_spec
-        found = {"weights_sha256": self._encoder.backbone.weights_sha256, "preprocessing": self._encoder.preprocessing}
-        for key, value in found.items():
-            if metadata.features[key] != value:
-                raise UserError(
-                    f"{name}: trained on features with {key} {metadata.features[key]}, but the backbone has {value}; "
-                    "load the model alone"
-                )
-        if input_spec.model_copy(update={"name": first.name}) != first:
-            raise UserError(f"{name}: trained on clips of another kind than {first.name}; load it alone")
+    def _infer(
+        self, windows: list[dict[str, Window]], probability: Mapping[str, FrameMeans], attention: Mapping[str, FrameMeans]
+    ) -> None:
+        for key, stream in self._streams.items():
+            of_stream = [window[key] for window in windows]
+            features_BSKKD = torch.from_numpy(np.stack([window.values for window in of_stream])).to(self.device).float()
+            valid_B = valid_steps(stream.step_frames, [window.valid_frames for window in of_stream])
+            steps_T = steps_of_frames(stream.step_frames, self._input_spec.frames)
+            for name, model in self._models.items():
+                if model.stream != key:
+                    continue
+                with deterministic_inference(self.device):
+                    outputs = model.network(features_BSKKD, torch.from_numpy(valid_B).to(self.device))
+                logits_BSC, attention_BSKK = (output.cpu() for output in outputs)
+                _add(probability[name], of_stream, logits_BSC.softmax(dim=2).numpy()[:, steps_T])
+                if name in attention:
+                    _add(attention[name], of_stream, attention_BSKK.numpy()[:, steps_T])
 
 
 def _add(means: FrameMeans, windows: Iterable[Window], values_BT: np.ndarray) -> None:
@@ -257,28 +272,24 @@ def _check_duration(seconds: float, limit: float) -> None:
         raise VideoError(f"{seconds:.0f} s long, longer than the {limit:g} s allowed here")
 
 
-def _load_encoder(bundle: ModelBundle, metadata: Metadata, device: torch.device) -> FrameEncoder:
-    features = metadata.features
-    image_size = features["preprocessing"]["image_size"]
-    backbone = build_backbone(
-        features["backbone"], "random", grid=metadata.grid, seed=0, weights_file=_existing(bundle.backbone)
-    )
-    return FrameEncoder(
-        backbone,
-        image_size=image_size,
-        batch_frames=default_batch(device, image_size),
-        device=device,
-        precision=_precision(features["precision"], device),
-    )
+def _stream_key(metadata: Metadata) -> str:
+    """Return a text that is equal for models that read the same stream."""
+    names = ("backbone", "weights_sha256", "preprocessing", "precision")
+    return json.dumps([metadata.features[name] for name in names], sort_keys=True)
 
 
-def _existing(backbone: Path) -> Path:
-    if not backbone.is_file():
-        raise UserError(f"{backbone}: the backbone's weights are missing")
-    return backbone
+def _open_stream(bundle: ModelBundle, metadata: Metadata, device: torch.device) -> Stream:
+    """Open the stream that a model was trained on.
 
-
-def _precision(trained: str, device: torch.device) -> torch.dtype:
-    """Return the precision of the training's features; on a CPU fp32 replaces fp16, which is slow there."""
-    name = trained.split(", ", maxsplit=1)[0]
-    return torch.float32 if name == "fp16" and device.type == "cpu" else PRECISIONS[name]
+    Raises:
+        UserError: the backbone's weights are missing or others, or this version prepares frames in another way.
+    """
+    if not bundle.backbone.is_file():
+        raise UserError(f"{bundle.backbone}: the backbone's weights are missing")
+    params = params_of(metadata.features, device)
+    stream = Stream(params, clip_frames=bundle.input_spec.frames, device=device, weights_file=bundle.backbone)
+    for key in ("weights_sha256", "preprocessing"):
+        trained, found = metadata.features[key], stream.provenance[key]
+        if trained != found:
+            raise UserError(f"{bundle.input_spec.name}: trained on features with {key} {trained}, but the backbone has {found}")
+    return stream

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pipeline_lib.artifacts import Artifact, Store, file_sha256, layout
 from pipeline_lib.errors import UserError
+from pipeline_lib.params import StreamParams
 from pipeline_lib.predict.bundle import InputSpec, ModelBundle
 from pipeline_lib.training.checkpoints import read_metadata
 
@@ -54,7 +54,8 @@ def bundle_of_training(store: Store, trained: Artifact, name: str | None = None)
     if tuned:
         backbone = _find(store, "finetune", tuned, checkpoint).path(layout.BACKBONE)
     else:
-        backbone = _cached_backbone(store, cut, metadata.features["weights_sha256"], checkpoint)
+        stream = StreamParams(**{name: cut[name] for name in StreamParams.model_fields if name in cut})
+        backbone = _cached_backbone(store, stream, metadata.features["weights_sha256"], checkpoint)
     return ModelBundle(input_spec, checkpoint, backbone)
 
 
@@ -73,7 +74,7 @@ def _find(store: Store, stage: str, content_key: str, checkpoint: Path) -> Artif
     )
 
 
-def _cached_backbone(store: Store, params: dict[str, Any], sha256: str, checkpoint: Path) -> Path:
+def _cached_backbone(store: Store, stream: StreamParams, sha256: str, checkpoint: Path) -> Path:
     """Return a file with the backbone's weights, building it if needed and checking the weights' SHA-256."""
     cached = store.workspace / "backbones" / sha256 / layout.BACKBONE
     if cached.is_file():
@@ -82,13 +83,20 @@ def _cached_backbone(store: Store, params: dict[str, Any], sha256: str, checkpoi
 
     from pipeline_lib.backbones.build import build_backbone  # imports torchvision, which is slow
 
-    weights = params["weights"]
+    weights = stream.weights
     if weights.startswith("sha256 "):
         weights = _weights_file(store, weights.removeprefix("sha256 "), checkpoint)
-    backbone = build_backbone(params["backbone"], weights, grid=params["grid"], seed=params["seed"])
+    backbone = build_backbone(
+        stream.backbone,
+        weights,
+        grid=stream.grid,
+        seed=stream.seed,
+        channels_in=stream.input_channels,
+        image_size=stream.image_size,
+    )
     if backbone.weights_sha256 != sha256:
         raise UserError(
-            f"{checkpoint}: trained on a {backbone.name} with other weights than `features.weights: {params['weights']}` now "
+            f"{checkpoint}: trained on a {backbone.name} with other weights than `features.weights: {stream.weights}` now "
             "has; run the pipeline again"
         )
     cached.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
-"""Encode decoded frames of any size into features on a device.
+"""Encode images of any size into features on a device: decoded frames, images of optical flow, or the frames of clips.
 
-Shape suffixes: N frames, H W pixels, C colour channels (3), K grid side, D feature channels.
+Shape suffixes: N images or steps, B clips, F frames of a clip, S steps, H W pixels, C channels (3 of colour, or those of flow),
+K grid side, D feature channels.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pipeline_lib.errors import UserError
 logger = logging.getLogger(__name__)
 
 GPU_BATCH, MAX_CPU_BATCH = 256, 64
-"""Frames per batch."""
+"""Images per batch."""
 CPU_BATCH_PIXELS = 6 * 224**2
 """Pixels per batch on a CPU; feature maps of larger batches do not fit its cache."""
 
@@ -65,7 +66,7 @@ class PendingFeatures:
     start: DeviceEvent
     end: DeviceEvent
     arrays: Sequence[np.ndarray]
-    """The frames, kept alive because the device may still be reading them."""
+    """The images, kept alive because the device may still be reading them."""
 
     @property
     def seconds(self) -> float:
@@ -87,44 +88,55 @@ class PendingFeatures:
         return self.features_NKKD.numpy()
 
 
-class FrameEncoder:
-    """A backbone on a device: uint8 frames in, fp16 features out; halves batches that do not fit its memory."""
+class Encoder:
+    """A backbone on a device: uint8 images in, fp16 features out; halves batches that do not fit its memory."""
 
     def __init__(
-        self, backbone: Backbone, *, image_size: int, batch_frames: int, device: torch.device, precision: torch.dtype
+        self,
+        backbone: Backbone,
+        *,
+        image_size: int,
+        batch_frames: int,
+        device: torch.device,
+        precision: torch.dtype,
+        clip_frames: int = 1,
     ) -> None:
+        """Prepare to encode images, or with `clip_frames` clips of so many frames, in batches of about `batch_frames`."""
         self.backbone = backbone.to(device).to(memory_format=torch.channels_last)
         self.network = fuse(self.backbone, precision) if device.type == "cuda" else self.backbone
         self.image_size = image_size
-        self.batch_frames = batch_frames
+        self.clip_frames = clip_frames
+        self.batch_frames = self._whole_clips(batch_frames)
         self.device = device
         self.precision = precision
-        self.preprocessing = self._describe()
-        """Preprocessing of frames and pooling of feature maps, as JSON types."""
         self._launch_lock = threading.Lock()  # the kernels of concurrent shards must not interleave within a batch
         self._upload_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def encode(self, arrays: Sequence[np.ndarray]) -> list[PendingFeatures]:
-        """Start to encode frames (uint8 RGB arrays, N x H x W x 3).
+        """Start to encode images (uint8 arrays, N x H x W x C), or the frames of whole clips one after the other.
 
         Returns:
-            the features of all frames, in one batch or, if that exceeds `batch_frames`, several.
+            the features of all images, or of all clips' steps, in one batch or, if that exceeds `batch_frames`, several.
 
         Raises:
-            torch.OutOfMemoryError: a single frame does not fit the GPU.
+            torch.OutOfMemoryError: a single image or clip does not fit the GPU.
         """
         num_frames = sum(map(len, arrays))
         if num_frames > self.batch_frames:
-            return self._encode_halves(arrays, num_frames // 2)
+            return self._encode_halves(arrays, self._whole_clips(num_frames // 2))
         try:
             return [self._encode_batch(arrays)]
         except torch.OutOfMemoryError:
-            if num_frames == 1:
+            if num_frames == self.clip_frames:
                 raise
-        self.batch_frames = (num_frames + 1) // 2
+        self.batch_frames = self._whole_clips((num_frames + self.clip_frames) // 2)
         logger.warning("out of GPU memory: batch size halved to %d frames", self.batch_frames)
         torch.cuda.empty_cache()
-        return self._encode_halves(arrays, num_frames // 2)
+        return self._encode_halves(arrays, self._whole_clips(num_frames // 2))
+
+    def _whole_clips(self, num_frames: int) -> int:
+        """Round down to whole clips, at least one."""
+        return max(1, num_frames // self.clip_frames) * self.clip_frames
 
     def _encode_halves(self, arrays: Sequence[np.ndarray], size: int) -> list[PendingFeatures]:
         features: list[PendingFeatures] = []
@@ -137,19 +149,26 @@ class FrameEncoder:
         with deterministic_inference(self.device), self._launch_lock, self._current_device():
             start = DeviceEvent(self.device)
             pixels_NCHW = resize(self._upload(arrays), self.image_size)
-            frames_NCHW = normalise(pixels_NCHW, self.backbone)
+            images_NCHW = normalise(pixels_NCHW, self.backbone)
             with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-                features_NKKD = self.network(frames_NCHW)
+                features_NKKD = self._compute(images_NCHW)
             features_NKKD = features_NKKD.to(torch.float16, memory_format=torch.contiguous_format)
             on_host, is_finite = _to_host(features_NKKD), _to_host(features_NKKD.isfinite().all())
             return PendingFeatures(on_host, is_finite, self.backbone.name, start, DeviceEvent(self.device), arrays)
+
+    def _compute(self, images_NCHW: Tensor) -> Tensor:
+        if self.backbone.input == "image":
+            return self.network(images_NCHW)
+        clips_BFCHW = images_NCHW.unflatten(0, (-1, self.clip_frames))
+        features_BSKKD = self.network(clips_BFCHW.transpose(1, 2))
+        return features_BSKKD.flatten(0, 1)
 
     def _current_device(self) -> AbstractContextManager[Any]:
         """Make this encoder's device CUDA's current one within the block."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def _upload(self, arrays: Sequence[np.ndarray]) -> list[Tensor]:
-        """Return the frames on the device; the copy to a GPU overlaps the previous batch's computation."""
+        """Return the images on the device; the copy to a GPU overlaps the previous batch's computation."""
         if self._upload_stream is None:
             return [torch.from_numpy(frames_NHWC) for frames_NHWC in arrays]
         with torch.cuda.stream(self._upload_stream):
@@ -160,34 +179,38 @@ class FrameEncoder:
             pixels_NHWC.record_stream(compute_stream)
         return pixels
 
-    def _describe(self) -> dict[str, Any]:
-        channels, height, width = self.backbone.map_shape(self.image_size)
-        return {
-            "colour": "RGB",
-            "image_size": self.image_size,
-            "resize": "bilinear, antialiased, aspect ratio not kept, rounded to uint8",
-            "mean": list(self.backbone.preprocessing.mean),
-            "std": list(self.backbone.preprocessing.std),
-            "map": [height, width, channels],
-            "grid": self.backbone.grid,
-            "pooling": "none" if (height, width) == (self.backbone.grid,) * 2 else "adaptive average",
-        }
+
+class Batches:
+    """Regroups arrays (N x ...) into lists of `size` elements in total, splitting arrays as needed."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._batch: list[np.ndarray] = []
+        self._missing = size
+
+    def add(self, array: np.ndarray) -> Iterator[list[np.ndarray]]:
+        """Add an array; yields the lists that it completes."""
+        while len(array) >= self._missing:
+            full = [*self._batch, array[: self._missing]]
+            array = array[self._missing :]
+            self._batch, self._missing = [], self._size
+            yield full
+        if len(array):
+            self._batch.append(array)
+            self._missing -= len(array)
+
+    def rest(self) -> Iterator[list[np.ndarray]]:
+        """Yield the smaller list that is left at the end, if there is one."""
+        if self._batch:
+            yield self._batch
 
 
 def batches(arrays: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
     """Regroup arrays (N x ...) into lists of `size` elements in total, splitting arrays as needed; the last may be smaller."""
-    batch: list[np.ndarray] = []
-    missing = size
+    regrouped = Batches(size)
     for array in arrays:
-        rest = array
-        while len(rest) >= missing:
-            yield [*batch, rest[:missing]]
-            batch, rest, missing = [], rest[missing:], size
-        if len(rest):
-            batch.append(rest)
-            missing -= len(rest)
-    if batch:
-        yield batch
+        yield from regrouped.add(array)
+    yield from regrouped.rest()
 
 
 def pinned_array(shape: tuple[int, ...]) -> np.ndarray:
@@ -197,7 +220,7 @@ def pinned_array(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def default_batch(device: torch.device, image_size: int) -> int:
-    """Return the default batch size in frames."""
+    """Return the default batch size in images."""
     if device.type == "cuda":
         return GPU_BATCH
     return min(MAX_CPU_BATCH, max(2, CPU_BATCH_PIXELS // image_size**2))
@@ -212,7 +235,7 @@ def decoded_side(image_size: int) -> int:
 
 
 def resize(pixels: Sequence[Tensor], image_size: int) -> Tensor:
-    """Resize frames (uint8 tensors, N x H x W x 3) to squares and join them (uint8 NCHW, channels last in memory)."""
+    """Resize images (uint8 tensors, N x H x W x C) to squares and join them (uint8 NCHW, channels last in memory)."""
     resized = [_resize_batch(pixels_NHWC.permute(0, 3, 1, 2), image_size) for pixels_NHWC in pixels]
     return torch.cat(resized).contiguous(memory_format=torch.channels_last)
 
@@ -225,6 +248,8 @@ def _to_host(tensor: Tensor) -> Tensor:
 
 
 def _resize_batch(pixels_NCHW: Tensor, image_size: int) -> Tensor:
+    if pixels_NCHW.shape[2:] == (image_size, image_size):
+        return pixels_NCHW
     # PyTorch interpolates uint8 on the CPU only, where it is much faster than float.
     on_gpu = pixels_NCHW.device.type == "cuda"
     pixels_NCHW = pixels_NCHW.float() if on_gpu else pixels_NCHW
@@ -236,6 +261,6 @@ def _resize_batch(pixels_NCHW: Tensor, image_size: int) -> Tensor:
 def normalise(pixels_NCHW: Tensor, backbone: Backbone) -> Tensor:
     """Normalise uint8 pixels with the mean and standard deviation that the backbone was trained with (fp32)."""
     mean_C11, std_C11 = (
-        torch.tensor(values, device=pixels_NCHW.device).mul(255).view(3, 1, 1) for values in backbone.preprocessing
+        torch.tensor(values, device=pixels_NCHW.device).mul(255).view(-1, 1, 1) for values in backbone.preprocessing
     )
     return pixels_NCHW.float().sub_(mean_C11).div_(std_C11)

@@ -1,7 +1,7 @@
 """Read and write feature files: one self-describing HDF5 file per shard, one chunk per clip.
 
 They are not compressed, because reading would be much slower (docs/performance.md).
-Shape suffixes: N clips (frames in `FeatureWriter.append`), T frames of a clip, K grid side, D feature channels.
+Shape suffixes: N clips (steps in `FeatureWriter.append`), S steps of a clip, K grid side, D feature channels.
 """
 
 from __future__ import annotations
@@ -35,19 +35,38 @@ READ_THREADS = 8
 
 STRINGS = ("clip", "video", "class_name")
 NUMBERS = ("first_frame", "valid_frames")
+STEP_FRAMES = "step_frames"
+"""Data set with the frame in the middle of each step of a clip; left out where steps are frames."""
 
 
 class FeatureWriter:
-    """Context manager that writes a table of clips, in order, from a stream of frame features.
+    """Context manager that writes a table of clips, in order, from the features of their steps.
 
     If the block raises, the incomplete file is deleted.
     """
 
-    def __init__(self, path: Path, clips: pd.DataFrame, *, frame_shape: tuple[int, int, int], frames: int) -> None:
-        """Create the file for `clips` (clip, video, class_name, first_frame, valid_frames), padded to `frames` frames."""
+    def __init__(
+        self,
+        path: Path,
+        clips: pd.DataFrame,
+        *,
+        frame_shape: tuple[int, int, int],
+        frames: int,
+        step_frames: Sequence[int] | None = None,
+    ) -> None:
+        """Create the file for a table of clips.
+
+        Args:
+            path: file to write.
+            clips: columns clip, video, class_name, first_frame, valid_frames.
+            frame_shape: shape (K, K, D) of a step.
+            frames: frames per clip.
+            step_frames: the frame in the middle of each step, if every clip comes with all steps. By default a step is a
+                frame, and only valid frames come: the last one is repeated as padding.
+        """
         self.path = path
-        self.valid_frames = clips["valid_frames"].tolist()
-        self.clip_TKKD = np.empty((frames, *frame_shape), np.float16)
+        self.clip_SKKD = np.empty((frames if step_frames is None else len(step_frames), *frame_shape), np.float16)
+        self.given_steps = clips["valid_frames"].tolist() if step_frames is None else [len(step_frames)] * len(clips)
         self.num_filled = 0
         self.num_written = 0
         self.file = h5py.File(path, "w", libver="latest")
@@ -56,9 +75,11 @@ class FeatureWriter:
             self.file.create_dataset(name, data=clips[name].tolist(), dtype=h5py.string_dtype(), shape=len(clips))
         for name in NUMBERS:
             self.file.create_dataset(name, data=clips[name].to_numpy(np.int32))
+        if step_frames is not None and [*step_frames] != [*range(frames)]:
+            self.file.create_dataset(STEP_FRAMES, data=np.array(step_frames, np.int32))
 
     def _create_features(self, num_clips: int) -> h5py.Dataset:
-        shape = self.clip_TKKD.shape
+        shape = self.clip_SKKD.shape
         # A chunk may not be larger than a fixed axis; maxshape allows shards without clips.
         dataset = self.file.create_dataset(
             "features", (num_clips, *shape), np.float16, chunks=(1, *shape), maxshape=(None, *shape), track_times=False
@@ -72,19 +93,19 @@ class FeatureWriter:
             self.file.attrs[name] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
 
     def append(self, features_NKKD: np.ndarray) -> None:
-        """Append the features of the next frames; each clip is written when its valid frames are complete."""
+        """Append the features of the next steps; each clip is written when its steps are complete."""
         while len(features_NKKD):
-            assert self.num_written < len(self.valid_frames), "more frames than the clips hold"
-            missing = self.valid_frames[self.num_written] - self.num_filled
+            assert self.num_written < len(self.given_steps), "more steps than the clips hold"
+            missing = self.given_steps[self.num_written] - self.num_filled
             next_NKKD, features_NKKD = features_NKKD[:missing], features_NKKD[missing:]
-            self.clip_TKKD[self.num_filled : self.num_filled + len(next_NKKD)] = next_NKKD
+            self.clip_SKKD[self.num_filled : self.num_filled + len(next_NKKD)] = next_NKKD
             self.num_filled += len(next_NKKD)
             if len(next_NKKD) == missing:
                 self._write_clip()
 
     def _write_clip(self) -> None:
-        self.clip_TKKD[self.num_filled :] = self.clip_TKKD[self.num_filled - 1]
-        self.dataset.id.write_direct_chunk((self.num_written, 0, 0, 0, 0), self.clip_TKKD)  # a clip is a chunk
+        self.clip_SKKD[self.num_filled :] = self.clip_SKKD[self.num_filled - 1]
+        self.dataset.id.write_direct_chunk((self.num_written, 0, 0, 0, 0), self.clip_SKKD)  # a clip is a chunk
         self.num_written += 1
         self.num_filled = 0
 
@@ -96,7 +117,7 @@ class FeatureWriter:
         if kind is not None:
             self.path.unlink(missing_ok=True)
             return
-        assert self.num_written == len(self.valid_frames), "fewer frames than the clips hold"
+        assert self.num_written == len(self.given_steps), "fewer steps than the clips hold"
 
 
 class FeatureReader:
@@ -140,14 +161,14 @@ class FeatureReader:
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
-        """Shape (N, T, K, K, D) of the features of all files."""
+        """Shape (N, S, K, K, D) of the features of all files."""
         files = self._open_files()
         return (len(self._locations), *files[0]["features"].shape[1:])
 
     @property
     def step_frames(self) -> tuple[int, ...]:
-        """The frame in the middle of each step."""
-        return tuple(range(self.shape[1]))
+        """The frame in the middle of each step of a clip."""
+        return _step_frames(self._open_files()[0])
 
     @property
     def clips(self) -> list[str]:
@@ -165,7 +186,7 @@ class FeatureReader:
         return provenance
 
     def load(self, clips: Sequence[str], *, pinned: bool = False) -> Tensor:
-        """Return features_NTKKD (float16, on the CPU) of the given clips, in the given order.
+        """Return features_NSKKD (float16, on the CPU) of the given clips, in the given order.
 
         With `pinned` they are in page-locked memory, for asynchronous copies to a GPU.
 
@@ -179,15 +200,15 @@ class FeatureReader:
                 f"{len(unknown)} clips have no features ({unknown[0]}, ...): "
                 "features and clips are from different runs; run with `--refresh features`"
             )
-        features_NTKKD = torch.empty((len(clips), *self.shape[1:]), dtype=torch.float16, pin_memory=pinned)
-        for _ in self._pool.map(self._read, map(self._locations.__getitem__, clips), features_NTKKD.numpy()):
+        features_NSKKD = torch.empty((len(clips), *self.shape[1:]), dtype=torch.float16, pin_memory=pinned)
+        for _ in self._pool.map(self._read, map(self._locations.__getitem__, clips), features_NSKKD.numpy()):
             pass  # iterate to raise the threads' errors
-        return features_NTKKD
+        return features_NSKKD
 
-    def _read(self, location: tuple[int, int], clip_TKKD: np.ndarray) -> None:
+    def _read(self, location: tuple[int, int], clip_SKKD: np.ndarray) -> None:
         """Fill the array with the clip at a location (file index, offset in bytes)."""
         file_index, offset = location
-        rest = clip_TKKD.reshape(-1).view(np.uint8).data
+        rest = clip_SKKD.reshape(-1).view(np.uint8).data
         while rest:  # a read may return fewer bytes than requested
             num_read = os.preadv(self._descriptors[file_index], [rest], offset)
             if num_read == 0:
@@ -221,6 +242,8 @@ class FeatureReader:
             differing = [name for name in SHARED_ATTRIBUTES if _plain(file.attrs[name]) != _plain(first.attrs[name])]
             if file["features"].shape[1:] != first["features"].shape[1:]:
                 differing.append("shape")
+            if _step_frames(file) != _step_frames(first):
+                differing.append(STEP_FRAMES)
             if differing:
                 raise UserError(f"{path} and {first_path} differ in {', '.join(differing)}; run with `--refresh features`")
 
@@ -269,6 +292,12 @@ def _damaged(path: Path, error: OSError) -> UserError:
         return UserError(f"{path} cannot be locked ({error}); on a network drive set HDF5_USE_FILE_LOCKING=FALSE")
     reason = "no such file" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
     return UserError(f"{path}: {reason}; recreate it with `--refresh features`")
+
+
+def _step_frames(file: h5py.File) -> tuple[int, ...]:
+    if STEP_FRAMES in file:
+        return tuple(file[STEP_FRAMES][:].tolist())
+    return tuple(range(file["features"].shape[1]))
 
 
 def _plain(value: Any) -> Any:

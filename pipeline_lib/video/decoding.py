@@ -1,14 +1,15 @@
-"""Decode several videos ahead of their use in parallel."""
+"""Decode several videos ahead of their use in parallel, and process their frames in the same threads."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from contextlib import closing
 from itertools import cycle
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -17,25 +18,29 @@ from pipeline_lib.video.decoders import DecoderDiedError, Shape, empty_array, re
 from pipeline_lib.video.ffmpeg import VideoError
 
 LOOKAHEAD = 4
-"""Maximum number of decoded arrays queued per worker; bounds memory."""
+"""Maximum number of items queued per worker; bounds memory."""
+
+Video = tuple[str, Path]
+"""Name and path."""
+Item = TypeVar("Item")
 
 
-class _Worker:
+class _Worker(Generic[Item]):
     """A thread that decodes its videos one after another into its own bounded queue.
 
     It waits only for the reader of the queue, who reads videos in order, so workers cannot deadlock.
     """
 
-    def __init__(self, paths: Sequence[Path], read: Callable[[Path], Iterator[np.ndarray]]) -> None:
-        self._paths, self._read = paths, read
+    def __init__(self, videos: Sequence[Video], read: Callable[[Video], Iterator[Item]]) -> None:
+        self._videos, self._read = videos, read
         self._free_slots = threading.Semaphore(LOOKAHEAD)
-        self._decoded: SimpleQueue[np.ndarray | Exception | None] = SimpleQueue()
+        self._decoded: SimpleQueue[Item | Exception | None] = SimpleQueue()
         self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
         self._thread.start()
 
-    def arrays(self) -> Iterator[np.ndarray]:
-        """Yield the arrays of the next video; errors of the decoder are raised here."""
+    def items(self) -> Iterator[Item]:
+        """Yield the items of the next video; errors of its decoding and processing are raised here."""
         while (item := self._decoded.get()) is not None:
             if isinstance(item, Exception):
                 raise item
@@ -43,7 +48,7 @@ class _Worker:
             yield item
 
     def stop(self) -> None:
-        """Ask the thread to stop before its next array."""
+        """Ask the thread to stop before its next item."""
         self._is_stopped = True
         self._free_slots.release()
 
@@ -52,30 +57,27 @@ class _Worker:
         self._thread.join()
 
     def _run(self) -> None:
-        for path in self._paths:
+        for video in self._videos:
             error = None
             try:
-                self._decode(path)
-            except Exception as raised:  # re-raised in `arrays`
+                self._decode(video)
+            except Exception as raised:  # re-raised in `items`
                 error = raised
             if self._is_stopped:
                 return
             self._decoded.put(error)
 
-    def _decode(self, path: Path) -> None:
-        arrays = self._read(path)
-        try:
-            for frames_NHWC in arrays:
+    def _decode(self, video: Video) -> None:
+        with closing(self._read(video)) as items:  # type: ignore[type-var]  # it is a generator
+            for item in items:
                 self._free_slots.acquire()
                 if self._is_stopped:
                     return
-                self._decoded.put(frames_NHWC)
-        finally:
-            arrays.close()  # type: ignore[attr-defined]  # it is a generator
+                self._decoded.put(item)
 
 
 def read_ahead(
-    videos: Iterable[tuple[str, Path]],
+    videos: Iterable[Video],
     *,
     workers: int = 2,
     empty: Callable[[Shape], np.ndarray] = empty_array,
@@ -83,20 +85,40 @@ def read_ahead(
 ) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
     """Yield the name and the frames of each video in order, the frames as arrays of several (uint8 RGB, N x H x W x 3).
 
-    Of W workers, worker w decodes the videos w, w + W, w + 2 W, ... in its own process. Use the frames of a video before
+    See `process_ahead`.
+    """
+    return process_ahead(videos, lambda _, arrays: arrays, workers=workers, empty=empty, max_side=max_side)
+
+
+def process_ahead(
+    videos: Iterable[Video],
+    process: Callable[[str, Iterator[np.ndarray]], Iterator[Item]],
+    *,
+    workers: int = 2,
+    empty: Callable[[Shape], np.ndarray] = empty_array,
+    max_side: int | None = None,
+) -> Iterator[tuple[str, Iterator[Item]]]:
+    """Yield the name of each video in order, with what `process` makes from its name and its frames in a decoding thread.
+
+    Of W workers, worker w decodes the videos w, w + W, w + 2 W, ... in its own process. Use the items of a video before
     requesting the next one. For `empty` and `max_side` see `read_arrays`.
 
     Raises:
-        UserError: a video cannot be decoded; raised while its frames are read.
+        UserError: a video cannot be decoded; raised while its items are read.
     """
+
+    def read(video: Video) -> Iterator[Item]:
+        name, path = video
+        with closing(read_arrays(path, empty=empty, max_side=max_side)) as arrays:  # type: ignore[type-var]  # it is a generator
+            yield from process(name, arrays)
+
     videos = list(videos)
-    read = partial(read_arrays, empty=empty, max_side=max_side)
-    pool = [_Worker([path for _, path in videos[first::workers]], read) for first in range(min(workers, len(videos)))]
+    pool = [_Worker(videos[first::workers], read) for first in range(min(workers, len(videos)))]
     try:
         for (name, _), worker in zip(videos, cycle(pool), strict=False):
-            arrays = _named_arrays(name, worker.arrays())
-            yield name, arrays
-            deque(arrays, maxlen=0)  # skip frames that the caller did not read
+            items = _named(name, worker.items())
+            yield name, items
+            deque(items, maxlen=0)  # skip what the caller did not read
     finally:
         for worker in pool:
             worker.stop()
@@ -104,9 +126,9 @@ def read_ahead(
             worker.join()
 
 
-def _named_arrays(name: str, arrays: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+def _named(name: str, items: Iterator[Item]) -> Iterator[Item]:
     try:
-        yield from arrays
+        yield from items
     except DecoderDiedError as error:
         raise UserError(f"{name}: {error.reason}") from None
     except VideoError as error:

@@ -14,28 +14,35 @@ import torch
 
 from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.features import FeatureReader, extract_features
-from pipeline_lib.params import ChunkParams, FeaturesParams
+from pipeline_lib.params import ChunkParams, StreamParams
 from pipeline_lib.streams.encoding import normalise, resize
 from pipeline_lib.video.reading import read_frames
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
-PARAMS = FeaturesParams(
+PARAMS = StreamParams(
     backbone="vgg_small", weights="random", image_size=32, grid=2, precision="fp32", device="cpu", batch_frames=7
 )
 CHUNK = ChunkParams(frames=8)
 
 
+def extract(
+    shard: Path, directory: Path, params: StreamParams = PARAMS, chunk: ChunkParams = CHUNK, **options: Any
+) -> dict[str, Any]:
+    """Extract one stream to the directory and return its counts."""
+    return extract_features(shard, {"rgb": directory}, {"rgb": params}, chunk, fps=15.0, **options)["rgb"]
+
+
 @pytest.fixture(scope="module")
 def features(shard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("features")
-    extract_features(shard, directory, PARAMS, CHUNK, fps=15.0)
+    extract(shard, directory)
     return directory / "features.h5"
 
 
 def test_counts_and_progress(shard: Path, tmp_path: Path) -> None:
     seen: list[int] = []
-    counts = extract_features(shard, tmp_path, PARAMS, CHUNK, fps=15.0, on_frames=seen.append)
+    counts = extract(shard, tmp_path, on_frames=seen.append)
     assert (counts["clips"], counts["frames"]) == (6, 33)
     assert set(counts["busy_seconds"]) == {"network", "writing", "waiting_for_frames", "all"}
     assert min(counts["busy_seconds"].values()) >= 0
@@ -87,30 +94,30 @@ def test_the_file_explains_itself(features: Path) -> None:
 
 
 def test_equal_input_gives_equal_bytes(shard: Path, features: Path, tmp_path: Path) -> None:
-    extract_features(shard, tmp_path, PARAMS, CHUNK, fps=15.0)
+    extract(shard, tmp_path)
     assert (tmp_path / "features.h5").read_bytes() == features.read_bytes()
 
 
 def test_dropped_clips_are_left_out(shard: Path, tmp_path: Path) -> None:
     chunk = ChunkParams(frames=8, short="drop", tail="drop")
-    counts = extract_features(shard, tmp_path, PARAMS, chunk, fps=15.0)
+    counts = extract(shard, tmp_path, chunk=chunk)
     assert (counts["clips"], counts["frames"]) == (3, 24)
 
 
 def test_shard_without_clips_makes_an_empty_file_that_reads(shard: Path, features: Path, tmp_path: Path) -> None:
-    counts = extract_features(shard, tmp_path, PARAMS, ChunkParams(frames=8 * 30, short="drop"), fps=15.0)
+    counts = extract(shard, tmp_path, chunk=ChunkParams(frames=8 * 30, short="drop"))
     assert (counts["clips"], counts["frames"]) == (0, 0)
     empty = tmp_path / "features.h5"
     with FeatureReader([empty]) as reader:
         assert reader.shape == (0, 240, 2, 2, 128)
-    nothing = extract_features(shard, tmp_path, PARAMS, ChunkParams(frames=8), fps=15.0)
+    nothing = extract(shard, tmp_path, chunk=ChunkParams(frames=8))
     assert nothing["clips"] == 6
 
 
 def test_weights_of_the_finetune_stage_replace_the_others(shard: Path, features: Path, tmp_path: Path) -> None:
     tuned = build_backbone("vgg_small", "random", grid=2, seed=4)
     torch.save(tuned.extractor.state_dict(), tmp_path / "tuned.pt")
-    extract_features(shard, tmp_path, PARAMS, CHUNK, fps=15.0, weights=tmp_path / "tuned.pt")
+    extract(shard, tmp_path, weights={"rgb": tmp_path / "tuned.pt"})
     assert provenance_of(tmp_path / "features.h5")["weights_sha256"] == tuned.weights_sha256
     assert provenance_of(features)["weights_sha256"] != tuned.weights_sha256
 
@@ -122,7 +129,7 @@ def test_video_that_lost_a_frame_is_named_and_no_file_stays(shard: Path, tmp_pat
     videos.loc[videos["video"] == "run/c.avi", "num_frames"] = 10
     videos.to_parquet(copy / "videos.parquet")
     with pytest.raises(ValueError, match=r"run/c\.avi: decoded 9 frames, but videos\.parquet lists 10"):
-        extract_features(copy, tmp_path, PARAMS, CHUNK, fps=15.0)
+        extract(copy, tmp_path)
     assert not (tmp_path / "features.h5").exists()
 
 
@@ -131,12 +138,12 @@ def test_damaged_video_is_named(shard: Path, tmp_path: Path) -> None:
     shutil.copytree(shard, copy)
     (copy / "videos" / "run" / "c.avi.mp4").write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"run/c\.avi: can no longer be decoded .*--refresh subsample"):
-        extract_features(copy, tmp_path, PARAMS, CHUNK, fps=15.0)
+        extract(copy, tmp_path)
 
 
 def test_image_too_small_for_the_backbone_is_told(shard: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"features\.image_size = 8 is too small"):
-        extract_features(shard, tmp_path, PARAMS.model_copy(update={"image_size": 8}), CHUNK, fps=15.0)
+        extract(shard, tmp_path, PARAMS.model_copy(update={"image_size": 8}))
 
 
 def test_real_videos_with_real_weights(shared: Path, tmp_path: Path) -> None:
@@ -154,8 +161,8 @@ def test_real_videos_with_real_weights(shared: Path, tmp_path: Path) -> None:
     shortest = min(rows, key=lambda row: row["num_frames"])
     pd.DataFrame([shortest]).to_parquet(tmp_path / "shard" / "videos.parquet")
     weights = shared / "weights" / "squeezenet1_1_imagenet_features.pth"
-    params = FeaturesParams(backbone="squeezenet1_1", weights=str(weights), precision="fp32", device="cpu")
-    counts = extract_features(tmp_path / "shard", tmp_path, params, ChunkParams(), fps=15.0)
+    params = StreamParams(backbone="squeezenet1_1", weights=str(weights), precision="fp32", device="cpu")
+    counts = extract(tmp_path / "shard", tmp_path, params, ChunkParams())
     assert (counts["clips"], counts["frames"]) == (2, shortest["num_frames"])
     with FeatureReader([tmp_path / "features.h5"]) as reader:
         assert reader.shape == (2, 30, 7, 7, 512)

@@ -11,7 +11,7 @@ import torch
 
 from pipeline_lib.backbones.build import Backbone, build_backbone
 from pipeline_lib.streams import encoding
-from pipeline_lib.streams.encoding import FrameEncoder, PendingFeatures, batches, default_batch, normalise, resize
+from pipeline_lib.streams.encoding import Encoder, PendingFeatures, batches, default_batch, normalise, resize
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -24,8 +24,8 @@ def backbone() -> Backbone:
 
 
 @pytest.fixture
-def encoder(backbone: Backbone) -> FrameEncoder:
-    return FrameEncoder(backbone, image_size=32, batch_frames=8, device=CPU, precision=torch.float32)
+def encoder(backbone: Backbone) -> Encoder:
+    return Encoder(backbone, image_size=32, batch_frames=8, device=CPU, precision=torch.float32)
 
 
 def make_frames(count: int) -> list[np.ndarray]:
@@ -33,7 +33,7 @@ def make_frames(count: int) -> list[np.ndarray]:
     return [random.integers(0, 256, (1, 40 + 8 * (n % 2), 56, 3), dtype=np.uint8) for n in range(count)]
 
 
-def encode(encoder: FrameEncoder, arrays: list[np.ndarray]) -> np.ndarray:
+def encode(encoder: Encoder, arrays: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([encoded.wait() for encoded in encoder.encode(arrays)])
 
 
@@ -71,7 +71,7 @@ def test_batches_on_a_cpu_have_so_many_pixels(image_size: int, frames: int) -> N
 
 
 def test_batch_that_does_not_fit_is_halved_and_stays_so(
-    encoder: FrameEncoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     frames = make_frames(8)
     expected_NKKD = encode(encoder, frames)
@@ -92,7 +92,7 @@ def test_batch_that_does_not_fit_is_halved_and_stays_so(
     assert "batch size halved to 2 frames" in caplog.text
 
 
-def test_single_frame_that_does_not_fit_is_an_error(encoder: FrameEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_frame_that_does_not_fit_is_an_error(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(batch: list[np.ndarray]) -> PendingFeatures:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -101,19 +101,19 @@ def test_single_frame_that_does_not_fit_is_an_error(encoder: FrameEncoder, monke
         encode(encoder, make_frames(2))
 
 
-def test_bf16_stays_near_fp32(backbone: Backbone, encoder: FrameEncoder) -> None:
+def test_bf16_stays_near_fp32(backbone: Backbone, encoder: Encoder) -> None:
     frames = make_frames(4)
-    half = FrameEncoder(backbone, image_size=32, batch_frames=8, device=CPU, precision=torch.bfloat16)
+    half = Encoder(backbone, image_size=32, batch_frames=8, device=CPU, precision=torch.bfloat16)
     exact, rough = encode(encoder, frames).astype(float), encode(half, frames).astype(float)
     assert np.linalg.norm(rough - exact) / np.linalg.norm(exact) < 2e-2
 
 
-def test_the_time_it_takes_is_told(encoder: FrameEncoder) -> None:
+def test_the_time_it_takes_is_told(encoder: Encoder) -> None:
     [features] = encoder.encode(make_frames(3))
     assert 0 < features.seconds < 60
 
 
-def test_features_beyond_fp16_are_an_error(encoder: FrameEncoder) -> None:
+def test_features_beyond_fp16_are_an_error(encoder: Encoder) -> None:
     with torch.no_grad():
         encoder.backbone.extractor.features[-2].weight.fill_(1e9)
     with pytest.raises(ValueError, match="overflow fp16"):
@@ -121,15 +121,15 @@ def test_features_beyond_fp16_are_an_error(encoder: FrameEncoder) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_gpu_agrees_with_the_cpu(backbone: Backbone, encoder: FrameEncoder) -> None:
+def test_gpu_agrees_with_the_cpu(backbone: Backbone, encoder: Encoder) -> None:
     frames = make_frames(6)
     expected_NKKD = encode(encoder, frames).astype(float)
-    on_gpu = FrameEncoder(backbone, image_size=32, batch_frames=8, device=torch.device("cuda"), precision=torch.float32)
+    on_gpu = Encoder(backbone, image_size=32, batch_frames=8, device=torch.device("cuda"), precision=torch.float32)
     features_NKKD = encode(on_gpu, frames).astype(float)
     assert np.linalg.norm(features_NKKD - expected_NKKD) / np.linalg.norm(expected_NKKD) < 1e-2
 
 
-def test_batches_are_computed_where_no_other_thread_changes_how(encoder: FrameEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_computed_where_no_other_thread_changes_how(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     entered: list[torch.device] = []
 
     @contextmanager

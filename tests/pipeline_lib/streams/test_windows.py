@@ -8,7 +8,7 @@ import pytest
 
 from pipeline_lib.chunk import cut_clips
 from pipeline_lib.params import ChunkParams
-from pipeline_lib.predict.windows import FrameMeans, cut_windows, window_starts
+from pipeline_lib.streams.windows import cut_windows, window_starts
 from pipeline_lib.video.ffmpeg import VideoError
 
 
@@ -39,7 +39,7 @@ def test_windows_hold_the_streams_frames_and_the_last_one_again(frames: int, ove
     assert [window.first_frame for window in windows] == starts
     for window in windows:
         indices = np.minimum(np.arange(window.first_frame, window.first_frame + frames), 24)
-        np.testing.assert_array_equal(window.frames_T, stream[indices])
+        np.testing.assert_array_equal(window.values, stream[indices])
         assert window.valid_frames == min(frames, 25 - window.first_frame)
 
 
@@ -59,11 +59,3 @@ def test_no_more_of_the_stream_is_read_than_the_window_needs():
 def test_a_stream_that_ends_early_is_an_error():
     with pytest.raises(VideoError, match="decoded 10 frames, but counted 12 before"):
         list(cut_windows([np.zeros((10, 1))], [0, 6], num_frames=12, frames=6))
-
-
-def test_means_are_over_the_windows_that_saw_a_frame():
-    means = FrameMeans(4)
-    means.add(0, np.array([[1.0], [2.0], [3.0]]))
-    means.add(1, np.array([[4.0], [5.0]]))
-    means.add(3, np.array([[9.0]]))
-    np.testing.assert_array_equal(means.mean(), np.array([[1.0], [3.0], [4.0], [9.0]], np.float32))

@@ -1,6 +1,6 @@
-"""Cut a stream of frames into windows of a clip's length, and average the results of overlapping windows.
+"""Cut a video's frames, or what was made from each of them, into windows of a clip's length.
 
-Shape suffixes: N frames of an array of the stream, T frames of a window.
+Shape suffix: N frames of an array.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pipeline_lib.video.ffmpeg import VideoError
 
 
 class Window(NamedTuple):
-    """Consecutive frames."""
+    """Consecutive frames, or the features of their steps."""
 
     first_frame: int
     valid_frames: int
-    frames_T: np.ndarray
-    """(T, ...), padded by repeating the last valid frame, as in feature files."""
+    values: np.ndarray
+    """(frames or steps, ...), padded by repeating the last valid frame, as in feature files."""
 
 
 def window_starts(num_frames: int, frames: int, overlap: float) -> list[int]:
@@ -35,13 +35,15 @@ def window_starts(num_frames: int, frames: int, overlap: float) -> list[int]:
     return [index * stride for index in range(1 + -(-beyond_first // stride))]
 
 
-def cut_windows(stream: Iterable[np.ndarray], starts: Iterable[int], *, num_frames: int, frames: int) -> Iterator[Window]:
-    """Yield the windows of a stream of arrays (N, ...); keeps at most a window and one array in memory.
+def cut_windows(
+    frames_in_order: Iterable[np.ndarray], starts: Iterable[int], *, num_frames: int, frames: int
+) -> Iterator[Window]:
+    """Yield the windows of consecutive arrays (N, ...); keeps at most a window and one array in memory.
 
     Raises:
-        VideoError: the stream ends before `num_frames`.
+        VideoError: the arrays end before `num_frames`.
     """
-    arrays = iter(stream)
+    arrays = iter(frames_in_order)
     buffer = next(arrays, np.empty(0))
     buffer_first = 0
     for first in starts:
@@ -57,30 +59,6 @@ def cut_windows(stream: Iterable[np.ndarray], starts: Iterable[int], *, num_fram
 
 
 def pad_to(frames_N: np.ndarray, frames: int) -> np.ndarray:
-    """Pad to (T, ...) by repeating the last frame."""
+    """Pad to `frames` frames by repeating the last frame."""
     missing = frames - len(frames_N)
     return np.concatenate([frames_N, np.repeat(frames_N[-1:], missing, axis=0)]) if missing else frames_N
-
-
-class FrameMeans:
-    """Average the values of overlapping windows for each frame of a video."""
-
-    def __init__(self, num_frames: int) -> None:
-        self._num_frames = num_frames
-        self._sum: np.ndarray | None = None
-        self._count = np.zeros(num_frames, np.int64)
-
-    def add(self, first_frame: int, values_N: np.ndarray) -> None:
-        """Add the values (N, ...) of a window's frames, starting at `first_frame`."""
-        if self._sum is None:
-            self._sum = np.zeros((self._num_frames, *values_N.shape[1:]))
-        frames = slice(first_frame, first_frame + len(values_N))
-        self._sum[frames] += values_N
-        self._count[frames] += 1
-
-    def mean(self) -> np.ndarray:
-        """Return the mean of each frame, float32."""
-        assert self._sum is not None, "no window was added"
-        assert self._count.all(), "a frame without a window"
-        self._sum /= self._count.reshape(-1, *[1] * (self._sum.ndim - 1))
-        return self._sum.astype(np.float32)
