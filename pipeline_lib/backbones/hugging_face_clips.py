@@ -137,7 +137,8 @@ def _pretrained(name: str, source: str) -> Any:
         ) from None
     if missing := [key for key in sorted(found["missing_keys"]) if not key.startswith("predictor.")]:
         raise UserError(
-            f"features.weights: {source} does not fit {name}: {len(missing)} weights are missing ({', '.join(missing[:3])}, ...)"
+            f"features.weights: {source} does not fit {name}: {len(missing)} weights are missing "
+            f"({', '.join(missing[:3])}, ...); give this network's folder"
         )
     return network
 

@@ -12,14 +12,9 @@ from pipeline_lib.backbones.build import Backbone, build_backbone, check_name
 from pipeline_lib.finetune.blocks import find_blocks, last_blocks
 
 transformers = pytest.importorskip("transformers", reason="the extra har[hf] is not installed")
-pytestmark = [pytest.mark.usefixtures("single_thread", "offline"), pytest.mark.integration]  # imports take seconds
+pytestmark = [pytest.mark.usefixtures("single_thread"), pytest.mark.integration]  # imports take seconds
 
 SMALL = {"patch_size": 16, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +115,18 @@ def test_folder_without_all_weights_is_told(folder: Path, tmp_path: Path) -> Non
         build(folder, "videomae", str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["hf:vidoemae", "hf:nobody/nothing"])
-def test_unknown_names_are_one_line(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"^features\.backbone = {name}: ") as caught:
-        build_backbone(name, "random", grid=7, seed=0)
-    assert "\n" not in str(caught.value)
+def test_unknown_type_is_told_with_those_that_there_are() -> None:
+    with pytest.raises(ValueError, match=r"^features\.backbone = hf:vidoemae: .*similar: hf:videomae, hf:vjepa2$"):
+        check_name("hf:vidoemae")
+
+
+def test_what_the_hub_does_not_have_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("nobody/nothing is not a model\nIf this is private, ...")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", offline)
+    with pytest.raises(ValueError, match=r"^features\.backbone = hf:nobody/nothing: .*\(nobody/nothing is not a model\)$"):
+        build_backbone("hf:nobody/nothing", "random", grid=7, seed=0)
 
 
 def test_other_types_of_networks_are_told(tmp_path: Path) -> None:

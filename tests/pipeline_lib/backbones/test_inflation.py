@@ -1,4 +1,4 @@
-"""A network for RGB takes other numbers of channels: the same output where all channels are equal, from every source of weights."""
+"""A network for RGB takes other numbers of channels, with the same output where all channels are equal."""
 
 from __future__ import annotations
 
