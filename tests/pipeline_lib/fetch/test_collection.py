@@ -125,9 +125,8 @@ def test_the_lists_of_another_data_set_are_refused(shared: Path, fetch):
         ("hmdb51", "ucf101/ucfTrainTestlist", r"no split file: one folder of <class>_test_split1\.txt, \.\.\. is expected"),
         ("hmdb51", "fight_surv/splits", r"HMDB-51 is incomplete: 2 of 51 classes, 127 of 6766 videos, 2 of 153 split files"),
     ):
-        with pytest.raises(UserError, match=words) as caught:
+        with pytest.raises(UserError, match=words):
             fetch(kind=kind, splits=str(shared / "data" / splits))
-        assert not str(caught.value).startswith("\n")
 
 
 def test_a_folder_too_high_up_is_met_with_the_right_one(shared: Path):
