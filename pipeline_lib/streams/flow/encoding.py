@@ -3,9 +3,9 @@
 x and y: the field's mean vector (the camera's motion) is subtracted, then [-bound, bound] is mapped to [1, 255]. Zero is 128,
 exactly in the middle, so that `256 - x` mirrors a field exactly.
 
-Magnitude: [0, bound] is mapped to [128, 255]. A still area is therefore grey, 128 in all channels, which normalisation turns into
-almost zero. Convolutions pad with zero, so that such an area has no edge at the image's border. For a frozen ImageNet network this
-is better than [0, 255], with which still areas have a strong colour (see docs/performance.md).
+Magnitude: [0, bound] is mapped to [128, 255]. A still area is therefore grey, 128 in all channels, which normalisation turns
+into almost zero. Convolutions pad with zero, so that such an area has no edge at the image's border. For a frozen ImageNet
+network this is better than [0, 255], with which still areas have a strong colour (see docs/performance.md).
 
 Shape suffixes: C channels, S side in pixels.
 """

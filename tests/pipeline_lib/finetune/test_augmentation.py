@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline_lib.finetune.augmentation import augment
+from pipeline_lib.finetune.augmentation import augment, mirror_flows
 
 OFF: dict[str, Any] = {"flip": False, "crop": 0.0, "colour": 0.0}
 CHANGES: list[dict[str, Any]] = [{"flip": True}, {"crop": 0.2}, {"colour": 0.5}]
@@ -75,3 +75,23 @@ def test_colour_scales_and_shifts_each_channel_by_its_own_amount(frames_NCHW: Te
         assert amount_NC.max() == pytest.approx(high, abs=0.02)
         assert torch.corrcoef(amount_NC.T).fill_diagonal_(0).abs().max() < 0.25
     torch.testing.assert_close(after_NCL, before_NCL * scale_NC[..., None] + offset_NC[..., None])
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_frames_of_a_clip_are_changed_alike(frames_NCHW: Tensor, change: dict[str, Any]) -> None:
+    clips_NCTHW = frames_NCHW[:, :, None].expand(-1, -1, 4, -1, -1)
+    changed_NCTHW = augment(clips_NCTHW, generator(), **(OFF | change))
+    frames_NCHW = augment(frames_NCHW, generator(), **(OFF | change))
+    torch.testing.assert_close(changed_NCTHW, frames_NCHW[:, :, None].expand_as(changed_NCTHW))
+
+
+def test_about_half_of_the_stacks_are_mirrored_with_the_sign_of_x() -> None:
+    flow_LCHW = torch.randint(1, 256, (3, 2, 8, 8), generator=generator(1)).to(torch.uint8)
+    mirrored_LCHW = flow_LCHW.flip(-1)
+    mirrored_LCHW[:, 0] = (256 - mirrored_LCHW[:, 0].int()).to(torch.uint8)
+    flows_NLCHW = mirror_flows(flow_LCHW.repeat(20, 1, 1, 1, 1), generator())
+    assert flows_NLCHW.dtype == torch.uint8
+    is_same = [torch.equal(flow, flow_LCHW) for flow in flows_NLCHW]
+    is_mirrored = [torch.equal(flow, mirrored_LCHW) for flow in flows_NLCHW]
+    assert 5 <= sum(is_mirrored) <= 15
+    assert sum(is_same) + sum(is_mirrored) == 20

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("single_thread")
 
 def classifier(blocks: int = 1) -> FrameClassifier:
     backbone = build_backbone("vgg_small", "random", grid=2, seed=0)
-    return FrameClassifier(backbone, last_blocks(backbone, blocks), 2)
+    return FrameClassifier(backbone, last_blocks(backbone, blocks), 2, 0.5)
 
 
 def normalisations(model: nn.Module) -> list[nn.BatchNorm2d]:
@@ -25,7 +25,7 @@ def normalisations(model: nn.Module) -> list[nn.BatchNorm2d]:
 def test_only_the_last_blocks_and_the_head_get_gradients() -> None:
     backbone = build_backbone("vgg_small", "random", grid=2, seed=0)
     tuned = [weight for block in find_blocks(backbone)[-2:] for module in block for weight in module.parameters()]
-    model = FrameClassifier(backbone, last_blocks(backbone, 2), 2)
+    model = FrameClassifier(backbone, last_blocks(backbone, 2), 2, 0.5)
     model.train()(torch.rand(2, 3, 32, 32)).sum().backward()
     with_gradient = {id(weight) for weight in model.parameters() if weight.grad is not None}
     assert with_gradient == {id(weight) for weight in [*tuned, *model.head.parameters()]}
@@ -49,6 +49,13 @@ def test_frozen_normalisation_keeps_its_statistics_and_tuned_normalisation_learn
     model(torch.rand(4, 3, 32, 32))
     kept = [torch.equal(module.running_mean, mean) for module, mean in zip(normalisations(model), before, strict=True)]
     assert kept == [True] * 4 + [False] * 2
+
+
+def test_features_of_clips_are_means_over_steps_and_cells() -> None:
+    backbone = build_backbone("vgg_small", "random", grid=2, seed=0)
+    backbone.extractor = nn.Identity()
+    clips_NCTHW = torch.rand(2, 3, 4, 5, 6)
+    torch.testing.assert_close(FrameClassifier(backbone, [], 2, 0.5).features(clips_NCTHW), clips_NCTHW.flatten(2).mean(dim=2))
 
 
 def test_evaluation_mode_reaches_everything() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from pipeline_lib.finetune import frames as frames_module
 from pipeline_lib.finetune.frames import FrameStore, load_frames
+from pipeline_lib.finetune.source import Source
 from pipeline_lib.video.writing import VideoWriter
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -34,12 +35,20 @@ def clips() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["video", "class_name", "first_frame", "valid_frames"])
 
 
-def load(clips: pd.DataFrame, folder: Path, frames_per_video: int | None = None) -> FrameStore:
-    return load_frames(clips, CLASSES, lambda video: folder / f"{video}.mp4", image_size=16, frames_per_video=frames_per_video)
+def load(
+    clips: pd.DataFrame, folder: Path, examples_per_video: int | None = None, offsets: tuple[int, ...] = (0,)
+) -> FrameStore:
+    source = Source(iter, 16, 3, offsets, 640)
+    return load_frames(clips, CLASSES, lambda video: folder / f"{video}.mp4", source, examples_per_video=examples_per_video)
 
 
 def levels(store: FrameStore) -> list[int]:
-    return [round(level / 5) * 5 for level in store.frames[:, 0, 8, 8].tolist()]
+    return [round(level / 5) * 5 for level in store.images[:, 0, 8, 8].tolist()]
+
+
+def examples(store: FrameStore) -> list[list[int]]:
+    images_NTCHW = store.load(torch.arange(len(store.labels)))
+    return (images_NTCHW[:, :, 0, 8, 8] / 5).round().mul(5).int().tolist()
 
 
 def test_all_frames_of_the_clips_that_fit_are_kept_in_order(clips: pd.DataFrame, folder: Path) -> None:
@@ -47,12 +56,12 @@ def test_all_frames_of_the_clips_that_fit_are_kept_in_order(clips: pd.DataFrame,
     assert levels(store) == [10 * n + 5 for n in range(6)] + [10 * n for n in range(19)]
     assert store.labels.tolist() == [0] * 6 + [1] * 19
     assert store.videos.tolist() == [0] * 6 + [1] * 19
-    assert store.frames.shape == (25, 3, 16, 16)
-    assert store.frames.dtype == torch.uint8
+    assert store.images.shape == (25, 3, 16, 16)
+    assert store.images.dtype == torch.uint8
 
 
 def test_a_few_frames_of_each_video_not_clip_are_evenly_spaced(clips: pd.DataFrame, folder: Path) -> None:
-    store = load(clips, folder, frames_per_video=2)
+    store = load(clips, folder, examples_per_video=2)
     assert levels(store) == [15, 45, 40, 140]
     assert store.videos.tolist() == [0, 0, 1, 1]
 
@@ -62,12 +71,44 @@ def test_memory_is_bounded(clips: pd.DataFrame, folder: Path, monkeypatch: pytes
     assert torch.bincount(load(clips, folder).videos).tolist() == [3, 3]
 
 
-def test_frames_are_resized_in_parts_without_mixing_them(
+def test_every_run_of_consecutive_images_is_an_example_and_none_crosses_videos(clips: pd.DataFrame, folder: Path) -> None:
+    store = load(clips, folder, offsets=(0, 1, 2))
+    assert examples(store) == [
+        *[[10 * (n + t) + 5 for t in range(3)] for n in range(4)],
+        *[[10 * (n + t) for t in range(3)] for n in range(17)],
+    ]
+    assert store.videos.tolist() == [0] * 4 + [1] * 17
+
+
+def test_few_examples_of_each_video_are_evenly_spaced(clips: pd.DataFrame, folder: Path) -> None:
+    store = load(clips, folder, examples_per_video=2, offsets=(0, 2))
+    assert len(store.images) == 12
+    assert examples(store) == [[5, 25], [35, 55], [30, 50], [130, 150]]
+
+
+def test_example_longer_than_its_video_repeats_the_last_image(clips: pd.DataFrame, folder: Path) -> None:
+    store = load(clips, folder, offsets=(0, 4, 8))
+    assert examples(store)[0] == [5, 45, 55]
+    assert store.videos.tolist() == [0] + [1] * 11
+
+
+def test_one_example_of_each_video_is_kept_whatever_its_size(
     clips: pd.DataFrame, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = load(clips, folder)
-    monkeypatch.setattr(frames_module, "RESIZE_FRAMES", 4)
-    assert torch.equal(load(clips, folder).frames, whole.frames)
+    monkeypatch.setattr(frames_module, "MAX_STORE_BYTES", 1)
+    store = load(clips, folder, offsets=(0, 1, 2, 3))
+    assert examples(store) == [[15, 25, 35, 45], [70, 80, 90, 100]]
+
+
+@pytest.mark.parametrize(("span", "limit"), [(1, 7), (4, 13), (5, 9), (5, 49), (5, 5)])
+def test_ranges_lie_within_the_video_and_apart(span: int, limit: int) -> None:
+    for num_frames in range(limit + 1, 120):
+        ranges = frames_module._evenly_spaced(num_frames, limit, span)
+        numbers = [number for numbers in ranges for number in numbers]
+        assert [len(numbers) for numbers in ranges] == [span] * (limit // span)
+        assert numbers == sorted(set(numbers))
+        assert numbers[0] >= 0
+        assert numbers[-1] < num_frames
 
 
 def test_video_shorter_than_its_clips_is_named(clips: pd.DataFrame, folder: Path) -> None:
@@ -78,7 +119,7 @@ def test_video_shorter_than_its_clips_is_named(clips: pd.DataFrame, folder: Path
 
 def test_draw_takes_up_to_so_many_of_every_video_anew_each_time() -> None:
     videos_N = torch.tensor([0] * 10 + [1] * 2 + [2] * 10)
-    store = FrameStore(torch.zeros(22, 3, 1, 1), torch.zeros(22), videos_N)
+    store = FrameStore(torch.zeros(22, 3, 1, 1), torch.arange(22)[:, None], torch.zeros(22), videos_N)
     generator = torch.Generator().manual_seed(0)
     first, second = store.draw(4, generator), store.draw(4, generator)
     for drawn in (first, second):
@@ -89,7 +130,7 @@ def test_draw_takes_up_to_so_many_of_every_video_anew_each_time() -> None:
 
 
 def test_every_frame_is_drawn_about_equally_often() -> None:
-    store = FrameStore(torch.zeros(10, 3, 1, 1), torch.zeros(10), torch.zeros(10, dtype=torch.long))
+    store = FrameStore(torch.zeros(10, 3, 1, 1), torch.arange(10)[:, None], torch.zeros(10), torch.zeros(10, dtype=torch.long))
     generator = torch.Generator().manual_seed(0)
     counts = sum(torch.bincount(store.draw(3, generator), minlength=10) for _ in range(400))
     assert counts.min() > 80
