@@ -110,7 +110,7 @@ def _describe(path: Path, mistake: Any) -> str:
     if mistake["type"] == "missing":
         return f"{path}: {name} is missing"
     if mistake["type"] == "value_error":
-        where = f"{name}: " if location[:2] == ["features", "streams"] else ""
+        where = f"{name}: " if location[:2] in (["features", "streams"], ["evaluate", "fusions"]) else ""
         return f"{path}: {where}{mistake['ctx']['error']}"
     return f"{path}: {name} = {redact_all(mistake['input'])!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
 
