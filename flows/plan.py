@@ -13,7 +13,7 @@ from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.compute.engine import open_engine
 from pipeline_lib.compute.gpus import count_gpus
 from pipeline_lib.compute.planning import SideBySide
-from pipeline_lib.params import ModelOnStream, ModelParams, Params, TrainParams, split_model
+from pipeline_lib.params import FusionParams, ModelOnStream, ModelParams, Params, TrainParams, split_model
 from tasks.evaluate import RunKey
 
 Overrides = Mapping[ModelOnStream, Mapping[str, Any]]
@@ -39,6 +39,38 @@ class TrainingRun:
         """Unique among the training runs of a run."""
         return self.name, self.fold, self.seed
 
+    @property
+    def attends(self) -> bool:
+        """Whether the model has attention to draw."""
+        return self.params.attends
+
+
+@dataclass(frozen=True)
+class FusionRun:
+    """One fusion of models that were trained with one seed on one fold."""
+
+    name: str
+    fold: int
+    seed: int
+    params: FusionParams
+    label: str
+    """The name, and fold and seed where the run has several."""
+    attends: bool
+    """Whether a member has attention, so that the fusion has some to draw."""
+
+    @property
+    def key(self) -> RunKey:
+        """Unique among the training runs and fusions of a run."""
+        return self.name, self.fold, self.seed
+
+    @property
+    def members(self) -> list[RunKey]:
+        """Keys of the training runs that are fused."""
+        return [(member, self.fold, self.seed) for member in self.params.members]
+
+
+TestedRun = TrainingRun | FusionRun
+
 
 def plan_training_runs(params: Params, found: Overrides) -> list[TrainingRun]:
     """Return all training runs of a run; only the first of each name is drawn and shown."""
@@ -50,11 +82,22 @@ def plan_training_runs(params: Params, found: Overrides) -> list[TrainingRun]:
     ]
 
 
-def first_of_each_name(training_runs: Iterable[TrainingRun]) -> list[TrainingRun]:
-    """Return the first training run of each name: the one that is drawn and shown."""
-    first: dict[str, TrainingRun] = {}
-    for training in training_runs:
-        first.setdefault(training.name, training)
+def plan_fusions(params: Params) -> list[FusionRun]:
+    """Return all fusions of a run: each one for every fold and seed."""
+    return [
+        FusionRun(name, fold, seed, fusion, _label(name, fold, seed, params), attends)
+        for name, fusion in params.evaluate.fusions.items()
+        for attends in [any(params.train.of(member).attends for member in fusion.members)]
+        for fold in params.chunk.folds
+        for seed in params.train.all_seeds
+    ]
+
+
+def first_of_each_name(runs: Iterable[TestedRun]) -> list[TestedRun]:
+    """Return the first run of each name: the one that is drawn and shown."""
+    first: dict[str, TestedRun] = {}
+    for run in runs:
+        first.setdefault(run.name, run)
     return list(first.values())
 
 

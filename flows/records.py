@@ -21,7 +21,7 @@ from prefect.states import Crashed
 
 from flows import terminal
 from flows.execution import StageResult, Work
-from flows.plan import TrainingRun, best_training_run
+from flows.plan import FusionRun, TrainingRun, best_training_run
 from flows.service_state import mlflow_address
 from flows.state import RunState
 from pipeline_lib.addresses import redact
@@ -57,7 +57,7 @@ class Record:
     system_metrics: tracking.SystemMetrics
     bars: ProgressBars
     children: dict[RunKey, tracking.TrackedRun] = field(default_factory=dict)
-    """MLflow run of each training run."""
+    """MLflow run of each training run and fusion."""
     sweeps: dict[str, tracking.TrackedRun] = field(default_factory=dict)
     """MLflow run of each model's sweep, the parent of its trials."""
     _ended: set[RunKey] = field(default_factory=set)
@@ -85,6 +85,11 @@ class Record:
         self.children[training.key] = self.parent.open_child(training.label, tags, values)
         return self.children[training.key]
 
+    def open_fusion(self, fused: FusionRun) -> None:
+        """Open the MLflow run of a fusion."""
+        tags = {"model": fused.name, "fold": str(fused.fold), "seed": str(fused.seed), "stage": "evaluate"}
+        self.children[fused.key] = self.parent.open_child(fused.label, tags, {"fusion": fused.params.recipe()})
+
     def open_sweep(self, model: str) -> tracking.TrackedRun:
         """Open the MLflow run of a sweep, the parent of its trials."""
         tags = {"model": model, "stage": "sweep"}
@@ -92,7 +97,7 @@ class Record:
         return self.sweeps[model]
 
     def end_child(self, key: RunKey, status: str) -> None:
-        """Close the MLflow run of a training run as FINISHED or FAILED."""
+        """Close the MLflow run of a training run or fusion as FINISHED or FAILED."""
         self.children[key].log(tracking.end_run, status)
         self._ended.add(key)
 

@@ -27,8 +27,9 @@ from flows import records, summary, terminal
 from flows.execution import FailedWorkError, Future, StageReached, StageResult, Work
 from flows.plan import (
     Overrides,
-    TrainingRun,
+    TestedRun,
     engine_for,
+    plan_fusions,
     plan_training_runs,
     side_by_side,
 )
@@ -208,16 +209,20 @@ class Run(RunState):
             for training in self.training_runs
         ]
 
-    def _submit_for(self, training: TrainingRun, kind: str, task: Task[..., Ref], **inputs: Any) -> Future:
-        """Submit a task of one training run."""
-        future = self.submit(kind, task, training.key, training.label, training_run=training.label, **inputs)
-        self._num_works[training.key] += 1
+    def _submit_for(self, tested: TestedRun, kind: str, task: Task[..., Ref], **inputs: Any) -> Future:
+        """Submit a task of one training run or fusion."""
+        future = self.submit(kind, task, tested.key, tested.label, training_run=tested.label, **inputs)
+        self._num_works[tested.key] += 1
         return future
 
     def evaluate(
         self, models: Sequence[Future], clips: ByFold, features: FeaturesByFold, shards: Sequence[Future], collection: Ref
     ) -> Sequence[Future]:
-        """Score each model on its test split, and the controls of each fold; `ended` submits the comparison."""
+        """Score each model on its test split, its fusions, and the controls of each fold; `ended` submits the comparison.
+
+        Returns:
+            the evaluations of `tested_runs`.
+        """
         for fold, table in clips.items():
             self.submit(
                 "controls",
@@ -232,8 +237,8 @@ class Run(RunState):
                 params=self.params.evaluate,
                 fps=self.params.subsample.fps,
             )
-        return [
-            self._submit_for(
+        scores = {
+            training.key: self._submit_for(
                 training,
                 "evaluate",
                 tasks.evaluate.evaluate,
@@ -247,12 +252,32 @@ class Run(RunState):
                 side_by_side=side_by_side(self.params),
             )
             for training, trained in zip(self.training_runs, models, strict=True)
+        }
+        return [*scores.values(), *self._fuse(scores, clips, collection)]
+
+    def _fuse(self, scores: Mapping[RunKey, Future], clips: ByFold, collection: Ref) -> list[Future]:
+        """Fuse models of the same fold and seed, each fusion under an MLflow run of its own."""
+        self.fusion_runs = plan_fusions(self.params)
+        for fused in self.fusion_runs:
+            self.record.open_fusion(fused)
+        return [
+            self._submit_for(
+                fused,
+                "evaluate",
+                tasks.evaluate.fusion,
+                members=[scores[key] for key in fused.members],
+                clips=clips[fused.fold],
+                collection=collection,
+                params=fused.params,
+                fps=self.params.subsample.fps,
+            )
+            for fused in self.fusion_runs
         ]
 
     def _compare(self) -> None:
         """Submit the comparison of all evaluated models and controls."""
         evaluated, controls = self.refs["evaluate"], self.refs["controls"]
-        keys = [training.key for training in self.evaluated_runs]
+        keys = [tested.key for tested in self.evaluated_runs]
         if not keys:
             return
         folds = [fold for fold in self.params.chunk.folds if fold in controls]
@@ -269,13 +294,13 @@ class Run(RunState):
     def heatmaps(self, scores: Sequence[Future], shards: Sequence[Future]) -> None:
         """Draw the attention of each model that has attention."""
         progress.expect("heatmaps", (self.params.heatmaps.successes + self.params.heatmaps.failures) * len(self.drawn))
-        evaluated = dict(zip((training.key for training in self.training_runs), scores, strict=True))
-        for training in self.drawn:
+        evaluated = dict(zip((tested.key for tested in self.tested_runs), scores, strict=True))
+        for tested in self.drawn:
             self._submit_for(
-                training,
+                tested,
                 "heatmaps",
                 tasks.heatmaps.heatmaps,
-                evaluated=evaluated[training.key],
+                evaluated=evaluated[tested.key],
                 shards=shards,
                 params=self.params.heatmaps,
                 fps=self.params.subsample.fps,
@@ -296,7 +321,7 @@ class Run(RunState):
         if ref:
             self.record.log_work(self, work, ref)
         if work.key in self._num_works:
-            self._end_work_for(work.key, is_failure=is_failure)
+            self._end_work_for(work.key, is_failure=is_failure or ref is None)
         if work.kind in ("evaluate", "controls") and not self._num_open["evaluate"]:
             self._compare()
 

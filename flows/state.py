@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flows.execution import Execution
-from flows.plan import Overrides, TrainingRun, first_of_each_name
+from flows.plan import FusionRun, Overrides, TestedRun, TrainingRun, first_of_each_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +18,8 @@ class RunState(Execution):
 
     training_runs: list[TrainingRun] = field(default_factory=list)
     """What is trained and tested, in the order in which `train` and `evaluate` submit it."""
+    fusion_runs: list[FusionRun] = field(default_factory=list)
+    """The fusions of training runs, in the order in which `evaluate` submits them."""
     found: Overrides = field(default_factory=dict)
     """The best hyper-parameters of the sweep, by model."""
     summary: dict[str, Any] = field(default_factory=dict)
@@ -28,14 +30,19 @@ class RunState(Execution):
         return next(training for training in self.training_runs if training.key == key)
 
     @property
-    def evaluated_runs(self) -> list[TrainingRun]:
-        """The training runs whose evaluation succeeded."""
-        return [training for training in self.training_runs if training.key in self.refs["evaluate"]]
+    def tested_runs(self) -> list[TestedRun]:
+        """All training runs, then all fusions."""
+        return [*self.training_runs, *self.fusion_runs]
 
     @property
-    def drawn(self) -> list[TrainingRun]:
-        """The training runs whose attention is drawn: the first of each name, if its model has attention."""
-        return [training for training in first_of_each_name(self.training_runs) if training.params.attends]
+    def evaluated_runs(self) -> list[TestedRun]:
+        """The training runs and fusions whose evaluation succeeded."""
+        return [tested for tested in self.tested_runs if tested.key in self.refs["evaluate"]]
+
+    @property
+    def drawn(self) -> list[TestedRun]:
+        """The runs whose attention is drawn: the first of each name, if it has attention."""
+        return [tested for tested in first_of_each_name(self.tested_runs) if tested.attends]
 
     def quarantined_videos(self) -> pd.DataFrame:
         """Return the videos that could not be decoded, with columns video, reason and stderr."""

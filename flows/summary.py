@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.plan import TrainingRun, first_of_each_name, with_overrides
+from flows.plan import TestedRun, first_of_each_name, with_overrides
 from flows.records import Record
 from flows.state import RunState
 from pipeline_lib.addresses import redact_all
@@ -58,29 +58,33 @@ def _models(run: RunState, record: Record) -> dict[str, Any]:
     if not run.refs["results"]:
         return {}
     by_name: dict[str, list[dict[str, Any]]] = {}
-    for training in run.evaluated_runs:
-        by_name.setdefault(training.name, []).append(_training_row(run, record, training))
+    for tested in run.evaluated_runs:
+        by_name.setdefault(tested.name, []).append(_tested_row(run, record, tested))
     means = {row["model"]: row for row in _results(run)["models"]}
     return {name: _model_row(rows, means[name]) for name, rows in by_name.items()}
 
 
-def _training_row(run: RunState, record: Record, training: TrainingRun) -> dict[str, Any]:
-    trained = run.refs["train"][training.key]
+def _tested_row(run: RunState, record: Record, tested: TestedRun) -> dict[str, Any]:
+    """Return one run's row; a fusion has no validation loss and no checkpoint."""
+    trained = run.refs["train"].get(tested.key)
     return {
-        "fold": training.fold,
-        "seed": training.seed,
-        "val_calibrated_loss": trained.counts["best_val_calibrated_loss"],
-        **_read_json(run.refs["evaluate"][training.key].directory(run.context) / layout.METRICS),
-        "mlflow_run_id": record.children[training.key].id,
-        "checkpoint": str(trained.directory(run.context) / layout.CHECKPOINT),
+        "fold": tested.fold,
+        "seed": tested.seed,
+        "val_calibrated_loss": trained.counts["best_val_calibrated_loss"] if trained else None,
+        **_read_json(run.refs["evaluate"][tested.key].directory(run.context) / layout.METRICS),
+        "mlflow_run_id": record.children[tested.key].id,
+        "checkpoint": str(trained.directory(run.context) / layout.CHECKPOINT) if trained else None,
     }
 
 
 def _model_row(rows: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, Any]:
-    """Return one model's row; MLflow run and checkpoint are those with the lowest calibrated validation loss."""
+    """Return one model's row; MLflow run and checkpoint are those with the lowest calibrated validation loss.
+
+    Those of a fusion are of its first fold and seed.
+    """
     if len(rows) == 1:
         return rows[0]
-    best = min(rows, key=lambda row: row["val_calibrated_loss"])
+    best = min(rows, key=lambda row: row["val_calibrated_loss"] or 0.0)
     kept = {name: best[name] for name in ("mlflow_run_id", "checkpoint")}
     return summary["mean"] | kept | {"standard_deviation": summary["standard_deviation"], "training_runs": rows}
 
@@ -105,7 +109,7 @@ def describe_report(run: RunState, record: Record) -> RunReport:
         summary=summarise(run, record),
         params=redact_all(run.params.model_dump(mode="json")),
         quarantined=run.quarantined_videos(),
-        models=[_describe_model(run, training) for training in first_of_each_name(run.evaluated_runs)],
+        models=[_describe_model(run, tested) for tested in first_of_each_name(run.evaluated_runs)],
         tools=tool_versions(),
         sweeps=list(_describe_sweeps(run)),
         best_params=_best_params(run) if run.found else None,
@@ -131,16 +135,16 @@ def _describe_sweeps(run: RunState) -> Iterator[SweepReport]:
         yield SweepReport(model, ref.counts, _read_json(folder / layout.BEST_TRIAL), _read_json(folder / layout.IMPORTANCE))
 
 
-def _describe_model(run: RunState, training: TrainingRun) -> ModelReport:
+def _describe_model(run: RunState, tested: TestedRun) -> ModelReport:
     from pipeline_lib.report import ModelReport
 
-    trained, evaluated = (run.refs[stage][training.key].directory(run.context) for stage in ("train", "evaluate"))
-    drawn = run.refs["heatmaps"].get(training.key)
+    evaluated = run.refs["evaluate"][tested.key].directory(run.context)
+    trained, drawn = (run.refs[stage].get(tested.key) for stage in ("train", "heatmaps"))
     return ModelReport(
-        name=training.name,
-        label=training.label,
+        name=tested.name,
+        label=tested.label,
         metrics=_read_json(evaluated / layout.METRICS),
-        history=_read_json(trained / layout.HISTORY),
+        history=_read_json(trained.directory(run.context) / layout.HISTORY) if trained else (),
         evaluation=evaluated,
         heatmaps=drawn.directory(run.context) if drawn else None,
     )

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pipeline_lib.report.overview import Overview, pairs_overview, results_overview
+from pipeline_lib.report.overview import Overview, fusions_overview, pairs_overview, results_overview
 from tasks import progress
 
 if TYPE_CHECKING:
@@ -123,6 +123,8 @@ def say_summary(summary: Mapping[str, Any]) -> None:
         _say_table(results_overview(summary["results"]))
         if summary["results"]["pairs"]:
             _say_table(pairs_overview(summary["results"]))
+        if summary["results"].get("fusions"):
+            _say_table(fusions_overview(summary["results"]))
     if leaked := summary["dataset"].get("cut", {}).get("leaked"):
         say(f"leak        {leaked} test videos share their group with a training video, as in the tutorial's code")
     if summary.get("report"):

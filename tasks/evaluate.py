@@ -1,24 +1,28 @@
-"""evaluate: score each model on the test split, score the controls, and compare them all."""
+"""evaluate: score each model and fusion on the test split, score the controls, and compare them all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.artifacts import Recipe, layout
 from pipeline_lib.compute.engine import Needs, run_at
 from pipeline_lib.compute.planning import CONTROLS_GPU_SHARE, SideBySide, uses_gpu
-from pipeline_lib.params import EvaluateParams
+from pipeline_lib.params import EvaluateParams, FusionParams
 from tasks.features import feature_files, feature_inputs, needs_of_model
 from tasks.stage import Context, Ref, Refs, stage
 
-VERSION = "evaluate-4"
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERSION = "evaluate-5"
+FUSION_VERSION = "fusion-1"
 CONTROLS_VERSION = "controls-2"
-RESULTS_VERSION = "results-4"
+RESULTS_VERSION = "results-5"
 
 RunKey = tuple[str, int, int]
-"""A model's name in the run, its fold and its seed."""
+"""Name of a model or a fusion in the run, its fold and its seed."""
 
 
 def recipe(
@@ -54,12 +58,9 @@ def evaluate(
     side_by_side: SideBySide,
 ) -> Mapping[str, Any]:
     """Write a model's test metrics, predictions, confusion matrix, attention maps and their measures."""
-    import pandas as pd
-
     from pipeline_lib.artifacts.tables import read_clips
     from pipeline_lib.evaluate import evaluate_model
 
-    boxes = collection.directory(context) / layout.BOXES
     files = feature_files(context, features, stream)
     return run_at(
         evaluate_model,
@@ -69,8 +70,58 @@ def evaluate(
         directory,
         params,
         fps=fps,
-        boxes=pd.read_csv(boxes) if boxes.is_file() else None,
+        boxes=_read_boxes(context, collection),
         needs=needs_of_model(params.device, "evaluate.device", files, side_by_side),
+    )
+
+
+def _read_boxes(context: Context, collection: Ref) -> pd.DataFrame | None:
+    """Return the collection's table of actor boxes; None if it has none."""
+    import pandas as pd
+
+    path = collection.directory(context) / layout.BOXES
+    return pd.read_csv(path) if path.is_file() else None
+
+
+def fusion_recipe(
+    context: Context,
+    training_run: str,
+    members: Sequence[Ref],
+    clips: Ref,
+    collection: Ref,
+    params: FusionParams,
+    fps: float,
+) -> Recipe:
+    """Return what a fusion's scores depend on: its members' evaluations, the clips and the collection's boxes."""
+    inputs = {f"member {n}": ref.content_key for n, ref in enumerate(members)}
+    inputs |= {"clips": clips.content_key, "collection": collection.content_key}
+    return Recipe("evaluate", FUSION_VERSION, params.recipe() | {"fps": fps}, inputs)
+
+
+@stage(fusion_recipe, task_run_name="evaluate {training_run}")
+def fusion(
+    directory: Path,
+    context: Context,
+    training_run: str,
+    members: Sequence[Ref],
+    clips: Ref,
+    collection: Ref,
+    params: FusionParams,
+    fps: float,
+) -> Mapping[str, Any]:
+    """Fuse the scores of evaluated models; write what `evaluate` writes, and how far the members' errors overlap."""
+    from pipeline_lib.artifacts.tables import read_clips
+    from pipeline_lib.evaluate import evaluate_fusion
+
+    return run_at(
+        evaluate_fusion,
+        [member.directory(context) for member in members],
+        read_clips(clips.directory(context)),
+        directory,
+        params,
+        fps=fps,
+        boxes=_read_boxes(context, collection),
+        needs=Needs(cpus=1),
     )
 
 
@@ -145,7 +196,7 @@ def results(
     controls: Sequence[Ref],
     params: EvaluateParams,
 ) -> Mapping[str, Any]:
-    """Aggregate models and controls over folds and seeds, and test every two models against each other."""
+    """Aggregate models, fusions and controls over folds and seeds, and test every two models against each other."""
     from pipeline_lib.evaluate import read_controls, read_training_run, write_results
 
     models = [read_training_run(ref.directory(context), *key) for key, ref in zip(training_runs, evaluated, strict=True)]

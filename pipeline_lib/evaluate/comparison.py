@@ -39,7 +39,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One model trained with one seed and tested on one fold."""
+    """One model trained with one seed and tested on one fold, or the fusion of such models."""
 
     model: str
     fold: int
@@ -50,6 +50,8 @@ class TrainingRun:
     """Its videos.parquet; only `video`, `group` and `correct` are used."""
     maps: pd.DataFrame | None = None
     """Its maps.parquet; None for a model without attention."""
+    fusion: Mapping[str, Any] | None = None
+    """Its fusion.json; None for a single model."""
 
 
 @dataclass(frozen=True)

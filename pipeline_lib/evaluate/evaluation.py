@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pandas as pd
 
 from pipeline_lib.artifacts import layout
@@ -22,12 +23,13 @@ from pipeline_lib.evaluate.masking import Curves, choose_clips, masked_curves, m
 from pipeline_lib.evaluate.permutation import video_footage
 from pipeline_lib.evaluate.pointing import Actor, find_actor
 from pipeline_lib.evaluate.predictions import clip_predictions, video_predictions
+from pipeline_lib.evaluate.probabilities import write_probabilities
 from pipeline_lib.evaluate.scores import class_scores, confusion_counts, overall_scores
 from pipeline_lib.params import EvaluateParams
 from pipeline_lib.streams.feature_files import FeatureReader
 from pipeline_lib.training.batches import ClipLoader
 from pipeline_lib.training.checkpoints import Metadata, load_checkpoint
-from pipeline_lib.training.inference import Outputs, infer
+from pipeline_lib.training.inference import Outputs, infer, infer_frames
 from pipeline_lib.training.voting import tally
 
 GPU_BATCH = 128
@@ -49,12 +51,13 @@ def evaluate_model(
     """Score a checkpoint on the whole test split of `clips` and return the metrics.
 
     Writes metrics.json, predictions.parquet, videos.parquet, per_class.csv, confusion.png and attention.h5. For a model with
-    attention it also writes maps.json and maps.parquet (see `pipeline_lib.evaluate.maps`).
+    attention it also writes maps.json and maps.parquet (see `pipeline_lib.evaluate.maps`). probabilities.h5 has the class
+    probabilities on the val and test splits, for score fusion.
 
     Args:
         checkpoint: the model.
         clips: table of all clips, with their split.
-        feature_files: files with the features of the test clips.
+        feature_files: files with the features of the val and test clips.
         directory: existing folder to write to.
         params: batch size, device, ...
         fps: frame rate of the clips.
@@ -76,18 +79,25 @@ def evaluate_model(
         loader = loader_of(test)
         of_steps = infer(network, loader, batch_size)
         outputs = of_steps.of_frames(loader.step_frames, loader.num_frames)
+        val = clips[clips["split"] == "val"]
+        on_val = infer_frames(network, loader_of(val), batch_size) if len(val) else None
         maps = None
         if metadata.attends and metadata.grid > 1:
             actor = None if boxes is None else find_actor(test, outputs.attention_NTKK.shape[1], metadata.grid, boxes, fps=fps)
             curves_of = partial(masked_curves, network, batch_size=batch_size, masked_D=masked_features(reader, clips))
             maps = _score_maps(curves_of, loader_of, test, of_steps, outputs, metadata, actor)
-    predictions, videos = _write_predictions(directory, test, outputs, metadata.classes)
+    for split, table, found in (("val", val, on_val), ("test", test, outputs)):
+        if found:
+            write_probabilities(directory, split, table["clip"], metadata.classes, _probabilities(found))
+    predictions, videos = write_predictions(
+        directory, test, _probabilities(outputs), outputs.attention_NTKK.numpy(), metadata.classes
+    )
     train = clips[clips["split"] == "train"]
     metrics = overall_scores(predictions, videos, metadata.classes, train=train)
     if maps:
         write_maps(directory, maps)
         metrics |= maps.pointing()
-    _write_scores(directory, predictions, videos, metadata, metrics)
+    write_scores(directory, predictions, videos, metadata.classes, metrics, title=metadata.model)
     return metrics
 
 
@@ -133,28 +143,39 @@ def _check_features(checkpoint: Path, reader: FeatureReader, metadata: Metadata)
             )
 
 
-def _write_predictions(
-    directory: Path, test: pd.DataFrame, outputs: Outputs, classes: Sequence[str]
+def _probabilities(outputs: Outputs) -> np.ndarray:
+    probability_NTC: np.ndarray = outputs.logits_NTC.softmax(dim=2).numpy()
+    return probability_NTC
+
+
+def write_predictions(
+    directory: Path, test: pd.DataFrame, probability_NTC: np.ndarray, attention_NTKK: np.ndarray, classes: Sequence[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write the predictions for each clip and video, and the attention in clip order."""
-    probability_NTC = outputs.logits_NTC.softmax(dim=2).numpy()
+    """Write, and return, the predictions for each clip and video; also write the attention in clip order."""
     clip_tally = tally(probability_NTC, test["valid_frames"].to_numpy())
     predictions = clip_predictions(test, probability_NTC, clip_tally, classes)
     videos = video_predictions(predictions, clip_tally, classes)
     predictions.to_parquet(directory / layout.PREDICTIONS, index=False)
     videos.to_parquet(directory / layout.VIDEOS, index=False)
     with h5py.File(directory / layout.ATTENTION, "w") as file:
-        attention = file.create_dataset("attention", data=outputs.attention_NTKK.numpy(), track_times=False)
+        attention = file.create_dataset("attention", data=attention_NTKK, track_times=False)
         attention.attrs["axes"] = "clip,frame,row,column"
         file.create_dataset("clip", data=test["clip"].tolist(), dtype=h5py.string_dtype(), track_times=False)
     return predictions, videos
 
 
-def _write_scores(
-    directory: Path, predictions: pd.DataFrame, videos: pd.DataFrame, metadata: Metadata, metrics: dict[str, Any]
+def write_scores(
+    directory: Path,
+    predictions: pd.DataFrame,
+    videos: pd.DataFrame,
+    classes: Sequence[str],
+    metrics: dict[str, Any],
+    *,
+    title: str,
 ) -> None:
-    counts_CC = confusion_counts(predictions, metadata.classes)
-    class_scores(predictions, videos, metadata.classes).to_csv(directory / layout.PER_CLASS, index=False)
-    title = f"{metadata.model}: {metrics['clip_accuracy']:.1%} of {metrics['num_clips']} test clips right"
-    draw_confusion(directory / "confusion.png", counts_CC, metadata.classes, title=title)
+    """Write metrics.json, the scores of each class, and the confusion matrix, whose title starts with `title`."""
+    counts_CC = confusion_counts(predictions, classes)
+    class_scores(predictions, videos, classes).to_csv(directory / layout.PER_CLASS, index=False)
+    title = f"{title}: {metrics['clip_accuracy']:.1%} of {metrics['num_clips']} test clips right"
+    draw_confusion(directory / "confusion.png", counts_CC, classes, title=title)
     (directory / layout.METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")

@@ -47,7 +47,8 @@ class ScoredMaps:
     grid: int
     totals: pd.DataFrame
     """Columns map, measure, video, class_name, group, and the `total` over the video's counted `frames`."""
-    curves: Curves
+    curves: Curves | None
+    """None for the maps of a fusion, whose models did not run again."""
 
     def pointing(self) -> dict[str, Any]:
         """Return the metric `pointing` with `accuracy`, `chance` and `num_frames`; an empty dictionary without boxes."""
@@ -111,23 +112,24 @@ def write_maps(directory: Path, scored: ScoredMaps) -> None:
 
     maps.json holds:
 
-    - `num_clips`, `num_groups`, `num_masked` (videos in the curves) and `grid`
+    - `num_clips`, `num_groups`, `num_masked` (videos in the curves, 0 without curves) and `grid`
     - `measures`: for each one the model's value with its 95 % interval over groups and the controls' values. If a direction is
       better, also the `differences` between the model and each control on the same videos, with intervals.
     - `classes`: the model's measures for each class
-    - `curves`: the true class's mean probability at each fraction of masked cells
+    - `curves`: the true class's mean probability at each fraction of masked cells; empty without curves
     """
     scored.totals.to_parquet(directory / layout.MAPS_TABLE, index=False)
     by_measure = {name: scored.totals[scored.totals["measure"] == name] for name in MEASURES}
     known = {name: totals for name, totals in by_measure.items() if len(totals)}
+    curves = scored.curves
     content = {
         "num_clips": len(scored.test),
         "num_groups": int(scored.test["group"].nunique()),
-        "num_masked": len(scored.curves.probability_NF[MODEL, "deletion"]),
+        "num_masked": len(curves.probability_NF[MODEL, "deletion"]) if curves else 0,
         "grid": scored.grid,
         "measures": {name: _describe(MEASURES[name], totals) for name, totals in known.items()},
         "classes": _class_rows(scored, known),
-        "curves": {measure: _describe_curves(measure, scored) for measure in ("deletion", "insertion")},
+        "curves": {measure: _describe_curves(measure, curves) for measure in ("deletion", "insertion")} if curves else {},
     }
     (directory / layout.MAPS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -180,6 +182,6 @@ def _class_rows(scored: ScoredMaps, known: Mapping[str, pd.DataFrame]) -> list[d
     return rows
 
 
-def _describe_curves(measure: str, scored: ScoredMaps) -> dict[str, list[float]]:
-    means = {name: scored.curves.probability_NF[name, measure].mean(axis=0).tolist() for name in (MODEL, *CONTROLS)}
-    return {"fraction": scored.curves.fraction_F.tolist()} | means
+def _describe_curves(measure: str, curves: Curves) -> dict[str, list[float]]:
+    means = {name: curves.probability_NF[name, measure].mean(axis=0).tolist() for name in (MODEL, *CONTROLS)}
+    return {"fraction": curves.fraction_F.tolist()} | means

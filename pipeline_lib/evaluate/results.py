@@ -14,6 +14,8 @@ import pandas as pd
 from pipeline_lib.artifacts import layout
 from pipeline_lib.evaluate.claims import attention_claims
 from pipeline_lib.evaluate.comparison import COLUMNS, Pair, Summary, TrainingRun, compare, summarise
+from pipeline_lib.evaluate.complementarity import summarise_fusions
+from pipeline_lib.evaluate.fusion_evaluation import read_fusion
 from pipeline_lib.params import EvaluateParams
 
 LINEAR = "logistic_regression"
@@ -32,7 +34,7 @@ class Controls:
 
 
 def read_training_run(directory: Path, model: str, fold: int, seed: int) -> TrainingRun:
-    """Read the files that `evaluate_model` wrote."""
+    """Read the files that `evaluate_model` or `evaluate_fusion` wrote."""
     metrics = json.loads((directory / layout.METRICS).read_text(encoding="utf-8"))
     maps = directory / layout.MAPS_TABLE
     return TrainingRun(
@@ -42,6 +44,7 @@ def read_training_run(directory: Path, model: str, fold: int, seed: int) -> Trai
         metrics,
         videos=pd.read_parquet(directory / layout.VIDEOS),
         maps=pd.read_parquet(maps) if maps.is_file() else None,
+        fusion=read_fusion(directory),
     )
 
 
@@ -61,7 +64,8 @@ def write_results(
 
     - `models`: a `Summary` for each model, in the order of `runs`, followed by the linear baseline
     - `controls`: their video accuracy over folds
-    - `pairs`: a `Pair` for each two models
+    - `pairs`: a `Pair` for each two models, fusions among them
+    - `fusions`: a `FusionSummary` for each fusion
     - `attention_claims`: a `Claim` for each measure
     """
     every_run = [*runs, *(control.linear for control in controls)]
@@ -70,6 +74,7 @@ def write_results(
         "models": [asdict(row) for row in summaries],
         "controls": _control_rows([control.scores for control in controls]),
         "pairs": [asdict(pair) for pair in pairs],
+        "fusions": [asdict(fusion) for fusion in summarise_fusions(runs, summaries, pairs)],
         "attention_claims": [asdict(claim) for claim in attention_claims(runs)],
     }
     (directory / layout.RESULTS).write_text(json.dumps(results, indent=2), encoding="utf-8")

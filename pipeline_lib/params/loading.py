@@ -110,20 +110,24 @@ def _describe(path: Path, mistake: Any) -> str:
     if mistake["type"] == "missing":
         return f"{path}: {name} is missing"
     if mistake["type"] == "value_error":
-        where = f"{name}: " if location[:2] == ["features", "streams"] else ""
+        where = f"{name}: " if location[:2] in (["features", "streams"], ["evaluate", "fusions"]) else ""
         return f"{path}: {where}{mistake['ctx']['error']}"
     return f"{path}: {name} = {redact_all(mistake['input'])!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
 
 
 def _accepted_keys(location: list[Any]) -> list[str]:
-    section: Any = Params
+    found: Any = Params
     for part in location:
-        section = section.model_fields[part].annotation if isinstance(section, type) else _section_in(section)
-    return list(_section_in(section).model_fields)
+        found = found.model_fields[part].annotation if _is_section(found) else _section_in(found)
+    return list(_section_in(found).model_fields)
 
 
 def _section_in(annotation: Any) -> Any:
     """Return the section in an annotation such as `dict[str, StreamParams] | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    if _is_section(annotation):
         return annotation
     return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)

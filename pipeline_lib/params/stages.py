@@ -7,12 +7,14 @@ or how fast it is made, and are not part of cache keys.
 from __future__ import annotations
 
 import logging
+import math
+import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.params.models import ModelOnStream, TrainParams, split_model
+from pipeline_lib.params.models import MODELS, ModelOnStream, TrainParams, split_model
 from pipeline_lib.params.section import (
     Device,
     Fraction,
@@ -298,8 +300,39 @@ class SweepParams(Section):
         return self
 
 
+class FusionParams(Section):
+    """Parameters of one score fusion: the models whose class probabilities are combined, and how."""
+
+    members: Annotated[tuple[ModelOnStream, ...], Field(strict=False, min_length=2)]
+    """Models of `train.models`."""
+    method: Literal["mean", "weights", "svm"] = "mean"
+    """`mean` of probabilities; weighted mean (`weights`); linear SVM on the members' probabilities of a video (`svm`)."""
+    weights: Annotated[tuple[NonNegativeFloat, ...], Field(strict=False)] | None = None
+    """Weights of the members, of any sum; default: fitted on the validation split. Only for `method: weights`."""
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> FusionParams:
+        if len(set(self.members)) != len(self.members):
+            raise UserError("members has an entry twice; remove one")
+        if self.weights is None:
+            return self
+        if self.method != "weights":
+            raise UserError(f"weights are for `method: weights`, not `method: {self.method}`; remove them")
+        if len(self.weights) != len(self.members) or not 0 < sum(self.weights) < math.inf:
+            raise UserError(f"weights = {list(self.weights)}: give {len(self.members)} finite ones, one a member, not all 0")
+        return self
+
+
+FUSION_NAME = re.compile("[a-z][a-z0-9_]*")
+RESERVED_NAMES = (*MODELS, *(f"{model}_tuned" for model in MODELS), "logistic_regression")
+"""Names of other rows in the results."""
+
+
 class EvaluateParams(Section):
-    """Parameters of the evaluate stage, which scores models on the test split."""
+    """Parameters of the evaluate stage, which scores models and their fusions on the test split."""
+
+    fusions: dict[str, FusionParams] = Field(default_factory=dict)
+    """Score fusions of trained models, by name. They stand beside the models in the results."""
 
     resamples: PositiveInt = 10_000
     """Number of random sign flips per paired test, if there are too many to enumerate."""
@@ -308,6 +341,21 @@ class EvaluateParams(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     batch_size: PositiveInt = operational(64)
     device: Device = operational("auto")
+
+    @model_validator(mode="after")
+    def _fusions_have_names(self) -> EvaluateParams:
+        for name in self.fusions:
+            if not FUSION_NAME.fullmatch(name):
+                raise UserError(
+                    f"evaluate.fusions has {name!r}; a fusion's name has lower-case letters, digits and _, a letter first"
+                )
+            if name in RESERVED_NAMES:
+                raise UserError(f"evaluate.fusions has {name!r}, which is the name of a model; give it another name")
+        return self
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the values that affect models, controls and comparisons; a fusion is an artifact of its own."""
+        return {name: value for name, value in super().recipe().items() if name != "fusions"}
 
 
 class HeatmapsParams(Section):
@@ -397,6 +445,16 @@ class Params(Section):
             same = readers.setdefault((split_model(model)[0], stream), model)
             if same != model:
                 raise UserError(f"train.models has {same} and {model}, which are the same; remove one")
+        return self
+
+    @model_validator(mode="after")
+    def _fuses_what_is_trained(self) -> Params:
+        for name, fusion in self.evaluate.fusions.items():
+            if others := [model for model in fusion.members if model not in self.train.models]:
+                raise UserError(
+                    f"evaluate.fusions.{name}.members has {others[0]}, but train.models does not; "
+                    "add it there, or remove it here"
+                )
         return self
 
     @property

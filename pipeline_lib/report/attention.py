@@ -26,7 +26,7 @@ class MapsReport:
     measures: Sequence[Mapping[str, Any]]
     """name, title, unit, better, and `by_model`: one a model, or None; each {model, interval, uniform, centre}."""
     curves: Mapping[str, Sequence[Chart]]
-    """Deletion and insertion curves by model."""
+    """Deletion and insertion curves by model; fusions have none."""
     classes: Mapping[str, Sequence[Mapping[str, Any]]]
     """Per-class measures by model."""
     claims: Sequence[Mapping[str, Any]]
@@ -40,7 +40,7 @@ def gather_maps(models: Sequence[ModelReport], results: Mapping[str, Any]) -> Ma
     return MapsReport(
         models=list(found),
         measures=[_measure(name, found) for name in names],
-        curves={title: _curves(title, maps["curves"]) for title, maps in found.items()},
+        curves={title: _curves(title, maps["curves"]) for title, maps in found.items() if maps["curves"]},
         classes={title: maps["classes"] for title, maps in found.items()},
         claims=[claim | {"title": _title(claim["measure"], claim["title"])} for claim in results.get("attention_claims", [])],
         missing=None if found else _explain_absence(models),

@@ -12,7 +12,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class ModelReport:
-    """One model of the run."""
+    """One model of the run, or one fusion of models."""
 
     name: str
     label: str
@@ -20,7 +20,7 @@ class ModelReport:
     metrics: Mapping[str, Any]
     """The evaluation's `metrics.json`."""
     history: Sequence[Mapping[str, Any]]
-    """The training's `history.json`: one mapping an epoch."""
+    """The training's `history.json`: one mapping an epoch; empty for a fusion."""
     evaluation: Path
     """Folder of the evaluate stage's artifact."""
     heatmaps: Path | None

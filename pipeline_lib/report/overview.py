@@ -66,6 +66,31 @@ def pairs_overview(results: Mapping[str, Any]) -> Overview:
     )
 
 
+def fusions_overview(results: Mapping[str, Any]) -> Overview:
+    """Return each fusion's weights, its gain over its best member, and how its members' errors overlap, from `results.json`."""
+    return Overview(
+        title="Fusions: video accuracy of the members together, in percent; gain over the best member (pp) [Holm-adjusted p]",
+        headings=["method", "weights", "best member", "gain", "either right", "all wrong", "overlap of errors"],
+        models=[_fusion_row(fusion) for fusion in results.get("fusions", [])],
+        references=[],
+    )
+
+
+def _fusion_row(fusion: Mapping[str, Any]) -> list[str]:
+    is_fallback = "*" if fusion["notes"] else ""
+    jaccard = fusion["error_jaccard"]
+    return [
+        _name(fusion["fusion"]),
+        fusion["method"] + is_fallback,
+        "" if fusion["method"] == "svm" else ":".join(f"{weight:.2f}" for weight in fusion["weights"]),
+        fusion["best_member"],
+        _difference(fusion),
+        estimate(fusion["oracle_accuracy"]),
+        estimate(fusion["all_wrong"]),
+        "" if jaccard is None else estimate(jaccard),
+    ]
+
+
 def _name(model: str) -> str:
     return model.replace("_", " ")
 

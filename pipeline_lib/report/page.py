@@ -28,7 +28,7 @@ from pipeline_lib.report.charts import Chart, class_bars, learning_curves, relia
 from pipeline_lib.report.contents import ModelReport, RunReport
 from pipeline_lib.report.gallery import OUTCOMES, Gallery, gather_gallery
 from pipeline_lib.report.numbers import decimal, duration, headlines, percent
-from pipeline_lib.report.overview import pairs_overview, results_overview
+from pipeline_lib.report.overview import fusions_overview, pairs_overview, results_overview
 from pipeline_lib.report.player import ASSETS, player_style
 
 STYLES = ("tokens.css", "player.css", "style.css")
@@ -58,6 +58,8 @@ def write_report(directory: Path, run: RunReport) -> dict[str, int]:
             run=run,
             results=results_overview(results),
             pairs=pairs_overview(results),
+            fusions=fusions_overview(results),
+            fusion_notes={fusion["fusion"]: fusion["notes"] for fusion in results.get("fusions", []) if fusion["notes"]},
             headlines=headlines(results, {model.name for model in run.models}),
             reference=results["models"][0]["mean"],
             gallery=gallery,
@@ -138,7 +140,7 @@ def _run_ids(summary: Mapping[str, Any]) -> dict[str, str]:
 def _describe_training(history: Sequence[Mapping[str, Any]]) -> str:
     """Return the number of epochs and the metrics of the checkpoint's epoch, in a sentence."""
     if not history:
-        return "No epochs."
+        return "Not trained: a fusion of the probabilities of other models."
     best = min(history, key=lambda row: row["val_calibrated_loss"])
     return (
         f"{len(history)} epochs. The checkpoint is from epoch {best['epoch']}, which has the lowest calibrated validation loss "

@@ -41,3 +41,8 @@ def infer(model: nn.Module, loader: ClipLoader, batch_size: int) -> Outputs:
             logits.append(logits_BTC.cpu())
             attention.append(attention_BTKK.cpu())
     return Outputs(torch.cat(logits), torch.cat(attention))
+
+
+def infer_frames(model: nn.Module, loader: ClipLoader, batch_size: int) -> Outputs:
+    """Return the outputs for every frame of every clip of the loader; see `infer`."""
+    return infer(model, loader, batch_size).of_frames(loader.step_frames, loader.num_frames)

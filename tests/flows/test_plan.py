@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from flows import plan
-from flows.plan import best_training_run, engine_for, plan_training_runs, side_by_side
+from flows.plan import best_training_run, engine_for, plan_fusions, plan_training_runs, side_by_side
 from pipeline_lib.params import Params
 
 
@@ -124,3 +124,20 @@ def test_a_cluster_is_joined_where_one_is_named(opened, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.6:6379")
     assert opened(2, 0)["address"] == "auto"  # which reads the variable
     assert opened(2, 0, run={"engine": "10.0.0.5:6379"})["address"] == "10.0.0.5:6379"
+
+
+def test_models_of_the_same_fold_and_seed_are_fused():
+    fusions = {
+        "blind": {"members": ["lrcn", "mean_pool"], "method": "mean"},
+        "two": {"members": ["alstm", "lrcn"], "method": "svm"},
+    }
+    params = params_of(
+        chunk={"fold": [1, 2]},
+        train={"models": ["alstm", "lrcn", "mean_pool"], "seeds": [0, 5]},
+        evaluate={"fusions": fusions},
+    )
+    planned = plan_fusions(params)
+    assert [fused.key for fused in planned[:4]] == [("blind", 1, 0), ("blind", 1, 5), ("blind", 2, 0), ("blind", 2, 5)]
+    assert planned[1].members == [("lrcn", 1, 5), ("mean_pool", 1, 5)]
+    assert planned[-1].label == "two fold 2 seed 5"
+    assert [fused.attends for fused in planned] == [False] * 4 + [True] * 4

@@ -10,6 +10,8 @@ from pipeline_lib.params import STAGES, Params, load_params
 
 PARAMS = sorted((Path(__file__).parents[2] / "params").glob("*.yaml"))
 
+FUSED = "fetch: {{kind: hmdb51}}\ntrain: {{models: [alstm, lrcn]}}\nevaluate: {{fusions: {{{}}}}}"
+
 
 @pytest.fixture
 def params_file(tmp_path):
@@ -51,6 +53,27 @@ def test_every_stage_has_a_section():
         ("fetch: {kind: hmdb51}\nsweep: {learning_rate: [1, 0.1]}", ["sweep.learning_rate", "smaller"]),
         ("fetch: {kind: hmdb51}\ntrain: {models: [alstm]}\nsweep: {enabled: true}", ["sweep.models", "conv_alstm"]),
         ("fetch: {kind: hmdb51}\nheatmaps: {side: 801}", ["heatmaps.side", "801"]),
+        (FUSED.format("Two: {members: [alstm, lrcn]}"), ["evaluate.fusions", "'Two'", "lower-case"]),
+        (FUSED.format("lrcn: {members: [alstm, lrcn]}"), ["evaluate.fusions", "'lrcn'", "another name"]),
+        (FUSED.format("two: {members: [alstm]}"), ["evaluate.fusions.two.members", "at least 2"]),
+        (FUSED.format("two: {members: [alstm, alstm]}"), ["evaluate.fusions.two", "members", "twice"]),
+        (FUSED.format("two: {members: [alstm, lrcn@flow]}"), ["evaluate.fusions.two.members", "lrcn@flow", "train.models"]),
+        (FUSED.format("two: {members: [alstm, i3d]}"), ["evaluate.fusions.two", "i3d", "alstm"]),
+        (FUSED.format("two: {members: [alstm, lrcn], method: max}"), ["evaluate.fusions.two.method", "'max'", "svm"]),
+        (
+            FUSED.format("two: {members: [alstm, lrcn], wights: [1, 2]}"),
+            ["evaluate.fusions.two.wights", "unknown key", "weights"],
+        ),
+        (FUSED.format("two: {members: [alstm, lrcn], weights: [1, 2]}"), ["evaluate.fusions.two", "method: mean", "remove"]),
+        (FUSED.format("two: {members: [alstm, lrcn], method: weights, weights: [1]}"), ["evaluate.fusions.two", "[1.0]", "2"]),
+        (
+            FUSED.format("two: {members: [alstm, lrcn], method: weights, weights: [0, 0]}"),
+            ["evaluate.fusions.two", "not all 0"],
+        ),
+        (
+            FUSED.format("two: {members: [alstm, lrcn], method: weights, weights: [1, .inf]}"),
+            ["evaluate.fusions.two", "finite"],
+        ),
         ("fetch: {kind: rar}", ["fetch.kind", "'rar'", "hmdb51"]),
         ("fetch: {kind: folder}", ["fetch.videos", "folder"]),
         ("fetch: {kind: synthetic, synthetic: {seed: 5}}", ["fetch.kind: synthetic", "python -m demo FOLDER"]),
@@ -134,6 +157,12 @@ def test_several_splits_and_seeds():
     assert params.train.of("alstm").seed == 4
     assert params.train.of("alstm", 5).seed == 5
     assert Params.model_validate(values | {"train": {"seed": 9}}).train.all_seeds == (9,)
+
+
+def test_a_fusion_does_not_change_what_models_are_scored_with(params_file):
+    fused = load_params(params_file(FUSED.format("two: {members: [alstm, lrcn], method: weights, weights: [1, 2]}")))
+    assert fused.evaluate.fusions["two"].weights == (1, 2)
+    assert fused.evaluate.recipe() == load_params(params_file("fetch: {kind: hmdb51}")).evaluate.recipe()
 
 
 STREAMS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline_lib.report.overview import estimate, pairs_overview, results_overview
+from pipeline_lib.report.overview import estimate, fusions_overview, pairs_overview, results_overview
 
 MEAN = {
     "frame_accuracy": 0.5,
@@ -77,3 +77,32 @@ def test_spread():
     assert estimate(0.5) == "50.0"
     assert estimate(0.5, deviation=0.0) == "50.0 ± 0.0"
     assert estimate(0.5, interval=[0.4, 0.6]) == "50.0 [40, 60]"
+
+
+def test_a_fusion_has_its_gain_and_the_overlap_of_its_members_errors():
+    fusion = {
+        "fusion": "two_stream",
+        "members": ["lrcn", "lrcn@flow"],
+        "method": "weights",
+        "weights": [1 / 3, 2 / 3],
+        "notes": [],
+        "best_member": "lrcn@flow",
+        "difference": 0.04,
+        "p_holm": 0.031,
+        "oracle_accuracy": 0.9,
+        "all_wrong": 0.1,
+        "error_jaccard": 0.25,
+    }
+    svm = fusion | {"fusion": "learned", "method": "svm", "notes": ["2 of 5 classes"], "error_jaccard": None}
+    overview = fusions_overview({"fusions": [fusion, svm]})
+    assert row(overview, "two stream") == {
+        "method": "weights",
+        "weights": "0.33:0.67",
+        "best member": "lrcn@flow",
+        "gain": "+4.0 [0.031]",
+        "either right": "90.0",
+        "all wrong": "10.0",
+        "overlap of errors": "25.0",
+    }
+    learned = row(overview, "learned")
+    assert (learned["method"], learned["weights"], learned["overlap of errors"]) == ("svm*", "", "")
