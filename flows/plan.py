@@ -29,8 +29,8 @@ class TrainingRun:
     fold: int
     seed: int
     params: ModelParams
-    stream: str
-    """The stream that it reads."""
+    streams: tuple[str, ...]
+    """The streams that it reads."""
     label: str
     """The name, and fold and seed where the run has several."""
 
@@ -75,7 +75,7 @@ TestedRun = TrainingRun | FusionRun
 def plan_training_runs(params: Params, found: Overrides) -> list[TrainingRun]:
     """Return all training runs of a run; only the first of each name is drawn and shown."""
     return [
-        TrainingRun(name, fold, seed, train.of(model, seed), params.stream_of(model), _label(name, fold, seed, params))
+        TrainingRun(name, fold, seed, train.of(model, seed), params.streams_of(model), _label(name, fold, seed, params))
         for model, name, train in _variants(params.train, found)
         for fold in params.chunk.folds
         for seed in params.train.all_seeds
@@ -105,8 +105,11 @@ def _variants(train: TrainParams, found: Overrides) -> Iterator[tuple[ModelOnStr
     for model in train.models:
         yield model, model, train
         if model in found:
-            kind, stream = split_model(model)
-            yield model, f"{kind}_tuned" + (f"@{stream}" if stream else ""), with_overrides(train, {model: found[model]})
+            yield (
+                model,
+                "@".join((f"{split_model(model)[0]}_tuned", *model.split("@")[1:])),
+                with_overrides(train, {model: found[model]}),
+            )
 
 
 def with_overrides(train: TrainParams, found: Overrides) -> TrainParams:

@@ -7,7 +7,7 @@ Before the report, the flow waits for two stages only: `fetch` determines the sh
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,8 +172,7 @@ class Run(RunState):
                 model,
                 model=model,
                 clips=clips[fold],
-                features=features[fold][self.params.stream_of(model)],
-                stream=self.params.stream_of(model),
+                features=_of(features[fold], self.params.streams_of(model)),
                 params=self.params.sweep,
                 base=self.params.train.of(model),
                 mlflow_run=self.record.open_sweep(model),
@@ -200,8 +199,7 @@ class Run(RunState):
                 tasks.train.train,
                 wait_for=[checks[training.fold]],
                 clips=clips[training.fold],
-                features=features[training.fold][training.stream],
-                stream=training.stream,
+                features=_of(features[training.fold], training.streams),
                 params=training.params,
                 side_by_side=side_by_side(self.params),
                 mlflow_run=self.record.open_child(training, self.params),
@@ -231,8 +229,7 @@ class Run(RunState):
                 f"fold {fold}",
                 fold=fold,
                 clips=table,
-                features=features[fold][self.params.features.default_stream],
-                stream=self.params.features.default_stream,
+                features=_of(features[fold], (self.params.features.default_stream,)),
                 shards=shards,
                 params=self.params.evaluate,
                 fps=self.params.subsample.fps,
@@ -244,8 +241,7 @@ class Run(RunState):
                 tasks.evaluate.evaluate,
                 trained=trained,
                 clips=clips[training.fold],
-                features=features[training.fold][training.stream],
-                stream=training.stream,
+                features=_of(features[training.fold], training.streams),
                 collection=collection,
                 params=self.params.evaluate,
                 fps=self.params.subsample.fps,
@@ -339,6 +335,11 @@ class Run(RunState):
         progress.finish(stage)
         self.context.store.record_run(str(self.record.parent.id), result.refs)
         self.record.log_stage(self, stage, result)
+
+
+def _of(features: Mapping[str, Sequence[Future]], streams: Iterable[str]) -> dict[str, Sequence[Future]]:
+    """Return the features of some streams."""
+    return {stream: features[stream] for stream in streams}
 
 
 @contextmanager

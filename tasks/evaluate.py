@@ -10,8 +10,8 @@ from pipeline_lib.artifacts import Recipe, layout
 from pipeline_lib.compute.engine import Needs, run_at
 from pipeline_lib.compute.planning import CONTROLS_GPU_SHARE, SideBySide, uses_gpu
 from pipeline_lib.params import EvaluateParams, FusionParams
-from tasks.features import feature_files, feature_inputs, needs_of_model
-from tasks.stage import Context, Ref, Refs, stage
+from tasks.features import FeaturesOfModel, feature_files, feature_inputs, needs_of_model
+from tasks.stage import Context, Ref, stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +30,7 @@ def recipe(
     training_run: str,
     trained: Ref,
     clips: Ref,
-    features: Sequence[Refs],
-    stream: str,
+    features: FeaturesOfModel,
     collection: Ref,
     params: EvaluateParams,
     fps: float,
@@ -39,7 +38,7 @@ def recipe(
 ) -> Recipe:
     """Return what scores depend on: the checkpoint, the clips, their features and the collection's boxes."""
     inputs = {"trained": trained.content_key, "clips": clips.content_key, "collection": collection.content_key}
-    inputs |= feature_inputs(features, stream)
+    inputs |= feature_inputs(features)
     return Recipe("evaluate", VERSION, params.recipe() | {"fps": fps}, inputs)
 
 
@@ -50,8 +49,7 @@ def evaluate(
     training_run: str,
     trained: Ref,
     clips: Ref,
-    features: Sequence[Refs],
-    stream: str,
+    features: FeaturesOfModel,
     collection: Ref,
     params: EvaluateParams,
     fps: float,
@@ -61,7 +59,7 @@ def evaluate(
     from pipeline_lib.artifacts.tables import read_clips
     from pipeline_lib.evaluate import evaluate_model
 
-    files = feature_files(context, features, stream)
+    files = feature_files(context, features)
     return run_at(
         evaluate_model,
         trained.directory(context) / layout.CHECKPOINT,
@@ -129,14 +127,13 @@ def controls_recipe(
     context: Context,
     fold: int,
     clips: Ref,
-    features: Sequence[Refs],
-    stream: str,
+    features: FeaturesOfModel,
     shards: Sequence[Ref],
     params: EvaluateParams,
     fps: float,
 ) -> Recipe:
     """Return what the controls depend on: the clips, the features and the metadata of the video files."""
-    inputs = {"clips": clips.content_key} | feature_inputs(features, stream)
+    inputs = {"clips": clips.content_key} | feature_inputs(features)
     inputs |= {f"shard {n}": ref.content_key for n, ref in enumerate(shards)}
     return Recipe("evaluate", CONTROLS_VERSION, params.recipe() | {"fps": fps}, inputs)
 
@@ -147,8 +144,7 @@ def controls(
     context: Context,
     fold: int,
     clips: Ref,
-    features: Sequence[Refs],
-    stream: str,
+    features: FeaturesOfModel,
     shards: Sequence[Ref],
     params: EvaluateParams,
     fps: float,
@@ -161,7 +157,7 @@ def controls(
     return run_at(
         evaluate_controls,
         read_clips(clips.directory(context)),
-        feature_files(context, features, stream),
+        feature_files(context, features),
         read_videos(shard.directory(context) for shard in shards),
         directory,
         params,

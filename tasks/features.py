@@ -17,6 +17,11 @@ from tasks.stage import Context, Ref, Refs, stage_of_several
 
 VERSION = "features-2"
 
+FeaturesOfModel = Mapping[str, Sequence[Refs]]
+"""The streams that a model reads, by name: what each shard's task returned."""
+FEATURES = ("features", "features_2")
+"""Names of a model's first and second stream among the inputs of recipes."""
+
 
 def backbone_recipe(context: Context, params: StreamParams) -> dict[str, Any]:
     """Return the parameters of a stream, with weights files identified by their digests."""
@@ -73,14 +78,18 @@ def needs_of_model(device: Device, key: str, files: Sequence[Path], side_by_side
     return training_needs(device, features_bytes, side_by_side.number, is_limit=side_by_side.is_limit, key=key)
 
 
-def feature_inputs(features: Sequence[Refs], stream: str) -> dict[str, str]:
-    """Return the content keys of a stream's features, as inputs of a recipe."""
-    return {f"features {number}": shard[stream].content_key for number, shard in enumerate(features)}
+def feature_inputs(features: FeaturesOfModel) -> dict[str, str]:
+    """Return the content keys of a model's features, as inputs of a recipe."""
+    return {
+        f"{FEATURES[position]} {number}": shard[stream].content_key
+        for position, (stream, shards) in enumerate(features.items())
+        for number, shard in enumerate(shards)
+    }
 
 
-def feature_files(context: Context, features: Sequence[Refs], stream: str) -> list[Path]:
-    """Return a stream's feature files of a fold, one a shard."""
-    return [shard[stream].directory(context) / layout.FEATURES for shard in features]
+def feature_files(context: Context, features: FeaturesOfModel) -> list[Path]:
+    """Return a model's feature files of a fold: one a shard, stream by stream."""
+    return [shard[stream].directory(context) / layout.FEATURES for stream, shards in features.items() for shard in shards]
 
 
 @stage_of_several(recipes, task_run_name="features {name}")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.artifacts import Recipe, layout
 from pipeline_lib.params import ModelParams, SweepParams
-from tasks.features import feature_files, feature_inputs
+from tasks.features import FeaturesOfModel, feature_files, feature_inputs
 from tasks.mlflow.tracking import TrackedRun, log_trial
 from tasks.progress import advance
-from tasks.stage import Context, Ref, Refs, stage
+from tasks.stage import Context, Ref, stage
 
 if TYPE_CHECKING:
     from pipeline_lib.sweep.trials import Trial
@@ -24,14 +24,13 @@ def recipe(
     context: Context,
     model: str,
     clips: Ref,
-    features: Sequence[Refs],
-    stream: str,
+    features: FeaturesOfModel,
     params: SweepParams,
     base: ModelParams,
     mlflow_run: TrackedRun | None,
 ) -> Recipe:
     """Return what a sweep depends on: its search space, the default hyper-parameters, the clips and features."""
-    inputs = {"clips": clips.content_key} | feature_inputs(features, stream)
+    inputs = {"clips": clips.content_key} | feature_inputs(features)
     values = params.recipe()
     for name in ("enabled", "models"):
         values.pop(name)
@@ -54,8 +53,7 @@ def sweep(
     made_from: Recipe,
     model: str,
     clips: Ref,
-    features: Sequence[Refs],
-    stream: str,
+    features: FeaturesOfModel,
     params: SweepParams,
     base: ModelParams,
     mlflow_run: TrackedRun | None,
@@ -69,7 +67,7 @@ def sweep(
         if mlflow_run:
             mlflow_run.log(log_trial, trial)
 
-    files = feature_files(context, features, stream)
+    files = feature_files(context, features)
     table = read_clips(clips.directory(context))
     return search(table, files, directory, study_folder(context, made_from), params, base, on_trial=on_trial)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from pipeline_lib.artifacts import Recipe
 from pipeline_lib.compute.engine import run_at
 from pipeline_lib.compute.planning import SideBySide
 from pipeline_lib.params import Device, ModelParams
-from tasks.features import feature_files, feature_inputs, needs_of_model
+from tasks.features import FeaturesOfModel, feature_files, feature_inputs, needs_of_model
 from tasks.mlflow.tracking import TrackedRun, log_epoch
 from tasks.progress import advance
-from tasks.stage import Context, Ref, Refs, stage
+from tasks.stage import Context, Ref, stage
 
 VERSION = "train-3"
 
@@ -25,14 +25,13 @@ def recipe(
     context: Context,
     training_run: str,
     clips: Ref,
-    features: Sequence[Refs],
-    stream: str,
+    features: FeaturesOfModel,
     params: ModelParams,
     mlflow_run: TrackedRun | None,
     side_by_side: SideBySide,
 ) -> Recipe:
     """Return what a model depends on: the clips, the features and its parameters; not its name in the run."""
-    inputs = {"clips": clips.content_key} | feature_inputs(features, stream)
+    inputs = {"clips": clips.content_key} | feature_inputs(features)
     return Recipe("train", VERSION, params.recipe(), inputs)
 
 
@@ -54,8 +53,7 @@ def train(
     made_from: Recipe,
     training_run: str,
     clips: Ref,
-    features: Sequence[Refs],
-    stream: str,
+    features: FeaturesOfModel,
     params: ModelParams,
     mlflow_run: TrackedRun | None,
     side_by_side: SideBySide,
@@ -69,7 +67,7 @@ def train(
         if mlflow_run:
             mlflow_run.log(log_epoch, dict(record))
 
-    files, table = feature_files(context, features, stream), read_clips(clips.directory(context))
+    files, table = feature_files(context, features), read_clips(clips.directory(context))
     partial = context.store.partial(made_from)
     needs = needs_of_model(params.device, "train.device", files, side_by_side)
     return run_at(train_model, table, files, directory, partial, params, needs=needs, callbacks={"on_epoch": on_epoch})

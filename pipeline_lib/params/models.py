@@ -14,19 +14,30 @@ ModelName = Literal["alstm", "conv_alstm", "attention_pool", "lrcn", "mean_pool"
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
 """The article's two models, followed by baselines without attention or recurrence."""
 
-MODEL_ON_STREAM = re.compile(rf"({'|'.join(MODELS)})(?:@([a-z][a-z0-9_]*))?")
+SECOND_INPUT: dict[ModelName, str] = {}
+"""Models of two streams, with the input of the second one."""
+
+MODEL_ON_STREAMS = re.compile(rf"({'|'.join(MODELS)})(?:@([a-z][a-z0-9_]*(?:\+[a-z][a-z0-9_]*)*))?")
 
 
-def split_model(name: str) -> tuple[ModelName, str | None]:
-    """Return the model and the stream of `MODEL@STREAM`; the stream is None if the name has none.
+def split_model(name: str) -> tuple[ModelName, tuple[str, ...]]:
+    """Return the model and the streams of `MODEL@STREAM` or `MODEL@STREAM+STREAM`; no stream if the name has none.
 
     Raises:
-        UserError: there is no model with this name.
+        UserError: there is no model with this name, or it reads another number of streams.
     """
-    match = MODEL_ON_STREAM.fullmatch(name)
+    match = MODEL_ON_STREAMS.fullmatch(name)
     if not match:
         raise UserError(f"{name!r} is not a model; give {', '.join(MODELS)}, or one of them on a stream as MODEL@STREAM")
-    return cast(ModelName, match[1]), match[2]
+    model, streams = cast(ModelName, match[1]), tuple(match[2].split("+")) if match[2] else ()
+    if streams and len(streams) != num_streams(model):
+        raise UserError(f"{name!r}: {model} reads {num_streams(model)} streams, not {len(streams)}")
+    return model, streams
+
+
+def num_streams(model: ModelName) -> int:
+    """Return how many streams a model reads."""
+    return 2 if model in SECOND_INPUT else 1
 
 
 def _check_model(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.params.models import MODELS, ModelOnStream, TrainParams, split_model
+from pipeline_lib.params.models import MODELS, SECOND_INPUT, ModelOnStream, TrainParams, split_model
 from pipeline_lib.params.section import (
     Device,
     Fraction,
@@ -435,14 +435,14 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _models_read_present_streams(self) -> Params:
-        streams, readers = self.features.all_streams, dict[tuple[str, str], str]()
+        present, readers = self.features.all_streams, dict[tuple[str, tuple[str, ...]], str]()
         for model in self.train.models:
-            stream = self.stream_of(model)
-            if stream not in streams:
+            streams = self.streams_of(model)
+            if absent := [stream for stream in streams if stream not in present]:
                 raise UserError(
-                    f"train.models has {model}, but features.streams has only {', '.join(streams)}; add {stream} there"
+                    f"train.models has {model}, but features.streams has only {', '.join(present)}; add {absent[0]} there"
                 )
-            same = readers.setdefault((split_model(model)[0], stream), model)
+            same = readers.setdefault((split_model(model)[0], streams), model)
             if same != model:
                 raise UserError(f"train.models has {same} and {model}, which are the same; remove one")
         return self
@@ -463,6 +463,17 @@ class Params(Section):
         names = self.finetune.streams or (self.features.default_stream,)
         return {name: self.features.all_streams[name] for name in names}
 
-    def stream_of(self, model: str) -> str:
-        """Return the stream that a model reads."""
-        return split_model(model)[1] or self.features.default_stream
+    def streams_of(self, name: str) -> tuple[str, ...]:
+        """Return the streams that a model reads: those in its name, or the first, and the first with its second input."""
+        model, streams = split_model(name)
+        if streams:
+            return streams
+        if model not in SECOND_INPUT:
+            return (self.features.default_stream,)
+        wanted = SECOND_INPUT[model]
+        second = [stream for stream, params in self.features.all_streams.items() if params.input == wanted]
+        if not second:
+            raise UserError(
+                f"train.models has {name}, which reads a stream with `input: {wanted}`; add one to features.streams"
+            )
+        return self.features.default_stream, second[0]

@@ -187,7 +187,7 @@ def test_flat_features_are_one_stream_called_rgb_with_the_same_recipe():
 
 def test_models_read_the_first_stream_or_the_one_they_name():
     params = with_streams(["alstm", "alstm@flow", "mean_pool@clip3d"], device="cpu")
-    assert [params.stream_of(model) for model in params.train.models] == ["rgb", "flow", "clip3d"]
+    assert [params.streams_of(model) for model in params.train.models] == [("rgb",), ("flow",), ("clip3d",)]
     assert {stream.device for stream in params.features.all_streams.values()} == {"cpu"}
 
 
