@@ -102,7 +102,7 @@ class Encoder:
         clip_frames: int = 1,
     ) -> None:
         """Prepare to encode images, or with `clip_frames` clips of so many frames, in batches of about `batch_frames`."""
-        self.backbone = backbone.to(device).to(memory_format=torch.channels_last)
+        self.backbone = backbone.to(device).channels_last()
         self.network = fuse(self.backbone, precision) if device.type == "cuda" else self.backbone
         self.image_size = image_size
         self.clip_frames = clip_frames
