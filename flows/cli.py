@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--output", type=Path, metavar="FOLDER", help="new folder for the results; default: in the workspace")
     predict.add_argument("--no-heatmaps", action="store_false", dest="heatmaps", help="write no heatmap videos")
     predict.set_defaults(command=_predict)
+    _add_features(commands)
     app = commands.add_parser("app", help="serve a local web page that predicts uploaded videos")
     app.add_argument("--model", default=DEFAULT_MODEL, metavar="MODEL",
                      help="registered model, checkpoint or run id; default: %(default)s, else the newest")  # fmt: skip
@@ -103,6 +104,22 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("predict", "app", "promote", "up", "down", "doctor", "verify", "gc"):
         commands.choices[name].add_argument("--workspace", type=Path, default=DEFAULT_WORKSPACE, help="default: %(default)s")
     return parser
+
+
+def _add_features(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    features = commands.add_parser("features", help="write the features of your own videos to HDF5 or NPZ files")
+    features.add_argument("videos", nargs="+", metavar="VIDEO", help="file, folder of videos, or URL (http, https, file)")
+    features.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER",
+                          help="new folder for the files, one for each stream and video")  # fmt: skip
+    features.add_argument("--params", default="hmdb51", metavar="PARAMS",
+                          help="parameter file with streams, as for `har run`; default: %(default)s")  # fmt: skip
+    features.add_argument("--set", action="append", default=[], metavar="section.key=value", dest="settings",
+                          help="override one parameter, such as features.backbone=resnet50; may be repeated")  # fmt: skip
+    features.add_argument("--stream", action="append", default=[], metavar="NAME", dest="streams",
+                          help="stream to write; may be repeated; default: all")  # fmt: skip
+    features.add_argument("--format", choices=("h5", "npz"), default="h5", help="default: %(default)s")
+    features.add_argument("--pool", action="store_true", help="write the mean of each map instead of the map")
+    features.set_defaults(command=_features)
 
 
 def _add_gc(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -196,6 +213,20 @@ def _predict(options: argparse.Namespace) -> int:
         output=options.output,
         overlap=options.overlap,
         heatmaps=options.heatmaps,
+    )
+
+
+def _features(options: argparse.Namespace) -> int:
+    from flows.features import features
+
+    return features(
+        options.videos,
+        params=options.params,
+        settings=options.settings,
+        streams=options.streams,
+        output=options.output,
+        suffix=options.format,
+        pool=options.pool,
     )
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from flows.output import FreeNames, Step, new_folder, show_progress
 from flows.terminal import console, say
 from pipeline_lib.addresses import redact
 from pipeline_lib.errors import UserError
@@ -23,9 +22,6 @@ from pipeline_lib.predict.results import ResultFiles, describe
 from pipeline_lib.predict.videos import RequestedVideo, find_videos
 from pipeline_lib.video.ffmpeg import VideoError
 from tasks.mlflow.loading import Opened, open_predictor
-
-Step = Callable[[str, float, float | None], None]
-"""Called with (description, done, total or None if unknown)."""
 
 
 def predict(
@@ -43,7 +39,7 @@ def predict(
         raise UserError(f"--overlap {overlap:g}: must be 0 or more, and less than 1")
     videos = find_videos(arguments)
     opened = open_predictor(source, workspace)
-    folder = _new_folder(output, workspace)
+    folder = new_folder(output or _unused(workspace / "predictions" / time.strftime("%Y-%m-%d_%H%M%S")))
     say(f"model       {opened.title}")
     if opened.note:
         say(f"            {opened.note}")
@@ -51,7 +47,7 @@ def predict(
         say(f"            {opened.model} has no attention, so there are no heatmap videos")
         heatmaps = False
     header = {"model": opened.title, "source": redact(source), "overlap": overlap}
-    with ResultFiles(folder, header, opened.predictor.classes(opened.model)) as files, _show_progress() as step:
+    with ResultFiles(folder, header, opened.predictor.classes(opened.model)) as files, show_progress() as step:
         job = _Job(opened, folder, overlap, heatmaps, step)
         for number, video in enumerate(videos, 1):
             job.run(video, files, f"{number} of {len(videos)}")
@@ -69,8 +65,8 @@ class _Job:
     overlap: float
     heatmaps: bool
     step: Step
-    taken: set[str] = field(default_factory=set)
-    """Names of heatmap videos written so far."""
+    names: FreeNames = field(default_factory=FreeNames)
+    """Names of heatmap videos."""
 
     def run(self, video: RequestedVideo, files: ResultFiles, place: str) -> None:
         """Predict one video and add its row or its error; `place` is shown beside the progress bar."""
@@ -93,7 +89,7 @@ class _Job:
         )
         row: dict[str, Any] = {"video": video.shown, **describe(prediction, model), "heatmap": None, "error": None}
         if self.heatmaps:
-            row["heatmap"] = self._free_name(video.stem)
+            row["heatmap"] = f"{self.names.take(video.stem)}.mp4"
             num_frames = prediction.video.num_frames
             draw_heatmap(
                 subsampled,
@@ -105,24 +101,6 @@ class _Job:
             )
         files.add(row, prediction.models[model], prediction.fps)
 
-    def _free_name(self, stem: str) -> str:
-        names = (f"{stem}{f'-{number}' if number > 1 else ''}.mp4" for number in range(1, len(self.taken) + 2))
-        name = next(name for name in names if name.lower() not in self.taken)
-        self.taken.add(name.lower())
-        return name
-
-
-def _new_folder(output: Path | None, workspace: Path) -> Path:
-    """Return a new or empty folder."""
-    folder = output or _unused(workspace / "predictions" / time.strftime("%Y-%m-%d_%H%M%S"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise UserError(f"--output {folder}: is not empty; name a new folder")
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be created ({error.strerror}); name another folder") from None
-    return folder
-
 
 def _unused(folder: Path) -> Path:
     number = 2
@@ -131,24 +109,6 @@ def _unused(folder: Path) -> Path:
         candidate = folder.with_name(f"{folder.name}-{number}")
         number += 1
     return candidate
-
-
-@contextmanager
-def _show_progress() -> Iterator[Step]:
-    """Show a progress bar of the current step; only on a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        shown: dict[str, TaskID] = {}
-
-        def step(text: str, done: float, total: float | None) -> None:
-            if text not in shown:
-                for bar in shown.values():
-                    bars.remove_task(bar)
-                shown.clear()
-                shown[text] = bars.add_task(escape(text), total=total)
-            bars.update(shown[text], completed=done, total=total)
-
-        yield step
 
 
 def _say_rows(rows: Sequence[dict[str, Any]]) -> None:

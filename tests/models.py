@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from pipeline_lib.backbones.build import build_backbone
-from pipeline_lib.params import TrainParams
+from pipeline_lib.params import StreamParams, TrainParams
 from pipeline_lib.predict.bundle import InputSpec, ModelBundle
 from pipeline_lib.predict.predictor import Predictor
+from pipeline_lib.streams.stream import Stream
 from pipeline_lib.training.checkpoints import Metadata, save_checkpoint
 from pipeline_lib.video.writing import VideoWriter
 from tasks.mlflow.loading import Opened
@@ -22,32 +22,22 @@ FRAMES, GRID, IMAGE_SIZE, FPS = 6, 2, 32, 15.0
 SMALL = TrainParams(alstm_units=8, conv_alstm_units=4, head_channels=4)
 
 
+RGB = StreamParams(backbone="vgg_small", weights="random", image_size=IMAGE_SIZE, grid=GRID, precision="fp32")
+
+
 def make_bundle(
-    folder: Path, name: str = "alstm", *, seed: int = 0, frames: int = FRAMES, precision: str = "fp32"
+    folder: Path, name: str = "alstm", *, seed: int = 0, frames: int = FRAMES, params: StreamParams = RGB
 ) -> ModelBundle:
-    """Write a model of random weights, `name` its kind, over a random backbone that `seed` decides."""
+    """Write a model of random weights, `name` its kind, over a stream whose random backbone `seed` decides."""
     folder.mkdir(parents=True, exist_ok=True)
-    backbone = build_backbone("vgg_small", "random", grid=GRID, seed=seed)
+    stream = Stream(params.model_copy(update={"seed": seed}), clip_frames=frames, device=torch.device("cpu"))
+    backbone = stream.encoder.backbone
     metadata = Metadata(
         classes=CLASSES,
         channels=backbone.channels,
         grid=GRID,
         params=SMALL.of(name).recipe(),
-        features={
-            "backbone": "vgg_small",
-            "weights_sha256": backbone.weights_sha256,
-            "precision": precision,
-            "preprocessing": {
-                "colour": "RGB",
-                "image_size": IMAGE_SIZE,
-                "resize": "bilinear, antialiased, aspect ratio not kept, rounded to uint8",
-                "mean": list(backbone.preprocessing.mean),
-                "std": list(backbone.preprocessing.std),
-                "map": [2, 2, backbone.channels],
-                "grid": GRID,
-                "pooling": "none",
-            },
-        },
+        features=stream.provenance,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
@@ -55,7 +45,8 @@ def make_bundle(
         for weight in network.parameters():
             torch.nn.init.normal_(weight, std=0.3)  # as they begin, all frames would look alike
     save_checkpoint(folder / "checkpoint.safetensors", network, metadata)
-    save_file(backbone.extractor.state_dict(), folder / "backbone.safetensors")
+    weights = {key: value.contiguous() for key, value in backbone.extractor.state_dict().items()}
+    save_file(weights, folder / "backbone.safetensors")
     input_spec = InputSpec(name=name, fps=FPS, crf=16, frames=frames)
     return ModelBundle(input_spec, folder / "checkpoint.safetensors", folder / "backbone.safetensors")
 

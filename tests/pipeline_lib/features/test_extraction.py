@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.features import FeatureReader, extract_features
 from pipeline_lib.params import ChunkParams, StreamParams
 from pipeline_lib.streams.encoding import normalise, resize
+from pipeline_lib.video import decoding
+from pipeline_lib.video.decoders import read_arrays
 from pipeline_lib.video.reading import read_frames
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -172,3 +175,86 @@ def test_real_videos_with_real_weights(shared: Path, tmp_path: Path) -> None:
     assert neighbours > 0.85
     assert distant < neighbours - 0.05
     assert (frames_ND != 0).float().mean() > 0.5
+
+
+SMALL = {"weights": "random", "image_size": 32, "grid": 2, "precision": "fp32", "device": "cpu"}
+STREAMS = {
+    "rgb": PARAMS,
+    "flow": StreamParams(input="flow", stack=3, backbone="vgg_small", **SMALL),
+    "clip": StreamParams(input="clip", backbone="r3d_18", **SMALL),
+    "large": StreamParams(backbone="vgg_small", **SMALL | {"image_size": 336}),
+}
+LONG = ChunkParams(frames=16)
+"""Clips of 16 frames: r3d_18 makes two steps of them."""
+
+
+def extract_several(shard: Path, folder: Path, names: list[str], **options: Any) -> dict[str, dict[str, Any]]:
+    directories = {name: folder / name for name in names}
+    for directory in directories.values():
+        directory.mkdir(parents=True)
+    return extract_features(shard, directories, {name: STREAMS[name] for name in names}, LONG, fps=15.0, **options)
+
+
+def test_streams_together_are_what_each_is_alone(shard: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+    counts = extract_several(shard, tmp_path / "all", list(STREAMS), on_frames=seen.append)
+    assert sum(seen) == 33 * len(STREAMS)
+    for name in STREAMS:
+        assert (counts[name]["clips"], counts[name]["frames"]) == (4, 33)
+        assert min(counts[name]["busy_seconds"].values()) >= 0
+        extract_several(shard, tmp_path / "alone", [name])
+        together, alone = (tmp_path / folder / name / "features.h5" for folder in ("all", "alone"))
+        assert together.read_bytes() == alone.read_bytes()
+
+
+def test_videos_are_decoded_once_for_all_streams(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+
+    def read(path: Path, **options: Any) -> Iterator[np.ndarray]:
+        decoded.append(path.name)
+        return read_arrays(path, **options)
+
+    monkeypatch.setattr(decoding, "read_arrays", read)
+    extract_several(shard, tmp_path, ["rgb", "flow", "clip"])
+    assert sorted(decoded) == ["#b.avi.mp4", "a (1).avi.mp4", "c.avi.mp4"]
+
+
+def test_a_clip_streams_steps_are_those_of_the_padded_clip(shard: Path, tmp_path: Path) -> None:
+    extract_several(shard, tmp_path, ["clip"])
+    frames = np.stack(list(read_frames(shard / "videos" / "run" / "c.avi.mp4")))
+    backbone = build_backbone("r3d_18", "random", grid=2, seed=0)
+    clip = torch.from_numpy(frames[[*range(9), *[8] * 7]])
+    with torch.inference_mode():
+        expected_SKKD = backbone(normalise(resize([clip], 32), backbone).transpose(0, 1)[None])[0]
+    with FeatureReader([tmp_path / "clip" / "features.h5"]) as reader:
+        assert reader.step_frames == backbone.step_frames(16)
+        assert reader.provenance["preprocessing"]["input"] == "clip"
+        torch.testing.assert_close(reader.load(["run/c.avi#00000"])[0].float(), expected_SKKD, rtol=1e-2, atol=1e-2)
+
+
+def test_flow_streams_are_padded_like_frames(shard: Path, tmp_path: Path) -> None:
+    extract_several(shard, tmp_path, ["flow"])
+    with FeatureReader([tmp_path / "flow" / "features.h5"]) as reader:
+        clip_TKKD = reader.load(["wave/#b.avi#00000"])[0]
+        assert reader.provenance["preprocessing"]["stack"] == 3
+    assert all(torch.equal(clip_TKKD[3], padding) for padding in clip_TKKD[4:])
+
+
+def test_a_tuned_backbone_replaces_that_of_its_stream_alone(shard: Path, tmp_path: Path) -> None:
+    tuned = build_backbone("vgg_small", "random", grid=2, seed=4, channels_in=6)
+    torch.save(tuned.extractor.state_dict(), tmp_path / "tuned.pt")
+    extract_several(shard, tmp_path, ["rgb", "flow"], weights={"flow": tmp_path / "tuned.pt"})
+    assert provenance_of(tmp_path / "flow" / "features.h5")["weights_sha256"] == tuned.weights_sha256
+    assert provenance_of(tmp_path / "rgb" / "features.h5")["weights"] == "random: seed 0"
+
+
+@pytest.mark.parametrize("names", [["rgb", "flow"], ["clip"]], ids=str)
+def test_an_error_leaves_no_file_of_any_stream(shard: Path, tmp_path: Path, names: list[str]) -> None:
+    copy = shutil.copytree(shard, tmp_path / "shard")
+    videos = pd.read_parquet(copy / "videos.parquet")
+    videos.loc[videos["video"] == "run/c.avi", "num_frames"] = 10
+    videos.to_parquet(copy / "videos.parquet")
+    with pytest.raises(ValueError, match=r"run/c\.avi: .*decoded 9 frames") as caught:
+        extract_several(copy, tmp_path, names)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("features.h5"))

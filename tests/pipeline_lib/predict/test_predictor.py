@@ -22,7 +22,7 @@ from pipeline_lib.subsample import SubsampledVideo, subsample_video
 from pipeline_lib.training.checkpoints import load_checkpoint
 from pipeline_lib.video.decoders import read_arrays
 from pipeline_lib.video.reading import probe
-from tests.models import CLASSES, FRAMES, GRID, IMAGE_SIZE, make_bundle, write_video
+from tests.models import CLASSES, FRAMES, GRID, IMAGE_SIZE, RGB, make_bundle, write_video
 
 
 def reference_features(video: Path, folder: Path) -> torch.Tensor:
@@ -152,6 +152,69 @@ def test_a_saved_folder_predicts_the_same(predictor, parts, video, tmp_path):
 def test_an_overlap_that_is_no_share_is_refused(predictor, video, overlap):
     with pytest.raises(ValueError, match=r"overlap = .*: must be 0 or more, and less than 1"):
         predictor.predict(video, overlap=overlap)
+
+
+FLOW = RGB.model_copy(update={"input": "flow", "stack": 2})
+CLIP = RGB.model_copy(update={"input": "clip", "backbone": "r3d_18"})
+LARGE = RGB.model_copy(update={"image_size": 336})
+
+
+@pytest.fixture(scope="module")
+def of_streams(tmp_path_factory) -> dict[str, ModelBundle]:
+    """Return models of clips of 10 frames, of which r3d_18 makes two steps."""
+    folder = tmp_path_factory.mktemp("streams")
+    kinds = {"rgb": RGB, "flow": FLOW, "clip": CLIP, "large": LARGE}
+    bundles = {name: make_bundle(folder / name, frames=10, params=params) for name, params in kinds.items()}
+    for name, bundle in bundles.items():
+        spec = bundle.input_spec.model_copy(update={"name": name})
+        bundles[name] = dataclasses.replace(bundle, input_spec=spec)
+    return bundles
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5])
+def test_models_of_several_streams_together_say_what_each_says_alone(of_streams, video, overlap, monkeypatch):
+    decoded: list[int] = []
+
+    def read(path: Path, max_side: int) -> Iterator[np.ndarray]:
+        decoded.append(max_side)
+        return read_arrays(path, max_side=max_side)
+
+    monkeypatch.setattr(module, "read_arrays", read)
+    together = Predictor(of_streams.values(), device="cpu").predict(video, overlap=overlap)
+    assert sorted(decoded) == [640, 672]
+    for name, bundle in of_streams.items():
+        alone = Predictor([bundle], device="cpu").predict(video, overlap=overlap).models[name]
+        np.testing.assert_allclose(together.models[name].probability_TC, alone.probability_TC, atol=1e-5)
+        np.testing.assert_allclose(together.models[name].attention_TKK, alone.attention_TKK, atol=1e-5)
+
+
+def test_a_stream_that_several_models_read_is_opened_once(of_streams, parts, tmp_path):
+    same = make_bundle(tmp_path, "lrcn", frames=10, params=FLOW)
+    assert len(Predictor([of_streams["flow"], of_streams["rgb"], same], device="cpu")._streams) == 2
+    assert len(Predictor(parts.values(), device="cpu")._streams) == 1
+
+
+def test_each_frame_takes_the_nearest_step_of_a_clip_network(of_streams, video, tmp_path):
+    """Of 10 frames, the steps are at 0 and 8; a network without memory would say two things."""
+    prediction = Predictor([of_streams["clip"]], device="cpu").predict(video, subsampled=tmp_path / "s.mp4")
+    result = prediction.models["clip"]
+    assert prediction.video.num_frames == 16
+    for values_T in (result.probability_TC, result.attention_TKK):
+        for first, steps in ((0, (range(5), range(5, 10))), (10, (range(5), range(5, 6)))):
+            of_step = [values_T[[first + frame for frame in frames]] for frames in steps]
+            assert all((values == values[0]).all() for values in of_step)
+            assert not np.array_equal(of_step[0][0], of_step[1][0])
+
+
+def test_steps_of_padding_are_masked(of_streams, tmp_path):
+    """A video of 3 frames has one valid step of two: the network is told so."""
+    told: list[int] = []
+    predictor = Predictor([of_streams["clip"]], device="cpu")
+    network = predictor._models["clip"].network
+    network.register_forward_pre_hook(lambda _, inputs: told.extend(inputs[1].tolist()))
+    result = predictor.predict(write_video(tmp_path / "short.mp4", 5)).models["clip"]
+    assert told == [1]
+    assert result.probability_TC.shape == (3, 3)
 
 
 def test_what_is_no_video_is_refused_and_leaves_nothing(predictor, tmp_path):

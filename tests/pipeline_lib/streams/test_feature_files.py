@@ -185,3 +185,36 @@ def test_failed_writing_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="stop"), FeatureWriter(tmp_path / "f.h5", clips, frame_shape=(2, 2, 4), frames=3):
         raise RuntimeError("stop")
     assert not list(tmp_path.iterdir())
+
+
+def write_steps(path: Path, step_frames: list[int], frames: int = 6) -> Path:
+    """Write two clips of whole steps, the second one of 2 valid frames; each step's features are its number in the file."""
+    clips = pd.DataFrame({"clip": [f"{path.stem}#0", f"{path.stem}#6"], "video": path.stem, "class_name": "wave"})
+    clips = clips.assign(first_frame=[0, 6], valid_frames=[6, 2])
+    with FeatureWriter(path, clips, frame_shape=(2, 2, 4), frames=frames, step_frames=step_frames) as writer:
+        writer.describe(PROVENANCE)
+        writer.append(np.arange(2 * len(step_frames)).reshape(-1, 1, 1, 1) * np.ones((1, 2, 2, 4)))
+    return path
+
+
+def test_steps_of_networks_that_see_whole_clips_are_kept_with_their_frames(tmp_path: Path) -> None:
+    with FeatureReader([write_steps(tmp_path / "a.h5", [1, 4])]) as reader:
+        assert reader.shape == (2, 2, 2, 2, 4)
+        assert reader.step_frames == (1, 4)
+        assert reader.load(["a#0", "a#6"])[:, :, 0, 0, 0].tolist() == [[0, 1], [2, 3]]
+
+
+def test_step_frames_are_stored_only_where_steps_are_not_frames(paths: list[Path], tmp_path: Path) -> None:
+    whole = write_steps(tmp_path / "whole.h5", list(range(6)))
+    fewer = write_steps(tmp_path / "fewer.h5", [0, 1])
+    for path, stored, steps in ((paths[0], False, 3), (whole, False, 6), (fewer, True, 2)):
+        with h5py.File(path) as file:
+            assert ("step_frames" in file) == stored
+        with FeatureReader([path]) as reader:
+            assert reader.step_frames == tuple(range(steps))
+
+
+def test_files_with_other_steps_are_not_read_together(tmp_path: Path) -> None:
+    files = [write_steps(tmp_path / "a.h5", [1, 4]), write_steps(tmp_path / "b.h5", [0, 3])]
+    with pytest.raises(ValueError, match="differ in step_frames"):
+        _ = FeatureReader(files).shape
