@@ -127,8 +127,8 @@ def _rows(kept: Iterable[Sequence[range]], source: Source) -> Iterator[Tensor]:
 def _decode(kept: Mapping[str, Sequence[range]], video_path: Callable[[str], Path], source: Source) -> Tensor:
     """Return the kept images of every video as images_FCHW (channels last in memory), in order."""
     total = sum(len(numbers) for ranges in kept.values() for numbers in ranges)
-    images_FCHW = torch.empty(total, source.channels, source.side, source.side, dtype=torch.uint8)
-    images_FCHW = images_FCHW.contiguous(memory_format=torch.channels_last)
+    shape = (total, source.channels, source.side, source.side)
+    images_FCHW = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
 
     def process(video: str, arrays: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         return _kept_images(video, kept[video], source.images(arrays))
