@@ -54,7 +54,7 @@ class FusionSummary:
 
 def overlap_of_errors(correct_MV: np.ndarray, group_V: np.ndarray) -> Overlap:
     """Compare the members' errors; `correct_MV` says which member is right on which video."""
-    any_right_V, all_right_V = correct_MV.any(axis=0), correct_MV.all(axis=0)
+    any_right_V, all_right_V = np.logical_or.reduce(correct_MV), np.logical_and.reduce(correct_MV)
     num_any_wrong = int((~all_right_V).sum())
     return Overlap(
         oracle_accuracy=float(any_right_V.mean()),

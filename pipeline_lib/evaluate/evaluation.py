@@ -88,7 +88,7 @@ def evaluate_model(
             maps = _score_maps(curves_of, loader_of, test, of_steps, outputs, metadata, actor)
     for split, table, found in (("val", val, on_val), ("test", test, outputs)):
         if found:
-            write_probabilities(directory, split, table["clip"], metadata.classes, _probabilities(found))
+            write_probabilities(directory, split, table["clip"].tolist(), metadata.classes, _probabilities(found))
     predictions, videos = write_predictions(
         directory, test, _probabilities(outputs), outputs.attention_NTKK.numpy(), metadata.classes
     )

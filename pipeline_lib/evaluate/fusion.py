@@ -206,13 +206,14 @@ def fuse_attention(
     Returns:
         None if no member has attention.
     """
-    known = [(*parts, maps) for *parts, maps in zip(weights, members, attention, strict=True) if maps is not None]
+    parts = zip(weights, members, attention, strict=True)
+    known = [(weight, member_NTC, maps_NTKK) for weight, member_NTC, maps_NTKK in parts if maps_NTKK is not None]
     if not known:
         return None
-    grid = max(maps_NTKK.shape[2] for *_, maps_NTKK in known)
+    grid = max(maps_NTKK.shape[2] for _, _, maps_NTKK in known)
     total_NTKK, total_NT = np.zeros((*predicted_NT.shape, grid, grid)), np.zeros(predicted_NT.shape)
     for weight, member_NTC, maps_NTKK in known:
-        own_NT = np.take_along_axis(member_NTC, predicted_NT[:, :, None], axis=2)[:, :, 0]
+        own_NT: np.ndarray = np.take_along_axis(member_NTC, predicted_NT[:, :, None], axis=2)[:, :, 0]
         share_NT = np.maximum(weight * own_NT.astype(np.float64), SMALLEST)
         total_NTKK += share_NT[:, :, None, None] * resample_maps(maps_NTKK, grid)
         total_NT += share_NT
