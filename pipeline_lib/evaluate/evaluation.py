@@ -27,6 +27,7 @@ from pipeline_lib.evaluate.probabilities import write_probabilities
 from pipeline_lib.evaluate.scores import class_scores, confusion_counts, overall_scores
 from pipeline_lib.params import EvaluateParams
 from pipeline_lib.streams.feature_files import FeatureReader
+from pipeline_lib.streams.joined import JoinedReader, open_features
 from pipeline_lib.training.batches import ClipLoader
 from pipeline_lib.training.checkpoints import Metadata, load_checkpoint
 from pipeline_lib.training.inference import Outputs, infer, infer_frames
@@ -73,7 +74,7 @@ def evaluate_model(
     device = choose_device(params.device, key="evaluate.device")
     network = network.to(device)
     batch_size = max(params.batch_size, GPU_BATCH) if device.type == "cuda" else params.batch_size
-    with FeatureReader(feature_files) as reader:
+    with open_features(feature_files, len(metadata.streams)) as reader:
         _check_features(checkpoint, reader, metadata)
         loader_of = partial(ClipLoader, reader, classes=metadata.classes, device=device, in_memory=False)
         loader = loader_of(test)
@@ -130,17 +131,18 @@ def _check_classes(checkpoint: Path, test: pd.DataFrame, metadata: Metadata) -> 
         )
 
 
-def _check_features(checkpoint: Path, reader: FeatureReader, metadata: Metadata) -> None:
+def _check_features(checkpoint: Path, reader: FeatureReader | JoinedReader, metadata: Metadata) -> None:
     """Check that the features' size, backbone and preprocessing are those that the model was trained on."""
     _, _, grid, _, channels = reader.shape
-    found = reader.provenance | {"grid": grid, "channels": channels}
-    expected = metadata.features | {"grid": metadata.grid, "channels": metadata.channels}
-    for name in ("grid", "channels", *FEATURES_MUST_AGREE):
-        if found.get(name) != expected.get(name):
-            raise UserError(
-                f"{checkpoint}: trained on features with {name} {expected.get(name)}, but these have {found.get(name)}; "
-                "run with `--refresh train`"
-            )
+    sizes = ({"grid": grid, "channels": channels}, {"grid": metadata.grid, "channels": metadata.channels})
+    streams = zip(reader.provenance.get("streams", [reader.provenance]), metadata.streams, strict=True)
+    for found, expected in (sizes, *streams):
+        for name in ("grid", "channels", *FEATURES_MUST_AGREE):
+            if found.get(name) != expected.get(name):
+                raise UserError(
+                    f"{checkpoint}: trained on features with {name} {expected.get(name)}, but these have {found.get(name)}; "
+                    "run with `--refresh train`"
+                )
 
 
 def _probabilities(outputs: Outputs) -> np.ndarray:

@@ -26,6 +26,7 @@ from torch import nn
 from pipeline_lib.compute.gpu_sharing import deterministic_inference
 from pipeline_lib.evaluate.measures import MODEL, UNIFORM, control_maps
 from pipeline_lib.streams.feature_files import FeatureReader
+from pipeline_lib.streams.joined import JoinedReader
 from pipeline_lib.training.batches import Batch, ClipLoader
 
 STEPS = 5
@@ -65,7 +66,7 @@ def cell_counts(num_cells: int) -> np.ndarray:
     return np.array([round(num_cells * step / STEPS) for step in range(STEPS + 1)])
 
 
-def masked_features(reader: FeatureReader, clips: pd.DataFrame) -> torch.Tensor | None:
+def masked_features(reader: FeatureReader | JoinedReader, clips: pd.DataFrame) -> torch.Tensor | None:
     """Return the features_D of a masked cell: the mean of some training clips, or None (zeros) if none is negative."""
     train = clips[clips["split"] == "train"]["clip"]
     sample = train.sample(min(SAMPLED_CLIPS, len(train)), random_state=0).tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -46,14 +46,21 @@ def model_kind(name: str) -> ModelKind:
     return MODELS[name]
 
 
-def build_model(params: ModelParams, *, channels: int, grid: int, num_classes: int) -> nn.Module:
+def build_model(params: ModelParams, *, channels: int | Sequence[int], grid: int, num_classes: int) -> nn.Module:
     """Return a model with random weights, drawn from torch's global generator.
+
+    Args:
+        params: the model and its hyper-parameters.
+        channels: feature channels; of each stream if the model reads several, which it gets side by side.
+        grid: cells per side.
+        num_classes: number of classes.
 
     Raises:
         UserError: there is no model with this name.
     """
+    parts = (channels,) if isinstance(channels, int) else tuple(channels)
     network = model_kind(params.model).network
     known = inspect.signature(network).parameters
     options = {name: value for name, value in params if name in known}
-    model = network(channels=channels, grid=grid, num_classes=num_classes, **options)
-    return Normalised(model) if params.normalise else model
+    model = network(channels=parts[0] if len(parts) == 1 else parts, grid=grid, num_classes=num_classes, **options)
+    return Normalised(model, parts) if params.normalise else model

@@ -1,7 +1,7 @@
 """Parameters of a run: one frozen, strict section per stage, loaded from a YAML file and `section.key=value` settings."""
 
 from pipeline_lib.params.loading import load_params
-from pipeline_lib.params.models import MODELS, ModelName, ModelOnStream, ModelParams, TrainParams, split_model
+from pipeline_lib.params.models import MODELS, ModelName, ModelOnStream, ModelParams, TrainParams, num_streams, split_model
 from pipeline_lib.params.section import Device
 from pipeline_lib.params.stages import (
     Addresses,
@@ -44,5 +44,6 @@ __all__ = [
     "TrackingParams",
     "TrainParams",
     "load_params",
+    "num_streams",
     "split_model",
 ]

@@ -21,7 +21,12 @@ def steps_of_frames(step_frames: Sequence[int], num_frames: int) -> np.ndarray:
     Returns:
         steps_T: int64 indices of steps.
     """
-    distance_TS = np.abs(np.arange(num_frames)[:, None] - np.asarray(step_frames)[None])
+    return nearest_steps(step_frames, range(num_frames))
+
+
+def nearest_steps(step_frames: Sequence[int], frames: Sequence[int]) -> np.ndarray:
+    """Return the step_T whose middle frame is nearest to each of some frames, the earlier one if two are equally near."""
+    distance_TS = np.abs(np.asarray(frames)[:, None] - np.asarray(step_frames)[None])
     return distance_TS.argmin(axis=1)
 
 

@@ -20,8 +20,9 @@ from pipeline_lib.compute.devices import choose_device, keep_freed_memory
 from pipeline_lib.compute.gpu_sharing import own_stream
 from pipeline_lib.errors import UserError
 from pipeline_lib.networks.normalisation import Normalised
-from pipeline_lib.params import ModelParams
+from pipeline_lib.params import ModelParams, num_streams
 from pipeline_lib.streams.feature_files import FeatureReader
+from pipeline_lib.streams.joined import JoinedReader, open_features
 from pipeline_lib.train.trainer import Trainer
 from pipeline_lib.training.batches import ClipLoader, fits_in_memory
 from pipeline_lib.training.checkpoints import Metadata, save_checkpoint
@@ -65,7 +66,7 @@ def train_model(
         raise UserError("the val split has no clips, but early stopping needs some; raise chunk.val_fraction")
     check_trainable(clips, splits=("val",))
     device = choose_device(params.device, key="train.device")
-    with FeatureReader(feature_files) as reader, _isolated(device, params):
+    with open_features(feature_files, num_streams(params.model)) as reader, _isolated(device, params):
         metadata = _describe(clips, reader, params)
         in_memory = fits_in_memory(reader, [split["clip"].tolist() for split in (train, val)], device)
         loaders = [ClipLoader(reader, split, metadata.classes, device, in_memory=in_memory) for split in (train, val)]
@@ -102,7 +103,7 @@ def _isolated(device: torch.device, params: ModelParams) -> Iterator[None]:
             yield
 
 
-def _describe(clips: pd.DataFrame, reader: FeatureReader, params: ModelParams) -> Metadata:
+def _describe(clips: pd.DataFrame, reader: FeatureReader | JoinedReader, params: ModelParams) -> Metadata:
     _, grid, _, channels = reader.shape[-4:]
     return Metadata(
         classes=tuple(sorted(clips["class_name"].unique())),
@@ -110,6 +111,7 @@ def _describe(clips: pd.DataFrame, reader: FeatureReader, params: ModelParams) -
         grid=grid,
         params=params.recipe(),
         features=dict(reader.provenance),
+        stream_channels=reader.channels if isinstance(reader, JoinedReader) else None,
     )
 
 

@@ -22,6 +22,7 @@ import torch
 
 from pipeline_lib.compute.planning import MEMORY_SHARE
 from pipeline_lib.streams.feature_files import FeatureReader
+from pipeline_lib.streams.joined import JoinedReader
 from pipeline_lib.streams.steps import valid_steps
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class ClipLoader:
 
     def __init__(
         self,
-        reader: FeatureReader,
+        reader: FeatureReader | JoinedReader,
         clips: pd.DataFrame,
         classes: Sequence[str],
         device: torch.device,
@@ -147,7 +148,7 @@ def _gather_fp32(features_NTKKD: torch.Tensor, chosen_B: torch.Tensor) -> torch.
     return gathered_BTKKD
 
 
-def load_cached(reader: FeatureReader, clips: Sequence[str], device: torch.device) -> CachedFeatures:
+def load_cached(reader: FeatureReader | JoinedReader, clips: Sequence[str], device: torch.device) -> CachedFeatures:
     """Return the clips' features, on the device if they fit there and otherwise on the CPU.
 
     Features that another loader in this process still uses are not read again.
@@ -164,7 +165,7 @@ def load_cached(reader: FeatureReader, clips: Sequence[str], device: torch.devic
         return cached
 
 
-def _load_to_gpu(reader: FeatureReader, clips: Sequence[str], device: torch.device) -> torch.Tensor:
+def _load_to_gpu(reader: FeatureReader | JoinedReader, clips: Sequence[str], device: torch.device) -> torch.Tensor:
     """Return features_NTKKD on the GPU; copying a block overlaps reading the next one."""
     features_NTKKD = torch.empty((len(clips), *reader.shape[1:]), dtype=torch.float16, device=device)
     for first in range(0, len(clips), BLOCK_CLIPS):
@@ -174,21 +175,21 @@ def _load_to_gpu(reader: FeatureReader, clips: Sequence[str], device: torch.devi
     return features_NTKKD
 
 
-def _num_bytes(reader: FeatureReader, num_clips: int) -> int:
+def _num_bytes(reader: FeatureReader | JoinedReader, num_clips: int) -> int:
     """Return the size in bytes of `num_clips` clips' features in fp16."""
     return 2 * num_clips * math.prod(reader.shape[1:])
 
 
-def _cache_key(reader: FeatureReader, clips: Sequence[str], device: torch.device) -> Hashable:
+def _cache_key(reader: FeatureReader | JoinedReader, clips: Sequence[str], device: torch.device) -> Hashable:
     """Return the identity of features in memory: the current state of the files, the clips and the device."""
-    if not isinstance(reader, FeatureReader):
+    if not isinstance(reader, FeatureReader | JoinedReader):
         return object()  # another kind of reader: its files are unknown, so never share its features
     files = tuple((file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns) for file in map(Path.stat, reader.paths))
     index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
     return files, tuple(clips), (device.type, index)
 
 
-def fits_in_memory(reader: FeatureReader, splits: Sequence[Sequence[str]], device: torch.device) -> bool:
+def fits_in_memory(reader: FeatureReader | JoinedReader, splits: Sequence[Sequence[str]], device: torch.device) -> bool:
     """Return, and log, whether the fp16 features of these splits' clips fit in memory or are there already."""
     with _cache_lock:  # wait for features that are being loaded
         num_clips = sum(len(clips) for clips in splits if _cache_key(reader, clips, device) not in _cache)

@@ -31,7 +31,14 @@ class Metadata(BaseModel):
     params: dict[str, Any]
     """`ModelParams.recipe` of the model."""
     features: dict[str, Any]
-    """Provenance of the features: backbone, SHA-256 of its weights, preprocessing, ..."""
+    """Provenance of the features: backbone, SHA-256 of its weights, preprocessing, ...; of several streams, in `streams`."""
+    stream_channels: tuple[int, ...] | None = None
+    """Channels of each stream, if the model reads several; `channels` is their sum."""
+
+    @property
+    def streams(self) -> list[dict[str, Any]]:
+        """Provenance of each stream that the model reads."""
+        return self.features.get("streams", [self.features])
 
     @property
     def model(self) -> str:
@@ -46,13 +53,14 @@ class Metadata(BaseModel):
     def build(self) -> nn.Module:
         """Return the model with random weights."""
         params = ModelParams.model_validate(self.params)
-        return build_model(params, channels=self.channels, grid=self.grid, num_classes=len(self.classes))
+        channels = self.stream_channels or (self.channels,)
+        return build_model(params, channels=channels, grid=self.grid, num_classes=len(self.classes))
 
 
 def save_checkpoint(path: Path, model: nn.Module, metadata: Metadata) -> None:
     """Write weights and metadata. Equal models give equal bytes."""
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
-    text = json.dumps(metadata.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+    text = json.dumps(metadata.model_dump(mode="json", exclude_defaults=True), sort_keys=True, ensure_ascii=False)
     save_file(weights, path, metadata={METADATA_KEY: text})
 
 
