@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import urllib.error
 from pathlib import Path
 
@@ -31,7 +32,9 @@ NETWORKS = [
 BLOCKS = {"s3d": 5, "mvit_v1_b": 16, "mvit_v2_s": 16}
 
 
+@functools.cache
 def random_backbone(name: str, *, grid: int = 7) -> Backbone:
+    """Return a network that tests share and do not change."""
     return build_backbone(name, "random", grid=grid, seed=0)
 
 
@@ -54,7 +57,7 @@ def test_every_network_says_its_shape_steps_and_blocks(
     assert (backbone.input, backbone.grid) == ("clip", 7)
     assert backbone.map_shape(backbone.own_size, num_frames=30) == shape
     assert backbone.step_frames(30) == middles
-    for num_frames in (16, 17, 20, 28, 31, 45, 64):
+    for num_frames in (17, 28, 45):
         steps = backbone.step_frames(num_frames)
         assert len(steps) == num_steps(backbone, num_frames)
         assert list(steps) == sorted(set(steps))
@@ -129,6 +132,15 @@ def test_preprocessing_is_torchvisions_for_the_network() -> None:
     assert (backbone.own_size, backbone.fixed_size, backbone.weights_description) == (112, None, "random: seed 0")
 
 
+@pytest.mark.parametrize("name", sorted(TIMINGS))
+def test_middles_increase_for_every_length_of_clip(name: str) -> None:
+    timing = TIMINGS[name]
+    for num_frames in range(timing.shortest, 130):
+        middles = timing.steps(num_frames)
+        assert list(middles) == sorted(set(middles))
+        assert 0 <= middles[0] <= middles[-1] < num_frames
+
+
 def test_mvit_takes_every_second_frame_and_repeats_the_last() -> None:
     timing = TIMINGS["mvit_v2_s"]
     assert timing.frames(30) == (*range(0, 30, 2), 28)
@@ -179,7 +191,7 @@ def test_fusing_leaves_3d_layers_alone() -> None:
 
 
 def test_channels_last_gives_the_same_map() -> None:
-    backbone = random_backbone("mc3_18", grid=2)
+    backbone = build_backbone("mc3_18", "random", grid=2, seed=0)
     clips_NCTHW = torch.rand(1, 3, 4, 32, 32)
     with torch.inference_mode():
         wanted = backbone(clips_NCTHW)
