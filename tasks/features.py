@@ -26,6 +26,9 @@ FEATURES = ("features", "features_2")
 def backbone_recipe(context: Context, params: StreamParams) -> dict[str, Any]:
     """Return the parameters of a stream, with weights files identified by their digests."""
     values = params.recipe()
+    folder = Path(params.backbone.removeprefix("hf:")).expanduser()
+    if params.backbone.startswith("hf:") and folder.is_dir():
+        values["backbone"] = f"hf: sha256 {_sha256(context, folder, 'backbone')}"
     for key, path in weights_files(params).items():
         values[key] = f"sha256 {_sha256(context, path, key)}"
     return values
@@ -43,7 +46,7 @@ def _sha256(context: Context, path: Path, key: str) -> str:
 
 def weights_files(params: StreamParams) -> dict[str, Path]:
     """Return the absolute paths of a stream's weights that are a user's files, by their keys."""
-    named = {"weights": params.weights} if params.weights not in ("imagenet", "kinetics", "random") else {}
+    named = {"weights": params.weights} if params.weights not in ("imagenet", "kinetics", "hub", "random") else {}
     named |= {"method_weights": params.method_weights} if params.method_weights else {}
     return {key: Path(value).expanduser().absolute() for key, value in named.items()}
 
