@@ -46,7 +46,7 @@ def _check_model(name: str) -> str:
 
 
 ModelOnStream = Annotated[str, AfterValidator(_check_model)]
-"""A model and the stream that it reads, `MODEL@STREAM`, or `MODEL` for the run's first stream."""
+"""A model and the stream that it reads, `MODEL@STREAM`, or `MODEL` for the run's default stream."""
 
 
 UNUSED_HYPERPARAMETERS: dict[ModelName, tuple[str, ...]] = {

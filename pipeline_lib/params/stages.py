@@ -152,7 +152,7 @@ class FinetuneParams(Section):
 
     enabled: bool = False
     streams: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = operational(None)
-    """Streams whose backbones are tuned; default: the first stream."""
+    """Streams whose backbones are tuned; default: the stream that models read by default."""
     blocks: PositiveInt | Literal["all"] = "all"
     """Number of the backbone's last blocks to tune; a block has one resolution (VGG16 has 5)."""
     epochs: PositiveInt = 10
@@ -241,7 +241,7 @@ class FeaturesParams(StreamParams):
     """Parameters of the features stage: one stream called `rgb`, or several named ones in `streams`."""
 
     streams: Annotated[dict[StreamName, StreamParams], Field(min_length=1)] | None = None
-    """Streams by name. Models read the first one by default, or `MODEL@STREAM`."""
+    """Streams by name. Models read `rgb` by default, else the first one, or `MODEL@STREAM`."""
 
     @model_validator(mode="after")
     def _one_or_several(self) -> FeaturesParams:
@@ -263,8 +263,8 @@ class FeaturesParams(StreamParams):
 
     @property
     def default_stream(self) -> str:
-        """The stream of models that name none: the first."""
-        return next(iter(self.all_streams))
+        """The stream of models that name none: `rgb`, or the first if there is none of this name."""
+        return "rgb" if "rgb" in self.all_streams else next(iter(self.all_streams))
 
 
 class SweepParams(Section):
