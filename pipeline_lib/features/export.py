@@ -32,7 +32,7 @@ def export_video(reader: FeatureReader, clips: pd.DataFrame, destination: Path, 
         pool: whether to average each map.
     """
     step_frames = np.array(reader.step_frames)
-    steps_B = valid_steps(step_frames, clips["valid_frames"].to_numpy())
+    steps_B = valid_steps(reader.step_frames, clips["valid_frames"].to_numpy())
     frames = [first + step_frames[:steps] for first, steps in zip(clips["first_frame"], steps_B, strict=True)]
     provenance = reader.provenance | {"axes": "step,channel" if pool else "step,row,column,channel", "video": video}
     seconds_N = np.concatenate(frames) / provenance["fps"]

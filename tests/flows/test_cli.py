@@ -28,7 +28,8 @@ def test_help_loads_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
     assert all(
-        command in result.stdout for command in ("run", "predict", "app", "promote", "up", "down", "doctor", "verify", "gc")
+        command in result.stdout
+        for command in ("run", "predict", "features", "app", "promote", "up", "down", "doctor", "verify", "gc")
     )
 
 
@@ -44,6 +45,8 @@ def test_the_engine_is_a_parameter_that_overrides_the_file():
         [],
         ["rum"],
         ["predict"],
+        ["features"],
+        ["features", "a.mp4"],
         ["run", "--until"],
         ["run", "--refresh", "all"],
         ["gc", "--older-than", "30"],
