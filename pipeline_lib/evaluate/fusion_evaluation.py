@@ -18,13 +18,14 @@ from pipeline_lib.artifacts import layout
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluate.complementarity import Overlap, overlap_of_errors
 from pipeline_lib.evaluate.evaluation import write_predictions, write_scores
-from pipeline_lib.evaluate.fusion import FittedFusion, VideoScores, fit_fusion, fuse, fuse_attention, video_means
+from pipeline_lib.evaluate.fusion_fitting import VideoScores, fit_fusion
 from pipeline_lib.evaluate.maps import ScoredMaps, map_totals, write_maps
 from pipeline_lib.evaluate.permutation import video_footage
 from pipeline_lib.evaluate.pointing import find_actor
 from pipeline_lib.evaluate.probabilities import SplitProbabilities, read_probabilities
 from pipeline_lib.evaluate.scores import overall_scores
 from pipeline_lib.params import FusionParams
+from pipeline_lib.training.fusion import FittedFusion, fuse, fuse_attention, video_means
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,11 @@ import numpy as np
 import pytest
 from sklearn.svm import LinearSVC
 
-from pipeline_lib.evaluate.complementarity import overlap_of_errors
-from pipeline_lib.evaluate.fusion import (
-    INVERSE_PENALTIES,
-    FittedFusion,
-    VideoScores,
-    fit_fusion,
-    fit_weights,
-    fuse,
-    fuse_attention,
-    resample_maps,
-    stack_scores,
-    video_means,
-)
+from pipeline_lib.evaluate.fusion_fitting import INVERSE_PENALTIES, VideoScores, fit_fusion, fit_weights
 from pipeline_lib.params import FusionParams
+from pipeline_lib.training.fusion import FittedFusion, fuse, fuse_attention, stack_scores
 
-# M members, N clips, T frames of a clip, V videos, C classes, K grid side
+# M members, N clips, T frames of a clip, V videos, C classes
 
 MEMBERS = ("alstm", "alstm@flow")
 MEAN = FusionParams(members=MEMBERS)
@@ -155,12 +144,6 @@ def test_the_svm_decides_once_a_video():
     np.testing.assert_allclose(fused_NTC.sum(axis=2), 1, rtol=1e-6)
 
 
-def test_padded_frames_do_not_count():
-    probability_NTC = np.array([[[0.9, 0.1], [0.0, 1.0]], [[0.5, 0.5], [0.3, 0.7]]])
-    mean_VC = video_means(probability_NTC, np.array([1, 2]), np.array([0, 0]))
-    np.testing.assert_allclose(mean_VC, [[(0.9 + 0.5 + 0.3) / 3, (0.1 + 0.5 + 0.7) / 3]])
-
-
 def test_an_svm_without_all_classes_falls_back_to_the_mean_and_says_so():
     val = draw(60, 4, (1.0, 2.0))
     known_V = val.label_V != 3
@@ -179,36 +162,3 @@ def test_one_group_is_too_few_to_choose_a_penalty():
 def test_a_fitted_fusion_is_the_same_after_json(method):
     fitted = fit_fusion(FusionParams(members=MEMBERS, method=method), draw(60, 3, (1.0, 2.0)))
     assert FittedFusion.model_validate_json(fitted.model_dump_json()) == fitted
-
-
-def test_fused_attention_follows_the_member_that_is_sure_of_the_prediction():
-    first_NTC, second_NTC = np.array([[[0.8, 0.2]]]), np.array([[[0.4, 0.6]]])
-    maps = np.array([[[[1.0, 0.0], [0.0, 0.0]]]]), np.array([[[[0.0, 0.0], [0.0, 1.0]]]])
-    fused_NTKK = fuse_attention((1 / 3, 2 / 3), [first_NTC, second_NTC], maps, np.array([[0]]))
-    np.testing.assert_allclose(fused_NTKK[0, 0], [[0.5, 0], [0, 0.5]])  # 1/3 * 0.8 and 2/3 * 0.4, of predicted class 0
-    np.testing.assert_allclose(
-        fuse_attention((1 / 3, 2 / 3), [first_NTC, second_NTC], [maps[0], None], np.array([[1]])), maps[0]
-    )
-    assert fuse_attention((0.5, 0.5), [first_NTC, second_NTC], [None, None], np.array([[0]])) is None
-
-
-def test_a_member_without_weight_still_gives_a_map_where_it_is_the_only_one():
-    maps_NTKK = np.full((1, 1, 2, 2), 0.25)
-    members = [np.array([[[1.0, 0.0]]]), np.array([[[0.5, 0.5]]])]
-    np.testing.assert_allclose(fuse_attention((0.0, 1.0), members, [maps_NTKK, None], np.array([[0]])), maps_NTKK)
-
-
-def test_maps_of_another_grid_keep_their_mass_and_place():
-    maps_NTKK = np.random.default_rng(0).dirichlet(np.ones(9), (2, 1)).reshape(2, 1, 3, 3)
-    finer_NTKK = resample_maps(maps_NTKK, 6)
-    np.testing.assert_allclose(finer_NTKK.reshape(2, 1, 3, 2, 3, 2).sum(axis=(3, 5)), maps_NTKK)
-    np.testing.assert_allclose(resample_maps(maps_NTKK, 4).sum(axis=(2, 3)), 1)
-    np.testing.assert_allclose(resample_maps(np.full((1, 1, 3, 3), 1 / 9), 4), np.full((1, 1, 4, 4), 1 / 16))
-
-
-def test_overlap_of_errors():
-    correct_MV = np.array([[1, 1, 0, 0, 0], [1, 0, 1, 0, 0]], dtype=bool)
-    overlap = overlap_of_errors(correct_MV, np.arange(5))
-    assert (overlap.oracle_accuracy, overlap.all_wrong, overlap.error_jaccard) == (0.6, 0.4, 0.5)
-    assert overlap.oracle_interval[0] < 0.6 < overlap.oracle_interval[1]
-    assert overlap_of_errors(np.ones((2, 3), dtype=bool), np.arange(3)).error_jaccard is None
