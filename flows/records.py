@@ -27,6 +27,7 @@ from flows.state import RunState
 from pipeline_lib.addresses import redact
 from pipeline_lib.artifacts import layout
 from pipeline_lib.params import Params
+from pipeline_lib.predict.bundle import ModelBundle
 from tasks import progress
 from tasks.background import Background
 from tasks.evaluate import RunKey
@@ -154,16 +155,15 @@ class Record:
 
     def _log_bundle(self, child_run_id: str, training: TrainingRun, ref: Ref) -> None:
         """Log the model's input specification to the child, and its backbone to the parent unless it is there."""
-        candidate = self._candidate(child_run_id, training, ref)
-        self._backbones |= registry.log_bundles(self.parent_run_id, [candidate], known=self._backbones)
+        bundles = {child_run_id: self._bundle(training, ref)}
+        self._backbones |= registry.log_bundles(self.parent_run_id, bundles, known=self._backbones)
 
-    def _candidate(self, child_run_id: str, training: TrainingRun, ref: Ref) -> registry.Candidate:
+    def _bundle(self, training: TrainingRun, ref: Ref) -> ModelBundle:
         from pipeline_lib.predict.provenance import bundle_of_training
 
         trained = self.context.store.load("train", ref.key)
         assert trained, "this run's train artifacts exist"
-        bundle = bundle_of_training(self.context.store, trained, training.label)
-        return registry.Candidate(child_run_id, bundle, _candidate_tags(training, ref))
+        return bundle_of_training(self.context.store, trained, training.label)
 
     def _register_best(self, parent_run_id: str, trainings: Sequence[TrainingRun], refs: Sequence[Ref]) -> None:
         """Register the best trained model."""
@@ -171,7 +171,8 @@ class Record:
         child_run_id = self.children[trainings[best].key].id
         if child_run_id is None:
             return
-        found = registry.register(self._candidate(child_run_id, trainings[best], refs[best]))
+        bundle, tags = self._bundle(trainings[best], refs[best]), _candidate_tags(trainings[best], refs[best])
+        found = registry.register(registry.Candidate(child_run_id, bundle, tags))
         tracking.set_tags(parent_run_id, {registry.VERSION: str(found.version)})
         terminal.say(f"registered {registry.describe(found)}: {registry.standing(found)}")
 

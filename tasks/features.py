@@ -19,8 +19,6 @@ VERSION = "features-2"
 
 FeaturesOfModel = Mapping[str, Sequence[Refs]]
 """The streams that a model reads, by name: what each shard's task returned."""
-FEATURES = ("features", "features_2")
-"""Names of a model's first and second stream among the inputs of recipes."""
 
 
 def backbone_recipe(context: Context, params: StreamParams) -> dict[str, Any]:
@@ -84,7 +82,7 @@ def needs_of_model(device: Device, key: str, files: Sequence[Path], side_by_side
 def feature_inputs(features: FeaturesOfModel) -> dict[str, str]:
     """Return the content keys of a model's features, as inputs of a recipe."""
     return {
-        f"{FEATURES[position]} {number}": shard[stream].content_key
+        f"{layout.FEATURE_INPUTS[position]} {number}": shard[stream].content_key
         for position, (stream, shards) in enumerate(features.items())
         for number, shard in enumerate(shards)
     }

@@ -48,7 +48,7 @@ def make_bundle(
     weights = {key: value.contiguous() for key, value in backbone.extractor.state_dict().items()}
     save_file(weights, folder / "backbone.safetensors")
     input_spec = InputSpec(name=name, fps=FPS, crf=16, frames=frames)
-    return ModelBundle(input_spec, folder / "checkpoint.safetensors", folder / "backbone.safetensors")
+    return ModelBundle(input_spec, folder / "checkpoint.safetensors", (folder / "backbone.safetensors",))
 
 
 def make_opened(folder: Path, names: Sequence[str] = ("alstm", "conv_alstm", "mean_pool")) -> Opened:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline_lib.params import HeatmapsParams
-from pipeline_lib.predict.predictor import ModelPrediction, Prediction
+from pipeline_lib.predict.prediction import ModelPrediction, Prediction
 from pipeline_lib.predict.results import DIGITS, describe
 from pipeline_lib.report.player import ClipModel, describe_clip, player_style
 

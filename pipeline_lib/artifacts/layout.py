@@ -41,3 +41,7 @@ BEST_PARAMS = "best.yaml"
 def subsampled_path(shard: Path, video: str) -> Path:
     """Return the path of a video in a subsample shard."""
     return shard / "videos" / f"{video}.mp4"
+
+
+FEATURE_INPUTS = ("features", "features_2")
+"""Names of the features of a model's first and second stream among the inputs of its artifacts; a shard's number follows."""

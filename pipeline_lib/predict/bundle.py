@@ -1,7 +1,8 @@
 """Model bundles: the files that a model needs to predict.
 
 A bundle's folder holds `checkpoint.safetensors` (with class names, preprocessing and digests), `backbone.safetensors` (the
-network up to its last feature map) and `predictor.json` (an `InputSpec`).
+network up to its last feature map; of a model that reads two streams also `backbone_2.safetensors`) and `predictor.json` (an
+`InputSpec`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pipeline_lib.artifacts import digest, file_sha256, layout
 from pipeline_lib.errors import UserError
 
 INPUT_SPEC_FILE = "predictor.json"
+BACKBONES = (layout.BACKBONE, "backbone_2.safetensors")
+"""Files of the backbones of a model's first and second stream."""
 
 
 class InputSpec(BaseModel):
@@ -40,7 +43,8 @@ class ModelBundle:
 
     input_spec: InputSpec
     checkpoint: Path
-    backbone: Path
+    backbones: tuple[Path, ...]
+    """One a stream that the model reads."""
 
     @classmethod
     def of_folder(cls, folder: Path) -> ModelBundle:
@@ -49,13 +53,25 @@ class ModelBundle:
         Raises:
             UserError: the folder has no model, or one of another version.
         """
-        return cls(read_input_spec(folder / INPUT_SPEC_FILE), folder / layout.CHECKPOINT, folder / layout.BACKBONE)
+        spec, (first, second) = read_input_spec(folder / INPUT_SPEC_FILE), (folder / name for name in BACKBONES)
+        return cls(spec, folder / layout.CHECKPOINT, (first, second) if second.is_file() else (first,))
 
     def save(self, folder: Path) -> None:
         """Copy all files to an existing folder."""
         (folder / INPUT_SPEC_FILE).write_text(self.input_spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
         shutil.copyfile(self.checkpoint, folder / layout.CHECKPOINT)
-        shutil.copyfile(self.backbone, folder / layout.BACKBONE)
+        for backbone, name in zip(self.backbones, BACKBONES, strict=False):
+            shutil.copyfile(backbone, folder / name)
+
+    @property
+    def name(self) -> str:
+        """Name of the model in its run."""
+        return self.input_spec.name
+
+    @property
+    def members(self) -> tuple[ModelBundle, ...]:
+        """The models that it is made from: itself."""
+        return (self,)
 
     @property
     def digest(self) -> str:

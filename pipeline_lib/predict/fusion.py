@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline_lib.artifacts import digest, layout
 from pipeline_lib.errors import UserError
 from pipeline_lib.predict.bundle import ModelBundle
-from pipeline_lib.predict.predictor import ModelPrediction
+from pipeline_lib.predict.prediction import ModelPrediction
 from pipeline_lib.training.fusion import FittedFusion, fuse, fuse_attention
 
 
@@ -69,6 +69,11 @@ class FusionBundle:
             member.save(_member(folder, number))
 
     @property
+    def name(self) -> str:
+        """Name of the fusion in its run."""
+        return self.spec.name
+
+    @property
     def digest(self) -> str:
         """32 hex digits that are equal for equal fusions of equal models."""
         return digest([self.spec.fitted.model_dump(mode="json"), [member.digest for member in self.members]])
@@ -77,6 +82,18 @@ class FusionBundle:
 def is_fusion(folder: Path) -> bool:
     """Return whether a folder holds a fusion rather than a single model."""
     return (folder / layout.FUSION).is_file()
+
+
+Bundle = ModelBundle | FusionBundle
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Return the bundle in a folder, of a model or of a fusion.
+
+    Raises:
+        UserError: the folder has neither, or a damaged one.
+    """
+    return FusionBundle.of_folder(folder) if is_fusion(folder) else ModelBundle.of_folder(folder)
 
 
 def fuse_predictions(spec: FusionSpec, predictions: Mapping[str, ModelPrediction]) -> ModelPrediction:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline_lib.heatmaps.rendering import CRF, ENCODER, Painter
 from pipeline_lib.params import HeatmapsParams
-from pipeline_lib.predict.predictor import Prediction
+from pipeline_lib.predict.prediction import Prediction
 from pipeline_lib.video.decoders import read_arrays
 from pipeline_lib.video.writing import VideoWriter
 

@@ -12,9 +12,9 @@ import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,14 +24,15 @@ from pipeline_lib.compute.devices import choose_device
 from pipeline_lib.compute.gpu_sharing import deterministic_inference
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import Device, SubsampleParams
-from pipeline_lib.predict.bundle import ModelBundle
+from pipeline_lib.predict.bundle import InputSpec, ModelBundle
 from pipeline_lib.predict.frame_means import FrameMeans
-from pipeline_lib.streams.steps import steps_of_frames, valid_steps
+from pipeline_lib.predict.fusion import Bundle, FusionBundle, fuse_predictions, open_bundle
+from pipeline_lib.predict.prediction import ModelPrediction, Prediction
+from pipeline_lib.streams.steps import nearest_steps, steps_of_frames, valid_steps
 from pipeline_lib.streams.stream import Span, Stream, params_of, share
 from pipeline_lib.streams.windows import Window, window_starts
 from pipeline_lib.subsample import SubsampledVideo, subsample_video
 from pipeline_lib.training.checkpoints import Metadata, load_checkpoint
-from pipeline_lib.training.voting import Tally, tally
 from pipeline_lib.video.decoders import read_arrays
 from pipeline_lib.video.ffmpeg import VideoError
 from pipeline_lib.video.reading import probe
@@ -39,7 +40,6 @@ from pipeline_lib.video.reading import probe
 BATCH_WINDOWS = 16
 """Windows per batch."""
 
-TOP = 5
 MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS = 300.0, 6 * 3600.0
 """Bounds of ffmpeg's timeout, which is the maximum duration of a video."""
 
@@ -48,80 +48,19 @@ OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class ModelPrediction:
-    """One model's prediction of a video."""
-
-    classes: tuple[str, ...]
-    probability_TC: np.ndarray
-    """Class probabilities of every frame, float32."""
-    attention_TKK: np.ndarray | None
-    """Attention of every frame, float32; None for a model without attention."""
-
-    @cached_property
-    def _tally(self) -> Tally:
-        return tally(self.probability_TC[None], np.array([len(self.probability_TC)]))
-
-    @property
-    def label(self) -> str:
-        """The class that most frames vote for; `predicted` in evaluation."""
-        return self.classes[self._tally.predicted[0]]
-
-    @property
-    def confidence(self) -> float:
-        """Mean probability of `label`."""
-        return float(self._tally.confidence[0])
-
-    @property
-    def label_by_mean(self) -> str:
-        """The class with the largest mean probability; `predicted_by_mean` in evaluation."""
-        return self.classes[self._tally.predicted_by_mean[0]]
-
-    @property
-    def confidence_by_mean(self) -> float:
-        """Mean probability of `label_by_mean`."""
-        return float(self._tally.confidence_by_mean[0])
-
-    @property
-    def top(self) -> list[tuple[str, float]]:
-        """The five classes with the largest mean probabilities, with these."""
-        mean_C = self._tally.probability_NC[0] / len(self.probability_TC)
-        return [(self.classes[index], float(mean_C[index])) for index in np.argsort(-mean_C, kind="stable")[:TOP]]
-
-    @property
-    def frame_labels(self) -> list[str]:
-        """The most probable class of every frame."""
-        return [self.classes[index] for index in self.probability_TC.argmax(axis=1)]
-
-    @property
-    def frame_confidence(self) -> list[float]:
-        """Probability of each frame's most probable class."""
-        return [float(value) for value in self.probability_TC.max(axis=1)]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The predictions of all models for a video."""
-
-    fps: float
-    """Frame rate of the subsampled video."""
-    video: SubsampledVideo
-    models: Mapping[str, ModelPrediction]
-
-
-@dataclass(frozen=True)
 class _Model:
-    """A loaded model, and the key of the stream that it reads."""
+    """A loaded model, and the keys of the streams that it reads."""
 
     network: nn.Module
     metadata: Metadata
-    stream: str
+    streams: tuple[str, ...]
 
 
 class Predictor:
-    """Predict videos with models of one run, which may read different streams; `predict` is thread-safe."""
+    """Predict videos with models of one run, which may read different streams, and with fusions; `predict` is thread-safe."""
 
-    def __init__(self, bundles: Iterable[ModelBundle], device: Device = "auto") -> None:
-        """Load models that share an input specification. Their files are not used afterwards.
+    def __init__(self, bundles: Iterable[Bundle], device: Device = "auto") -> None:
+        """Load models that share an input specification, and fusions with their members. Their files are not used afterwards.
 
         Raises:
             UserError: a file is missing or damaged, or the models do not read the same clips.
@@ -129,11 +68,16 @@ class Predictor:
         bundles = list(bundles)
         assert bundles, "no models"
         self.device = choose_device(device, key="device")
-        self._input_spec = bundles[0].input_spec
+        self._input_spec = bundles[0].members[0].input_spec
         self._models: dict[str, _Model] = {}
         self._streams: dict[str, Stream] = {}
         for bundle in bundles:
-            self._add(bundle)
+            for model in bundle.members:
+                if model.name not in self._models:
+                    self._add(model)
+        self.main = bundles[0].name
+        """Name of the first model or fusion: the one that was asked for."""
+        self._fusions = {bundle.name: bundle.spec for bundle in bundles if isinstance(bundle, FusionBundle)}
 
     def _add(self, bundle: ModelBundle) -> None:
         """Load a model, and open its stream if no other model reads it."""
@@ -141,24 +85,25 @@ class Predictor:
         if bundle.input_spec.model_copy(update={"name": first.name}) != first:
             raise UserError(f"{name}: trained on clips of another kind than {first.name}; load it alone")
         network, metadata = load_checkpoint(bundle.checkpoint)
-        key = _stream_key(metadata)
-        if key not in self._streams:
-            self._streams[key] = _open_stream(bundle, metadata, self.device)
-        self._models[name] = _Model(network.to(self.device).eval(), metadata, key)
+        keys = tuple(map(_stream_key, metadata.streams))
+        for key, provenance, backbone in zip(keys, metadata.streams, bundle.backbones, strict=True):
+            if key not in self._streams:
+                self._streams[key] = _open_stream(bundle.input_spec, provenance, backbone, self.device)
+        self._models[name] = _Model(network.to(self.device).eval(), metadata, keys)
 
     @classmethod
     def load(cls, folder: Path, device: Device = "auto") -> Predictor:
-        """Load the model from a folder that `ModelBundle.save` wrote.
+        """Load the model or fusion from a folder that its bundle's `save` wrote.
 
         Raises:
             UserError: the folder has no model, or a damaged one.
         """
-        return cls([ModelBundle.of_folder(folder)], device)
+        return cls([open_bundle(folder)], device)
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of the models."""
-        return tuple(self._models)
+        """Names of the models and fusions."""
+        return (*self._models, *self._fusions)
 
     @property
     def fps(self) -> float:
@@ -166,12 +111,15 @@ class Predictor:
         return self._input_spec.fps
 
     def classes(self, model: str) -> tuple[str, ...]:
-        """Return a model's class names in the order of its probabilities."""
-        return self._models[model].metadata.classes
+        """Return the class names of a model or fusion in the order of its probabilities."""
+        return self._models[self._members(model)[0]].metadata.classes
 
     def attends(self, model: str) -> bool:
-        """Return whether a model computes attention."""
-        return self._models[model].metadata.attends
+        """Return whether a model, or a member of a fusion, computes attention."""
+        return any(self._models[member].metadata.attends for member in self._members(model))
+
+    def _members(self, model: str) -> tuple[str, ...]:
+        return self._fusions[model].members if model in self._fusions else (model,)
 
     def predict(
         self,
@@ -217,6 +165,7 @@ class Predictor:
         models = {
             name: ModelPrediction(self.classes(name), means.mean(), maps.get(name)) for name, means in probability.items()
         }
+        models |= {name: fuse_predictions(spec, models) for name, spec in self._fusions.items()}
         return Prediction(self.fps, info, models)
 
     def _subsample(self, video: Path, destination: Path, max_seconds: float | None) -> SubsampledVideo:
@@ -246,20 +195,24 @@ class Predictor:
     def _infer(
         self, windows: list[dict[str, Window]], probability: Mapping[str, FrameMeans], attention: Mapping[str, FrameMeans]
     ) -> None:
-        for key, stream in self._streams.items():
-            of_stream = [window[key] for window in windows]
-            features_BSKKD = torch.from_numpy(np.stack([window.values for window in of_stream])).to(self.device).float()
-            valid_B = valid_steps(stream.step_frames, [window.valid_frames for window in of_stream])
-            steps_T = steps_of_frames(stream.step_frames, self._input_spec.frames)
-            for name, model in self._models.items():
-                if model.stream != key:
-                    continue
-                with deterministic_inference(self.device):
-                    outputs = model.network(features_BSKKD, torch.from_numpy(valid_B).to(self.device))
-                logits_BSC, attention_BSKK = (output.cpu() for output in outputs)
-                _add(probability[name], of_stream, logits_BSC.softmax(dim=2).numpy()[:, steps_T])
-                if name in attention:
-                    _add(attention[name], of_stream, attention_BSKK.numpy()[:, steps_T])
+        features = {key: self._features(key, windows) for key in self._streams}
+        for name, model in self._models.items():
+            first = model.streams[0]
+            step_frames, of_stream = self._streams[first].step_frames, [window[first] for window in windows]
+            valid_B = torch.from_numpy(valid_steps(step_frames, [window.valid_frames for window in of_stream]))
+            others = [features[key][:, nearest_steps(self._streams[key].step_frames, step_frames)] for key in model.streams[1:]]
+            features_BSKKD = torch.cat([features[first], *others], dim=-1) if others else features[first]
+            with deterministic_inference(self.device):
+                outputs = model.network(features_BSKKD, valid_B.to(self.device))
+            logits_BSC, attention_BSKK = (output.cpu() for output in outputs[:2])
+            steps_T = steps_of_frames(step_frames, self._input_spec.frames)
+            _add(probability[name], of_stream, logits_BSC.softmax(dim=2).numpy()[:, steps_T])
+            if name in attention:
+                _add(attention[name], of_stream, attention_BSKK.numpy()[:, steps_T])
+
+    def _features(self, stream: str, windows: list[dict[str, Window]]) -> torch.Tensor:
+        """Return features_BSKKD (fp32) of a stream's windows on the device."""
+        return torch.from_numpy(np.stack([window[stream].values for window in windows])).to(self.device).float()
 
 
 def _add(means: FrameMeans, windows: Iterable[Window], values_BT: np.ndarray) -> None:
@@ -272,24 +225,24 @@ def _check_duration(seconds: float, limit: float) -> None:
         raise VideoError(f"{seconds:.0f} s long, longer than the {limit:g} s allowed here")
 
 
-def _stream_key(metadata: Metadata) -> str:
+def _stream_key(provenance: Mapping[str, Any]) -> str:
     """Return a text that is equal for models that read the same stream."""
     names = ("backbone", "weights_sha256", "preprocessing", "precision")
-    return json.dumps([metadata.features[name] for name in names], sort_keys=True)
+    return json.dumps([provenance[name] for name in names], sort_keys=True)
 
 
-def _open_stream(bundle: ModelBundle, metadata: Metadata, device: torch.device) -> Stream:
+def _open_stream(input_spec: InputSpec, provenance: Mapping[str, Any], backbone: Path, device: torch.device) -> Stream:
     """Open the stream that a model was trained on.
 
     Raises:
         UserError: the backbone's weights are missing or others, or this version prepares frames in another way.
     """
-    if not bundle.backbone.is_file():
-        raise UserError(f"{bundle.backbone}: the backbone's weights are missing")
-    params = params_of(metadata.features, device)
-    stream = Stream(params, clip_frames=bundle.input_spec.frames, device=device, weights_file=bundle.backbone)
+    if not backbone.is_file():
+        raise UserError(f"{backbone}: the backbone's weights are missing")
+    params = params_of(provenance, device)
+    stream = Stream(params, clip_frames=input_spec.frames, device=device, weights_file=backbone)
     for key in ("weights_sha256", "preprocessing"):
-        trained, found = metadata.features[key], stream.provenance[key]
+        trained, found = provenance[key], stream.provenance[key]
         if trained != found:
-            raise UserError(f"{bundle.input_spec.name}: trained on features with {key} {trained}, but the backbone has {found}")
+            raise UserError(f"{input_spec.name}: trained on features with {key} {trained}, but the backbone has {found}")
     return stream

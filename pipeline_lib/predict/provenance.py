@@ -46,17 +46,25 @@ def bundle_of_training(store: Store, trained: Artifact, name: str | None = None)
     """
     checkpoint = trained.path(layout.CHECKPOINT)
     metadata = read_metadata(checkpoint)
-    features = _find(store, "features", trained.manifest.inputs["features 0"], checkpoint)
-    shard = _find(store, "subsample", features.manifest.inputs["shard"], checkpoint)
-    cut, rate = features.manifest.params, shard.manifest.params
+    inputs = [trained.manifest.inputs[f"{prefix} 0"] for prefix in layout.FEATURE_INPUTS[: len(metadata.streams)]]
+    streams = [_find(store, "features", content_key, checkpoint) for content_key in inputs]
+    shard = _find(store, "subsample", streams[0].manifest.inputs["shard"], checkpoint)
+    cut, rate = streams[0].manifest.params, shard.manifest.params
     input_spec = InputSpec(name=name or metadata.model, fps=rate["fps"], crf=rate["crf"], frames=cut["frames"])
-    tuned = features.manifest.inputs.get("backbone")
-    if tuned:
-        backbone = _find(store, "finetune", tuned, checkpoint).path(layout.BACKBONE)
-    else:
-        stream = StreamParams(**{name: cut[name] for name in StreamParams.model_fields if name in cut})
-        backbone = _cached_backbone(store, stream, metadata.features["weights_sha256"], checkpoint)
-    return ModelBundle(input_spec, checkpoint, backbone)
+    backbones = [
+        _backbone_of(store, features, provenance["weights_sha256"], checkpoint)
+        for features, provenance in zip(streams, metadata.streams, strict=True)
+    ]
+    return ModelBundle(input_spec, checkpoint, tuple(backbones))
+
+
+def _backbone_of(store: Store, features: Artifact, sha256: str, checkpoint: Path) -> Path:
+    """Return a file with the weights of the backbone that features were computed with."""
+    if tuned := features.manifest.inputs.get("backbone"):
+        return _find(store, "finetune", tuned, checkpoint).path(layout.BACKBONE)
+    params = features.manifest.params
+    stream = StreamParams(**{name: params[name] for name in StreamParams.model_fields if name in params})
+    return _cached_backbone(store, stream, sha256, checkpoint)
 
 
 def artifacts_of(store: Store, stage: str) -> Iterator[Artifact]:

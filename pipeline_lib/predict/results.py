@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline_lib.predict.predictor import ModelPrediction, Prediction
+from pipeline_lib.predict.prediction import ModelPrediction, Prediction
 
 DIGITS = 6
 """Decimals of probabilities in files."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from tasks.mlflow.registry import CHAMPION, MODEL, PREDICTOR
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+    from pipeline_lib.predict.fusion import Bundle, FusionBundle
     from pipeline_lib.predict.predictor import Predictor
 
 DEFAULT = f"models:/{MODEL}@{CHAMPION}"
@@ -50,7 +52,7 @@ def open_predictor(source: str, workspace: Path, *, siblings: bool = False) -> O
     Args:
         source: see `ACCEPTED`; `DEFAULT` is the newest version if there is no champion.
         workspace: workspace of checkpoints and the MLflow store; MLFLOW_TRACKING_URI overrides the store.
-        siblings: whether to load the other models of its run with the same fold, seed and features.
+        siblings: whether to load the other models of its run with the same fold and seed.
 
     Raises:
         UserError: the source does not exist or is not accepted.
@@ -61,7 +63,7 @@ def open_predictor(source: str, workspace: Path, *, siblings: bool = False) -> O
     with tempfile.TemporaryDirectory(prefix="har-") as scratch:
         found = _Finder(workspace.absolute(), Path(scratch)).find(source)
         bundles = [found.bundle, *(_siblings(found, Path(scratch)) if siblings else ())]
-        name, sha256 = found.bundle.input_spec.name, file_sha256(found.bundle.checkpoint)
+        name, sha256 = found.bundle.name, file_sha256(found.bundle.members[0].checkpoint)
         return Opened(Predictor(bundles), name, found.title, found.note, sha256, _drawing(workspace, sha256))
 
 
@@ -80,7 +82,7 @@ def _drawing(workspace: Path, checkpoint_sha256: str) -> HeatmapsParams:
 
 @dataclass(frozen=True)
 class _Found:
-    bundle: ModelBundle
+    bundle: Bundle
     title: str
     run_id: str | None = None
     """MLflow run that trained it."""
@@ -94,8 +96,8 @@ class _Finder:
 
     def find(self, source: str) -> _Found:
         path = Path(source).expanduser()
-        if (path / INPUT_SPEC_FILE).is_file():
-            return _Found(ModelBundle.of_folder(path), source)
+        if bundle := _open(path):
+            return _Found(bundle, source)
         if path.is_file():
             return _Found(self._of_checkpoint(path), source)
         if source.startswith("models:/"):
@@ -165,30 +167,56 @@ def version_of_run(run: Run) -> str:
 
 
 def candidate_of_run(run: Run, scratch: Path) -> registry.Candidate:
-    """Return a child run's model, assembled in `scratch`, ready for registration.
+    """Return a child run's model or fusion, assembled in `scratch`, ready for registration.
 
     Raises:
-        UserError: the run trained no model.
+        UserError: the run has none.
     """
-    bundle = download_bundle(run, scratch)
-    return registry.Candidate(run.info.run_id, bundle, {name: run.data.tags[name] for name in registry.SHOWN})
+    tags = {name: run.data.tags[name] for name in registry.SHOWN if name in run.data.tags}
+    return registry.Candidate(run.info.run_id, download_bundle(run, scratch), tags)
 
 
-def download_bundle(run: Run, scratch: Path) -> ModelBundle:
-    """Assemble a child run's model from its checkpoint and its parent's backbone.
+def download_bundle(run: Run, scratch: Path) -> Bundle:
+    """Assemble a child run's model from its checkpoint and its parent's backbones, or its fusion from its members.
 
     Raises:
-        UserError: the run trained no model, or its files were deleted.
+        UserError: the run has neither, or its files were deleted.
     """
+    return _download_fusion(run, scratch) if run.data.tags.get("stage") == "evaluate" else _download_model(run, scratch)
+
+
+def _download_fusion(run: Run, scratch: Path) -> FusionBundle:
+    from pipeline_lib.predict.fusion import FusionBundle
+    from pipeline_lib.training.fusion import FittedFusion
+
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    fusion = json.loads(_download(run.info.run_id, f"evaluation/{layout.FUSION}", folder).read_text(encoding="utf-8"))
+    trained = {other.data.tags["model"]: other for other in _trained_beside(run)}
+    if absent := [name for name in fusion["members"] if name not in trained]:
+        raise UserError(f"run {run.info.run_id}: the run of its member {absent[0]} was deleted")
+    members = [_download_model(trained[name], scratch) for name in fusion["members"]]
+    return FusionBundle.of_members(str(run.info.run_name), FittedFusion.model_validate(fusion["fitted"]), members)
+
+
+def _trained_beside(run: Run) -> Iterable[Run]:
+    """Return the runs of all models that were trained with a run's fold and seed, oldest first."""
+    from mlflow import MlflowClient
+
+    place = {name: run.data.tags[name] for name in ("mlflow.parentRunId", "fold", "seed")} | {"stage": "train"}
+    query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in place.items())
+    return MlflowClient().search_runs([run.info.experiment_id], query, order_by=["attributes.start_time"])
+
+
+def _download_model(run: Run, scratch: Path) -> ModelBundle:
     from pipeline_lib.training.checkpoints import read_metadata
 
     run_id, folder = run.info.run_id, Path(tempfile.mkdtemp(dir=scratch))
     input_spec = read_input_spec(_download(run_id, INPUT_SPEC_FILE, folder))
     checkpoint = _download(run_id, f"checkpoint/{layout.CHECKPOINT}", folder)
-    sha256 = read_metadata(checkpoint).features["weights_sha256"]
     parent = run.data.tags["mlflow.parentRunId"]
-    backbone = _download(parent, f"{registry.backbone_folder(sha256)}/{layout.BACKBONE}", folder)
-    return ModelBundle(input_spec, checkpoint, backbone)
+    folders = [registry.backbone_folder(stream["weights_sha256"]) for stream in read_metadata(checkpoint).streams]
+    backbones = [_download(parent, f"{name}/{layout.BACKBONE}", folder) for name in folders]
+    return ModelBundle(input_spec, checkpoint, tuple(backbones))
 
 
 def _download(run_id: str, name: str, folder: Path) -> Path:
@@ -201,7 +229,7 @@ def _download(run_id: str, name: str, folder: Path) -> Path:
         raise UserError(f"run {run_id}: it trained no model that predicts (no {name} among its artifacts)") from None
 
 
-def download_model(uri: str, scratch: Path) -> ModelBundle:
+def download_model(uri: str, scratch: Path) -> Bundle:
     """Download a registered or logged model.
 
     Raises:
@@ -216,9 +244,19 @@ def download_model(uri: str, scratch: Path) -> ModelBundle:
     except (MlflowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{uri}: cannot be loaded from {tracking.current_uri()}: {reason}") from None
-    if not (model / "artifacts" / PREDICTOR / INPUT_SPEC_FILE).is_file():
+    folder = model / "artifacts" / PREDICTOR
+    bundle = _open(folder)
+    if bundle is None:
         raise UserError(f"{uri}: not a model that this project registered")
-    return ModelBundle.of_folder(model / "artifacts" / PREDICTOR)
+    return bundle
+
+
+def _open(folder: Path) -> Bundle | None:
+    """Return the bundle in a folder, or None if it has none."""
+    from pipeline_lib.predict.fusion import open_bundle
+
+    has_one = any((folder / name).is_file() for name in (INPUT_SPEC_FILE, layout.FUSION))
+    return open_bundle(folder) if has_one else None
 
 
 def _run_of_model(uri: str) -> str | None:
@@ -231,23 +269,10 @@ def _run_of_model(uri: str) -> str | None:
 
 
 def _siblings(found: _Found, scratch: Path) -> Iterator[ModelBundle]:
-    """Yield the other models of the parent run with the same fold, seed and features."""
-    from mlflow import MlflowClient
-
+    """Yield the other models of the parent run with the same fold and seed."""
     if found.run_id is None:
         return
-    run = get_run(found.run_id)
-    place = {name: run.data.tags[name] for name in ("mlflow.parentRunId", "fold", "seed")} | {"stage": "train"}
-    query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in place.items())
-    for other in MlflowClient().search_runs([run.info.experiment_id], query, order_by=["attributes.start_time"]):
+    for other in _trained_beside(get_run(found.run_id)):
         with suppress(UserError):  # skip incomplete models
-            if other.info.run_id != found.run_id and _same_features(bundle := download_bundle(other, scratch), found.bundle):
-                yield bundle
-
-
-def _same_features(one: ModelBundle, other: ModelBundle) -> bool:
-    from pipeline_lib.training.checkpoints import read_metadata
-
-    features = [read_metadata(bundle.checkpoint).features for bundle in (one, other)]
-    preparations = [bundle.input_spec.model_dump(exclude={"name"}) for bundle in (one, other)]
-    return preparations[0] == preparations[1] and features[0]["weights_sha256"] == features[1]["weights_sha256"]
+            if other.info.run_id != found.run_id:
+                yield _download_model(other, scratch)

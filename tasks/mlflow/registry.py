@@ -7,7 +7,7 @@ A child run keeps only its checkpoint and `predictor.json`. Backbones are large 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,6 +21,8 @@ from tasks.mlflow import tracking
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models.model import ModelInfo
+
+    from pipeline_lib.predict.fusion import Bundle
 
 MODEL = "har"
 CHAMPION = "champion"
@@ -42,20 +44,20 @@ DIGEST, VERSION = "digest", "registered_version"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trained model of a run."""
+    """A trained model or a fusion of a run."""
 
     run_id: str
-    bundle: ModelBundle
+    bundle: Bundle
     tags: Mapping[str, str]
     """Tags of its version, named in `SHOWN`."""
 
 
-def log_bundles(parent_run_id: str, candidates: Iterable[Candidate], known: Container[str] = ()) -> set[str]:
+def log_bundles(parent_run_id: str, bundles: Mapping[str, ModelBundle], known: Container[str] = ()) -> set[str]:
     """Log each child's input specification to the child, and each backbone once to the parent.
 
     Args:
         parent_run_id: run that backbones are logged to.
-        candidates: models of the child runs.
+        bundles: the models of child runs by their ids.
         known: digests of the backbones that the parent has already.
 
     Returns:
@@ -63,10 +65,11 @@ def log_bundles(parent_run_id: str, candidates: Iterable[Candidate], known: Cont
     """
     from pipeline_lib.training.checkpoints import read_metadata
 
-    backbones = {}
-    for candidate in candidates:
-        tracking.log_json(candidate.run_id, candidate.bundle.input_spec.model_dump(), INPUT_SPEC_FILE)
-        backbones[read_metadata(candidate.bundle.checkpoint).features["weights_sha256"]] = candidate.bundle.backbone
+    backbones: dict[str, Path] = {}
+    for run_id, bundle in bundles.items():
+        tracking.log_json(run_id, bundle.input_spec.model_dump(), INPUT_SPEC_FILE)
+        digests = [stream["weights_sha256"] for stream in read_metadata(bundle.checkpoint).streams]
+        backbones |= dict(zip(digests, bundle.backbones, strict=True))
     new = {sha256: backbone for sha256, backbone in backbones.items() if sha256 not in known}
     for sha256, backbone in new.items():
         tracking.log_files(parent_run_id, [backbone], backbone_folder(sha256))
@@ -111,7 +114,7 @@ def _log_model(candidate: Candidate) -> ModelInfo:
         folder.mkdir()
         candidate.bundle.save(folder)
         return mlflow.pyfunc.log_model(
-            name=candidate.bundle.input_spec.name.replace(" ", "-"),
+            name=candidate.bundle.name.replace(" ", "-"),
             python_model=str(SERVED_MODEL),
             artifacts={PREDICTOR: str(folder)},
             code_paths=[str(Path(pipeline_lib.__file__).parent)],

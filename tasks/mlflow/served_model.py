@@ -38,7 +38,7 @@ class ServedModel(PythonModel):
     def _predict(self, number: int, content: bytes) -> dict[str, Any]:
         if len(content) > MAX_BYTES:
             raise _refusal(number, f"{len(content):,} bytes, more than the {MAX_BYTES:,} allowed here")
-        (model,) = self._predictor.models
+        model = self._predictor.main
         with tempfile.NamedTemporaryFile(prefix="har-") as file:
             file.write(content)
             file.flush()

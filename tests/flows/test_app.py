@@ -28,7 +28,7 @@ from flows.app.server import Limits, discard, make_app, middle_frame
 from flows.app.serving import is_loopback, listen
 from pipeline_lib.artifacts import file_sha256
 from pipeline_lib.predict.examples import Example
-from pipeline_lib.predict.predictor import ModelPrediction
+from pipeline_lib.predict.prediction import ModelPrediction
 from pipeline_lib.video.ffmpeg import VideoError
 from pipeline_lib.video.reading import count_frames
 from tasks.mlflow.loading import Opened

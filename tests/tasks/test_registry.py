@@ -44,7 +44,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Tracked:
         run_id = tracking.start_child(parent, name, place | {"stage": "train"}, {})
         tracking.log_files(run_id, [bundle.checkpoint], "checkpoint")
         children[name] = registry.Candidate(run_id, bundle, place)
-    registry.log_bundles(parent, children.values())
+    registry.log_bundles(parent, {child.run_id: child.bundle for child in children.values()})
     found = registry.register(children["alstm"])
     tracking.set_tags(parent, {registry.VERSION: str(found.version)})
     for run_id in (*(child.run_id for child in children.values()), parent):

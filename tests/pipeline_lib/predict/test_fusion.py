@@ -12,7 +12,7 @@ from pipeline_lib.evaluate.fusion_fitting import VideoScores, fit_fusion
 from pipeline_lib.params import FusionParams
 from pipeline_lib.predict.bundle import InputSpec, ModelBundle
 from pipeline_lib.predict.fusion import FusionBundle, FusionSpec, fuse_predictions, is_fusion
-from pipeline_lib.predict.predictor import ModelPrediction
+from pipeline_lib.predict.prediction import ModelPrediction
 from pipeline_lib.training.fusion import FittedFusion
 
 NAMES = ("conv_alstm", "conv_alstm@flow")
@@ -37,10 +37,10 @@ def bundle(tmp_path):
     """Return a bundle whose members are stand-ins: nothing opens their files."""
     members = []
     for number, name in enumerate(NAMES):
-        files = [tmp_path / f"{number}_{kind}" for kind in ("checkpoint", "backbone")]
-        for path in files:
+        checkpoint, backbone = (tmp_path / f"{number}_{kind}" for kind in ("checkpoint", "backbone"))
+        for path in (checkpoint, backbone):
             path.write_text(path.name)
-        members.append(ModelBundle(InputSpec(name=name, fps=15.0, crf=16, frames=6), *files))
+        members.append(ModelBundle(InputSpec(name=name, fps=15.0, crf=16, frames=6), checkpoint, (backbone,)))
     return FusionBundle.of_members("two_stream", WEIGHTS, members)
 
 

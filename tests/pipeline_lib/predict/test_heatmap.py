@@ -10,7 +10,7 @@ from pipeline_lib.heatmaps.panel import Panel
 from pipeline_lib.heatmaps.rendering import fitting
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.predict.heatmap import LONGER_SIDE, draw_heatmap
-from pipeline_lib.predict.predictor import Prediction
+from pipeline_lib.predict.prediction import Prediction
 from pipeline_lib.video.reading import count_frames, probe, read_frames
 
 

@@ -266,6 +266,6 @@ def test_a_broken_folder_is_one_clear_line(parts, tmp_path, name):
 
 def test_another_backbone_than_the_trained_one_is_refused(parts, tmp_path):
     other = make_bundle(tmp_path, seed=1)
-    mixed = ModelBundle(parts["alstm"].input_spec, parts["alstm"].checkpoint, other.backbone)
+    mixed = ModelBundle(parts["alstm"].input_spec, parts["alstm"].checkpoint, other.backbones)
     with pytest.raises(ValueError, match="weights_sha256"):
         Predictor([mixed], device="cpu")

@@ -31,7 +31,7 @@ class Workspace:
         inputs = {"shard": shard.content_key}
         if tuned:
             inputs["backbone"] = self._make(
-                "finetune", {}, {}, "backbone.safetensors", bundle.backbone.read_bytes()
+                "finetune", {}, {}, "backbone.safetensors", bundle.backbones[0].read_bytes()
             ).content_key
         cut = {"frames": 6, "short": "pad", "tail": "drop", "fps": 15.0}
         # another one, so that the right one has to be found
@@ -57,7 +57,7 @@ def workspace(tmp_path):
 def test_a_tuned_backbone_is_found_and_the_clips_are_as_they_were(workspace):
     trained = workspace.train("random", 5, tuned=True)
     bundle = bundle_of_training(workspace.store, trained, "alstm fold 1")
-    assert bundle.backbone.parent.parent.name == "finetune"
+    assert bundle.backbones[0].parent.parent.name == "finetune"
     assert bundle.input_spec.model_dump() == {"format": 1, "name": "alstm fold 1", "fps": 15.0, "crf": 20, "frames": 6}
     assert Predictor([bundle], device="cpu").models == ("alstm fold 1",)
 
