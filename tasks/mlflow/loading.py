@@ -136,7 +136,16 @@ class _Finder:
             return _Found(download_bundle(run, self.scratch), f"run {run.info.run_name}", run_id)
         found = registry.find_version(version_of_run(run))
         bundle = download_model(f"models:/{MODEL}/{found.version}", self.scratch)
-        return _Found(bundle, f"{MODEL} {registry.describe(found)}", found.run_id)
+        return _Found(bundle, f"{MODEL} {registry.describe(found)}", _child_with(run, found.version) or found.run_id)
+
+
+def _child_with(run: Run, number: str) -> str | None:
+    """Return the id of the child run that trained a version of `har`, which an earlier run may have registered."""
+    from mlflow import MlflowClient
+
+    query = f"tags.`mlflow.parentRunId` = '{run.info.run_id}' and tags.`{registry.VERSION}` = '{number}'"
+    found = MlflowClient().search_runs([run.info.experiment_id], query, max_results=1)
+    return found[0].info.run_id if found else None
 
 
 def get_run(run_id: str) -> Run:
