@@ -19,10 +19,10 @@ from benchmarks.collection import Shards
 from benchmarks.measuring import Comparison, compare
 from pipeline_lib.artifacts import layout
 from pipeline_lib.features import extract_features
-from pipeline_lib.params import ChunkParams, FeaturesParams
+from pipeline_lib.params import ChunkParams, StreamParams
 from pipeline_lib.video.reading import read_frames
 
-PARAMS = FeaturesParams(backbone="vgg16", weights="random", image_size=224, device="cpu")
+PARAMS = StreamParams(backbone="vgg16", weights="random", image_size=224, device="cpu")
 FPS = 15.0
 
 
@@ -30,7 +30,8 @@ def compare_extraction(shards: Shards, directory: Path) -> Comparison:
     """Compare from the files of the subsample stage to finished feature files; networks are built beforehand."""
     num_videos, num_frames = _count(shards.short)
     usual = _usual_way()
-    ours = partial(extract_features, directory=directory, params=PARAMS, chunk=ChunkParams(), fps=FPS)
+    one_stream = {"directories": {"rgb": directory}, "streams": {"rgb": PARAMS}}
+    ours = partial(extract_features, **one_stream, chunk=ChunkParams(), fps=FPS)
     usual(shards.warm_up, directory)
     ours(shards.warm_up)
     return compare(

@@ -15,7 +15,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -38,17 +38,18 @@ from pipeline_lib.compute.gpus import count_gpus
 from pipeline_lib.compute.planning import training_needs
 from pipeline_lib.features import SHARDS_ON_GPU, FeatureReader, extract_features
 from pipeline_lib.networks.registry import build_model
-from pipeline_lib.params import ChunkParams, FeaturesParams, ModelName, TrainParams, load_params
+from pipeline_lib.params import ChunkParams, ModelName, StreamParams, TrainParams, load_params
 from pipeline_lib.train import train_model
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer
 from pipeline_lib.training.batches import Batch, ClipLoader
 
-PARAMS = FeaturesParams(backbone="vgg16", weights="random", image_size=224, device="cuda")
+PARAMS = StreamParams(backbone="vgg16", weights="random", image_size=224, device="cuda")
+FLOW = StreamParams(input="flow", backbone="vgg16", weights="random", image_size=224, device="cuda")
 ARTICLE = Path(__file__).parents[1] / "params" / "hmdb51.yaml"
 SHARD_VIDEOS = 128
 STEPS = 50
-PARTS = ("steps", "extraction", "streaming", "seeds")
+PARTS = ("steps", "extraction", "flow", "streaming", "seeds")
 SEEDS = 4
 """How many are trained, one after the other and side by side."""
 SEED_SHARDS = 12
@@ -96,10 +97,26 @@ def measure_stages(folder: Path, videos: Path, num_frames: int, repeats: int, pa
     else:
         extract(folder, shards)
     feature_files = [folder / "features" / shard.name / layout.FEATURES for shard in shards]
+    if "flow" in parts:
+        measure_flow(folder, shards, num_frames, repeats)
     if "streaming" in parts:
         measure_streaming(feature_files)
     if "seeds" in parts:
         measure_seeds(feature_files[:SEED_SHARDS], folder / "seeds", repeats)
+
+
+def measure_flow(folder: Path, shards: list[Path], num_frames: int, repeats: int) -> None:
+    """Compare extracting RGB and flow together with RGB alone."""
+    ratios = []
+    for _ in range(repeats):
+        seconds = []
+        for others in ({}, {"flow": FLOW}):
+            started = time.perf_counter()
+            extract(folder, shards, others)
+            seconds.append(time.perf_counter() - started)
+        ratios.append(seconds[1] / seconds[0])
+        print(f"RGB alone {num_frames / seconds[0]:.0f} frames/s; with flow {num_frames / seconds[1]:.0f}")
+    print(f"RGB and flow take {spread(ratios)} times as long as RGB alone")
 
 
 def compare_steps() -> Iterator[Comparison]:
@@ -248,16 +265,19 @@ def _count_frames(path: Path) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-def extract(folder: Path, shards: list[Path]) -> None:
-    """Extract all shards as the flow does, several under way at once on each GPU."""
+def extract(folder: Path, shards: list[Path], others: Mapping[str, StreamParams] | None = None) -> None:
+    """Extract RGB, and other streams together with it, of all shards as the flow does, several at once on each GPU."""
+    streams = {"features": PARAMS, **(others or {})}
 
     def one(shard: Path) -> None:
-        directory = folder / "features" / shard.name
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
+        directories = {name: folder / name / shard.name for name in streams}
+        for directory in directories.values():
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
         needs = Needs(cpus=0, gpus=1 / SHARDS_ON_GPU)
-        run_at(extract_features, shard, directory, PARAMS, ChunkParams(), fps=FPS, needs=needs)
-        _to_disk(directory / layout.FEATURES)
+        run_at(extract_features, shard, directories, streams, ChunkParams(), fps=FPS, needs=needs)
+        for directory in directories.values():
+            _to_disk(directory / layout.FEATURES)
 
     with ThreadPoolExecutor(SHARDS_ON_GPU * num_gpus()) as pool:
         list(pool.map(one, shards))
@@ -300,7 +320,8 @@ def largest_error(folder: Path, shard: Path) -> float:
     """Return the largest relative error of a frame's features against the same pipeline in fp32."""
     exact = folder / "exact"
     exact.mkdir()
-    extract_features(shard, exact, PARAMS.model_copy(update={"precision": "fp32"}), ChunkParams(), fps=FPS)
+    exactly = PARAMS.model_copy(update={"precision": "fp32"})
+    extract_features(shard, {"rgb": exact}, {"rgb": exactly}, ChunkParams(), fps=FPS)
     with (
         FeatureReader([exact / "features.h5"]) as theirs,
         FeatureReader([folder / "features" / shard.name / "features.h5"]) as ours,

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ SERVED_MODEL = Path(__file__).with_name("served_model.py")
 """MLflow runs this file to build the model ("models from code"); the bundle and `pipeline_lib` are logged with it."""
 REQUIREMENTS = (
     "mlflow", "torch", "torchvision", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "safetensors", "h5py", "av",
-    "ffmpeg-python", "imageio-ffmpeg",
+    "ffmpeg-python", "imageio-ffmpeg", "opencv-contrib-python-headless",
 )  # fmt: skip
 """Imports of `pipeline_lib.predict`; given explicitly because MLflow's inference of requirements needs a network."""
 
@@ -119,8 +119,16 @@ def _log_model(candidate: Candidate) -> ModelInfo:
             artifacts={PREDICTOR: str(folder)},
             code_paths=[str(Path(pipeline_lib.__file__).parent)],
             signature=ModelSignature(inputs=Schema([ColSpec("binary", "video")])),
-            pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in REQUIREMENTS],
+            pip_requirements=[f"{name}=={installed}" for name in REQUIREMENTS if (installed := _version(name))],
         )
+
+
+def _version(name: str) -> str | None:
+    """Return the version of an installed package; OpenCV may be installed under another of its names."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def versions() -> list[ModelVersion]:
