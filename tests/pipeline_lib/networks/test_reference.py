@@ -165,16 +165,14 @@ def linear_on_maps(p, name, maps):
 def motion_attention(p, X, M, valid, options, *, has_cells):
     """Return a function from (t, h below) to attention (K, K); X of RGB and M of flow are (T, K, K, ...) of one clip."""
     scorer = {key.removeprefix("attention."): value for key, value in p.items() if key.startswith("attention.attention.")}
-    K = X.shape[1]
+    T, K = X.shape[:2]
     if options["motion"] == "map":
-        return lambda t, h: attention_of_vectors(
-            scorer, np.concatenate([X[t], M[t]], axis=2), None, options["scorer"] or "local"
-        )
-    inputs = np.sqrt((M**2).mean(axis=3, keepdims=True)) if options["motion"] == "magnitude" else M
+        XM = np.concatenate([X, M], axis=3)
+        return lambda t, h: attention_of_vectors(scorer, XM[t], None, options["scorer"] or "local")
+    is_magnitude = options["motion"] == "magnitude"
+    inputs = np.sqrt((M**2).mean(axis=3, keepdims=True)) if is_magnitude else M
     if not has_cells:  # vectors are maps of one cell
-        inputs = (
-            inputs.reshape(len(M), 1, 1, -1) if options["motion"] == "magnitude" else inputs.mean(axis=(1, 2), keepdims=True)
-        )
+        inputs = inputs.reshape(T, 1, 1, -1) if is_magnitude else inputs.mean(axis=(1, 2), keepdims=True)
     mean = inputs[:valid].mean(axis=0)
     hm, cm = (np.tanh(linear_on_maps(p, f"attention.initial_{state}", mean)) for state in "hc")
 
@@ -190,10 +188,9 @@ def motion_attention(p, X, M, valid, options, *, has_cells):
             return attention_of_vectors(scorer, X[t], hm[0, 0], options["scorer"])
         scores = np.zeros((K, K))
         for row, column in np.ndindex(K, K):
-            hidden = linear(scorer, "attention.features", X[t, row, column]) + linear(
-                scorer, "attention.state", hm[row, column]
-            )
-            scores[row, column] = linear(scorer, "attention.score", np.tanh(hidden))[0]
+            from_features = linear(scorer, "attention.features", X[t, row, column])
+            from_state = linear(scorer, "attention.state", hm[row, column])
+            scores[row, column] = linear(scorer, "attention.score", np.tanh(from_features + from_state))[0]
         return softmax(scores)
 
     return attend

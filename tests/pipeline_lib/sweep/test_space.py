@@ -65,7 +65,7 @@ def test_values_stay_in_their_ranges():
 def test_units_are_searched_around_the_models_own():
     train = TrainParams(alstm_units=96, overrides={"conv_alstm": {"units": 1}})
     found = {name: {params.units for params in draw(make_space(SweepParams(), train.of(name)))} for name in MODELS}
-    wanted = dict.fromkeys(("alstm", "attention_pool", "lrcn", "motion_alstm"), {48, 96, 192})
+    wanted = {name: {48, 96, 192} for name in ("alstm", "attention_pool", "lrcn", "motion_alstm")}
     wanted |= {"conv_alstm": {1, 2}, "motion_conv_alstm": {32, 64, 128}, "mean_pool": {None}}
     assert found == wanted
 
