@@ -20,6 +20,8 @@
 
     hm_0, cm_0, h_0, c_0: as above, of means over the cells too, by linear layers
 
+With a local scorer, one vector hm_t serves all cells of a frame: it can say what to look for, but not where it moves.
+
 Biases are omitted. Dropout, `layers`, `rescale_glimpse` and `head_channels` are those of `pipeline_lib.networks.conv_alstm` and
 `pipeline_lib.networks.alstm`; with several layers, h is the last one's.
 
