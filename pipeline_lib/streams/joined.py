@@ -103,7 +103,7 @@ def other_clips(clips: pd.DataFrame, seed: int) -> dict[str, str]:
     Raises:
         UserError: a split has a single clip.
     """
-    found = {}
+    found: dict[str, str] = {}
     for split, table in clips.sort_values("clip").groupby("split"):
         if len(table) == 1:
             raise UserError(f"motion = 'shuffled': the {split} split has one clip, and no other to take the flow of")
