@@ -1,6 +1,7 @@
 """What GPUs do: features of a whole collection, training steps, seeds side by side.
 
-`python -m benchmarks.gpu VIDEOS` measures everything; with `--only extraction` or `--only seeds`, that alone.
+`python -m benchmarks.gpu VIDEOS` measures everything; with `--only extraction` or `--only seeds`, that alone. Training steps
+need no videos: `python -m benchmarks.gpu . --only motion`.
 
 Shape suffixes: N frames, C colour channels (3), H W pixels, D feature channels.
 """
@@ -39,6 +40,7 @@ from pipeline_lib.compute.planning import training_needs
 from pipeline_lib.features import SHARDS_ON_GPU, FeatureReader, extract_features
 from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import ChunkParams, ModelName, StreamParams, TrainParams, load_params
+from pipeline_lib.params.models import SECOND_INPUT
 from pipeline_lib.train import train_model
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer
@@ -49,7 +51,7 @@ FLOW = StreamParams(input="flow", backbone="vgg16", weights="random", image_size
 ARTICLE = Path(__file__).parents[1] / "params" / "hmdb51.yaml"
 SHARD_VIDEOS = 128
 STEPS = 50
-PARTS = ("steps", "extraction", "flow", "streaming", "seeds")
+PARTS = ("steps", "motion", "extraction", "flow", "streaming", "seeds")
 SEEDS = 4
 """How many are trained, one after the other and side by side."""
 SEED_SHARDS = 12
@@ -72,7 +74,9 @@ def main() -> None:
     parts = options.only or PARTS
     if "steps" in parts:
         print_steps()
-    if set(parts) - {"steps"}:
+    if "motion" in parts:
+        print_motion_steps(options.repeats)
+    if set(parts) - {"steps", "motion"}:
         with tempfile.TemporaryDirectory() as folder, open_engine(is_local_ray=count_gpus() > 1, num_gpus=count_gpus()):
             measure_stages(Path(folder), options.videos, options.frames, options.repeats, parts)
     gpus = f"{count_gpus()} x {torch.cuda.get_device_name()}"
@@ -87,6 +91,33 @@ def print_steps() -> None:
             f"  {spread(comparison.ratios())} times faster; ours {1000 / statistics.median(comparison.ours):.2f} ms a step",
             flush=True,
         )
+
+
+def print_motion_steps(repeats: int) -> None:
+    """Print how long a training step of each model of two streams takes, at VideoLSTM's sizes on UCF-101."""
+    device, grid, channels, num_classes = torch.device("cuda"), 7, (512, 512), 101
+    generator = torch.Generator().manual_seed(0)
+    features_BTKKD = torch.rand(16, 30, grid, grid, sum(channels), generator=generator).sub_(0.73).clamp_(min=0)
+    batch = Batch(features_BTKKD.half().to(device), torch.full((16,), 30, device=device), torch.arange(16, device=device))
+    for model in SECOND_INPUT:
+        params = TrainParams(alstm_units=512, conv_alstm_units=512).of(model)
+        with reproducible(0, deterministic=True), own_stream(device):
+            network = build_model(params, channels=channels, grid=grid, num_classes=num_classes).to(device).train()
+            with closing(Trainer(network, device, params, train=None, val=None)) as trainer:  # type: ignore[arg-type] # steps alone
+                milliseconds = [1000 / rate for rate in step_rates(trainer, batch, repeats)]
+        print(f"{model}, B 16, T 30, {grid}x{grid}x{channels}, 512 units: {spread(milliseconds)} ms a step", flush=True)
+
+
+def step_rates(trainer: Trainer, batch: Batch, repeats: int) -> list[float]:
+    """Return training steps a second of each repeat, after the step that is captured."""
+    rates = []
+    for steps in (5, *[STEPS] * repeats):
+        started = time.perf_counter()
+        for _ in range(steps):
+            trainer.step(batch)
+        torch.cuda.synchronize()
+        rates.append(steps / (time.perf_counter() - started))
+    return rates[1:]
 
 
 def measure_stages(folder: Path, videos: Path, num_frames: int, repeats: int, parts: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ from pipeline_lib.evaluate.probabilities import write_probabilities
 from pipeline_lib.evaluate.scores import class_scores, confusion_counts, overall_scores
 from pipeline_lib.params import EvaluateParams
 from pipeline_lib.streams.feature_files import FeatureReader
-from pipeline_lib.streams.joined import JoinedReader, open_features
+from pipeline_lib.streams.joined import JoinedReader, open_features, other_clips
 from pipeline_lib.training.batches import ClipLoader
 from pipeline_lib.training.checkpoints import Metadata, load_checkpoint
 from pipeline_lib.training.inference import Outputs, infer, infer_frames
@@ -74,7 +74,8 @@ def evaluate_model(
     device = choose_device(params.device, key="evaluate.device")
     network = network.to(device)
     batch_size = max(params.batch_size, GPU_BATCH) if device.type == "cuda" else params.batch_size
-    with open_features(feature_files, len(metadata.streams)) as reader:
+    others = other_clips(clips, metadata.params["seed"]) if metadata.params.get("motion") == "shuffled" else None
+    with open_features(feature_files, len(metadata.streams), others) as reader:
         _check_features(checkpoint, reader, metadata)
         loader_of = partial(ClipLoader, reader, classes=metadata.classes, device=device, in_memory=False)
         loader = loader_of(test)

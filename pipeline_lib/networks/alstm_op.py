@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline_lib.networks import alstm_gpu
-from pipeline_lib.networks.attention import Attention, glimpse
+from pipeline_lib.networks.attention import Attention, Step, glimpse
 from pipeline_lib.networks.lstm import LSTMCell, LSTMStack, State
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,15 @@ def _by_autograd(
 ) -> tuple[Tensor, Tensor]:
     attend = attention.start(ahead, state_has_cells=False)
     step = cells.start(len(ahead), states, carry_state=carry_state)
-    h_BU, outputs, maps = states[-1][0], [], []
+    return unroll(attend, step, features_BTID, states[-1][0])
+
+
+def unroll(attend: Step, step: Step, features_BTID: Tensor, h_BU: Tensor) -> tuple[Tensor, Tensor]:
+    """Loop over the frames; return h of every frame, outputs_BTU, and attention_BTI.
+
+    `attend` takes the state before a frame and returns its attention_BI; `step` takes its glimpse and returns the next state.
+    """
+    outputs, maps = [], []
     for features_BID in features_BTID.unbind(1):
         attention_BI = attend(h_BU)
         h_BU = step(glimpse(attention_BI, features_BID))

@@ -23,7 +23,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pipeline_lib.networks.attention import Attention
+from pipeline_lib.networks.attention import Attention, Step
 from pipeline_lib.networks.deferred import compute_dtype
 from pipeline_lib.networks.dropout import Dropout
 from pipeline_lib.networks.lstm import ConvLSTMCell, LSTMStack, glorot_conv, glorot_linear
@@ -61,11 +61,7 @@ class ConvALSTM(nn.Module):
         )
         self.units = units
         self.cells = LSTMStack(channels, units, layers, ConvLSTMCell)
-        self.head = (
-            FlatHead(units, grid, num_classes, dropout)
-            if head_channels is None
-            else ConvolutionalHead(units, head_channels, num_classes, dropout)
-        )
+        self.head = make_head(units, grid, num_classes, dropout, head_channels)
 
     def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits_BTC and attention_BTKK (sums to 1 over the cells of each frame).
@@ -78,16 +74,34 @@ class ConvALSTM(nn.Module):
         inputs_TBKKD = features_TBKKD.to(compute_dtype(features_TBKKD))
         h_BKKU = c_BKKU.to(inputs_TBKKD.dtype)
         step = self.cells.start(len(inputs_TBKKD), [(h_BKKU, c_BKKU)] * len(self.cells), carry_state=self.carry_state)
-        outputs, maps = [], []
-        for inputs_BKKD in inputs_TBKKD.unbind(0):
-            attention_BI = attend(h_BKKU.flatten(1, 2))
-            weights_BI = attention_BI if self.glimpse_scale == 1 else self.glimpse_scale * attention_BI
-            weights_BKK1 = weights_BI.to(inputs_BKKD.dtype).view(*inputs_BKKD.shape[:3], 1)
-            h_BKKU = step(weights_BKK1 * inputs_BKKD)
-            outputs.append(h_BKKU)
-            maps.append(attention_BI)
-        attention_BTKK = torch.stack(maps, dim=1).view(features_BTKKD.shape[:-1])
-        return self.head(torch.stack(outputs, dim=1), attention_BTKK), attention_BTKK
+        h_BTKKU, attention_BTKK = unroll_maps(attend, step, inputs_TBKKD, h_BKKU, self.glimpse_scale)
+        return self.head(h_BTKKU, attention_BTKK), attention_BTKK
+
+
+def unroll_maps(
+    attend: Step, step: Step, inputs_TBKKD: torch.Tensor, h_BKKU: torch.Tensor, glimpse_scale: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loop over the frames; return h_BTKKU of every frame and attention_BTKK.
+
+    `attend` takes the state before a frame, h_BIU, and returns its attention_BI; `step` takes the weighted frame and returns
+    the next state, h_BKKU.
+    """
+    outputs, maps = [], []
+    for inputs_BKKD in inputs_TBKKD.unbind(0):
+        attention_BI = attend(h_BKKU.flatten(1, 2))
+        weights_BI = attention_BI if glimpse_scale == 1 else glimpse_scale * attention_BI
+        weights_BKK1 = weights_BI.to(inputs_BKKD.dtype).view(*inputs_BKKD.shape[:3], 1)
+        h_BKKU = step(weights_BKK1 * inputs_BKKD)
+        outputs.append(h_BKKU)
+        maps.append(attention_BI.view(inputs_BKKD.shape[:3]))
+    return torch.stack(outputs, dim=1), torch.stack(maps, dim=1)
+
+
+def make_head(units: int, grid: int, num_classes: int, dropout: float, head_channels: int | None) -> nn.Module:
+    """Return the head on all cells, or with `head_channels` the convolutional one; it takes h_BTKKU and attention_BTKK."""
+    if head_channels is None:
+        return FlatHead(units, grid, num_classes, dropout)
+    return ConvolutionalHead(units, head_channels, num_classes, dropout)
 
 
 class FlatHead(nn.Module):

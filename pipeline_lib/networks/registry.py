@@ -12,6 +12,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.networks.alstm import ALSTM
 from pipeline_lib.networks.conv_alstm import ConvALSTM
 from pipeline_lib.networks.frame_pool import FramePool
+from pipeline_lib.networks.motion import MotionALSTM, MotionConvALSTM
 from pipeline_lib.networks.normalisation import Normalised
 from pipeline_lib.params import ModelParams
 
@@ -32,6 +33,8 @@ MODELS: dict[str, ModelKind] = {
     "attention_pool": ModelKind(FramePool),
     "lrcn": ModelKind(ALSTM),
     "mean_pool": ModelKind(FramePool),
+    "motion_conv_alstm": ModelKind(MotionConvALSTM, gains_from_bf16=True),
+    "motion_alstm": ModelKind(MotionALSTM),
 }
 
 

@@ -10,12 +10,16 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pipeline_lib.errors import UserError
 from pipeline_lib.params.section import Device, NonNegativeFloat, PositiveFloat, PositiveInt, Section, operational
 
-ModelName = Literal["alstm", "conv_alstm", "attention_pool", "lrcn", "mean_pool"]
+ModelName = Literal["alstm", "conv_alstm", "attention_pool", "lrcn", "mean_pool", "motion_conv_alstm", "motion_alstm"]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
-"""The article's two models, followed by baselines without attention or recurrence."""
+"""The article's two models, baselines without attention or recurrence, and the models of two streams."""
 
-SECOND_INPUT: dict[ModelName, str] = {}
+SECOND_INPUT: dict[ModelName, str] = {"motion_conv_alstm": "flow", "motion_alstm": "flow"}
 """Models of two streams, with the input of the second one."""
+
+ONE_STREAM_MODELS = tuple(model for model in MODELS if model not in SECOND_INPUT)
+
+Motion = Literal["state", "map", "magnitude", "shuffled"]
 
 MODEL_ON_STREAMS = re.compile(rf"({'|'.join(MODELS)})(?:@([a-z][a-z0-9_]*(?:\+[a-z][a-z0-9_]*)*))?")
 
@@ -50,10 +54,10 @@ ModelOnStream = Annotated[str, AfterValidator(_check_model)]
 
 
 UNUSED_HYPERPARAMETERS: dict[ModelName, tuple[str, ...]] = {
-    "alstm": ("rescale_glimpse", "head_channels"),
-    "conv_alstm": ("scorer", "attention_penalty"),
-    "attention_pool": ("layers", "rescale_glimpse", "carry_state", "head_channels", "attention_penalty"),
-    "lrcn": ("scorer", "uniform_start", "rescale_glimpse", "head_channels", "attention_penalty"),
+    "alstm": ("rescale_glimpse", "head_channels", "motion"),
+    "conv_alstm": ("scorer", "attention_penalty", "motion"),
+    "attention_pool": ("layers", "rescale_glimpse", "carry_state", "head_channels", "attention_penalty", "motion"),
+    "lrcn": ("scorer", "uniform_start", "rescale_glimpse", "head_channels", "attention_penalty", "motion"),
     "mean_pool": (
         "units",
         "layers",
@@ -63,9 +67,15 @@ UNUSED_HYPERPARAMETERS: dict[ModelName, tuple[str, ...]] = {
         "carry_state",
         "head_channels",
         "attention_penalty",
+        "motion",
     ),
+    "motion_conv_alstm": ("scorer", "carry_state", "attention_penalty"),
+    "motion_alstm": ("rescale_glimpse", "carry_state", "head_channels"),
 }
 """Hyper-parameters that a model does not have. Changing them does not train it again."""
+
+LATER_HYPERPARAMETERS = ("motion",)
+"""Hyper-parameters that came after models had been trained without them: in the recipes of models that have them only."""
 
 
 class HyperParams(Section):
@@ -100,6 +110,9 @@ class HyperParams(Section):
     layer takes all cells of the state (article)."""
     normalise: bool = True
     """Normalise the scale of features (article: no)."""
+    motion: Motion | None = "state"
+    """What motion-based attention sees of flow: the `state` of an LSTM on it (VideoLSTM). Ablations: the flow's `map` without
+    an LSTM; an LSTM on its `magnitude` alone; an LSTM on the flow of another clip (`shuffled`)."""
 
 
 class ModelParams(HyperParams):
@@ -111,6 +124,12 @@ class ModelParams(HyperParams):
     seed: int
     deterministic: bool
     device: Device = operational("auto")
+    motion: Motion | None = None
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the values that affect the weights, as JSON types."""
+        values = super().recipe()
+        return {name: value for name, value in values.items() if value is not None or name not in LATER_HYPERPARAMETERS}
 
     @property
     def attends(self) -> bool:
@@ -121,12 +140,12 @@ class ModelParams(HyperParams):
 class TrainParams(HyperParams):
     """Parameters of the train stage: the models to train, and their hyper-parameters."""
 
-    models: Annotated[tuple[ModelOnStream, ...], Field(strict=False, min_length=1)] = MODELS
-    """Models to train, each as `MODEL` or `MODEL@STREAM`."""
+    models: Annotated[tuple[ModelOnStream, ...], Field(strict=False, min_length=1)] = ONE_STREAM_MODELS
+    """Models to train, each as `MODEL`, `MODEL@STREAM`, or `MODEL@STREAM+STREAM` if it reads two."""
     alstm_units: PositiveInt = 256
     """Width of ALSTM, and of the baselines with the same layers (article: 512)."""
     conv_alstm_units: PositiveInt = 64
-    """Width of ConvALSTM (article: 256)."""
+    """Width of the convolutional models (article: 256)."""
     overrides: dict[ModelOnStream, dict[str, Any]] = Field(default_factory=dict)
     """Hyper-parameters of single models, including `units`. Those of `MODEL` hold for it on every stream."""
     seed: int = 0
@@ -169,7 +188,7 @@ class TrainParams(HyperParams):
         model, _ = split_model(name)
         shared = {name: getattr(self, name) for name in (*HyperParams.model_fields, "deterministic", "device")}
         overrides = {**self.overrides.get(model, {}), **self.overrides.get(name, {})}
-        own = {"units": self.conv_alstm_units if model == "conv_alstm" else self.alstm_units, **overrides}
+        own = {"units": self.conv_alstm_units if "conv_alstm" in model else self.alstm_units, **overrides}
         unused = dict.fromkeys(UNUSED_HYPERPARAMETERS[model])
         seed = self.all_seeds[0] if seed is None else seed
         return ModelParams(model=model, seed=seed, **(shared | own | unused))

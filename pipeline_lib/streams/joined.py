@@ -5,11 +5,13 @@ Shape suffixes: N clips, S steps of the first stream, K grid side, D feature cha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -24,8 +26,10 @@ class JoinedReader:
     Its other properties are those of `FeatureReader`.
     """
 
-    def __init__(self, readers: Sequence[FeatureReader]) -> None:
+    def __init__(self, readers: Sequence[FeatureReader], others: Mapping[str, str] | None = None) -> None:
+        """Join the readers; all but the first read, in place of a clip, the one that `others` names (`other_clips`)."""
         self._readers = list(readers)
+        self.others = dict(others or {})
 
     def __enter__(self) -> JoinedReader:
         return self
@@ -83,15 +87,43 @@ class JoinedReader:
         """Return features_NSKKD (float16, on the CPU) of the given clips; see `FeatureReader.load`."""
         joined_NSKKD = torch.empty((len(clips), *self.shape[1:]), dtype=torch.float16, pin_memory=pinned)
         parts = joined_NSKKD.split(self.channels, dim=-1)
+        others = [self.others.get(clip, clip) for clip in clips]
         for reader, part_NSKKD in zip(self._readers, parts, strict=True):
             step_S = torch.from_numpy(nearest_steps(reader.step_frames, self.step_frames))
-            part_NSKKD.copy_(reader.load(clips)[:, step_S])
+            part_NSKKD.copy_(reader.load(clips if reader is self._readers[0] else others)[:, step_S])
         return joined_NSKKD
 
 
-def open_features(files: Sequence[Path], num_streams: int) -> FeatureReader | JoinedReader:
-    """Return the reader of a model's features: the files of each stream one after the other, equally many."""
+def other_clips(clips: pd.DataFrame, seed: int) -> dict[str, str]:
+    """Return another clip of the same split for every clip, each once, so that what is read for a clip depends on no batch.
+
+    The split's groups are put in a random order, and its clips shifted by the size of the largest group: the other clip is of
+    another group, unless that group is more than half of the split.
+
+    Raises:
+        UserError: a split has a single clip.
+    """
+    found: dict[str, str] = {}
+    for split, table in clips.sort_values("clip").groupby("split"):
+        if len(table) == 1:
+            raise UserError(f"motion = 'shuffled': the {split} split has one clip, and no other to take the flow of")
+        rng = np.random.default_rng(seed)
+        order = {group: place for place, group in enumerate(rng.permutation(sorted(table["group"].unique())))}
+        names = table.sort_values("group", key=lambda group: group.map(order), kind="stable")["clip"].to_numpy()
+        largest = int(table["group"].value_counts().iloc[0])
+        found |= dict(zip(names, np.roll(names, -min(largest, len(names) // 2)), strict=True))
+    return found
+
+
+def open_features(
+    files: Sequence[Path], num_streams: int, others: Mapping[str, str] | None = None
+) -> FeatureReader | JoinedReader:
+    """Return the reader of a model's features: the files of each stream one after the other, equally many.
+
+    `others` are for `JoinedReader`.
+    """
     if num_streams == 1:
         return FeatureReader(files)
     per_stream = len(files) // num_streams
-    return JoinedReader([FeatureReader(files[number * per_stream :][:per_stream]) for number in range(num_streams)])
+    readers = [FeatureReader(files[number * per_stream :][:per_stream]) for number in range(num_streams)]
+    return JoinedReader(readers, others)

@@ -22,7 +22,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.networks.normalisation import Normalised
 from pipeline_lib.params import ModelParams, num_streams
 from pipeline_lib.streams.feature_files import FeatureReader
-from pipeline_lib.streams.joined import JoinedReader, open_features
+from pipeline_lib.streams.joined import JoinedReader, open_features, other_clips
 from pipeline_lib.train.trainer import Trainer
 from pipeline_lib.training.batches import ClipLoader, fits_in_memory
 from pipeline_lib.training.checkpoints import Metadata, save_checkpoint
@@ -66,7 +66,8 @@ def train_model(
         raise UserError("the val split has no clips, but early stopping needs some; raise chunk.val_fraction")
     check_trainable(clips, splits=("val",))
     device = choose_device(params.device, key="train.device")
-    with open_features(feature_files, num_streams(params.model)) as reader, _isolated(device, params):
+    others = other_clips(clips, params.seed) if params.motion == "shuffled" else None
+    with open_features(feature_files, num_streams(params.model), others) as reader, _isolated(device, params):
         metadata = _describe(clips, reader, params)
         in_memory = fits_in_memory(reader, [split["clip"].tolist() for split in (train, val)], device)
         loaders = [ClipLoader(reader, split, metadata.classes, device, in_memory=in_memory) for split in (train, val)]

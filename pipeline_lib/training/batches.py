@@ -186,7 +186,8 @@ def _cache_key(reader: FeatureReader | JoinedReader, clips: Sequence[str], devic
         return object()  # another kind of reader: its files are unknown, so never share its features
     files = tuple((file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns) for file in map(Path.stat, reader.paths))
     index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
-    return files, tuple(clips), (device.type, index)
+    others = tuple(reader.others.items()) if isinstance(reader, JoinedReader) else ()
+    return files, tuple(clips), others, (device.type, index)
 
 
 def fits_in_memory(reader: FeatureReader | JoinedReader, splits: Sequence[Sequence[str]], device: torch.device) -> bool:

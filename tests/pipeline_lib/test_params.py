@@ -191,6 +191,11 @@ def test_models_read_the_first_stream_or_the_one_they_name():
     assert {stream.device for stream in params.features.all_streams.values()} == {"cpu"}
 
 
+def test_motion_models_read_the_first_stream_and_the_first_of_flow_or_the_two_they_name():
+    params = with_streams(["motion_alstm", "motion_conv_alstm@clip3d+flow"])
+    assert [params.streams_of(model) for model in params.train.models] == [("rgb", "flow"), ("clip3d", "flow")]
+
+
 def test_overrides_hold_for_a_model_on_every_stream_or_on_one():
     params = with_streams(["alstm", "alstm@flow"])
     train = params.train.model_copy(update={"overrides": {"alstm": {"units": 8, "dropout": 0.1}, "alstm@flow": {"units": 16}}})
@@ -215,6 +220,9 @@ def test_recipes_hold_what_a_stream_is_made_from():
         ("train: {models: [mean_pool@depth]}", r"mean_pool@depth, but features\.streams has only rgb; add depth there"),
         ("train: {models: [meanpool]}", r"'meanpool' is not a model; give alstm, .* or one of them on a stream"),
         ("train: {models: [alstm, alstm@rgb]}", r"train\.models has alstm and alstm@rgb, which are the same"),
+        ("train: {models: [motion_alstm]}", r"motion_alstm, which reads a stream with `input: flow`; add one to features"),
+        ("train: {models: [motion_alstm@rgb]}", r"'motion_alstm@rgb': motion_alstm reads 2 streams, not 1"),
+        ("train: {motion: speed}", r"train\.motion"),
         ("features: {stack: 3}", r"stack is for streams with `input: flow`, not `input: frame`"),
         ("features: {streams: {flow: {stack: 3}}}", r"features\.streams\.flow: stack is for streams with `input: flow`"),
         ("features: {grid: 7, streams: {rgb: {}}}", r"features\.grid and features\.streams exclude each other"),

@@ -8,6 +8,7 @@ import torch
 from pipeline_lib.networks.dropout import Dropout, draw_from
 from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import MODELS, TrainParams
+from tests.pipeline_lib.networks.sizes import split_channels
 
 PARAMS = TrainParams(alstm_units=16, conv_alstm_units=8, head_channels=8)
 
@@ -46,7 +47,7 @@ def test_nothing_is_drawn_where_nothing_is_dropped() -> None:
 @pytest.mark.parametrize("scorer", ["pooled", "local"])
 def test_a_network_draws_from_its_generator_alone(model: str, scorer: str) -> None:
     params = PARAMS.model_copy(update={"scorer": scorer}).of(model)
-    network = build_model(params, channels=12, grid=3, num_classes=5)
+    network = build_model(params, channels=split_channels(model, 12), grid=3, num_classes=5)
     features, valid = torch.rand(2, 6, 3, 3, 12), torch.tensor([6, 3])
     outputs = []
     for seed in (1, 1, 2):

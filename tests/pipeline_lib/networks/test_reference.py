@@ -9,6 +9,7 @@ import torch
 from pipeline_lib.networks.normalisation import Normalised
 from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import TrainParams
+from tests.pipeline_lib.networks.sizes import split_channels
 
 SIZES = [(8, 3, 4, 6), (16, 5, 7, 10), (32, 7, 11, 16)]
 SIZE_NAMES = ["small", "medium", "large"]
@@ -33,6 +34,11 @@ VARIANTS = {
     "lrcn": ("lrcn", {}),
     "lrcn, 2 layers": ("lrcn", {"layers": 2}),
     "mean_pool": ("mean_pool", {}),
+    **{f"motion_conv_alstm, {motion}": ("motion_conv_alstm", {"motion": motion}) for motion in ("state", "map", "magnitude")},
+    "motion_conv_alstm, flat head, 2 layers": ("motion_conv_alstm", ARTICLE_CONV_ALSTM | {"layers": 2}),
+    **{f"motion_alstm, {motion}": ("motion_alstm", {"motion": motion}) for motion in ("state", "map", "magnitude")},
+    "motion_alstm, pooled, 2 layers": ("motion_alstm", {"scorer": "pooled", "layers": 2}),
+    "motion_alstm, pooled, map": ("motion_alstm", {"scorer": "pooled", "motion": "map"}),
 }
 
 
@@ -152,12 +158,101 @@ def reference_conv_alstm(p, X, valid, options):
     return np.array(logits), np.array(maps)
 
 
+def linear_on_maps(p, name, maps):
+    return np.apply_along_axis(lambda vector: linear(p, name, vector), 2, maps)
+
+
+def motion_attention(p, X, M, valid, options, *, has_cells):
+    """Return a function from (t, h below) to attention (K, K); X of RGB and M of flow are (T, K, K, ...) of one clip."""
+    scorer = {key.removeprefix("attention."): value for key, value in p.items() if key.startswith("attention.attention.")}
+    T, K = X.shape[:2]
+    if options["motion"] == "map":
+        XM = np.concatenate([X, M], axis=3)
+        return lambda t, h: attention_of_vectors(scorer, XM[t], None, options["scorer"] or "local")
+    is_magnitude = options["motion"] == "magnitude"
+    inputs = np.sqrt((M**2).mean(axis=3, keepdims=True)) if is_magnitude else M
+    if not has_cells:  # vectors are maps of one cell
+        inputs = inputs.reshape(T, 1, 1, -1) if is_magnitude else inputs.mean(axis=(1, 2), keepdims=True)
+    mean = inputs[:valid].mean(axis=0)
+    hm, cm = (np.tanh(linear_on_maps(p, f"attention.initial_{state}", mean)) for state in "hc")
+
+    def attend(t, h):
+        """`h` is (rows, columns, U)."""
+        nonlocal hm, cm
+        hm, cm = hm.copy(), cm.copy()
+        for row, column in np.ndindex(hm.shape[:2]):
+            z = linear(p, "attention.cell.input", inputs[t, row, column])
+            z = z + linear(p, "attention.cell.recurrent", hm[row, column]) + linear(p, "attention.cell.below", h[row, column])
+            hm[row, column], cm[row, column] = lstm_gates(z, cm[row, column])
+        if not has_cells:
+            return attention_of_vectors(scorer, X[t], hm[0, 0], options["scorer"])
+        scores = np.zeros((K, K))
+        for row, column in np.ndindex(K, K):
+            from_features = linear(scorer, "attention.features", X[t, row, column])
+            from_state = linear(scorer, "attention.state", hm[row, column])
+            scores[row, column] = linear(scorer, "attention.score", np.tanh(from_features + from_state))[0]
+        return softmax(scores)
+
+    return attend
+
+
+def reference_motion_conv_alstm(p, F, valid, options):
+    """One clip, F of (T, K, K, channels of RGB and of flow)."""
+    T, K = F.shape[:2]
+    layers, D = options["layers"], p["initial_h.0.weight"].shape[1]
+    X, M = F[..., :D], F[..., D:]
+    mean = X[:valid].mean(axis=0).transpose(2, 0, 1)
+    h, c = (
+        [
+            np.tanh(convolve_same(p[f"{name}.{layer}.weight"], mean) + p[f"{name}.{layer}.bias"][:, None, None])
+            for layer in range(layers)
+        ]
+        for name in ("initial_h", "initial_c")
+    )
+    attend = motion_attention(p, X, M, valid, options, has_cells=True)
+    logits, maps = [], []
+    for t in range(T):
+        a = attend(t, h[-1].transpose(1, 2, 0))
+        x = (X[t] * a[:, :, None]).transpose(2, 0, 1) * (K**2 if options["rescale_glimpse"] else 1)
+        for layer in range(layers):
+            z = convolve_same(p[f"cells.{layer}.input.weight"], x) + p[f"cells.{layer}.input.bias"][:, None, None]
+            z = z + convolve_same(p[f"cells.{layer}.recurrent.weight"], h[layer])
+            h[layer], c[layer] = lstm_gates(z, c[layer])
+            x = h[layer]
+        flat = h[-1].transpose(1, 2, 0).reshape(-1)
+        logits.append(convolutional_head(p, h[-1], a) if options["head_channels"] else linear(p, "head.classify", flat))
+        maps.append(a)
+    return np.array(logits), np.array(maps)
+
+
+def reference_motion_alstm(p, F, valid, options):
+    """One clip, F of (T, K, K, channels of RGB and of flow)."""
+    layers, D = options["layers"], p["initial_h.0.weight"].shape[1]
+    X, M = F[..., :D], F[..., D:]
+    mean = X[:valid].reshape(-1, D).mean(axis=0)
+    h, c = ([np.tanh(linear(p, f"initial_{state}.{layer}", mean)) for layer in range(layers)] for state in "hc")
+    attend = motion_attention(p, X, M, valid, options, has_cells=False)
+    logits, maps = [], []
+    for t in range(len(X)):
+        a = attend(t, h[-1][None, None])
+        x = weighted_sum(a, X[t])
+        for layer in range(layers):
+            z = linear(p, f"cells.{layer}.input", x) + linear(p, f"cells.{layer}.recurrent", h[layer])
+            h[layer], c[layer] = lstm_gates(z, c[layer])
+            x = h[layer]
+        logits.append(linear(p, "head", h[-1]))
+        maps.append(a)
+    return np.array(logits), np.array(maps)
+
+
 REFERENCES = {
     "alstm": reference_alstm,
     "conv_alstm": reference_conv_alstm,
     "attention_pool": reference_frame_pool,
     "lrcn": reference_alstm,
     "mean_pool": reference_frame_pool,
+    "motion_conv_alstm": reference_motion_conv_alstm,
+    "motion_alstm": reference_motion_alstm,
 }
 
 
@@ -166,7 +261,7 @@ def make_model(variant, channels, grid, num_classes, units):
     name, options = VARIANTS[variant]
     params = TrainParams(alstm_units=units, conv_alstm_units=units, overrides={name: options}).of(name)
     torch.manual_seed(0)
-    model = build_model(params, channels=channels, grid=grid, num_classes=num_classes)
+    model = build_model(params, channels=split_channels(name, channels), grid=grid, num_classes=num_classes)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.2 * torch.randn_like(parameter)

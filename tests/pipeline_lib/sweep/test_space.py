@@ -15,6 +15,8 @@ SEARCHED = {
     "attention_pool": COMMON | {"units", "scorer"},
     "lrcn": COMMON | {"units", "layers"},
     "mean_pool": COMMON,
+    "motion_conv_alstm": COMMON | {"units", "layers", "head_channels"},
+    "motion_alstm": COMMON | {"attention_penalty", "units", "layers", "scorer"},
 }
 
 
@@ -63,8 +65,9 @@ def test_values_stay_in_their_ranges():
 def test_units_are_searched_around_the_models_own():
     train = TrainParams(alstm_units=96, overrides={"conv_alstm": {"units": 1}})
     found = {name: {params.units for params in draw(make_space(SweepParams(), train.of(name)))} for name in MODELS}
-    shared = {48, 96, 192}
-    assert found == {"alstm": shared, "attention_pool": shared, "lrcn": shared, "conv_alstm": {1, 2}, "mean_pool": {None}}
+    wanted = {name: {48, 96, 192} for name in ("alstm", "attention_pool", "lrcn", "motion_alstm")}
+    wanted |= {"conv_alstm": {1, 2}, "motion_conv_alstm": {32, 64, 128}, "mean_pool": {None}}
+    assert found == wanted
 
 
 def test_a_fifth_of_a_penaltys_range_is_none():

@@ -20,6 +20,7 @@ from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import MODELS, TrainParams
 from pipeline_lib.train.trainer import Trainer
 from pipeline_lib.training.batches import Batch
+from tests.pipeline_lib.networks.sizes import split_channels
 
 LOSSES = Path(__file__).parent / "golden" / "losses.csv"
 STEPS, CLIPS, FRAMES, GRID, CHANNELS, CLASSES = 20, 16, 30, 4, 12, 5
@@ -40,7 +41,7 @@ def take_steps(model: str) -> list[float]:
     """Return the loss of each step, computed in fp32 whatever the processor gains from."""
     params = PARAMS.of(model)
     with reproducible(params.seed, deterministic=True):
-        network = build_model(params, channels=CHANNELS, grid=GRID, num_classes=CLASSES)
+        network = build_model(params, channels=split_channels(model, CHANNELS), grid=GRID, num_classes=CLASSES)
         assert isinstance(network, Normalised)
         network.measure(make_batch(step) for step in range(3))
         trainer = Trainer(network, torch.device("cpu"), params, train=None, val=None)

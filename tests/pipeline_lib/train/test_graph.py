@@ -18,6 +18,7 @@ from pipeline_lib.params import TrainParams
 from pipeline_lib.train.graph import GraphedStep
 from pipeline_lib.train.trainer import Trainer
 from pipeline_lib.training.batches import Batch
+from tests.pipeline_lib.networks.sizes import split_channels
 from tests.pipeline_lib.train.test_golden import make_batch
 
 PARAMS = TrainParams(alstm_units=16, conv_alstm_units=8, head_channels=8, uniform_start=False)
@@ -26,7 +27,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA gra
 
 def make_trainer(model, device, **changes):
     params = PARAMS.model_copy(update=changes).of(model)
-    network = build_model(params, channels=12, grid=4, num_classes=5).to(device)
+    network = build_model(params, channels=split_channels(model, 12), grid=4, num_classes=5).to(device)
     return Trainer(network, torch.device(device), params, train=None, val=None)
 
 
@@ -43,7 +44,7 @@ def losses(model, *, graphed, short=True, steps=6, **changes):
 
 
 @needs_gpu
-@pytest.mark.parametrize("model", ["alstm", "conv_alstm", "mean_pool"])
+@pytest.mark.parametrize("model", ["alstm", "conv_alstm", "mean_pool", "motion_conv_alstm", "motion_alstm"])
 @pytest.mark.parametrize("run", [{"short": True, "dropout": 0.0}, {"short": False, "dropout": 0.5}], ids=["short", "dropout"])
 def test_the_same_losses_as_without_a_graph(model, run):
     """Not both at once: a batch that is filled up draws other random numbers."""

@@ -10,11 +10,13 @@ from safetensors.torch import save_file
 
 from pipeline_lib.params import MODELS, TrainParams
 from pipeline_lib.training.checkpoints import METADATA_KEY, Metadata, load_checkpoint, save_checkpoint
+from tests.pipeline_lib.networks.sizes import split_channels
 
 pytestmark = pytest.mark.integration
 
 
 def make_metadata(model):
+    channels = split_channels(model, 6)
     params = TrainParams(alstm_units=8, conv_alstm_units=8, learning_rate=1e-3)
     return Metadata(
         classes=("brush_hair", "käsé $x$"),
@@ -22,6 +24,7 @@ def make_metadata(model):
         grid=3,
         params=params.of(model).recipe(),
         features={"backbone": "vgg_small", "weights_sha256": "0" * 64},
+        stream_channels=channels if isinstance(channels, tuple) else None,
     )
 
 
