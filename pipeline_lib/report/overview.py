@@ -83,7 +83,7 @@ def _fusion_row(fusion: Mapping[str, Any]) -> list[str]:
         _name(fusion["fusion"]),
         fusion["method"] + is_fallback,
         "" if fusion["method"] == "svm" else ":".join(f"{weight:.2f}" for weight in fusion["weights"]),
-        fusion["best_member"],
+        _name(fusion["best_member"]),
         _difference(fusion),
         estimate(fusion["oracle_accuracy"]),
         estimate(fusion["all_wrong"]),
