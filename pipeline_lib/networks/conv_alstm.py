@@ -27,6 +27,7 @@ from pipeline_lib.networks.attention import Attention
 from pipeline_lib.networks.deferred import compute_dtype
 from pipeline_lib.networks.dropout import Dropout
 from pipeline_lib.networks.lstm import ConvLSTMCell, LSTMStack, glorot_conv, glorot_linear
+from pipeline_lib.networks.outputs import ModelOutputs, uniform_importance
 
 
 class ConvALSTM(nn.Module):
@@ -67,8 +68,8 @@ class ConvALSTM(nn.Module):
             else ConvolutionalHead(units, head_channels, num_classes, dropout)
         )
 
-    def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits_BTC and attention_BTKK (sums to 1 over the cells of each frame).
+    def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> ModelOutputs:
+        """Return the model's outputs; `importance_BT` is uniform.
 
         Padded frames have outputs too, which the caller must ignore. They do not affect valid frames.
         """
@@ -87,7 +88,8 @@ class ConvALSTM(nn.Module):
             outputs.append(h_BKKU)
             maps.append(attention_BI)
         attention_BTKK = torch.stack(maps, dim=1).view(features_BTKKD.shape[:-1])
-        return self.head(torch.stack(outputs, dim=1), attention_BTKK), attention_BTKK
+        logits_BTC = self.head(torch.stack(outputs, dim=1), attention_BTKK)
+        return ModelOutputs(logits_BTC, attention_BTKK, uniform_importance(attention_BTKK, valid_steps_B))
 
 
 class FlatHead(nn.Module):

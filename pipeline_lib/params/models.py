@@ -10,12 +10,38 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pipeline_lib.errors import UserError
 from pipeline_lib.params.section import Device, NonNegativeFloat, PositiveFloat, PositiveInt, Section, operational
 
-ModelName = Literal["alstm", "conv_alstm", "attention_pool", "lrcn", "mean_pool"]
+ModelName = Literal[
+    "alstm",
+    "conv_alstm",
+    "attention_pool",
+    "lrcn",
+    "mean_pool",
+    "temporal_attention",
+    "fusion_early",
+    "fusion_late",
+    "fusion_slow",
+]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
+
+DEFAULT_MODELS: tuple[ModelName, ...] = ("alstm", "conv_alstm", "attention_pool", "lrcn", "mean_pool")
 """The article's two models, followed by baselines without attention or recurrence."""
 
-SECOND_INPUT: dict[ModelName, str] = {}
+SECOND_INPUT: dict[ModelName, str] = {
+    "temporal_attention": "clip",
+}
 """Models of two streams, with the input of the second one."""
+
+SECOND_IS_OPTIONAL: tuple[ModelName, ...] = ("temporal_attention",)
+"""Models of two streams that also read one alone."""
+
+WITHOUT_ATTENTION: tuple[ModelName, ...] = (
+    "lrcn",
+    "mean_pool",
+    "fusion_early",
+    "fusion_late",
+    "fusion_slow",
+)
+"""Models that never compute attention over cells."""
 
 MODEL_ON_STREAMS = re.compile(rf"({'|'.join(MODELS)})(?:@([a-z][a-z0-9_]*(?:\+[a-z][a-z0-9_]*)*))?")
 
@@ -30,13 +56,15 @@ def split_model(name: str) -> tuple[ModelName, tuple[str, ...]]:
     if not match:
         raise UserError(f"{name!r} is not a model; give {', '.join(MODELS)}, or one of them on a stream as MODEL@STREAM")
     model, streams = cast(ModelName, match[1]), tuple(match[2].split("+")) if match[2] else ()
-    if streams and len(streams) != num_streams(model):
-        raise UserError(f"{name!r}: {model} reads {num_streams(model)} streams, not {len(streams)}")
+    fewest = 1 if model in SECOND_IS_OPTIONAL else num_streams(model)
+    if streams and not fewest <= len(streams) <= num_streams(model):
+        accepted = " or ".join(map(str, range(fewest, num_streams(model) + 1)))
+        raise UserError(f"{name!r}: {model} reads {accepted} streams, not {len(streams)}")
     return model, streams
 
 
 def num_streams(model: ModelName) -> int:
-    """Return how many streams a model reads."""
+    """Return how many streams a model reads at most."""
     return 2 if model in SECOND_INPUT else 1
 
 
@@ -64,8 +92,26 @@ UNUSED_HYPERPARAMETERS: dict[ModelName, tuple[str, ...]] = {
         "head_channels",
         "attention_penalty",
     ),
+    "temporal_attention": (
+        "layers",
+        "scorer",
+        "rescale_glimpse",
+        "carry_state",
+        "head_channels",
+        "attention_penalty",
+    ),
+    **dict.fromkeys(
+        ("fusion_early", "fusion_late", "fusion_slow"),
+        ("layers", "scorer", "uniform_start", "rescale_glimpse", "carry_state", "head_channels", "attention_penalty"),
+    ),
 }
 """Hyper-parameters that a model does not have. Changing them does not train it again."""
+
+OF_ONE_MODEL: dict[str, ModelName] = {
+    "decoder_steps": "temporal_attention",
+    "spatial": "temporal_attention",
+}
+"""Hyper-parameters that only one model has, by name. They are absent from the recipes of other models."""
 
 
 class HyperParams(Section):
@@ -100,6 +146,10 @@ class HyperParams(Section):
     layer takes all cells of the state (article)."""
     normalise: bool = True
     """Normalise the scale of features (article: no)."""
+    decoder_steps: PositiveInt | None = 4
+    """Steps of `temporal_attention`'s decoder, each of which attends over time; 1 is attention pooling over time."""
+    spatial: Literal["local"] | None = None
+    """`local`: `temporal_attention` also attends over the cells of each step; null: it takes their mean."""
 
 
 class ModelParams(HyperParams):
@@ -111,20 +161,31 @@ class ModelParams(HyperParams):
     seed: int
     deterministic: bool
     device: Device = operational("auto")
+    decoder_steps: PositiveInt | None = None
+    spatial: Literal["local"] | None = None
 
     @property
     def attends(self) -> bool:
-        """Whether the model computes attention; others return uniform attention."""
-        return self.model not in ("lrcn", "mean_pool")
+        """Whether the model computes attention over cells; others return uniform attention."""
+        return self.spatial is not None if self.model == "temporal_attention" else self.model not in WITHOUT_ATTENTION
+
+    @property
+    def attends_over_time(self) -> bool:
+        """Whether the model computes importance; others return uniform importance."""
+        return self.model == "temporal_attention"
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the values that affect the model, without those of `OF_ONE_MODEL` that it does not have."""
+        return {name: value for name, value in super().recipe().items() if value is not None or name not in OF_ONE_MODEL}
 
 
 class TrainParams(HyperParams):
     """Parameters of the train stage: the models to train, and their hyper-parameters."""
 
-    models: Annotated[tuple[ModelOnStream, ...], Field(strict=False, min_length=1)] = MODELS
+    models: Annotated[tuple[ModelOnStream, ...], Field(strict=False, min_length=1)] = DEFAULT_MODELS
     """Models to train, each as `MODEL` or `MODEL@STREAM`."""
     alstm_units: PositiveInt = 256
-    """Width of ALSTM, and of the baselines with the same layers (article: 512)."""
+    """Width of ALSTM, and of all other models but ConvALSTM (article: 512)."""
     conv_alstm_units: PositiveInt = 64
     """Width of ConvALSTM (article: 256)."""
     overrides: dict[ModelOnStream, dict[str, Any]] = Field(default_factory=dict)
@@ -171,5 +232,6 @@ class TrainParams(HyperParams):
         overrides = {**self.overrides.get(model, {}), **self.overrides.get(name, {})}
         own = {"units": self.conv_alstm_units if model == "conv_alstm" else self.alstm_units, **overrides}
         unused = dict.fromkeys(UNUSED_HYPERPARAMETERS[model])
+        unused |= dict.fromkeys(name for name, owner in OF_ONE_MODEL.items() if owner != model)
         seed = self.all_seeds[0] if seed is None else seed
         return ModelParams(model=model, seed=seed, **(shared | own | unused))

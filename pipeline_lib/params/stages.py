@@ -14,7 +14,14 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.params.models import MODELS, SECOND_INPUT, ModelOnStream, TrainParams, split_model
+from pipeline_lib.params.models import (
+    MODELS,
+    SECOND_INPUT,
+    SECOND_IS_OPTIONAL,
+    ModelOnStream,
+    TrainParams,
+    split_model,
+)
 from pipeline_lib.params.section import (
     Device,
     Fraction,
@@ -464,16 +471,17 @@ class Params(Section):
         return {name: self.features.all_streams[name] for name in names}
 
     def streams_of(self, name: str) -> tuple[str, ...]:
-        """Return the streams that a model reads: those in its name, or the first, and the first with its second input."""
+        """Return the streams that a model reads: those in its name, or the first, and another that has its second input."""
         model, streams = split_model(name)
         if streams:
             return streams
-        if model not in SECOND_INPUT:
-            return (self.features.default_stream,)
-        wanted = SECOND_INPUT[model]
-        second = [stream for stream, params in self.features.all_streams.items() if params.input == wanted]
+        first, wanted = self.features.default_stream, SECOND_INPUT.get(model)
+        others = {stream: params for stream, params in self.features.all_streams.items() if stream != first}
+        second = [stream for stream, params in others.items() if params.input == wanted]
+        if not second and (wanted is None or model in SECOND_IS_OPTIONAL):
+            return (first,)
         if not second:
             raise UserError(
                 f"train.models has {name}, which reads a stream with `input: {wanted}`; add one to features.streams"
             )
-        return self.features.default_stream, second[0]
+        return first, second[0]

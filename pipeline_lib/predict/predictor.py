@@ -256,7 +256,7 @@ class Predictor:
                     continue
                 with deterministic_inference(self.device):
                     outputs = model.network(features_BSKKD, torch.from_numpy(valid_B).to(self.device))
-                logits_BSC, attention_BSKK = (output.cpu() for output in outputs)
+                logits_BSC, attention_BSKK, _ = (output.cpu() for output in outputs)
                 _add(probability[name], of_stream, logits_BSC.softmax(dim=2).numpy()[:, steps_T])
                 if name in attention:
                     _add(attention[name], of_stream, attention_BSKK.numpy()[:, steps_T])

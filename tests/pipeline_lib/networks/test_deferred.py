@@ -107,7 +107,7 @@ def test_weights_are_cast_once_under_autocast_and_gradients_are_near(name):
     for enabled in (False, True):
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled, cache_enabled=False):
-            logits, _ = model(some_features(2, 5, 4, 4, 6), torch.tensor([5, 3]))
+            logits, _, _ = model(some_features(2, 5, 4, 4, 6), torch.tensor([5, 3]))
         logits.float().square().sum().backward()
         results.append({key: parameter.grad.clone() for key, parameter in model.named_parameters()})
     for key, exact in results[0].items():

@@ -30,7 +30,7 @@ def train(model, store, folder, params=PARAMS, **options):
     directory, partial = folder / "artifact", folder / "partial"
     directory.mkdir(parents=True, exist_ok=True)
     partial.mkdir(parents=True, exist_ok=True)
-    counts = train_model(store.clips, store.files, directory, partial, params.of(model), **options)
+    counts = train_model(store.clips, store.files, directory, partial, params.of(model), streams=1, **options)
     return counts, directory
 
 
