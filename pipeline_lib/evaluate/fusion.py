@@ -12,7 +12,7 @@ members' checkpoints were chosen on the same validation videos, so these scores 
 alike. If a class has no validation video, an SVM could never predict it, so `svm` falls back to the mean and says so.
 """
 
-# M members, N clips, T frames of a clip, V videos, C classes, S = M * C stacked scores, P penalties, K grid side
+# M members, N clips, T frames of a clip, V videos, C classes, S = M * C stacked scores, K grid side
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy.special import softmax
-from sklearn.model_selection import GroupKFold
-from sklearn.svm import LinearSVC
 
+from pipeline_lib.evaluate.linear_svm import LinearSvm, fit_svm, unit_length
 from pipeline_lib.params import FusionParams
 from pipeline_lib.training.voting import valid_mask
 
@@ -38,27 +37,11 @@ DEFAULT_INVERSE_PENALTY = 0.1
 """The SVM's C if the validation videos are too few for cross-validation."""
 MAX_CV_FOLDS = 5
 MAX_ITERATIONS = 10_000
-"""Maximum number of steps of a fit, of the weights or of an SVM; they need tens."""
+"""Maximum number of steps of the fit of weights; it needs tens."""
 TOLERANCE = 1e-9
 """Change of a weight at which its fit ends."""
 SMALLEST = 1e-12
 """Lower bound of probabilities in the likelihood, and of the sums that attention is divided by."""
-
-
-class LinearSvm(BaseModel):
-    """A fitted linear SVM."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    inverse_penalty: float
-    """scikit-learn's C."""
-    coefficients: tuple[tuple[float, ...], ...]
-    """One row of S per class."""
-    intercepts: tuple[float, ...]
-
-    def decide(self, score_VS: np.ndarray) -> np.ndarray:
-        """Return the decision values, (V, C)."""
-        decision_VC: np.ndarray = score_VS @ np.array(self.coefficients).T + np.array(self.intercepts)
-        return decision_VC
 
 
 class FittedFusion(BaseModel):
@@ -98,7 +81,15 @@ def fit_fusion(params: FusionParams, validation: VideoScores | None) -> FittedFu
     assert validation is not None
     if params.method == "weights":
         return FittedFusion(method="weights", weights=tuple(fit_weights(validation).tolist()))
-    return FittedFusion(method="svm", weights=equal, svm=fit_svm(validation))
+    svm = fit_svm(
+        stack_scores(validation.probability_MVC),
+        validation.label_V,
+        validation.group_V,
+        inverse_penalties=INVERSE_PENALTIES,
+        default=DEFAULT_INVERSE_PENALTY,
+        cv_folds=MAX_CV_FOLDS,
+    )
+    return FittedFusion(method="svm", weights=equal, svm=svm)
 
 
 def _explain_fallback(method: str, validation: VideoScores | None) -> str | None:
@@ -125,36 +116,9 @@ def fit_weights(validation: VideoScores) -> np.ndarray:
     return weight_M
 
 
-def fit_svm(validation: VideoScores) -> LinearSvm:
-    """Fit a linear SVM, with the penalty of the highest accuracy in cross-validation over groups; a tie is for the stronger."""
-    score_VS, label_V = stack_scores(validation.probability_MVC), validation.label_V
-    num_folds = min(MAX_CV_FOLDS, len(np.unique(validation.group_V)))
-    correct_P = np.zeros(len(INVERSE_PENALTIES))
-    splits = GroupKFold(num_folds).split(score_VS, label_V, validation.group_V) if num_folds > 1 else ()
-    for train, held_out in splits:
-        if len(np.unique(label_V[train])) > 1:
-            fits = [_fit(score_VS[train], label_V[train], inverse_penalty) for inverse_penalty in INVERSE_PENALTIES]
-            correct_P += [(fit.predict(score_VS[held_out]) == label_V[held_out]).sum() for fit in fits]
-    best = INVERSE_PENALTIES[correct_P.argmax()] if correct_P.any() else DEFAULT_INVERSE_PENALTY
-    fit = _fit(score_VS, label_V, best)
-    coefficient_CS, intercept_C = fit.coef_, fit.intercept_
-    if len(intercept_C) == 1:  # two classes: scikit-learn keeps the second one's
-        coefficient_CS, intercept_C = np.vstack([-coefficient_CS, coefficient_CS]), np.append(-intercept_C, intercept_C)
-    return LinearSvm(
-        inverse_penalty=best,
-        coefficients=tuple(map(tuple, coefficient_CS.tolist())),
-        intercepts=tuple(intercept_C.tolist()),
-    )
-
-
-def _fit(score_VS: np.ndarray, label_V: np.ndarray, inverse_penalty: float) -> LinearSVC:
-    return LinearSVC(C=inverse_penalty, dual=False, max_iter=MAX_ITERATIONS).fit(score_VS, label_V)
-
-
 def stack_scores(probability_MVC: np.ndarray) -> np.ndarray:
     """Return score_VS: each member's probabilities, L2-normalised, side by side."""
-    unit_MVC = probability_MVC / np.linalg.norm(probability_MVC, axis=2, keepdims=True)
-    return np.concatenate(list(unit_MVC), axis=1)
+    return np.concatenate(list(unit_length(probability_MVC)), axis=1)
 
 
 def video_means(probability_NTC: np.ndarray, valid_frames_N: np.ndarray, video_N: np.ndarray) -> np.ndarray:

@@ -331,7 +331,7 @@ class FusionParams(Section):
 
 
 FUSION_NAME = re.compile("[a-z][a-z0-9_]*")
-RESERVED_NAMES = (*MODELS, *(f"{model}_tuned" for model in MODELS), "logistic_regression")
+RESERVED_NAMES = (*MODELS, *(f"{model}_tuned" for model in MODELS), "logistic_regression", "linear_svm")
 """Names of other rows in the results."""
 
 
@@ -341,6 +341,8 @@ class EvaluateParams(Section):
     fusions: dict[str, FusionParams] = Field(default_factory=dict)
     """Score fusions of trained models, by name. They stand beside the models in the results."""
 
+    vote_last: PositiveInt | None = None
+    """Only this many of a clip's last valid frames vote (Sharma et al. 2016: 16 of 30); null: all. Fusions count all frames."""
     resamples: PositiveInt = 10_000
     """Number of random sign flips per paired test, if there are too many to enumerate."""
     permutations: PositiveInt = 20
@@ -362,7 +364,8 @@ class EvaluateParams(Section):
 
     def recipe(self) -> dict[str, Any]:
         """Return the values that affect models, controls and comparisons; a fusion is an artifact of its own."""
-        return {name: value for name, value in super().recipe().items() if name != "fusions"}
+        unused = {"fusions"} | ({"vote_last"} if self.vote_last is None else set())
+        return {name: value for name, value in super().recipe().items() if name not in unused}
 
 
 class HeatmapsParams(Section):
