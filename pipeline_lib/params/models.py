@@ -59,7 +59,8 @@ def split_model(name: str) -> tuple[ModelName, tuple[str, ...]]:
     fewest = 1 if model in SECOND_IS_OPTIONAL else num_streams(model)
     if streams and not fewest <= len(streams) <= num_streams(model):
         accepted = " or ".join(map(str, range(fewest, num_streams(model) + 1)))
-        raise UserError(f"{name!r}: {model} reads {accepted} streams, not {len(streams)}")
+        noun = "stream" if accepted == "1" else "streams"
+        raise UserError(f"{name!r}: {model} reads {accepted} {noun}, not {len(streams)}")
     return model, streams
 
 
