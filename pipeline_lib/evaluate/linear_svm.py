@@ -57,7 +57,7 @@ def fit_svm(
         if len(np.unique(label_V[train])) > 1:
             fits = [_fit(input_VD[train], label_V[train], inverse_penalty) for inverse_penalty in inverse_penalties]
             correct_P += [(fit.predict(input_VD[held_out]) == label_V[held_out]).sum() for fit in fits]
-    best = inverse_penalties[correct_P.argmax()] if correct_P.any() else default
+    best = inverse_penalties[int(correct_P.argmax())] if correct_P.any() else default
     fit = _fit(input_VD, label_V, best)
     coefficient_CD, intercept_C = fit.coef_, fit.intercept_
     if len(intercept_C) == 1:  # two classes: scikit-learn keeps the second one's

@@ -108,11 +108,12 @@ UNUSED_HYPERPARAMETERS: dict[ModelName, tuple[str, ...]] = {
 }
 """Hyper-parameters that a model does not have. Changing them does not train it again."""
 
-OF_ONE_MODEL: dict[str, ModelName] = {
-    "decoder_steps": "temporal_attention",
-    "spatial": "temporal_attention",
+LATER_HYPERPARAMETERS: dict[str, tuple[ModelName, ...]] = {
+    "decoder_steps": ("temporal_attention",),
+    "spatial": ("temporal_attention",),
 }
-"""Hyper-parameters that only one model has, by name. They are absent from the recipes of other models."""
+"""Hyper-parameters that came after models had been trained without them, with the only models that have them. They are absent
+from the recipes of all others."""
 
 
 class HyperParams(Section):
@@ -176,8 +177,9 @@ class ModelParams(HyperParams):
         return self.model == "temporal_attention"
 
     def recipe(self) -> dict[str, Any]:
-        """Return the values that affect the model, without those of `OF_ONE_MODEL` that it does not have."""
-        return {name: value for name, value in super().recipe().items() if value is not None or name not in OF_ONE_MODEL}
+        """Return the values that affect the model, without those of `LATER_HYPERPARAMETERS` that are None."""
+        values = super().recipe()
+        return {name: value for name, value in values.items() if value is not None or name not in LATER_HYPERPARAMETERS}
 
 
 class TrainParams(HyperParams):
@@ -233,6 +235,6 @@ class TrainParams(HyperParams):
         overrides = {**self.overrides.get(model, {}), **self.overrides.get(name, {})}
         own = {"units": self.conv_alstm_units if model == "conv_alstm" else self.alstm_units, **overrides}
         unused = dict.fromkeys(UNUSED_HYPERPARAMETERS[model])
-        unused |= dict.fromkeys(name for name, owner in OF_ONE_MODEL.items() if owner != model)
+        unused |= dict.fromkeys(name for name, owners in LATER_HYPERPARAMETERS.items() if model not in owners)
         seed = self.all_seeds[0] if seed is None else seed
         return ModelParams(model=model, seed=seed, **(shared | own | unused))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline_lib.params import MODELS, TrainParams
+from pipeline_lib.params import MODELS, TrainParams, num_streams
 from pipeline_lib.streams.feature_files import FeatureReader
 from pipeline_lib.train import train_model, training
 from pipeline_lib.train.trainer import Trainer, make_optimizer
@@ -30,7 +30,8 @@ def train(model, store, folder, params=PARAMS, **options):
     directory, partial = folder / "artifact", folder / "partial"
     directory.mkdir(parents=True, exist_ok=True)
     partial.mkdir(parents=True, exist_ok=True)
-    counts = train_model(store.clips, store.files, directory, partial, params.of(model), streams=1, **options)
+    files = [*store.files] * num_streams(model)
+    counts = train_model(store.clips, files, directory, partial, params.of(model), **options)
     return counts, directory
 
 
@@ -46,7 +47,7 @@ def test_learns_and_writes_a_checkpoint_that_knows_its_origin(tmp_path, feature_
     assert {"epochs": 40, "train_clips": 36, "val_clips": 12}.items() <= counts.items()
     network, metadata = load_checkpoint(directory / "checkpoint.safetensors")
     assert metadata.classes == ("brush_hair", "sit", "walk & wave")
-    assert metadata.features["weights_sha256"] == "a" * 64
+    assert [stream["weights_sha256"] for stream in metadata.streams] == ["a" * 64] * num_streams(model)
     assert metadata.params == params.of(model).recipe()
     assert metadata.model == model
     assert counts["parameters"] == sum(parameter.numel() for parameter in network.parameters())
