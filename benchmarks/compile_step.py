@@ -188,7 +188,7 @@ def difference(network: torch.nn.Module, batch: Batch) -> str:
 def gradients(network: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Return the gradient of every parameter."""
     network.zero_grad()
-    logits_BTC, attention_BTKK = network(batch.features_BTKKD.float(), batch.valid_steps_B)
+    logits_BTC, attention_BTKK, _ = network(batch.features_BTKKD.float(), batch.valid_steps_B)
     loss = frame_cross_entropy(logits_BTC, batch.labels_B, batch.valid_steps_B) + attention_BTKK.square().sum()
     loss.backward()
     return {name: weight.grad.clone() for name, weight in network.named_parameters() if weight.grad is not None}

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 VERSION = "evaluate-5"
 FUSION_VERSION = "fusion-1"
-CONTROLS_VERSION = "controls-2"
-RESULTS_VERSION = "results-5"
+CONTROLS_VERSION = "controls-3"
+RESULTS_VERSION = "results-6"
 
 RunKey = tuple[str, int, int]
 """Name of a model or a fusion in the run, its fold and its seed."""
@@ -149,7 +149,7 @@ def controls(
     params: EvaluateParams,
     fps: float,
 ) -> Mapping[str, Any]:
-    """Score the controls of a fold: logistic regression, permuted labels and file metadata."""
+    """Score the controls of a fold: logistic regression, linear SVM, permuted labels and file metadata."""
     from pipeline_lib.artifacts.tables import read_clips, read_videos
     from pipeline_lib.evaluate import evaluate_controls
 

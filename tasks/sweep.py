@@ -69,7 +69,8 @@ def sweep(
 
     files = feature_files(context, features)
     table = read_clips(clips.directory(context))
-    return search(table, files, directory, study_folder(context, made_from), params, base, on_trial=on_trial)
+    study = study_folder(context, made_from)
+    return search(table, files, directory, study, params, base, streams=len(features), on_trial=on_trial)
 
 
 def read_best(directory: Path) -> dict[str, Any]:

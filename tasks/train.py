@@ -70,4 +70,14 @@ def train(
     files, table = feature_files(context, features), read_clips(clips.directory(context))
     partial = context.store.partial(made_from)
     needs = needs_of_model(params.device, "train.device", files, side_by_side)
-    return run_at(train_model, table, files, directory, partial, params, needs=needs, callbacks={"on_epoch": on_epoch})
+    return run_at(
+        train_model,
+        table,
+        files,
+        directory,
+        partial,
+        params,
+        streams=len(features),
+        needs=needs,
+        callbacks={"on_epoch": on_epoch},
+    )

@@ -79,7 +79,7 @@ class Network:
 
 
 class TokenNetwork(nn.Module, ABC):
-    """A network that knows its layers, such as a transformer whose tokens are the cells of a map."""
+    """A network that knows its layers, such as a transformer whose tokens are the cells of a map, or C3D with its windows."""
 
     @abstractmethod
     def layers(self) -> list[list[nn.Module]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline_lib.backbones.c3d import C3D
 from pipeline_lib.backbones.family import Family
 from pipeline_lib.backbones.hugging_face_clips import HuggingFaceClips
 from pipeline_lib.backbones.timm_images import TimmImages
@@ -15,4 +16,5 @@ FAMILIES: tuple[Family, ...] = (
     TorchvisionVideos(),
     TimmImages(),
     HuggingFaceClips(),
+    C3D(),
 )

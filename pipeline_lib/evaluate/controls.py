@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 from sklearn.ensemble import RandomForestClassifier
 
 from pipeline_lib.artifacts import layout
@@ -24,6 +25,7 @@ from pipeline_lib.compute.devices import choose_device
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluate.inputs import average_features, file_metadata
 from pipeline_lib.evaluate.intervals import accuracy_interval
+from pipeline_lib.evaluate.linear_svm import fit_svm, unit_length
 from pipeline_lib.evaluate.permutation import mixed_and_single, permute_labels, video_footage
 from pipeline_lib.evaluate.regression import Examples, regress
 from pipeline_lib.params import EvaluateParams
@@ -31,6 +33,9 @@ from pipeline_lib.streams.feature_files import FeatureReader
 
 # Small collections have classes of one or two videos. Filtered globally, because warning filters are not per thread.
 warnings.filterwarnings("ignore", message="The number of unique classes", module="sklearn")
+
+SVM_INVERSE_PENALTIES, SVM_CV_FOLDS = (0.1, 1.0, 10.0), 3
+"""Candidates for the SVM's C, and folds of its cross-validation; few, because a fit to many classes takes seconds."""
 
 SPLITS = ("train", "val", "test")
 Splits = Mapping[str, Examples]
@@ -49,7 +54,9 @@ def evaluate_controls(
 
     - `logistic_regression`: multinomial, on standardised features averaged over each video's valid frames and all cells. It is
       the baseline for attention over the same features.
-    - `permuted_labels`: the same classifier with the labels of training and validation videos permuted within each group,
+    - `linear_svm`: one class against the rest, on the same averages, L2-normalised (C3D's protocol, Tran et al. 2015). The
+      penalty is chosen by cross-validation over the groups of the training videos.
+    - `permuted_labels`: the logistic regression with the labels of training and validation videos permuted within each group,
       `params.permutations` times. Such labels still say which actions a group shows, but not in which videos. Accuracy above
       chance on the true test labels therefore comes from the footage and not from the action. Groups of a single class swap
       their labels as a whole. If all groups are of a single class, labels and videos are unrelated and the control only shows
@@ -57,8 +64,10 @@ def evaluate_controls(
       `in_mixed_sources` the fraction of training and validation videos in groups of several classes.
     - `metadata`: a random forest on the size, aspect ratio, frame rate and length of the video, without its pixels.
 
-    Writes controls.json, and videos.parquet with the logistic regression's predictions (video, class_name, group, predicted,
-    confidence, correct). `videos` is the table of subsampled videos (see `pipeline_lib.evaluate.inputs.file_metadata`).
+    Writes controls.json, videos.parquet with the logistic regression's predictions (video, class_name, group, predicted,
+    confidence, correct), and videos_svm.parquet with the SVM's. An SVM has no probabilities: its confidence is the softmax of
+    its decision values, which is not calibrated. `videos` is the table of subsampled videos (see
+    `pipeline_lib.evaluate.inputs.file_metadata`).
     Intervals are over groups (see `pipeline_lib.evaluate.intervals`).
 
     Raises:
@@ -69,6 +78,7 @@ def evaluate_controls(
     label_V, classes = pd.factorize(table["class_name"], sort=True)
     with FeatureReader(feature_files) as reader:
         averages = _by_split(average_features(ordered_clips, reader, device), label_V, table["split"])
+    train_group_V = table[table["split"] == "train"]["footage"].to_numpy()
     metadata = _by_split(file_metadata(table["video"], videos, fps=fps), label_V, table["split"])
     fitted = table[table["split"] != "test"]
     true_V = label_V[: len(fitted)]
@@ -78,9 +88,13 @@ def evaluate_controls(
     regression = regress(averages, np.concatenate([true_V[None], permuted_FV]), len(classes), device)
     predictions = _predictions(regression.probability_FVC[0], table[table["split"] == "test"], classes)
     predictions.to_parquet(directory / layout.VIDEOS, index=False)
+    svm_VC, svm_inverse_penalty = _linear_svm(averages, train_group_V, len(classes))
+    of_svm = _predictions(svm_VC, table[table["split"] == "test"], classes)
+    of_svm.to_parquet(directory / layout.SVM_VIDEOS, index=False)
     controls = {
         "logistic_regression": _scores(predictions["correct"], predictions["group"])
         | {"inverse_penalty": regression.inverse_penalty_F[0]},
+        "linear_svm": _scores(of_svm["correct"], of_svm["group"]) | {"inverse_penalty": svm_inverse_penalty},
         "permuted_labels": _permuted_scores(regression.probability_FVC[1:], averages, permuted_FV)
         | {"in_mixed_sources": sum(map(len, mixed)) / len(fitted)},
         "metadata": _metadata(metadata, predictions["group"], params),
@@ -108,6 +122,26 @@ def _predictions(probability_VC: np.ndarray, videos: pd.DataFrame, classes: pd.I
     table["confidence"] = probability_VC.max(axis=1)
     table["correct"] = table["predicted"] == table["class_name"]
     return table
+
+
+def _linear_svm(splits: Splits, group_V: np.ndarray, num_classes: int) -> tuple[np.ndarray, float | None]:
+    """Return confidence_VC of the test videos and scikit-learn's C, which is None if all training videos are of one class."""
+    train, test = splits["train"], splits["test"]
+    known, label_V = np.unique(train.label_V, return_inverse=True)
+    confidence_VC = np.zeros((len(test.label_V), num_classes))
+    if len(known) == 1:
+        confidence_VC[:, known] = 1.0
+        return confidence_VC, None
+    svm = fit_svm(
+        unit_length(train.input_VD),
+        label_V,
+        group_V,
+        inverse_penalties=SVM_INVERSE_PENALTIES,
+        default=1.0,
+        cv_folds=SVM_CV_FOLDS,
+    )
+    confidence_VC[:, known] = softmax(svm.decide(unit_length(test.input_VD)), axis=1)
+    return confidence_VC, svm.inverse_penalty
 
 
 def _scores(correct_V: pd.Series, group_V: pd.Series) -> dict[str, Any]:

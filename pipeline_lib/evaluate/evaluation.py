@@ -31,7 +31,7 @@ from pipeline_lib.streams.joined import JoinedReader, open_features, other_clips
 from pipeline_lib.training.batches import ClipLoader
 from pipeline_lib.training.checkpoints import Metadata, load_checkpoint
 from pipeline_lib.training.inference import Outputs, infer, infer_frames
-from pipeline_lib.training.voting import tally
+from pipeline_lib.training.voting import tally, valid_mask
 
 GPU_BATCH = 128
 """Minimum batch size on a GPU, in clips; smaller batches are launch-bound."""
@@ -51,9 +51,10 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Score a checkpoint on the whole test split of `clips` and return the metrics.
 
-    Writes metrics.json, predictions.parquet, videos.parquet, per_class.csv, confusion.png and attention.h5. For a model with
-    attention it also writes maps.json and maps.parquet (see `pipeline_lib.evaluate.maps`). probabilities.h5 has the class
-    probabilities on the val and test splits, for score fusion.
+    Writes metrics.json, predictions.parquet, videos.parquet, per_class.csv, confusion.png and attention.h5, which for a model
+    with attention over time also has `importance`. For a model with attention over cells it also writes maps.json and
+    maps.parquet (see `pipeline_lib.evaluate.maps`). probabilities.h5 has the class probabilities on the val and test splits,
+    for score fusion.
 
     Args:
         checkpoint: the model.
@@ -92,7 +93,13 @@ def evaluate_model(
         if found:
             write_probabilities(directory, split, table["clip"].tolist(), metadata.classes, _probabilities(found))
     predictions, videos = write_predictions(
-        directory, test, _probabilities(outputs), outputs.attention_NTKK.numpy(), metadata.classes
+        directory,
+        test,
+        _probabilities(outputs),
+        outputs.attention_NTKK.numpy(),
+        metadata.classes,
+        importance_NT=_importance(outputs, test["valid_frames"].to_numpy()) if metadata.attends_over_time else None,
+        vote_last=params.vote_last,
     )
     train = clips[clips["split"] == "train"]
     metrics = overall_scores(predictions, videos, metadata.classes, train=train)
@@ -151,11 +158,26 @@ def _probabilities(outputs: Outputs) -> np.ndarray:
     return probability_NTC
 
 
+def _importance(outputs: Outputs, valid_frames_N: np.ndarray) -> np.ndarray:
+    """Return importance_NT that sums to 1 over the valid frames of each clip; frames of one step share it equally."""
+    importance_NT = outputs.importance_NT.numpy()
+    importance_NT = importance_NT * valid_mask(valid_frames_N, importance_NT.shape[1])
+    shared_NT: np.ndarray = importance_NT / importance_NT.sum(axis=1, keepdims=True)
+    return shared_NT
+
+
 def write_predictions(
-    directory: Path, test: pd.DataFrame, probability_NTC: np.ndarray, attention_NTKK: np.ndarray, classes: Sequence[str]
+    directory: Path,
+    test: pd.DataFrame,
+    probability_NTC: np.ndarray,
+    attention_NTKK: np.ndarray,
+    classes: Sequence[str],
+    *,
+    importance_NT: np.ndarray | None = None,
+    vote_last: int | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write, and return, the predictions for each clip and video; also write the attention in clip order."""
-    clip_tally = tally(probability_NTC, test["valid_frames"].to_numpy())
+    """Write, and return, the predictions for each clip and video; also write attention and importance in clip order."""
+    clip_tally = tally(probability_NTC, test["valid_frames"].to_numpy(), vote_last)
     predictions = clip_predictions(test, probability_NTC, clip_tally, classes)
     videos = video_predictions(predictions, clip_tally, classes)
     predictions.to_parquet(directory / layout.PREDICTIONS, index=False)
@@ -163,6 +185,9 @@ def write_predictions(
     with h5py.File(directory / layout.ATTENTION, "w") as file:
         attention = file.create_dataset("attention", data=attention_NTKK, track_times=False)
         attention.attrs["axes"] = "clip,frame,row,column"
+        if importance_NT is not None:
+            importance = file.create_dataset("importance", data=importance_NT, track_times=False)
+            importance.attrs["axes"] = "clip,frame"
         file.create_dataset("clip", data=test["clip"].tolist(), dtype=h5py.string_dtype(), track_times=False)
     return predictions, videos
 

@@ -16,11 +16,10 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.model_selection import GroupKFold
-from sklearn.svm import LinearSVC
 
+from pipeline_lib.evaluate.linear_svm import fit_svm
 from pipeline_lib.params import FusionParams
-from pipeline_lib.training.fusion import FittedFusion, LinearSvm, stack_scores
+from pipeline_lib.training.fusion import FittedFusion, stack_scores
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ DEFAULT_INVERSE_PENALTY = 0.1
 """The SVM's C if the validation videos are too few for cross-validation."""
 MAX_CV_FOLDS = 5
 MAX_ITERATIONS = 10_000
-"""Maximum number of steps of a fit, of the weights or of an SVM."""
+"""Maximum number of steps of the fit of weights."""
 TOLERANCE = 1e-9
 """Change of a weight at which its fit ends."""
 SMALLEST = 1e-12
@@ -61,7 +60,15 @@ def fit_fusion(params: FusionParams, validation: VideoScores | None) -> FittedFu
     assert validation is not None
     if params.method == "weights":
         return FittedFusion(method="weights", weights=tuple(fit_weights(validation).tolist()))
-    return FittedFusion(method="svm", weights=equal, svm=fit_svm(validation))
+    svm = fit_svm(
+        stack_scores(validation.probability_MVC),
+        validation.label_V,
+        validation.group_V,
+        inverse_penalties=INVERSE_PENALTIES,
+        default=DEFAULT_INVERSE_PENALTY,
+        cv_folds=MAX_CV_FOLDS,
+    )
+    return FittedFusion(method="svm", weights=equal, svm=svm)
 
 
 def _explain_fallback(method: str, validation: VideoScores | None) -> str | None:
@@ -86,29 +93,3 @@ def fit_weights(validation: VideoScores) -> np.ndarray:
         if np.abs(weight_M - before_M).max() < TOLERANCE:
             break
     return weight_M
-
-
-def fit_svm(validation: VideoScores) -> LinearSvm:
-    """Fit a linear SVM, with the penalty of the highest accuracy in cross-validation over groups; a tie is for the stronger."""
-    score_VS, label_V = stack_scores(validation.probability_MVC), validation.label_V
-    num_folds = min(MAX_CV_FOLDS, len(np.unique(validation.group_V)))
-    correct_P = np.zeros(len(INVERSE_PENALTIES))
-    splits = GroupKFold(num_folds).split(score_VS, label_V, validation.group_V) if num_folds > 1 else ()
-    for train, held_out in splits:
-        if len(np.unique(label_V[train])) > 1:
-            fits = [_fit(score_VS[train], label_V[train], inverse_penalty) for inverse_penalty in INVERSE_PENALTIES]
-            correct_P += [(fit.predict(score_VS[held_out]) == label_V[held_out]).sum() for fit in fits]
-    best = INVERSE_PENALTIES[correct_P.argmax()] if correct_P.any() else DEFAULT_INVERSE_PENALTY
-    fit = _fit(score_VS, label_V, best)
-    coefficient_CS, intercept_C = fit.coef_, fit.intercept_
-    if len(intercept_C) == 1:  # two classes: scikit-learn keeps the second one's
-        coefficient_CS, intercept_C = np.vstack([-coefficient_CS, coefficient_CS]), np.append(-intercept_C, intercept_C)
-    return LinearSvm(
-        inverse_penalty=best,
-        coefficients=tuple(map(tuple, coefficient_CS.tolist())),
-        intercepts=tuple(intercept_C.tolist()),
-    )
-
-
-def _fit(score_VS: np.ndarray, label_V: np.ndarray, inverse_penalty: float) -> LinearSVC:
-    return LinearSVC(C=inverse_penalty, dual=False, max_iter=MAX_ITERATIONS).fit(score_VS, label_V)

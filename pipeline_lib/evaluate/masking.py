@@ -131,7 +131,7 @@ def _true_probability(model: nn.Module, batch: Batch, masked_D: torch.Tensor | N
         kept_BTKK1 = torch.from_numpy(kept_BTI).to(features_BTKKD.device).view(*features_BTKKD.shape[:-1], 1)
         with deterministic_inference(kept_BTKK1.device):
             kept_BTKKD = features_BTKKD * kept_BTKK1 if masked_D is None else features_BTKKD.where(kept_BTKK1, masked_D)
-            logits_BTC, _ = model(kept_BTKKD, batch.valid_steps_B)
+            logits_BTC, _, _ = model(kept_BTKKD, batch.valid_steps_B)
         true_BT = logits_BTC.double().softmax(dim=2).gather(2, label_BT1).squeeze(2)
         mean_B: np.ndarray = ((true_BT * valid_BT).sum(dim=1) / batch.valid_steps_B).cpu().numpy()
         return mean_B

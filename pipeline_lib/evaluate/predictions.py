@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from pipeline_lib.training.voting import Tally
+from pipeline_lib.training.voting import Tally, valid_mask
 
 TOP = 5
 """Number of classes for `top5_correct`."""
@@ -20,18 +20,20 @@ def clip_predictions(
 ) -> pd.DataFrame:
     """Return one row per clip, in the order of `test`.
 
-    - `predicted`: the mode of the valid frames' predictions (for ties see `pipeline_lib.training.voting`)
-    - `predicted_by_mean`: the class with the largest mean probability over the valid frames
+    - `predicted`: the mode of the voting frames' predictions (for ties see `pipeline_lib.training.voting`)
+    - `predicted_by_mean`: the class with the largest mean probability over the voting frames
     - `confidence`, `confidence_by_mean`: the mean probability of these two classes
     - `frame_predicted`, `frame_confidence`: the prediction and confidence of each valid frame
-    - `frames_correct`: the number of correct frames
+    - `frames_correct`: the number of correct valid frames, whether they vote or not
     """
     names = np.asarray(classes, dtype=object)
     frame_NT, confidence_NT = names[probability_NTC.argmax(axis=2)], probability_NTC.max(axis=2)
     table = test[["clip", "video", "class_name", "group"]].copy()
     _add_predictions(table, clip_tally, names)
     table["valid_frames"] = test["valid_frames"].astype("int32")
-    table["frames_correct"] = clip_tally.votes_NC[np.arange(len(table)), _labels(table, classes)].astype("int32")
+    correct_NT = probability_NTC.argmax(axis=2) == _labels(table, classes)[:, None]
+    valid_NT = valid_mask(test["valid_frames"].to_numpy(), correct_NT.shape[1])
+    table["frames_correct"] = (correct_NT & valid_NT).sum(axis=1).astype("int32")
     lengths = test["valid_frames"].tolist()
     table["frame_predicted"] = [row_T[:length].tolist() for row_T, length in zip(frame_NT, lengths, strict=True)]
     table["frame_confidence"] = [row_T[:length].tolist() for row_T, length in zip(confidence_NT, lengths, strict=True)]
@@ -41,7 +43,7 @@ def clip_predictions(
 def video_predictions(clips: pd.DataFrame, clip_tally: Tally, classes: Sequence[str]) -> pd.DataFrame:
     """Return one row per video of `clip_predictions`, in the order of the videos' first clips.
 
-    The predictions are made as for clips, over the valid frames of all the video's clips. `top5_correct` says whether the true
+    The predictions are made as for clips, over the voting frames of all the video's clips. `top5_correct` says whether the true
     class is among the five with the largest mean probability. `num_clips`, `clips_correct`, `clips_correct_by_mean`,
     `num_frames` (valid frames) and `frames_correct` are the terms of clip and frame accuracy.
     """

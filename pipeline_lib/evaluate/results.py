@@ -18,8 +18,8 @@ from pipeline_lib.evaluate.complementarity import summarise_fusions
 from pipeline_lib.evaluate.fusion_evaluation import read_fusion
 from pipeline_lib.params import EvaluateParams
 
-LINEAR = "logistic_regression"
-"""Name of the linear baseline among the models."""
+LINEAR = {"logistic_regression": layout.VIDEOS, "linear_svm": layout.SVM_VIDEOS}
+"""Names of the linear baselines among the models, with the files of their predictions."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Controls:
     fold: int
     scores: Mapping[str, Any]
     """The result of `evaluate_controls`."""
-    linear: TrainingRun
-    """The logistic regression, for comparison with the models."""
+    linear: Sequence[TrainingRun]
+    """The linear baselines, for comparison with the models."""
 
 
 def read_training_run(directory: Path, model: str, fold: int, seed: int) -> TrainingRun:
@@ -51,8 +51,8 @@ def read_training_run(directory: Path, model: str, fold: int, seed: int) -> Trai
 def read_controls(directory: Path, fold: int) -> Controls:
     """Read the files that `evaluate_controls` wrote."""
     scores = json.loads((directory / layout.CONTROLS).read_text(encoding="utf-8"))
-    videos = pd.read_parquet(directory / layout.VIDEOS)
-    return Controls(fold, scores, TrainingRun(LINEAR, fold, 0, scores[LINEAR], videos))
+    linear = [TrainingRun(name, fold, 0, scores[name], pd.read_parquet(directory / file)) for name, file in LINEAR.items()]
+    return Controls(fold, scores, linear)
 
 
 def write_results(
@@ -62,13 +62,13 @@ def write_results(
 
     results.json holds:
 
-    - `models`: a `Summary` for each model, in the order of `runs`, followed by the linear baseline
+    - `models`: a `Summary` for each model, in the order of `runs`, followed by the linear baselines
     - `controls`: their video accuracy over folds
     - `pairs`: a `Pair` for each two models, fusions among them
     - `fusions`: a `FusionSummary` for each fusion
     - `attention_claims`: a `Claim` for each measure
     """
-    every_run = [*runs, *(control.linear for control in controls)]
+    every_run = [*runs, *(linear for control in controls for linear in control.linear)]
     summaries, pairs = summarise(every_run), compare(every_run, params)
     results = {
         "models": [asdict(row) for row in summaries],

@@ -27,6 +27,7 @@ from pipeline_lib.networks.alstm_op import attention_lstm
 from pipeline_lib.networks.attention import Attention, Scorer, uniform
 from pipeline_lib.networks.dropout import Dropout
 from pipeline_lib.networks.lstm import LSTMStack, glorot_linear
+from pipeline_lib.networks.outputs import ModelOutputs, uniform_importance, valid_mask
 
 
 class ALSTM(nn.Module):
@@ -65,8 +66,8 @@ class ALSTM(nn.Module):
         self.cells = LSTMStack(channels, units, layers)
         self.head = glorot_linear(units, num_classes)
 
-    def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits_BTC and attention_BTKK (sums to 1 over the cells of each frame).
+    def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> ModelOutputs:
+        """Return the model's outputs; `importance_BT` is uniform.
 
         Frames past `valid_steps_B` have outputs too, to be left out by the caller; they do not touch the valid ones.
         """
@@ -87,11 +88,11 @@ class ALSTM(nn.Module):
                 self.attention, self.cells, features_BTID, ahead, states, carry_state=self.carry_state
             )
             attention_BTKK = attention_BTI.reshape(features_BTKKD.shape[:-1])
-        return self.head(self.dropout(outputs_BTU)), attention_BTKK
+        logits_BTC = self.head(self.dropout(outputs_BTU))
+        return ModelOutputs(logits_BTC, attention_BTKK, uniform_importance(attention_BTKK, valid_steps_B))
 
 
 def mean_of_valid(pooled_BTD: torch.Tensor, valid_steps_B: torch.Tensor) -> torch.Tensor:
     """Return mean_BD over the valid frames of each clip."""
-    frames_T = torch.arange(pooled_BTD.shape[1], device=pooled_BTD.device)
-    valid_BT1 = (frames_T < valid_steps_B[:, None]).unsqueeze(2)
+    valid_BT1 = valid_mask(valid_steps_B, pooled_BTD.shape[1]).unsqueeze(2)
     return (pooled_BTD * valid_BT1).sum(dim=1) / valid_steps_B[:, None]

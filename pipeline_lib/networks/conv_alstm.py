@@ -27,6 +27,7 @@ from pipeline_lib.networks.attention import Attention, Step
 from pipeline_lib.networks.deferred import compute_dtype
 from pipeline_lib.networks.dropout import Dropout
 from pipeline_lib.networks.lstm import ConvLSTMCell, LSTMStack, glorot_conv, glorot_linear
+from pipeline_lib.networks.outputs import ModelOutputs, uniform_importance
 
 
 class ConvALSTM(nn.Module):
@@ -63,8 +64,8 @@ class ConvALSTM(nn.Module):
         self.cells = LSTMStack(channels, units, layers, ConvLSTMCell)
         self.head = make_head(units, grid, num_classes, dropout, head_channels)
 
-    def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits_BTC and attention_BTKK (sums to 1 over the cells of each frame).
+    def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> ModelOutputs:
+        """Return the model's outputs; `importance_BT` is uniform.
 
         Padded frames have outputs too, which the caller must ignore. They do not affect valid frames.
         """
@@ -75,7 +76,8 @@ class ConvALSTM(nn.Module):
         h_BKKU = c_BKKU.to(inputs_TBKKD.dtype)
         step = self.cells.start(len(inputs_TBKKD), [(h_BKKU, c_BKKU)] * len(self.cells), carry_state=self.carry_state)
         h_BTKKU, attention_BTKK = unroll_maps(attend, step, inputs_TBKKD, h_BKKU, self.glimpse_scale)
-        return self.head(h_BTKKU, attention_BTKK), attention_BTKK
+        logits_BTC = self.head(h_BTKKU, attention_BTKK)
+        return ModelOutputs(logits_BTC, attention_BTKK, uniform_importance(attention_BTKK, valid_steps_B))
 
 
 def unroll_maps(

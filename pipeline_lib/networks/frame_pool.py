@@ -16,6 +16,7 @@ from torch import nn
 from pipeline_lib.networks.attention import Attention, Scorer, uniform
 from pipeline_lib.networks.dropout import Dropout
 from pipeline_lib.networks.lstm import glorot_linear
+from pipeline_lib.networks.outputs import ModelOutputs, uniform_importance
 
 
 class FramePool(nn.Module):
@@ -49,11 +50,14 @@ class FramePool(nn.Module):
             )
         self.head = glorot_linear(channels, num_classes)
 
-    def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits_BTC and attention_BTKK (sums to 1 over the cells of each frame)."""
+    def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> ModelOutputs:
+        """Return the model's outputs; `importance_BT` is uniform."""
         features_BTID = features_BTKKD.flatten(2, 3)
         if self.attention is None:
-            return self.head(self.dropout(features_BTID.mean(dim=2))), uniform(features_BTKKD)
-        attention_BTI = self.attention(self.attention.look_ahead(features_BTID))
-        glimpse_BTD = torch.einsum("bti,btid->btd", attention_BTI, features_BTID)
-        return self.head(self.dropout(glimpse_BTD)), attention_BTI.view(features_BTKKD.shape[:-1])
+            glimpse_BTD, attention_BTKK = features_BTID.mean(dim=2), uniform(features_BTKKD)
+        else:
+            attention_BTI = self.attention(self.attention.look_ahead(features_BTID))
+            glimpse_BTD = torch.einsum("bti,btid->btd", attention_BTI, features_BTID)
+            attention_BTKK = attention_BTI.view(features_BTKKD.shape[:-1])
+        logits_BTC = self.head(self.dropout(glimpse_BTD))
+        return ModelOutputs(logits_BTC, attention_BTKK, uniform_importance(attention_BTKK, valid_steps_B))

@@ -132,7 +132,7 @@ def initialise_cell(input_half: nn.Linear | nn.Conv2d, recurrent_half: nn.Linear
         input_half.bias[units : 2 * units] = 1.0
 
 
-def initialise(layer: nn.Linear | nn.Conv2d) -> None:
+def initialise(layer: nn.Linear | nn.Conv2d | nn.Conv3d) -> None:
     """Initialise Glorot uniform weights and zero bias, Keras' defaults that the article's models use."""
     nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:

@@ -66,6 +66,7 @@ from pipeline_lib.networks.lstm import (
     initialise,
     initialise_cell,
 )
+from pipeline_lib.networks.outputs import ModelOutputs, uniform_importance
 from pipeline_lib.params.models import Motion
 
 
@@ -106,8 +107,8 @@ class MotionConvALSTM(nn.Module):
         self.cells = LSTMStack(channels[0], units, layers, ConvLSTMCell)
         self.head = make_head(units, grid, num_classes, dropout, head_channels)
 
-    def forward(self, features_BTKKE: Tensor, valid_steps_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits_BTC and attention_BTKK (sums to 1 over the cells of each frame).
+    def forward(self, features_BTKKE: Tensor, valid_steps_B: Tensor) -> ModelOutputs:
+        """Return the model's outputs; `importance_BT` is uniform.
 
         Padded frames have outputs too, which the caller must ignore. They do not affect valid frames.
         """
@@ -118,7 +119,8 @@ class MotionConvALSTM(nn.Module):
         step = self.cells.start(len(rgb_TBKKD), states, carry_state=True)
         inputs_TBKKD = rgb_TBKKD.to(compute_dtype(rgb_TBKKD))
         h_BTKKU, attention_BTKK = unroll_maps(attend, step, inputs_TBKKD, states[-1][0], self.glimpse_scale)
-        return self.head(h_BTKKU, attention_BTKK), attention_BTKK
+        importance_BT = uniform_importance(attention_BTKK, valid_steps_B)
+        return ModelOutputs(self.head(h_BTKKU, attention_BTKK), attention_BTKK, importance_BT)
 
     def _initial_states(self, mean_BKKD: Tensor) -> list[State]:
         image_BDKK = mean_BKKD.permute(0, 3, 1, 2)
@@ -162,8 +164,8 @@ class MotionALSTM(nn.Module):
         self.cells = LSTMStack(channels[0], units, layers)
         self.head = glorot_linear(units, num_classes)
 
-    def forward(self, features_BTKKE: Tensor, valid_steps_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits_BTC and attention_BTKK (sums to 1 over the cells of each frame).
+    def forward(self, features_BTKKE: Tensor, valid_steps_B: Tensor) -> ModelOutputs:
+        """Return the model's outputs; `importance_BT` is uniform.
 
         Padded frames have outputs too, which the caller must ignore. They do not affect valid frames.
         """
@@ -175,7 +177,9 @@ class MotionALSTM(nn.Module):
         attend = self.attention.start(features_BTIE.transpose(0, 1), valid_steps_B)
         step = self.cells.start(rgb_BTID.shape[1], states, carry_state=True)
         outputs_BTU, attention_BTI = unroll(attend, step, rgb_BTID, states[-1][0])
-        return self.head(self.dropout(outputs_BTU)), attention_BTI.reshape(features_BTKKE.shape[:-1])
+        attention_BTKK = attention_BTI.reshape(features_BTKKE.shape[:-1])
+        importance_BT = uniform_importance(attention_BTKK, valid_steps_B)
+        return ModelOutputs(self.head(self.dropout(outputs_BTU)), attention_BTKK, importance_BT)
 
 
 class MotionAttention(nn.Module):

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
+from pipeline_lib.networks.outputs import ModelOutputs
+
 SCALE = 5.0
 """Root mean square of normalised features, similar to that of the last feature maps of ImageNet networks."""
 
@@ -56,6 +58,7 @@ class Normalised(nn.Module):
         """Split the last axis into the streams' channels."""
         return tensor.split(self._channels, dim=-1) if self._channels else (tensor,)
 
-    def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, features_BTKKD: torch.Tensor, valid_steps_B: torch.Tensor) -> ModelOutputs:
         """Return the model's outputs for the normalised features."""
-        return self.network(features_BTKKD * self.factor, valid_steps_B)
+        outputs: ModelOutputs = self.network(features_BTKKD * self.factor, valid_steps_B)
+        return outputs

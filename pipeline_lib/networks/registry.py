@@ -1,4 +1,4 @@
-"""The registry of models. Each takes features_BTKKD and valid_steps_B, and returns logits_BTC and attention_BTKK."""
+"""The registry of models. Each takes features_BTKKD and valid_steps_B, and returns `ModelOutputs`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pipeline_lib.networks.conv_alstm import ConvALSTM
 from pipeline_lib.networks.frame_pool import FramePool
 from pipeline_lib.networks.motion import MotionALSTM, MotionConvALSTM
 from pipeline_lib.networks.normalisation import Normalised
+from pipeline_lib.networks.temporal_attention import TemporalAttention
+from pipeline_lib.networks.time_fusion import EarlyFusion, LateFusion, SlowFusion
 from pipeline_lib.params import ModelParams
 
 
@@ -22,7 +24,7 @@ class ModelKind:
     """Properties of a model that determine how it is built and trained."""
 
     network: Callable[..., nn.Module]
-    """Takes channels, grid, num_classes, and any fields of `ModelParams`."""
+    """Takes channels, num_classes, and any of: grid, the fields of `ModelParams`."""
     gains_from_bf16: bool = False
     """Whether bf16 speeds up training: it does for 3x3 convolutions, but not for matrix products with few rows."""
 
@@ -35,6 +37,10 @@ MODELS: dict[str, ModelKind] = {
     "mean_pool": ModelKind(FramePool),
     "motion_conv_alstm": ModelKind(MotionConvALSTM, gains_from_bf16=True),
     "motion_alstm": ModelKind(MotionALSTM),
+    "temporal_attention": ModelKind(TemporalAttention),
+    "fusion_early": ModelKind(EarlyFusion, gains_from_bf16=True),
+    "fusion_late": ModelKind(LateFusion),
+    "fusion_slow": ModelKind(SlowFusion, gains_from_bf16=True),
 }
 
 
@@ -64,6 +70,6 @@ def build_model(params: ModelParams, *, channels: int | Sequence[int], grid: int
     parts = (channels,) if isinstance(channels, int) else tuple(channels)
     network = model_kind(params.model).network
     known = inspect.signature(network).parameters
-    options = {name: value for name, value in params if name in known}
-    model = network(channels=parts[0] if len(parts) == 1 else parts, grid=grid, num_classes=num_classes, **options)
+    options = {name: value for name, value in (*params, ("grid", grid)) if name in known}
+    model = network(channels=parts[0] if len(parts) == 1 else parts, num_classes=num_classes, **options)
     return Normalised(model, parts) if params.normalise else model

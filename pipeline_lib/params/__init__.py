@@ -1,7 +1,16 @@
 """Parameters of a run: one frozen, strict section per stage, loaded from a YAML file and `section.key=value` settings."""
 
 from pipeline_lib.params.loading import load_params
-from pipeline_lib.params.models import MODELS, ModelName, ModelOnStream, ModelParams, TrainParams, num_streams, split_model
+from pipeline_lib.params.models import (
+    DEFAULT_MODELS,
+    MODELS,
+    ModelName,
+    ModelOnStream,
+    ModelParams,
+    TrainParams,
+    num_streams,
+    split_model,
+)
 from pipeline_lib.params.section import Device
 from pipeline_lib.params.stages import (
     Addresses,
@@ -22,6 +31,7 @@ from pipeline_lib.params.stages import (
 from pipeline_lib.stages import STAGES
 
 __all__ = [
+    "DEFAULT_MODELS",
     "MODELS",
     "STAGES",
     "Addresses",

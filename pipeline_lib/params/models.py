@@ -10,14 +10,42 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pipeline_lib.errors import UserError
 from pipeline_lib.params.section import Device, NonNegativeFloat, PositiveFloat, PositiveInt, Section, operational
 
-ModelName = Literal["alstm", "conv_alstm", "attention_pool", "lrcn", "mean_pool", "motion_conv_alstm", "motion_alstm"]
+ModelName = Literal[
+    "alstm",
+    "conv_alstm",
+    "attention_pool",
+    "lrcn",
+    "mean_pool",
+    "motion_conv_alstm",
+    "motion_alstm",
+    "temporal_attention",
+    "fusion_early",
+    "fusion_late",
+    "fusion_slow",
+]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
-"""The article's two models, baselines without attention or recurrence, and the models of two streams."""
 
-SECOND_INPUT: dict[ModelName, str] = {"motion_conv_alstm": "flow", "motion_alstm": "flow"}
+DEFAULT_MODELS: tuple[ModelName, ...] = ("alstm", "conv_alstm", "attention_pool", "lrcn", "mean_pool")
+"""The article's two models, followed by baselines without attention or recurrence."""
+
+SECOND_INPUT: dict[ModelName, str] = {
+    "motion_conv_alstm": "flow",
+    "motion_alstm": "flow",
+    "temporal_attention": "clip",
+}
 """Models of two streams, with the input of the second one."""
 
-ONE_STREAM_MODELS = tuple(model for model in MODELS if model not in SECOND_INPUT)
+SECOND_IS_OPTIONAL: tuple[ModelName, ...] = ("temporal_attention",)
+"""Models of two streams that also read one alone."""
+
+WITHOUT_ATTENTION: tuple[ModelName, ...] = (
+    "lrcn",
+    "mean_pool",
+    "fusion_early",
+    "fusion_late",
+    "fusion_slow",
+)
+"""Models that never compute attention over cells."""
 
 Motion = Literal["state", "map", "magnitude", "shuffled"]
 
@@ -34,13 +62,16 @@ def split_model(name: str) -> tuple[ModelName, tuple[str, ...]]:
     if not match:
         raise UserError(f"{name!r} is not a model; give {', '.join(MODELS)}, or one of them on a stream as MODEL@STREAM")
     model, streams = cast(ModelName, match[1]), tuple(match[2].split("+")) if match[2] else ()
-    if streams and len(streams) != num_streams(model):
-        raise UserError(f"{name!r}: {model} reads {num_streams(model)} streams, not {len(streams)}")
+    fewest = 1 if model in SECOND_IS_OPTIONAL else num_streams(model)
+    if streams and not fewest <= len(streams) <= num_streams(model):
+        accepted = " or ".join(map(str, range(fewest, num_streams(model) + 1)))
+        noun = "stream" if accepted == "1" else "streams"
+        raise UserError(f"{name!r}: {model} reads {accepted} {noun}, not {len(streams)}")
     return model, streams
 
 
 def num_streams(model: ModelName) -> int:
-    """Return how many streams a model reads."""
+    """Return how many streams a model reads at most."""
     return 2 if model in SECOND_INPUT else 1
 
 
@@ -71,11 +102,28 @@ UNUSED_HYPERPARAMETERS: dict[ModelName, tuple[str, ...]] = {
     ),
     "motion_conv_alstm": ("scorer", "carry_state", "attention_penalty"),
     "motion_alstm": ("rescale_glimpse", "carry_state", "head_channels"),
+    "temporal_attention": (
+        "layers",
+        "scorer",
+        "rescale_glimpse",
+        "carry_state",
+        "head_channels",
+        "attention_penalty",
+    ),
+    **dict.fromkeys(
+        ("fusion_early", "fusion_late", "fusion_slow"),
+        ("layers", "scorer", "uniform_start", "rescale_glimpse", "carry_state", "head_channels", "attention_penalty"),
+    ),
 }
 """Hyper-parameters that a model does not have. Changing them does not train it again."""
 
-LATER_HYPERPARAMETERS = ("motion",)
-"""Hyper-parameters that came after models had been trained without them: in the recipes of models that have them only."""
+LATER_HYPERPARAMETERS: dict[str, tuple[ModelName, ...]] = {
+    "motion": ("motion_conv_alstm", "motion_alstm"),
+    "decoder_steps": ("temporal_attention",),
+    "spatial": ("temporal_attention",),
+}
+"""Hyper-parameters that came after models had been trained without them, with the only models that have them. They are absent
+from the recipes of all others."""
 
 
 class HyperParams(Section):
@@ -113,6 +161,10 @@ class HyperParams(Section):
     motion: Motion | None = "state"
     """What motion-based attention sees of flow: the `state` of an LSTM on it (VideoLSTM). Ablations: the flow's `map` without
     an LSTM; an LSTM on its `magnitude` alone; an LSTM on the flow of another clip (`shuffled`)."""
+    decoder_steps: PositiveInt | None = 4
+    """Steps of `temporal_attention`'s decoder, each of which attends over time; 1 is attention pooling over time."""
+    spatial: Literal["local"] | None = None
+    """`local`: `temporal_attention` also attends over the cells of each step; null: it takes their mean."""
 
 
 class ModelParams(HyperParams):
@@ -125,25 +177,32 @@ class ModelParams(HyperParams):
     deterministic: bool
     device: Device = operational("auto")
     motion: Motion | None = None
-
-    def recipe(self) -> dict[str, Any]:
-        """Return the values that affect the weights, as JSON types."""
-        values = super().recipe()
-        return {name: value for name, value in values.items() if value is not None or name not in LATER_HYPERPARAMETERS}
+    decoder_steps: PositiveInt | None = None
+    spatial: Literal["local"] | None = None
 
     @property
     def attends(self) -> bool:
-        """Whether the model computes attention; others return uniform attention."""
-        return self.model not in ("lrcn", "mean_pool")
+        """Whether the model computes attention over cells; others return uniform attention."""
+        return self.spatial is not None if self.model == "temporal_attention" else self.model not in WITHOUT_ATTENTION
+
+    @property
+    def attends_over_time(self) -> bool:
+        """Whether the model computes importance; others return uniform importance."""
+        return self.model == "temporal_attention"
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the values that affect the model, without those of `LATER_HYPERPARAMETERS` that are None."""
+        values = super().recipe()
+        return {name: value for name, value in values.items() if value is not None or name not in LATER_HYPERPARAMETERS}
 
 
 class TrainParams(HyperParams):
     """Parameters of the train stage: the models to train, and their hyper-parameters."""
 
-    models: Annotated[tuple[ModelOnStream, ...], Field(strict=False, min_length=1)] = ONE_STREAM_MODELS
+    models: Annotated[tuple[ModelOnStream, ...], Field(strict=False, min_length=1)] = DEFAULT_MODELS
     """Models to train, each as `MODEL`, `MODEL@STREAM`, or `MODEL@STREAM+STREAM` if it reads two."""
     alstm_units: PositiveInt = 256
-    """Width of ALSTM, and of the baselines with the same layers (article: 512)."""
+    """Width of ALSTM, and of all other models but ConvALSTM (article: 512)."""
     conv_alstm_units: PositiveInt = 64
     """Width of the convolutional models (article: 256)."""
     overrides: dict[ModelOnStream, dict[str, Any]] = Field(default_factory=dict)
@@ -190,5 +249,6 @@ class TrainParams(HyperParams):
         overrides = {**self.overrides.get(model, {}), **self.overrides.get(name, {})}
         own = {"units": self.conv_alstm_units if "conv_alstm" in model else self.alstm_units, **overrides}
         unused = dict.fromkeys(UNUSED_HYPERPARAMETERS[model])
+        unused |= dict.fromkeys(name for name, owners in LATER_HYPERPARAMETERS.items() if model not in owners)
         seed = self.all_seeds[0] if seed is None else seed
         return ModelParams(model=model, seed=seed, **(shared | own | unused))

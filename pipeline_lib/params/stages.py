@@ -14,7 +14,14 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.params.models import MODELS, SECOND_INPUT, ModelOnStream, TrainParams, split_model
+from pipeline_lib.params.models import (
+    MODELS,
+    SECOND_INPUT,
+    SECOND_IS_OPTIONAL,
+    ModelOnStream,
+    TrainParams,
+    split_model,
+)
 from pipeline_lib.params.section import (
     Device,
     Fraction,
@@ -324,7 +331,7 @@ class FusionParams(Section):
 
 
 FUSION_NAME = re.compile("[a-z][a-z0-9_]*")
-RESERVED_NAMES = (*MODELS, *(f"{model}_tuned" for model in MODELS), "logistic_regression")
+RESERVED_NAMES = (*MODELS, *(f"{model}_tuned" for model in MODELS), "logistic_regression", "linear_svm")
 """Names of other rows in the results."""
 
 
@@ -334,6 +341,8 @@ class EvaluateParams(Section):
     fusions: dict[str, FusionParams] = Field(default_factory=dict)
     """Score fusions of trained models, by name. They stand beside the models in the results."""
 
+    vote_last: PositiveInt | None = None
+    """Only this many of a clip's last valid frames vote (Sharma et al. 2016: 16 of 30); null: all. Fusions count all frames."""
     resamples: PositiveInt = 10_000
     """Number of random sign flips per paired test, if there are too many to enumerate."""
     permutations: PositiveInt = 20
@@ -355,7 +364,8 @@ class EvaluateParams(Section):
 
     def recipe(self) -> dict[str, Any]:
         """Return the values that affect models, controls and comparisons; a fusion is an artifact of its own."""
-        return {name: value for name, value in super().recipe().items() if name != "fusions"}
+        unused = {"fusions"} | ({"vote_last"} if self.vote_last is None else set())
+        return {name: value for name, value in super().recipe().items() if name not in unused}
 
 
 class HeatmapsParams(Section):
@@ -464,16 +474,17 @@ class Params(Section):
         return {name: self.features.all_streams[name] for name in names}
 
     def streams_of(self, name: str) -> tuple[str, ...]:
-        """Return the streams that a model reads: those in its name, or the first, and the first with its second input."""
+        """Return the streams that a model reads: those in its name, or the first, and another that has its second input."""
         model, streams = split_model(name)
         if streams:
             return streams
-        if model not in SECOND_INPUT:
-            return (self.features.default_stream,)
-        wanted = SECOND_INPUT[model]
-        second = [stream for stream, params in self.features.all_streams.items() if params.input == wanted]
+        first, wanted = self.features.default_stream, SECOND_INPUT.get(model)
+        others = {stream: params for stream, params in self.features.all_streams.items() if stream != first}
+        second = [stream for stream, params in others.items() if params.input == wanted]
+        if not second and (wanted is None or model in SECOND_IS_OPTIONAL):
+            return (first,)
         if not second:
             raise UserError(
                 f"train.models has {name}, which reads a stream with `input: {wanted}`; add one to features.streams"
             )
-        return self.features.default_stream, second[0]
+        return first, second[0]

@@ -39,6 +39,7 @@ def search(
     params: SweepParams,
     base: ModelParams,
     *,
+    streams: int | None = None,
     on_trial: OnTrial | None = None,
 ) -> dict[str, Any]:
     """Search the hyper-parameters of `base.model`, beginning with `base` itself, until `params.trials` are finished.
@@ -58,6 +59,7 @@ def search(
         study_folder: for the study, and for what trainings write and nobody keeps.
         params: what is searched.
         base: the default; also what every trial has in common.
+        streams: number of streams that the files hold (see `train_model`).
         on_trial: called here, in the caller's thread, once for each trial that is over, those of earlier runs first.
 
     Returns:
@@ -72,15 +74,22 @@ def search(
     study = Study(study_folder, make_space(params, base), seed=params.seed, val_clips=val_clips)
     needs, at_once = _plan(feature_files, params, base)
     with _scratch(study_folder / "scratch") as scratch:
-        objective = partial(_train, known, feature_files, scratch)
+        objective = partial(_train, known, feature_files, streams, scratch)
         run_study(study, objective, at_once, needs, params.trials, on_trial)
     return write_results(directory, study)
 
 
-def _train(clips: pd.DataFrame, feature_files: Sequence[Path], scratch: Path, params: ModelParams, on_epoch: OnEpoch) -> None:
+def _train(
+    clips: pd.DataFrame,
+    feature_files: Sequence[Path],
+    streams: int | None,
+    scratch: Path,
+    params: ModelParams,
+    on_epoch: OnEpoch,
+) -> None:
     """Train a model and keep nothing of it; what counts has been reported, epoch by epoch."""
     with TemporaryDirectory(dir=scratch) as folder:
-        train_model(clips, feature_files, Path(folder), None, params, on_epoch=on_epoch)
+        train_model(clips, feature_files, Path(folder), None, params, streams=streams, on_epoch=on_epoch)
 
 
 @contextmanager

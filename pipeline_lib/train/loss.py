@@ -10,10 +10,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch.nn import functional
 
-
-def valid_mask(valid_steps_B: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """Return mask_BT: True for real frames, False for padding."""
-    return torch.arange(num_frames, device=valid_steps_B.device) < valid_steps_B[:, None]
+from pipeline_lib.networks.outputs import valid_mask
 
 
 def frame_cross_entropy(logits_BTC: torch.Tensor, labels_B: torch.Tensor, valid_steps_B: torch.Tensor) -> torch.Tensor:

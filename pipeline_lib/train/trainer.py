@@ -12,10 +12,11 @@ from torch import nn
 from pipeline_lib.compute.devices import choose_precision
 from pipeline_lib.errors import UserError
 from pipeline_lib.networks.dropout import draw_from
+from pipeline_lib.networks.outputs import valid_mask
 from pipeline_lib.networks.registry import model_kind
 from pipeline_lib.params import ModelParams
 from pipeline_lib.train.graph import GraphedStep
-from pipeline_lib.train.loss import calibrated_cross_entropy, coverage_penalty, frame_cross_entropy, valid_mask
+from pipeline_lib.train.loss import calibrated_cross_entropy, coverage_penalty, frame_cross_entropy
 from pipeline_lib.training.batches import Batch, ClipLoader
 from pipeline_lib.training.inference import infer
 from pipeline_lib.training.voting import tally
@@ -79,7 +80,7 @@ class Trainer:
     def _step(self, batch: Batch) -> torch.Tensor:
         valid_steps_B = batch.valid_steps_B
         with self.autocast:
-            logits_BTC, attention_BTKK = self.network(batch.features_BTKKD.float(), valid_steps_B.clamp(min=1))
+            logits_BTC, attention_BTKK, _ = self.network(batch.features_BTKKD.float(), valid_steps_B.clamp(min=1))
         loss = frame_cross_entropy(logits_BTC, batch.labels_B, valid_steps_B)
         penalty = coverage_penalty(attention_BTKK, valid_steps_B)
         self.optimizer.zero_grad()

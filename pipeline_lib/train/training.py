@@ -38,6 +38,7 @@ def train_model(
     partial: Path | None,
     params: ModelParams,
     *,
+    streams: int | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train a model on the train split of `clips` and write `checkpoint.safetensors` and `history.json`.
@@ -52,6 +53,7 @@ def train_model(
         directory: existing folder to write to.
         partial: existing folder for the state that a killed run resumes from, to the same weights. None disables resuming.
         params: the model and its hyperparameters.
+        streams: number of streams that the files hold, one after the other; default: as many as the model can read.
         on_epoch: called with each row of the history.
 
     Returns:
@@ -67,7 +69,7 @@ def train_model(
     check_trainable(clips, splits=("val",))
     device = choose_device(params.device, key="train.device")
     others = other_clips(clips, params.seed) if params.motion == "shuffled" else None
-    with open_features(feature_files, num_streams(params.model), others) as reader, _isolated(device, params):
+    with open_features(feature_files, streams or num_streams(params.model), others) as reader, _isolated(device, params):
         metadata = _describe(clips, reader, params)
         in_memory = fits_in_memory(reader, [split["clip"].tolist() for split in (train, val)], device)
         loaders = [ClipLoader(reader, split, metadata.classes, device, in_memory=in_memory) for split in (train, val)]

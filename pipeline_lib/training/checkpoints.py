@@ -47,8 +47,13 @@ class Metadata(BaseModel):
 
     @property
     def attends(self) -> bool:
-        """Whether the model computes attention."""
+        """Whether the model computes attention over cells."""
         return ModelParams.model_validate(self.params).attends
+
+    @property
+    def attends_over_time(self) -> bool:
+        """Whether the model computes importance."""
+        return ModelParams.model_validate(self.params).attends_over_time
 
     def build(self) -> nn.Module:
         """Return the model with random weights."""

@@ -20,26 +20,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy.special import softmax
 
+from pipeline_lib.training.linear_svm import LinearSvm, unit_length
 from pipeline_lib.training.voting import valid_mask
 
 SMALLEST = 1e-12
 """Lower bound of a map's share, so that a map whose share is 0 still counts where it is the only one."""
-
-
-class LinearSvm(BaseModel):
-    """A fitted linear SVM."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    inverse_penalty: float
-    """scikit-learn's C."""
-    coefficients: tuple[tuple[float, ...], ...]
-    """One row of S per class."""
-    intercepts: tuple[float, ...]
-
-    def decide(self, score_VS: np.ndarray) -> np.ndarray:
-        """Return the decision values, (V, C)."""
-        decision_VC: np.ndarray = score_VS @ np.array(self.coefficients).T + np.array(self.intercepts)
-        return decision_VC
 
 
 class FittedFusion(BaseModel):
@@ -57,8 +42,7 @@ class FittedFusion(BaseModel):
 
 def stack_scores(probability_MVC: np.ndarray) -> np.ndarray:
     """Return score_VS: each member's probabilities, L2-normalised, side by side."""
-    unit_MVC = probability_MVC / np.linalg.norm(probability_MVC, axis=2, keepdims=True)
-    return np.concatenate(list(unit_MVC), axis=1)
+    return np.concatenate(list(unit_length(probability_MVC)), axis=1)
 
 
 def video_means(probability_NTC: np.ndarray, valid_frames_N: np.ndarray, video_N: np.ndarray) -> np.ndarray:

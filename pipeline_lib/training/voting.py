@@ -1,6 +1,10 @@
 """Aggregate frame predictions to clips and videos: majority vote (the mode, as in the article) and mean probability.
 
-A tied vote goes to the class with the larger sum of probabilities over all valid frames, and equal sums to the first class.
+A tied vote goes to the class with the larger sum of probabilities over the frames that vote, and equal sums to the first class.
+
+Frames are never weighted by a model's importance over time. Where a model has it, its logits are of the whole clip (Yao et
+al. 2015, see `pipeline_lib.networks.temporal_attention`): importance has weighed the steps inside the model. All frames of the
+clip have the same probabilities, whose mean is the same with any weights.
 """
 
 # N clips or videos, T frames of a clip, C classes
@@ -14,7 +18,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tally:
-    """Votes and summed probabilities of the valid frames of each clip or video."""
+    """Votes and summed probabilities of the frames of each clip or video that vote: the valid ones, or the last of them."""
 
     votes_NC: np.ndarray
     """Number of frames that predict the class."""
@@ -30,18 +34,18 @@ class Tally:
 
     @property
     def confidence(self) -> np.ndarray:
-        """Mean probability over the valid frames of the class that wins the vote."""
+        """Mean probability over the voting frames of the class that wins the vote."""
         return self._mean_probability(self.predicted)
 
     @property
     def predicted_by_mean(self) -> np.ndarray:
-        """Class index of the largest mean probability over the valid frames, one per clip or video."""
+        """Class index of the largest mean probability over the voting frames, one per clip or video."""
         best_N: np.ndarray = self.probability_NC.argmax(axis=1)
         return best_N
 
     @property
     def confidence_by_mean(self) -> np.ndarray:
-        """The largest mean probability over the valid frames."""
+        """The largest mean probability over the voting frames."""
         return self._mean_probability(self.predicted_by_mean)
 
     def among_best(self, label_N: np.ndarray, best: int) -> np.ndarray:
@@ -51,7 +55,7 @@ class Tally:
         return among_N
 
     def pool(self, group_N: np.ndarray, num_groups: int) -> Tally:
-        """Sum clips into videos, where `group_N` is the video index of each clip. Every frame has one vote."""
+        """Sum clips into videos, where `group_N` is the video index of each clip. Every voting frame counts once."""
         votes = np.zeros((num_groups, self.votes_NC.shape[1]), dtype=self.votes_NC.dtype)
         probability = np.zeros(votes.shape)
         np.add.at(votes, group_N, self.votes_NC)
@@ -64,10 +68,13 @@ class Tally:
         return mean_N
 
 
-def tally(probability_NTC: np.ndarray, valid_frames_N: np.ndarray) -> Tally:
-    """Count the votes of the valid frames of each clip."""
+def tally(probability_NTC: np.ndarray, valid_frames_N: np.ndarray, last: int | None = None) -> Tally:
+    """Count the votes of the valid frames of each clip, or of only the `last` of them."""
     num_frames, num_classes = probability_NTC.shape[1:]
-    valid_NT1 = valid_mask(valid_frames_N, num_frames)[:, :, None]
+    valid_NT = valid_mask(valid_frames_N, num_frames)
+    if last is not None:
+        valid_NT &= ~valid_mask(np.asarray(valid_frames_N) - last, num_frames)
+    valid_NT1 = valid_NT[:, :, None]
     votes_NTC = probability_NTC.argmax(axis=2)[:, :, None] == np.arange(num_classes)
     return Tally(
         votes_NC=(votes_NTC & valid_NT1).sum(axis=1),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.params import STAGES, Params, load_params
+from pipeline_lib.params import MODELS, STAGES, EvaluateParams, ModelParams, Params, TrainParams, load_params
 
 PARAMS = sorted((Path(__file__).parents[2] / "params").glob("*.yaml"))
 
@@ -196,6 +196,35 @@ def test_motion_models_read_the_first_stream_and_the_first_of_flow_or_the_two_th
     assert [params.streams_of(model) for model in params.train.models] == [("rgb", "flow"), ("clip3d", "flow")]
 
 
+def test_attention_over_time_reads_a_clip_stream_beside_the_first_or_one_alone():
+    params = with_streams(["temporal_attention", "temporal_attention@rgb", "temporal_attention@flow+clip3d"])
+    assert [params.streams_of(model) for model in params.train.models] == [("rgb", "clip3d"), ("rgb",), ("flow", "clip3d")]
+    alone = Params.model_validate({"fetch": {"kind": "hmdb51"}, "train": {"models": ["temporal_attention"]}})
+    assert alone.streams_of("temporal_attention") == ("rgb",)
+    first = Params.model_validate(
+        {"fetch": {"kind": "hmdb51"}, "features": {"streams": {"clip3d": STREAMS["clip3d"]}}, "train": {"models": ["alstm"]}}
+    )
+    assert first.streams_of("temporal_attention") == ("clip3d",)
+
+
+def test_hyper_parameters_of_one_model_are_not_in_the_recipes_of_others():
+    train = TrainParams(overrides={"temporal_attention": {"spatial": "local", "decoder_steps": 2}})
+    assert {"spatial": "local", "decoder_steps": 2}.items() <= train.of("temporal_attention").recipe().items()
+    assert train.of("temporal_attention").attends
+    assert not TrainParams().of("temporal_attention").attends
+    for model in MODELS:
+        if model != "temporal_attention":
+            changed = TrainParams(decoder_steps=7, spatial="local").of(model)
+            assert changed == TrainParams().of(model)
+            assert not {"spatial", "decoder_steps"} & changed.recipe().keys()
+            assert ModelParams.model_validate(changed.recipe()) == changed
+
+
+def test_what_sharmas_vote_adds_is_absent_from_other_recipes():
+    assert "vote_last" not in EvaluateParams().recipe()
+    assert EvaluateParams(vote_last=16).recipe()["vote_last"] == 16
+
+
 def test_overrides_hold_for_a_model_on_every_stream_or_on_one():
     params = with_streams(["alstm", "alstm@flow"])
     train = params.train.model_copy(update={"overrides": {"alstm": {"units": 8, "dropout": 0.1}, "alstm@flow": {"units": 16}}})
@@ -219,6 +248,8 @@ def test_recipes_hold_what_a_stream_is_made_from():
     [
         ("train: {models: [mean_pool@depth]}", r"mean_pool@depth, but features\.streams has only rgb; add depth there"),
         ("train: {models: [meanpool]}", r"'meanpool' is not a model; give alstm, .* or one of them on a stream"),
+        ("train: {models: [temporal_attention@a+b+c]}", r"temporal_attention reads 1 or 2 streams, not 3"),
+        ("train: {models: [mean_pool@a+b]}", r"mean_pool reads 1 stream, not 2"),
         ("train: {models: [alstm, alstm@rgb]}", r"train\.models has alstm and alstm@rgb, which are the same"),
         ("train: {models: [motion_alstm]}", r"motion_alstm, which reads a stream with `input: flow`; add one to features"),
         ("train: {models: [motion_alstm@rgb]}", r"'motion_alstm@rgb': motion_alstm reads 2 streams, not 1"),

@@ -142,7 +142,7 @@ def make_controls(fold, correct, permuted, metadata):
         "metadata": {"video_accuracy": metadata, "intervals": {"video_accuracy": [metadata - 0.1, metadata + 0.1]}},
     }
     linear = make_run("logistic_regression", correct, fold=fold)
-    return Controls(fold, scores, replace(linear, metrics=scores["logistic_regression"]))
+    return Controls(fold, scores, [replace(linear, metrics=scores["logistic_regression"])])
 
 
 def test_the_linear_reference_is_compared_like_a_model_and_controls_stand_beside(tmp_path):

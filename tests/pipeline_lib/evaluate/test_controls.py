@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline_lib.evaluate.comparison import TrainingRun, compare, summarise
-from pipeline_lib.evaluate.controls import evaluate_controls
+from pipeline_lib.evaluate.controls import SVM_INVERSE_PENALTIES, evaluate_controls
 from pipeline_lib.evaluate.inputs import average_features, file_metadata
 from pipeline_lib.evaluate.regression import regress
 from pipeline_lib.params import EvaluateParams
@@ -164,10 +164,24 @@ def test_the_regression_is_a_training_run_to_compare_models_with(honest, tmp_pat
     assert summarise([regression])[0].mean == {"video_accuracy": metrics["video_accuracy"], "num_groups": 8}
 
 
+def test_the_svm_sees_directions_and_not_lengths(honest, tmp_path):
+    scores = controls(honest, tmp_path)["linear_svm"]
+    videos = pd.read_parquet(tmp_path / "videos_svm.parquet")
+    assert scores["video_accuracy"] == videos["correct"].mean() > 0.95
+    assert scores["inverse_penalty"] in SVM_INVERSE_PENALTIES
+    assert videos["confidence"].between(1 / 4, 1).all()
+    with FeatureReader(honest.files) as reader:
+        features_VD = reader.load(honest.clips["clip"].tolist()).flatten(1).numpy()
+    (tmp_path / "longer").mkdir()
+    longer = write(tmp_path / "longer", honest.clips, features_VD * np.geomspace(0.5, 2, len(features_VD))[:, None])
+    controls(longer, tmp_path / "longer")
+    assert pd.read_parquet(tmp_path / "longer" / "videos_svm.parquet")["predicted"].equals(videos["predicted"])
+
+
 def test_same_inputs_same_files(given_away, tmp_path):
     for name in ("one", "two"):
         controls(given_away, tmp_path / name)
-    for name in ("controls.json", "videos.parquet"):
+    for name in ("controls.json", "videos.parquet", "videos_svm.parquet"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
@@ -177,8 +191,9 @@ def test_test_labels_are_not_learned_from(given_away, tmp_path):
     clips.loc[is_test, "class_name"] = "dance"
     controls(given_away, tmp_path / "before")
     controls(replace(given_away, clips=clips), tmp_path / "after")
-    before, after = (pd.read_parquet(tmp_path / name / "videos.parquet") for name in ("before", "after"))
-    assert before[["predicted", "confidence"]].equals(after[["predicted", "confidence"]])
+    for file in ("videos.parquet", "videos_svm.parquet"):
+        before, after = (pd.read_parquet(tmp_path / name / file) for name in ("before", "after"))
+        assert before[["predicted", "confidence"]].equals(after[["predicted", "confidence"]])
 
 
 def only_first_class_trains(clips):
@@ -208,15 +223,16 @@ def validation_of_an_unknown_class(clips):
 def test_thin_collections(honest, tmp_path, choose):
     scores = controls(replace(honest, clips=choose(honest.clips)), tmp_path, PARAMS.model_copy(update={"permutations": 1}))
     assert 0 <= scores["logistic_regression"]["video_accuracy"] <= 1
+    assert 0 <= scores["linear_svm"]["video_accuracy"] <= 1
     assert scores["permuted_labels"]["standard_deviation"] is None
     json.dumps(scores, allow_nan=False)
 
 
 def test_one_class_in_training_is_always_said(honest, tmp_path):
     scores = controls(replace(honest, clips=only_first_class_trains(honest.clips)), tmp_path)
-    assert [scores[name]["video_accuracy"] for name in ("logistic_regression", "metadata")] == [1 / 4, 1 / 4]
+    assert [scores[name]["video_accuracy"] for name in ("logistic_regression", "linear_svm", "metadata")] == [1 / 4] * 3
     assert scores["permuted_labels"]["labels_changed"] == 0
-    assert scores["logistic_regression"]["inverse_penalty"] is None
+    assert scores["logistic_regression"]["inverse_penalty"] is scores["linear_svm"]["inverse_penalty"] is None
 
 
 @pytest.mark.parametrize("source_fps", [np.nan, [np.nan, 25.0] * 96])

@@ -26,7 +26,7 @@ class LooksAtOneCell(nn.Module):
 
     def forward(self, features_BTKKD, valid_steps_B):
         fires_BT = (features_BTKKD.flatten(2, 3)[:, :, self.cell, 0] > 0).float()
-        return torch.stack([torch.zeros_like(fires_BT), 9 * fires_BT], dim=2), None
+        return torch.stack([torch.zeros_like(fires_BT), 9 * fires_BT], dim=2), None, None
 
 
 @dataclass

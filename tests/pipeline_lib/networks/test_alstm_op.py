@@ -46,7 +46,7 @@ def results(model: ALSTM, clips: tuple[torch.Tensor, torch.Tensor]) -> dict[str,
     """Return outputs and gradients, always from the same random numbers."""
     model.zero_grad()
     torch.manual_seed(1)
-    logits, attention = model(*clips)
+    logits, attention, _ = model(*clips)
     cells = torch.arange(attention[0, 0].numel(), device=logits.device).view_as(attention[0, 0])
     (logits.square().sum() + (attention * cells).square().sum()).backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -92,7 +92,7 @@ def check_nothing_is_kept(patch: pytest.MonkeyPatch, scorer: str, device: str) -
     model = some_model(scorer, device)
     gc.disable()
     try:
-        logits, attention = model(*some_clips(device))
+        logits, attention, _ = model(*some_clips(device))
         assert len(made) == 1
         assert made[0]() is not None
         loss = logits.square().sum()

@@ -42,7 +42,7 @@ def gradients(variant, dropout):
     model = small_model(name, dropout=dropout, **options).double()
     features = some_features(2, 5, 4, 4, 6).double().requires_grad_()
     torch.manual_seed(1)
-    logits, maps = model(features, torch.tensor([5, 3]))
+    logits, maps, _ = model(features, torch.tensor([5, 3]))
     (logits.square().sum() + (maps * torch.arange(16.0).view(4, 4)).square().sum()).backward()
     return {key: parameter.grad for key, parameter in model.named_parameters()} | {"features": features.grad}
 
@@ -76,7 +76,7 @@ def test_nothing_is_kept_after_the_graph(monkeypatch, variant):
     gc.collect()
     gc.disable()
     try:
-        logits, maps = model(some_features(2, 5, 4, 4, 6), torch.tensor([5, 3]))
+        logits, maps, _ = model(some_features(2, 5, 4, 4, 6), torch.tensor([5, 3]))
         assert len(kept) >= 5
         assert all(reference() is not None for reference in kept)
         loss = logits.square().sum()
@@ -110,7 +110,7 @@ def test_weights_are_cast_once_under_autocast_and_gradients_are_near(name):
     for enabled in (False, True):
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled, cache_enabled=False):
-            logits, _ = model(some_features(2, 5, 4, 4, 6), torch.tensor([5, 3]))
+            logits, _, _ = model(some_features(2, 5, 4, 4, 6), torch.tensor([5, 3]))
         logits.float().square().sum().backward()
         results.append({key: parameter.grad.clone() for key, parameter in model.named_parameters()})
     for key, exact in results[0].items():

@@ -7,8 +7,8 @@ import torch
 
 from pipeline_lib.networks.normalisation import SCALE, Normalised
 from pipeline_lib.networks.registry import MODELS, build_model, model_kind
+from pipeline_lib.params import DEFAULT_MODELS, TrainParams
 from pipeline_lib.params import MODELS as MODEL_NAMES
-from pipeline_lib.params import TrainParams, num_streams
 from pipeline_lib.training.batches import Batch
 from tests.pipeline_lib.networks.sizes import split_channels
 
@@ -26,6 +26,7 @@ ARTICLE = {
 ARTICLE_PARAMETERS = {"alstm": 2_925_924, "conv_alstm": 7_916_084}
 RECURRENT = ("alstm", "conv_alstm", "lrcn", "motion_conv_alstm", "motion_alstm")
 SOFT = ("alstm", "conv_alstm", "attention_pool", "motion_conv_alstm", "motion_alstm")
+FUSIONS = ("fusion_early", "fusion_late", "fusion_slow")
 
 
 @pytest.fixture(params=list(MODELS))
@@ -50,7 +51,7 @@ def count(model):
 
 def test_every_model_of_the_parameters_is_registered():
     assert tuple(MODELS) == MODEL_NAMES
-    assert TrainParams().models == tuple(model for model in MODEL_NAMES if num_streams(model) == 1)
+    assert TrainParams().models == DEFAULT_MODELS
 
 
 def test_an_unknown_model_is_named_with_what_is_accepted():
@@ -79,11 +80,14 @@ def test_baselines_are_alstm_with_something_taken_away():
 
 
 def test_shapes_and_attention_sums_to_one(name):
-    logits, attention = small_model(name, dropout=0.0)(some_features(2, 5, 4, 4, 6), torch.tensor([5, 2]))
+    logits, attention, importance = small_model(name, dropout=0.0)(some_features(2, 5, 4, 4, 6), torch.tensor([5, 2]))
     assert logits.shape == (2, 5, 3)
     assert attention.shape == (2, 5, 4, 4)
     assert (attention > 0).all()
     torch.testing.assert_close(attention.sum(dim=(2, 3)), torch.ones(2, 5))
+    torch.testing.assert_close(importance.sum(dim=1), torch.ones(2))
+    assert not importance[1, 2:].any()
+    assert torch.allclose(importance[0], torch.full((5,), 1 / 5), atol=1e-5) == (name != "temporal_attention")
     spread = (attention.amax(dim=(2, 3)) - attention.amin(dim=(2, 3))).min()
     assert (spread > 1e-4) == (name in SOFT)
 
@@ -93,13 +97,13 @@ def test_attention_that_begins_uniform_is_uniform_until_it_learns(model):
     network = small_model(model, uniform_start=True, dropout=0.0)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     features, valid_frames = some_features(2, 5, 4, 4, 6), torch.tensor([5, 5])
-    _, attention = network(features, valid_frames)
+    _, attention, _ = network(features, valid_frames)
     torch.testing.assert_close(attention, torch.full_like(attention, 1 / 16))
     for _ in range(5):
         optimizer.zero_grad()
         network(features, valid_frames)[0][..., 0].sum().backward()
         optimizer.step()
-    _, attention = network(features, valid_frames)
+    _, attention, _ = network(features, valid_frames)
     assert attention.amax() > 1 / 16 + 1e-3
 
 
@@ -108,7 +112,7 @@ def test_attention_that_begins_uniform_is_uniform_until_it_learns(model):
 def test_every_parameter_learns(name, scorer, layers):
     """In the tutorial's code the recurrent kernel and c_0 never did."""
     model = small_model(name, dropout=0.0, scorer=scorer, layers=layers, head_channels=None).double()
-    logits, _ = model(some_features(2, 5, 4, 4, 6).double(), torch.tensor([5, 5]))
+    logits = model(some_features(2, 5, 4, 4, 6).double(), torch.tensor([5, 5])).logits_BTC
     logits[:, -1].square().sum().backward()
     # A softmax does not see what is added to all its scores.
     one_score = name in ("conv_alstm", "motion_conv_alstm") or (name in SOFT and scorer == "local")
@@ -120,7 +124,7 @@ def test_every_parameter_learns(name, scorer, layers):
 @pytest.mark.parametrize("model", ["alstm", "conv_alstm"])
 def test_without_carried_state_what_the_tutorials_code_never_trained_is_not_trained(model):
     network = small_model(model, dropout=0.0, carry_state=False)
-    logits, _ = network(some_features(2, 5, 4, 4, 6), torch.tensor([5, 5]))
+    logits = network(some_features(2, 5, 4, 4, 6), torch.tensor([5, 5])).logits_BTC
     logits.square().sum().backward()
     idle = {key for key, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()}
     wanted = {"cells.0.recurrent.weight"} | (
@@ -142,12 +146,12 @@ def test_map_changes_with_the_frame_before(model, carry_state):
         assert (before[:, 3] - after[:, 3]).abs().max() > 1e-7
 
 
-def test_only_recurrent_models_see_the_order_of_frames(name):
+def test_only_recurrent_models_and_fusions_see_the_order_of_frames(name):
     network = small_model(name).eval()
     features = some_features(1, 4, 4, 4, 6)
     with torch.no_grad():
         forwards, backwards = (network(x, torch.tensor([4]))[0] for x in (features, features.flip(1)))
-    assert torch.allclose(forwards, backwards.flip(1), atol=1e-6) == (name not in RECURRENT)
+    assert torch.allclose(forwards, backwards.flip(1), atol=1e-6) == (name not in (*RECURRENT, *FUSIONS))
 
 
 def test_padding_does_not_touch_the_valid_frames(name):
@@ -170,8 +174,8 @@ def test_a_local_scorer_moves_with_what_it_sees_and_a_pooled_one_cannot(model):
     for scorer in ("local", "pooled"):
         network = small_model(model, scorer=scorer).eval()
         with torch.no_grad():
-            logits, attention = network(features, torch.tensor([3]))
-            logits_after, attention_after = network(shuffled, torch.tensor([3]))
+            logits, attention, _ = network(features, torch.tensor([3]))
+            logits_after, attention_after, _ = network(shuffled, torch.tensor([3]))
         moved = attention.flatten(2)[:, :, order].view_as(attention)
         assert torch.allclose(moved, attention_after, atol=1e-6) == (scorer == "local")
         assert torch.allclose(logits, logits_after, atol=1e-6) == (scorer == "local")
@@ -191,8 +195,8 @@ def test_conv_alstm_mirrors_its_maps_with_the_frame(head_channels):
             mirror(module.weight)
     features = some_features(1, 4, 4, 4, 6)
     with torch.no_grad():
-        logits, attention = network(features, torch.tensor([4]))
-        logits_after, attention_after = network(features.flip(3), torch.tensor([4]))
+        logits, attention, _ = network(features, torch.tensor([4]))
+        logits_after, attention_after, _ = network(features.flip(3), torch.tensor([4]))
     torch.testing.assert_close(attention.flip(3), attention_after)
     assert torch.allclose(logits, logits_after, atol=1e-6) == (head_channels is not None)
 
@@ -231,12 +235,13 @@ def test_gradients(name, options):
 
     def logits_of(features, *changed):
         names = [key for key, parameter in model.named_parameters() if parameter.numel() <= 40]
-        return torch.func.functional_call(model, dict(zip(names, changed, strict=True)), (features, torch.tensor([3, 2])))
+        outputs = torch.func.functional_call(model, dict(zip(names, changed, strict=True)), (features, torch.tensor([3, 2])))
+        return outputs.logits_BTC
 
     assert torch.autograd.gradcheck(logits_of, (features, *parameters))
 
 
-@pytest.mark.parametrize("model", RECURRENT)
+@pytest.mark.parametrize("model", [*RECURRENT, "temporal_attention"])
 def test_forget_gate_starts_open(model):
     units = 8
     for cell in small_model(model, units=units, layers=2).cells:
@@ -258,3 +263,51 @@ def test_normalised_features_have_one_scale_whatever_theirs_and_padding_counts_f
         valid = torch.cat((features[0, :1], features[1], features[2])) * network.factor * factor
         assert valid.square().mean().sqrt().item() == pytest.approx(SCALE, rel=1e-5)
     torch.testing.assert_close(*results)
+
+
+def two_streams(**options):
+    return small_model("temporal_attention", channels=(4, 2), dropout=0.0, **options).eval()
+
+
+def test_importance_follows_the_steps_and_the_label_does_not():
+    features, order = some_features(1, 5, 4, 4, 6), torch.tensor([3, 0, 4, 1, 2])
+    network = two_streams()
+    with torch.no_grad():
+        ours, theirs = (network(x, torch.tensor([5])) for x in (features, features[:, order]))
+    torch.testing.assert_close(ours.importance_BT[:, order], theirs.importance_BT)
+    torch.testing.assert_close(ours.logits_BTC, theirs.logits_BTC)
+    assert torch.equal(ours.logits_BTC[:, 0], ours.logits_BTC[:, 4])
+
+
+def test_importance_that_begins_uniform_is_uniform_over_valid_steps():
+    importance = two_streams(uniform_start=True)(some_features(1, 5, 4, 4, 6), torch.tensor([4])).importance_BT
+    torch.testing.assert_close(importance, torch.tensor([[0.25, 0.25, 0.25, 0.25, 0.0]]))
+
+
+def test_attention_over_cells_is_of_the_first_stream():
+    network = two_streams(spatial="local")
+    features = some_features(1, 5, 4, 4, 6)
+    other = features.clone()
+    other[..., 4:] = some_features(1, 5, 4, 4, 2, seed=9)
+    with torch.no_grad():
+        ours, theirs = (network(x, torch.tensor([5])) for x in (features, other))
+    assert ours.attention_BTKK.amax() > 1 / 16 + 1e-3
+    assert torch.equal(ours.attention_BTKK, theirs.attention_BTKK)
+    assert not torch.allclose(ours.logits_BTC, theirs.logits_BTC)
+
+
+def test_gradients_of_attention_over_space_and_time():
+    model = small_model(
+        "temporal_attention", channels=(2, 1), grid=2, num_classes=2, units=4, dropout=0.0, spatial="local"
+    ).double()
+    features = some_features(2, 3, 2, 2, 3).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: tuple(model(x, torch.tensor([3, 2]))), (features,))
+
+
+@pytest.mark.parametrize("model", FUSIONS)
+def test_fusions_see_their_window_and_nothing_before_or_behind_it(model):
+    network = small_model(model).eval()
+    features = some_features(1, 24, 4, 4, 6).requires_grad_()
+    network(features, torch.tensor([24])).logits_BTC[0, 5].square().sum().backward()
+    seen = features.grad.abs().amax(dim=(0, 2, 3, 4)).nonzero().squeeze(1).tolist()
+    assert seen == ([5, 13] if model == "fusion_late" else list(range(5, 15)))

@@ -39,7 +39,16 @@ VARIANTS = {
     **{f"motion_alstm, {motion}": ("motion_alstm", {"motion": motion}) for motion in ("state", "map", "magnitude")},
     "motion_alstm, pooled, 2 layers": ("motion_alstm", {"scorer": "pooled", "layers": 2}),
     "motion_alstm, pooled, map": ("motion_alstm", {"scorer": "pooled", "motion": "map"}),
+    "temporal_attention": ("temporal_attention", {}),
+    "temporal_attention, 1 step": ("temporal_attention", {"decoder_steps": 1}),
+    "temporal_attention, two streams": ("temporal_attention", {"normalise": True}),
+    "temporal_attention, two streams, local": ("temporal_attention", {"spatial": "local"}),
+    "fusion_early": ("fusion_early", {}),
+    "fusion_late": ("fusion_late", {}),
+    "fusion_slow": ("fusion_slow", {}),
 }
+SECOND_CHANNELS = 3
+"""Channels of the second stream, in variants with two streams."""
 
 
 def sigmoid(x):
@@ -245,6 +254,79 @@ def reference_motion_alstm(p, F, valid, options):
     return np.array(logits), np.array(maps)
 
 
+def uniform_over_steps(X, valid):
+    return np.where(np.arange(len(X)) < valid, 1 / valid, 0.0)
+
+
+def reference_temporal_attention(p, X, valid, options):
+    """One clip; the last `SECOND_CHANNELS` channels are of another stream, which only `spatial` tells apart."""
+    T, K, _, D = X.shape
+    v, maps = np.zeros((T, D)), np.full((T, K, K), 1 / K**2)
+    for t in range(T):
+        v[t] = X[t].reshape(-1, D).mean(axis=0)
+        if options["spatial"]:
+            own = X[t, :, :, :-SECOND_CHANNELS]
+            maps[t] = attention_of_vectors(p, own, None, "local")
+            v[t, :-SECOND_CHANNELS] = weighted_sum(maps[t], own)
+    m = v[:valid].mean(axis=0)
+    h, c = np.tanh(linear(p, "initial_h", m)), np.tanh(linear(p, "initial_c", m))
+    total_h, total_alpha = np.zeros_like(h), np.zeros(T)
+    for _ in range(options["decoder_steps"]):
+        scores = np.zeros(valid)
+        for t in range(valid):
+            hidden = np.tanh(linear(p, "scorer.features", v[t]) + linear(p, "scorer.state", h))
+            scores[t] = linear(p, "scorer.score", hidden)[0]
+        alpha = softmax(scores)
+        context = sum(alpha[t] * v[t] for t in range(valid))
+        h, c = lstm_gates(linear(p, "cells.0.input", context) + linear(p, "cells.0.recurrent", h), c)
+        total_h += h
+        total_alpha[:valid] += alpha
+    logits = linear(p, "head", total_h / options["decoder_steps"])
+    return np.tile(logits, (T, 1)), maps, total_alpha / options["decoder_steps"]
+
+
+def window(X, t, valid, size):
+    """Frames t to t + size - 1; behind the last valid one comes that one again."""
+    return [X[min(t + step, valid - 1)] for step in range(size)]
+
+
+def convolve_time(p, layer, frames, stride):
+    """Convolution over all windows of a kernel's length in a list of maps (channels, K, K), without padding in time."""
+    kernel = p[f"convolutions.{layer}.convolution.weight"]
+    outputs = []
+    for first in range(0, len(frames) - kernel.shape[2] + 1, stride):
+        z = sum(convolve_same(kernel[:, :, step], frames[first + step]) for step in range(kernel.shape[2]))
+        outputs.append(np.maximum(z + p[f"convolutions.{layer}.convolution.bias"][:, None, None], 0))
+    return outputs
+
+
+def fused_logits(p, X, valid, layers):
+    logits = []
+    for t in range(valid):
+        frames = [frame.transpose(2, 0, 1) for frame in window(X, t, valid, 10)]
+        for layer in range(layers):
+            frames = convolve_time(p, layer, frames, stride=2)
+        (map_,) = frames
+        logits.append(linear(p, "head", map_.mean(axis=(1, 2))))
+    return np.array(logits + logits[-1:] * (len(X) - valid))
+
+
+def reference_fusion_early(p, X, valid, options):
+    return fused_logits(p, X, valid, 1), np.full(X.shape[:3], 1 / X.shape[1] ** 2)
+
+
+def reference_fusion_slow(p, X, valid, options):
+    return fused_logits(p, X, valid, 3), np.full(X.shape[:3], 1 / X.shape[1] ** 2)
+
+
+def reference_fusion_late(p, X, valid, options):
+    logits = []
+    for t in range(len(X)):
+        pair = [X[min(step, valid - 1)].mean(axis=(0, 1)) for step in (t, t + 8)]
+        logits.append(linear(p, "head", np.maximum(linear(p, "join", np.concatenate(pair)), 0)))
+    return np.array(logits), np.full(X.shape[:3], 1 / X.shape[1] ** 2)
+
+
 REFERENCES = {
     "alstm": reference_alstm,
     "conv_alstm": reference_conv_alstm,
@@ -253,6 +335,10 @@ REFERENCES = {
     "mean_pool": reference_frame_pool,
     "motion_conv_alstm": reference_motion_conv_alstm,
     "motion_alstm": reference_motion_alstm,
+    "temporal_attention": reference_temporal_attention,
+    "fusion_early": reference_fusion_early,
+    "fusion_late": reference_fusion_late,
+    "fusion_slow": reference_fusion_slow,
 }
 
 
@@ -261,7 +347,8 @@ def make_model(variant, channels, grid, num_classes, units):
     name, options = VARIANTS[variant]
     params = TrainParams(alstm_units=units, conv_alstm_units=units, overrides={name: options}).of(name)
     torch.manual_seed(0)
-    model = build_model(params, channels=split_channels(name, channels), grid=grid, num_classes=num_classes)
+    split = (channels - SECOND_CHANNELS, SECOND_CHANNELS) if "two streams" in variant else split_channels(name, channels)
+    model = build_model(params, channels=split, grid=grid, num_classes=num_classes)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
@@ -274,7 +361,8 @@ def reference(model, params, features_TKKD, valid):
     weights = {key.removeprefix("network."): value.double().numpy() for key, value in model.state_dict().items()}
     if params.normalise:
         features_TKKD = features_TKKD * weights["factor"]
-    return REFERENCES[params.model](weights, features_TKKD, valid, params.model_dump())
+    logits, maps, *importance = REFERENCES[params.model](weights, features_TKKD, valid, params.model_dump())
+    return logits, maps, *(importance or [uniform_over_steps(features_TKKD, valid)])
 
 
 @pytest.mark.parametrize("size", SIZES, ids=SIZE_NAMES)
@@ -285,8 +373,8 @@ def test_agrees_with_the_equations(variant, size):
     features = torch.rand(3, 30, grid, grid, channels, generator=torch.Generator().manual_seed(1)).double() * 3
     valid_frames = torch.tensor([30, 17, 1])
     with torch.no_grad():
-        logits, attention = model(features, valid_frames)
+        outputs = model(features, valid_frames)
     for clip in range(3):
-        wanted_logits, wanted_maps = reference(model, params, features[clip].numpy(), int(valid_frames[clip]))
-        np.testing.assert_allclose(logits[clip].numpy(), wanted_logits, rtol=0, atol=1e-10)
-        np.testing.assert_allclose(attention[clip].numpy(), wanted_maps, rtol=0, atol=1e-10)
+        wanted = reference(model, params, features[clip].numpy(), int(valid_frames[clip]))
+        for ours, theirs in zip(outputs, wanted, strict=True):
+            np.testing.assert_allclose(ours[clip].numpy(), theirs, rtol=0, atol=1e-10)

@@ -45,7 +45,7 @@ def reference(bundle: ModelBundle, features_NKKD: torch.Tensor, stride: int) -> 
         indices = torch.arange(first, first + FRAMES).clamp(max=num_frames - 1)
         valid = min(FRAMES, num_frames - first)
         with torch.inference_mode():
-            logits, attention = network(features_NKKD[indices][None], torch.tensor([valid]))
+            logits, attention, _ = network(features_NKKD[indices][None], torch.tensor([valid]))
         for frame in range(valid):
             seen[first + frame].append((logits[0, frame].softmax(0).numpy(), attention[0, frame].numpy()))
         if first + FRAMES >= num_frames:

@@ -5,7 +5,7 @@ import json
 import optuna
 import pytest
 
-from pipeline_lib.params import MODELS, ModelParams, SweepParams, TrainParams
+from pipeline_lib.params import DEFAULT_MODELS, MODELS, ModelParams, SweepParams, TrainParams
 from pipeline_lib.sweep.space import make_space
 
 COMMON = {"learning_rate", "dropout", "weight_decay"}
@@ -17,6 +17,10 @@ SEARCHED = {
     "mean_pool": COMMON,
     "motion_conv_alstm": COMMON | {"units", "layers", "head_channels"},
     "motion_alstm": COMMON | {"attention_penalty", "units", "layers", "scorer"},
+    "temporal_attention": COMMON | {"units"},
+    "fusion_early": COMMON | {"units"},
+    "fusion_late": COMMON | {"units"},
+    "fusion_slow": COMMON | {"units"},
 }
 
 
@@ -64,10 +68,9 @@ def test_values_stay_in_their_ranges():
 
 def test_units_are_searched_around_the_models_own():
     train = TrainParams(alstm_units=96, overrides={"conv_alstm": {"units": 1}})
-    found = {name: {params.units for params in draw(make_space(SweepParams(), train.of(name)))} for name in MODELS}
-    wanted = {name: {48, 96, 192} for name in ("alstm", "attention_pool", "lrcn", "motion_alstm")}
-    wanted |= {"conv_alstm": {1, 2}, "motion_conv_alstm": {32, 64, 128}, "mean_pool": {None}}
-    assert found == wanted
+    found = {name: {params.units for params in draw(make_space(SweepParams(), train.of(name)))} for name in DEFAULT_MODELS}
+    shared = {48, 96, 192}
+    assert found == {"alstm": shared, "attention_pool": shared, "lrcn": shared, "conv_alstm": {1, 2}, "mean_pool": {None}}
 
 
 def test_a_fifth_of_a_penaltys_range_is_none():

@@ -31,6 +31,15 @@ def test_padded_frames_have_no_vote_and_no_weight():
     np.testing.assert_allclose(counted.confidence, [0.9])
 
 
+def test_only_the_last_valid_frames_vote():
+    frames = [0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.9, 0.1]
+    counted = tally(probabilities(*frames), np.array([4]), last=2)
+    assert counted.votes_NC.tolist() == [[0, 2]]
+    np.testing.assert_allclose(counted.confidence_by_mean, [0.7])
+    whole = tally(probabilities(*frames), np.array([4]), last=9)
+    assert whole.votes_NC.tolist() == tally(probabilities(*frames), np.array([4])).votes_NC.tolist() == [[2, 2]]
+
+
 def test_a_video_is_the_vote_of_all_its_frames_not_of_its_clips():
     short = [[0.4, 0.6], [0.5, 0.5], [0.5, 0.5]]
     long = [[0.9, 0.1], [0.9, 0.1], [0.9, 0.1]]
