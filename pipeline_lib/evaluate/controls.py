@@ -25,7 +25,8 @@ from pipeline_lib.compute.devices import choose_device
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluate.inputs import average_features, file_metadata
 from pipeline_lib.evaluate.intervals import accuracy_interval
-from pipeline_lib.evaluate.linear_svm import fit_svm, unit_length
+from pipeline_lib.evaluate.linear_svm import fit_svm
+from pipeline_lib.training.linear_svm import unit_length
 from pipeline_lib.evaluate.permutation import mixed_and_single, permute_labels, video_footage
 from pipeline_lib.evaluate.regression import Examples, regress
 from pipeline_lib.params import EvaluateParams
