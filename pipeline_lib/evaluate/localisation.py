@@ -32,7 +32,7 @@ ORACLE = "oracle"
 SIGMA_FRAMES, RADIUS_FRAMES = 1.0, 2
 """Gaussian in time, over five frames."""
 
-SAMPLES = 8
+SAMPLES = 4
 """Samples of the upsampled map per side of a cell."""
 
 THRESHOLDS = np.arange(1, 20) / 20

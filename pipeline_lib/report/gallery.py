@@ -120,7 +120,7 @@ def _read_tubes(model: ModelReport, clips: Collection[str]) -> dict[str, ClipTub
         return {}
     tubes = pd.read_parquet(path, filters=[("clip", "in", list(clips))])
     return {
-        clip: ClipTube(rows[["x0", "y0", "x1", "y1"]].to_numpy(), rows["iou"].to_numpy(), list(rows["truth"]))
+        str(clip): ClipTube(rows[["x0", "y0", "x1", "y1"]].to_numpy(), rows["iou"].to_numpy(), list(rows["truth"]))
         for clip, rows in tubes.groupby("clip", sort=False)
     }
 

@@ -186,7 +186,8 @@ const HarPlayer = (() => {
       context.setLineDash(isDashed ? [5 * unit, 4 * unit] : []);
       for (let i = 0; i < boxes.length; i += 4) {
         const [x0, y0, x1, y1] = boxes.slice(i, i + 4), inset = 2 * unit;
-        context.strokeRect(x0 * width + inset, y0 * height + inset, (x1 - x0) * width - 2 * inset, (y1 - y0) * height - 2 * inset);
+        const [wide, high] = [(x1 - x0) * width, (y1 - y0) * height].map(side => Math.max(unit, side - 2 * inset));
+        context.strokeRect(x0 * width + inset, y0 * height + inset, wide, high);
       }
     }
   }

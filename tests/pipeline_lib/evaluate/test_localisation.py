@@ -82,7 +82,7 @@ def test_components_touch_by_their_sides_only():
 
 def test_levels_run_from_zero_to_one():
     level_TSS = levels(np.random.default_rng(0).dirichlet(np.ones(9), 5).reshape(5, 3, 3))
-    assert level_TSS.shape == (5, 24, 24)
+    assert level_TSS.shape == (5, 12, 12)
     assert level_TSS.min(axis=(1, 2)).tolist() == [0] * 5
     assert level_TSS.max(axis=(1, 2)).tolist() == [1] * 5
 
