@@ -13,9 +13,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from pipeline_lib.evaluate.claims import CLAIMS
 from pipeline_lib.report import RunReport, SweepReport, write_report
+from pipeline_lib.report.attention import QUESTIONS
 from pipeline_lib.report.numbers import decimal, duration, headlines, percent
-from tests.pipeline_lib.report.example import CLASSES, EVIL, make_model, make_run, write_maps
+from tests.pipeline_lib.report.example import CLASSES, EVIL, make_model, make_run, write_maps, write_tubes
 
 pytestmark = pytest.mark.integration
 
@@ -109,20 +111,11 @@ def test_results_have_their_intervals_and_comparisons(run: RunReport, tmp_path: 
         assert expected in words
 
 
-def write_tubes(run: RunReport) -> None:
-    """Write a tube in the first clip of the first model."""
-    clip = pd.read_parquet(run.models[0].evaluation / "predictions.parquet")["clip"][0]
-    corners = {"x0": 0.1, "y0": 0.2, "x1": 0.3, "y1": 0.4}
-    truth = [[0.1, 0.2, 0.3, 0.44444]] * 11 + [[]]
-    table = pd.DataFrame({"clip": clip, "frame": range(12), **corners, "iou": [0.8] * 11 + [float("nan")], "truth": truth})
-    table.to_parquet(run.models[0].evaluation / "tubes.parquet")
-
-
 def test_boxes_are_there_where_they_are_known(run: RunReport, tmp_path: Path) -> None:
     plain = write(run, tmp_path / "plain")
     assert {clip["truth"] for clip in plain.data["clips"]} == {None}
     assert "dashed" not in plain.words
-    write_tubes(run)
+    write_tubes(run.models[0])
     page = write(run, tmp_path / "report")
     (clip,) = [clip for clip in page.data["clips"] if clip["truth"]]
     assert clip["truth"] == [[0.1, 0.2, 0.3, 0.444]] * 11 + [[]]
@@ -142,6 +135,10 @@ def test_measures_of_boxes_have_the_best_box_of_whole_cells(run: RunReport, tmp_
     words = write(run, tmp_path / "report").words
     assert "0.31 [0.20, 0.40] uniform 0.10 \u00b7 centre 0.20 \u00b7 best box of whole cells 0.71" in words
     assert "Boxes of actors are known in 90 frames of 3 videos (7 frames with several" in words
+
+
+def test_every_claim_answers_a_question() -> None:
+    assert QUESTIONS.keys() == set(CLAIMS)
 
 
 def test_each_question_has_its_own_answers(run: RunReport, tmp_path: Path) -> None:
