@@ -79,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
                          help="overlap of consecutive clips, from 0 to 1; default: %(default)s, as in evaluation")  # fmt: skip
     predict.add_argument("--output", type=Path, metavar="FOLDER", help="new folder for the results; default: in the workspace")
     predict.add_argument("--no-heatmaps", action="store_false", dest="heatmaps", help="write no heatmap videos")
+    predict.add_argument("--boxes", action="store_true",
+                         help="write boxes around the strongest attention to boxes.csv, and draw them")  # fmt: skip
     predict.set_defaults(command=_predict)
     _add_features(commands)
     app = commands.add_parser("app", help="serve a local web page that predicts uploaded videos")
@@ -213,6 +215,7 @@ def _predict(options: argparse.Namespace) -> int:
         output=options.output,
         overlap=options.overlap,
         heatmaps=options.heatmaps,
+        boxes=options.boxes,
     )
 
 

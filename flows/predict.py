@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from flows.output import FreeNames, Step, new_folder, show_progress
 from flows.terminal import console, say
 from pipeline_lib.addresses import redact
 from pipeline_lib.errors import UserError
+from pipeline_lib.predict.boxes import BoxFile, find_boxes
 from pipeline_lib.predict.heatmap import draw_heatmap
 from pipeline_lib.predict.results import ResultFiles, describe
 from pipeline_lib.predict.videos import RequestedVideo, find_videos
@@ -25,9 +27,16 @@ from tasks.mlflow.loading import Opened, open_predictor
 
 
 def predict(
-    arguments: Sequence[str], *, source: str, workspace: Path, output: Path | None, overlap: float, heatmaps: bool
+    arguments: Sequence[str],
+    *,
+    source: str,
+    workspace: Path,
+    output: Path | None,
+    overlap: float,
+    heatmaps: bool,
+    boxes: bool = False,
 ) -> int:
-    """Predict every video; print and write the results.
+    """Predict every video; print and write the results, and with `boxes` where its attention boxes the actor.
 
     Returns:
         0, or 1 if a video could not be downloaded or decoded; the others are predicted anyway.
@@ -43,12 +52,16 @@ def predict(
     say(f"model       {opened.title}")
     if opened.note:
         say(f"            {opened.note}")
-    if heatmaps and not opened.predictor.attends(opened.model):
-        say(f"            {opened.model} has no attention, so there are no heatmap videos")
-        heatmaps = False
+    if (heatmaps or boxes) and not opened.predictor.attends(opened.model):
+        wanted = " or ".join(name for name, asked in (("heatmap videos", heatmaps), ("boxes", boxes)) if asked)
+        say(f"            {opened.model} has no attention, so there are no {wanted}")
+        heatmaps = boxes = False
     header = {"model": opened.title, "source": redact(source), "overlap": overlap}
-    with ResultFiles(folder, header, opened.predictor.classes(opened.model)) as files, show_progress() as step:
-        job = _Job(opened, folder, overlap, heatmaps, step)
+    with ExitStack() as stack:
+        files = stack.enter_context(ResultFiles(folder, header, opened.predictor.classes(opened.model)))
+        box_file = stack.enter_context(BoxFile(folder)) if boxes else None
+        step = stack.enter_context(show_progress())
+        job = _Job(opened, folder, overlap, heatmaps, box_file, step)
         for number, video in enumerate(videos, 1):
             job.run(video, files, f"{number} of {len(videos)}")
     _say_rows(files.rows)
@@ -64,6 +77,7 @@ class _Job:
     folder: Path
     overlap: float
     heatmaps: bool
+    box_file: BoxFile | None
     step: Step
     names: FreeNames = field(default_factory=FreeNames)
     """Names of heatmap videos."""
@@ -88,6 +102,7 @@ class _Job:
             on_progress=lambda done, total: self.step(f"{place}: predict {video.stem}", done, total),
         )
         row: dict[str, Any] = {"video": video.shown, **describe(prediction, model), "heatmap": None, "error": None}
+        box_T4 = find_boxes(prediction.models[model]) if self.box_file else None
         if self.heatmaps:
             row["heatmap"] = f"{self.names.take(video.stem)}.mp4"
             num_frames = prediction.video.num_frames
@@ -97,9 +112,12 @@ class _Job:
                 model,
                 self.folder / row["heatmap"],
                 self.opened.drawing,
+                box_T4=box_T4,
                 on_frame=lambda done: self.step(f"{place}: draw {video.stem}", done, num_frames),
             )
         files.add(row, prediction.models[model], prediction.fps)
+        if self.box_file and box_T4 is not None:
+            self.box_file.add(video.shown, box_T4, prediction.models[model], prediction.fps)
 
 
 def _unused(folder: Path) -> Path:

@@ -16,8 +16,8 @@ from tasks.stage import Context, Ref, stage
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = "evaluate-5"
-FUSION_VERSION = "fusion-1"
+VERSION = "evaluate-6"
+FUSION_VERSION = "fusion-2"
 CONTROLS_VERSION = "controls-3"
 RESULTS_VERSION = "results-6"
 

@@ -26,6 +26,12 @@ COLUMNS = {
     "calibration_error": "ECE (videos, mean probability)",
     "pointing_accuracy": "pointing game",
     "pointing_chance": "pointing game, chance",
+    "localisation_box_accuracy_30": "boxes, IoU of 0.3 or more",
+    "localisation_box_accuracy_50": "boxes, IoU of 0.5 or more",
+    "localisation_box_accuracy_70": "boxes, IoU of 0.7 or more",
+    "localisation_tube_iou": "tubes, mean IoU",
+    "localisation_video_map_20": "video-mAP at IoU 0.2",
+    "localisation_video_map_50": "video-mAP at IoU 0.5",
     "chance": "chance",
     "majority_class": "majority class (clips)",
     "majority_class_video": "majority class (videos)",
@@ -129,9 +135,11 @@ def _summary(model: str, runs: Sequence[TrainingRun]) -> Summary:
 
 
 def _flat(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return a model's numeric metrics, those of the pointing game prefixed by `pointing_`."""
-    pointing = {f"pointing_{name}": value for name, value in metrics.get("pointing", {}).items()}
-    return {name: value for name, value in {**metrics, **pointing}.items() if name in COLUMNS and value is not None}
+    """Return a model's numeric metrics, those of the pointing game and of boxes prefixed by `pointing_` or `localisation_`."""
+    nested = {
+        f"{group}_{name}": value for group in ("pointing", "localisation") for name, value in metrics.get(group, {}).items()
+    }
+    return {name: value for name, value in {**metrics, **nested}.items() if name in COLUMNS and value is not None}
 
 
 def _shares_correct(runs: Iterable[TrainingRun]) -> pd.Series:

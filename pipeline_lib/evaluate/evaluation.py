@@ -17,6 +17,7 @@ import pandas as pd
 from pipeline_lib.artifacts import layout
 from pipeline_lib.compute.devices import choose_device
 from pipeline_lib.errors import UserError
+from pipeline_lib.evaluate.box_scores import score_boxes
 from pipeline_lib.evaluate.confusion import draw_confusion
 from pipeline_lib.evaluate.maps import ScoredMaps, curve_totals, map_totals, write_maps
 from pipeline_lib.evaluate.masking import Curves, choose_clips, masked_curves, masked_features
@@ -52,9 +53,9 @@ def evaluate_model(
     """Score a checkpoint on the whole test split of `clips` and return the metrics.
 
     Writes metrics.json, predictions.parquet, videos.parquet, per_class.csv, confusion.png and attention.h5, which for a model
-    with attention over time also has `importance`. For a model with attention over cells it also writes maps.json and
-    maps.parquet (see `pipeline_lib.evaluate.maps`). probabilities.h5 has the class probabilities on the val and test splits,
-    for score fusion.
+    with attention over time also has `importance`. For a model with attention over cells it also writes maps.json, maps.parquet
+    and with boxes tubes.parquet (see `pipeline_lib.evaluate.maps`). probabilities.h5 has the class probabilities on the val and
+    test splits, for score fusion.
 
     Args:
         checkpoint: the model.
@@ -105,7 +106,7 @@ def evaluate_model(
     metrics = overall_scores(predictions, videos, metadata.classes, train=train)
     if maps:
         write_maps(directory, maps)
-        metrics |= maps.pointing()
+        metrics |= maps.pointing() | maps.localisation()
     write_scores(directory, predictions, videos, metadata.classes, metrics, title=metadata.model)
     return metrics
 
@@ -126,7 +127,8 @@ def _score_maps(
     of_step_MTI = of_steps.attention_NTKK[row_M].flatten(2).double().numpy()
     curves = curves_of(loader_of(masked), masked["clip"].tolist(), of_step_MTI)
     totals = pd.concat([map_totals(test, attention_NTI, actor), curve_totals(masked, curves)], ignore_index=True)
-    return ScoredMaps(test, metadata.classes, metadata.grid, totals, curves)
+    boxes = score_boxes(test, attention_NTI, actor, _probabilities(of_frames), metadata.classes)
+    return ScoredMaps(test, metadata.classes, metadata.grid, totals, curves, boxes)
 
 
 def _check_classes(checkpoint: Path, test: pd.DataFrame, metadata: Metadata) -> None:

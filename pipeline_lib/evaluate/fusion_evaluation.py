@@ -16,6 +16,7 @@ import pandas as pd
 
 from pipeline_lib.artifacts import layout
 from pipeline_lib.errors import UserError
+from pipeline_lib.evaluate.box_scores import score_boxes
 from pipeline_lib.evaluate.complementarity import Overlap, overlap_of_errors
 from pipeline_lib.evaluate.evaluation import write_predictions, write_scores
 from pipeline_lib.evaluate.fusion_fitting import VideoScores, fit_fusion
@@ -92,7 +93,7 @@ def evaluate_fusion(
     )
     metrics = overall_scores(predictions, videos, test.classes, train=clips[clips["split"] == "train"])
     if attention_NTKK is not None:
-        metrics |= _write_maps(directory, test, attention_NTKK, boxes, fps)
+        metrics |= _write_maps(directory, test, attention_NTKK, probability_NTC, boxes, fps)
     _write_fusion(directory, params, fitted, _overlap(members, videos))
     write_scores(directory, predictions, videos, test.classes, metrics, title=" + ".join(params.members))
     return metrics
@@ -141,15 +142,22 @@ def _or_uniform(attention_NTKK: np.ndarray | None, probability_NTC: np.ndarray) 
 
 
 def _write_maps(
-    directory: Path, test: SplitScores, attention_NTKK: np.ndarray, boxes: pd.DataFrame | None, fps: float
+    directory: Path,
+    test: SplitScores,
+    attention_NTKK: np.ndarray,
+    probability_NTC: np.ndarray,
+    boxes: pd.DataFrame | None,
+    fps: float,
 ) -> dict[str, Any]:
     """Write the measures of the fused maps that need no model, and return the metrics among them."""
     grid = attention_NTKK.shape[2]
     actor = None if boxes is None else find_actor(test.clips, attention_NTKK.shape[1], grid, boxes, fps=fps)
     attention_NTI = attention_NTKK.reshape(*attention_NTKK.shape[:2], -1).astype(np.float64)
-    maps = ScoredMaps(test.clips, test.classes, grid, map_totals(test.clips, attention_NTI, actor), curves=None)
+    totals = map_totals(test.clips, attention_NTI, actor)
+    scores = score_boxes(test.clips, attention_NTI, actor, probability_NTC, test.classes)
+    maps = ScoredMaps(test.clips, test.classes, grid, totals, curves=None, boxes=scores)
     write_maps(directory, maps)
-    return maps.pointing()
+    return maps.pointing() | maps.localisation()
 
 
 def _overlap(members: Sequence[Path], videos: pd.DataFrame) -> Overlap:

@@ -49,6 +49,19 @@ def accuracy_interval(correct_V: np.ndarray, group_V: np.ndarray) -> list[float]
     return accuracy_intervals(correct_V1, np.ones_like(correct_V1), group_V)[0]
 
 
+def jackknife_interval(value: float, left_out_G: np.ndarray, *, limits: tuple[float, float]) -> list[float]:
+    """Return [low, high] of a statistic that is no ratio of sums, from its values with one group left out each.
+
+    With fewer than two groups the interval is `limits`.
+    """
+    groups = len(left_out_G)
+    if groups < 2:
+        return [float(limits[0]), float(limits[1])]
+    error = np.sqrt((groups - 1) / groups * ((left_out_G - left_out_G.mean()) ** 2).sum())
+    half = float(student.ppf((1 + LEVEL) / 2, groups - 1) * error)
+    return [max(limits[0], value - half), min(limits[1], value + half)]
+
+
 def _group_sums(value_VM: np.ndarray, group_V: np.ndarray) -> np.ndarray:
     index_V, groups = pd.factorize(pd.Series(group_V))
     sum_GM = np.zeros((len(groups), value_VM.shape[1]))

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline_lib.artifacts import layout
-from pipeline_lib.evaluate.intervals import LEVEL, ratio_intervals
+from pipeline_lib.evaluate.box_scores import BoxScores
+from pipeline_lib.evaluate.localisation import ORACLE
 from pipeline_lib.evaluate.masking import Curves
 from pipeline_lib.evaluate.measures import (
     CONTROLS,
@@ -31,10 +32,8 @@ from pipeline_lib.evaluate.measures import (
     entropy,
 )
 from pipeline_lib.evaluate.pointing import Actor, mass_in_box, points_at_actor
+from pipeline_lib.evaluate.totals import add_up, interval_of_mean, mean_of_totals, subtract_totals
 from pipeline_lib.training.voting import valid_mask
-
-VIDEO = ["video", "class_name", "group"]
-"""Columns that describe a video."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,8 @@ class ScoredMaps:
     """Columns map, measure, video, class_name, group, and the `total` over the video's counted `frames`."""
     curves: Curves | None
     """None for the maps of a fusion, whose models did not run again."""
+    boxes: BoxScores | None = None
+    """None without boxes."""
 
     def pointing(self) -> dict[str, Any]:
         """Return the metric `pointing` with `accuracy`, `chance` and `num_frames`; an empty dictionary without boxes."""
@@ -59,6 +60,14 @@ class ScoredMaps:
         scores = {"accuracy": mean_of_totals(model), "chance": mean_of_totals(uniform)}
         return {"pointing": scores | {"num_frames": int(model["frames"].sum())}}
 
+    def localisation(self) -> dict[str, Any]:
+        """Return the metric `localisation`: the model's value of each measure of boxes; an empty dictionary without boxes."""
+        if not self.boxes:
+            return {}
+        own = self.boxes.totals[self.boxes.totals["map"] == MODEL]
+        means = {name: mean_of_totals(rows) for name, rows in own.groupby("measure", sort=False)}
+        return {"localisation": means | {name: row[MODEL] for name, row in self.boxes.video_map.items()}}
+
 
 def map_totals(test: pd.DataFrame, attention_NTI: np.ndarray, actor: Actor | None) -> pd.DataFrame:
     """Return each video's totals for the model's map and each control (see `ScoredMaps.totals`)."""
@@ -67,7 +76,7 @@ def map_totals(test: pd.DataFrame, attention_NTI: np.ndarray, actor: Actor | Non
     every_map = {MODEL: attention_NTI.astype(np.float64)} | static
     return pd.concat(
         [
-            _add_up(test, name, measure, value_NT, counts_NT)
+            add_up(test, name, measure, value_NT, counts_NT)
             for name, maps_NTI in every_map.items()
             for measure, value_NT, counts_NT in _frame_values(test, maps_NTI, actor)
         ],
@@ -78,7 +87,7 @@ def map_totals(test: pd.DataFrame, attention_NTI: np.ndarray, actor: Actor | Non
 def curve_totals(masked: pd.DataFrame, curves: Curves) -> pd.DataFrame:
     """Return `map_totals` for deletion and insertion, with one value per clip."""
     ones_N1 = np.ones((len(masked), 1))
-    tables = [_add_up(masked, *key, area_N[:, None], ones_N1) for key, area_N in curves.areas().items()]
+    tables = [add_up(masked, *key, area_N[:, None], ones_N1) for key, area_N in curves.areas().items()]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -100,67 +109,55 @@ def _frame_values(
         yield name, value_NT, has_box_NT
 
 
-def _add_up(clips: pd.DataFrame, name: str, measure: str, value_NT: np.ndarray, counts_NT: np.ndarray) -> pd.DataFrame:
-    table = clips[VIDEO].assign(total=(value_NT * counts_NT).sum(axis=1), frames=counts_NT.sum(axis=1))
-    table = table.groupby(VIDEO, as_index=False)[["total", "frames"]].sum()
-    table = table[table["frames"] > 0].astype({"frames": "int64"})
-    return pd.DataFrame({"map": name, "measure": measure}, index=table.index).join(table)
-
-
 def write_maps(directory: Path, scored: ScoredMaps) -> None:
-    """Write maps.parquet and maps.json.
+    """Write maps.parquet and maps.json, and with boxes tubes.parquet (see `Localisation.tubes`).
 
     maps.json holds:
 
     - `num_clips`, `num_groups`, `num_masked` (videos in the curves, 0 without curves) and `grid`
     - `measures`: for each one the model's value with its 95 % interval over groups and the controls' values. If a direction is
-      better, also the `differences` between the model and each control on the same videos, with intervals.
+      better, also the `differences` between the model and each control on the same videos, with intervals. Measures of boxes
+      also have the `oracle`'s value and the `thresholds` of the maps
     - `classes`: the model's measures for each class
     - `curves`: the true class's mean probability at each fraction of masked cells; empty without curves
+    - `boxes`: `Localisation.counts`; absent without boxes
     """
-    scored.totals.to_parquet(directory / layout.MAPS_TABLE, index=False)
-    by_measure = {name: scored.totals[scored.totals["measure"] == name] for name in MEASURES}
-    known = {name: totals for name, totals in by_measure.items() if len(totals)}
+    boxes = scored.boxes
+    totals = pd.concat([scored.totals, boxes.totals], ignore_index=True) if boxes else scored.totals
+    totals.to_parquet(directory / layout.MAPS_TABLE, index=False)
+    by_measure = {name: totals[totals["measure"] == name] for name in MEASURES}
+    known = {name: rows for name, rows in by_measure.items() if len(rows)}
     curves = scored.curves
     content = {
         "num_clips": len(scored.test),
         "num_groups": int(scored.test["group"].nunique()),
         "num_masked": len(curves.probability_NF[MODEL, "deletion"]) if curves else 0,
         "grid": scored.grid,
-        "measures": {name: _describe(MEASURES[name], totals) for name, totals in known.items()},
+        "measures": _measure_rows(known, boxes),
         "classes": _class_rows(scored, known),
         "curves": {measure: _describe_curves(measure, curves) for measure in ("deletion", "insertion")} if curves else {},
     }
+    if boxes:
+        content["boxes"] = dict(boxes.localisation.counts)
+        boxes.localisation.tubes.to_parquet(directory / layout.TUBES, index=False)
     (directory / layout.MAPS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def mean_of_totals(totals: pd.DataFrame) -> float:
-    """Return the mean over all frames of all videos."""
-    return _rounded(totals["total"].sum() / totals["frames"].sum())
-
-
-def subtract_totals(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Return the first totals minus the second, for videos in both tables; their frames must be the same."""
-    first, second = first.set_index("video"), second.set_index("video")
-    both = first.index.intersection(second.index)
-    return first.loc[both].assign(total=first.loc[both, "total"] - second.loc[both, "total"]).reset_index()
-
-
-def interval_of_mean(totals: pd.DataFrame, *, level: float = LEVEL) -> list[float]:
-    """Return the interval of `mean_of_totals` over groups."""
-    total_V1, frames_V1 = (totals[[name]].to_numpy(dtype=np.float64) for name in ("total", "frames"))
-    [ends] = ratio_intervals(total_V1, frames_V1, totals["group"].to_numpy(), level=level)
-    return [_rounded(end) for end in ends]
-
-
-def _rounded(value: float) -> float:
-    """Round to nine decimals and turn -0 into 0, so that rounding errors do not show."""
-    return round(float(value), 9) + 0.0
+def _measure_rows(known: Mapping[str, pd.DataFrame], boxes: BoxScores | None) -> dict[str, dict[str, Any]]:
+    """Return the entry of each measure in the order of `MEASURES`."""
+    rows = {name: _describe(MEASURES[name], totals) for name, totals in known.items()}
+    if boxes:
+        for (map_name, name), threshold in boxes.localisation.thresholds.items():
+            rows[name].setdefault("thresholds", {})[map_name] = threshold
+        rows |= {name: asdict(MEASURES[name]) | dict(row) for name, row in boxes.video_map.items()}
+    return {name: rows[name] for name in MEASURES if name in rows}
 
 
 def _describe(measure: Measure, totals: pd.DataFrame) -> dict[str, Any]:
     by_map = {name: totals[totals["map"] == name] for name in (MODEL, *CONTROLS)}
     row = asdict(measure) | {name: mean_of_totals(rows) for name, rows in by_map.items()}
+    if (totals["map"] == ORACLE).any():
+        row[ORACLE] = mean_of_totals(totals[totals["map"] == ORACLE])
     row["interval"] = interval_of_mean(by_map[MODEL])
     if measure.better:
         differences = {name: subtract_totals(by_map[MODEL], by_map[name]) for name in CONTROLS}

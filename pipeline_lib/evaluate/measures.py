@@ -36,6 +36,12 @@ MEASURES = {
     "drift": Measure("Drift", "share of attention moved from frame to frame", None),
     "pointing": Measure("Strongest cell on the actor", "share of frames", "higher"),
     "mass_in_box": Measure("Attention in the actor's box", "share of attention", "higher"),
+    "box_accuracy_30": Measure("Boxes with an IoU of 0.3 or more", "share of frames", "higher"),
+    "box_accuracy_50": Measure("Boxes with an IoU of 0.5 or more", "share of frames", "higher"),
+    "box_accuracy_70": Measure("Boxes with an IoU of 0.7 or more", "share of frames", "higher"),
+    "tube_iou": Measure("IoU of tubes", "mean over the frames of each video", "higher"),
+    "video_map_20": Measure("Video-mAP at IoU 0.2", "mean average precision of classes with boxes", "higher"),
+    "video_map_50": Measure("Video-mAP at IoU 0.5", "mean average precision of classes with boxes", "higher"),
     "deletion": Measure("Deletion", "area under the true class's probability", "lower"),
     "insertion": Measure("Insertion", "area under the true class's probability", "higher"),
 }

@@ -19,6 +19,7 @@ from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.datasets.registry import find_data_set, split_formats
 from pipeline_lib.datasets.split_files import SplitFormat
 from pipeline_lib.errors import UnusableError, UserError
+from pipeline_lib.fetch.annotations import read_annotations, write_annotated_boxes
 from pipeline_lib.fetch.archives import Limits, remove_tree, unpack
 from pipeline_lib.fetch.download import Progress, RetryPolicy, download, first_usable
 from pipeline_lib.fetch.tables import check_boxed_videos, copy_boxes, copy_groups
@@ -119,19 +120,25 @@ def fetch_collection(
         UserError: an address, archive, folder or table is not usable.
     """
     # The tables first, so that a wrong path does not cost a large download.
-    copy_boxes(params.boxes, directory)
+    annotations = read_annotations(params.boxes)
+    if annotations is None:
+        copy_boxes(params.boxes, directory)
     copy_groups(params.groups, directory)
     num_split_files = _fetch_splits(params, directory, partial, progress)
     if params.kind != "folder":
         _fetch_videos(params, directory, partial, progress)
     root = videos_root(params, directory)
     videos = list_videos(root)
-    check_boxed_videos(params.boxes, dict.fromkeys(video.video for video in videos))
+    names = [video.video for video in videos]
+    if annotations is None:
+        check_boxed_videos(params.boxes, dict.fromkeys(names))
+    else:
+        write_annotated_boxes(annotations, str(params.boxes), root, names, directory)
     with ThreadPoolExecutor(num_cores()) as pool:
         digests = list(pool.map(lambda video: sha256(root / video.video), videos))
     table = pd.DataFrame(
         {
-            "video": [video.video for video in videos],
+            "video": names,
             "class_name": [video.class_name for video in videos],
             "size_bytes": [(root / video.video).stat().st_size for video in videos],
             "sha256": digests,

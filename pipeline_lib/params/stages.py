@@ -61,7 +61,8 @@ class FetchParams(Section):
     """CSV file `class/video,group`. Videos of a group are cut from the same footage and never cross splits. Default: derived
     from file names."""
     boxes: str | None = None
-    """CSV file `video,time_seconds,x0,y0,x1,y1` (fractions of the frame) with boxes of the actor, to compare attention with."""
+    """Boxes of the actors, to compare attention with: a CSV file `video,time_seconds,x0,y0,x1,y1` (fractions of the frame, one
+    row per box), UCF101-24's `pyannot.pkl` or `finalAnnots.mat`, or J-HMDB's folder `puppet_mask`."""
     hint: str | None = operational(None)
     """Advice to add to the error if a local file is missing."""
     retries: Annotated[int, Field(ge=0)] = operational(5)

@@ -11,8 +11,15 @@ from pipeline_lib.artifacts import layout
 from pipeline_lib.report.charts import Chart, Series
 from pipeline_lib.report.contents import ModelReport
 
-CONTROLS = {"uniform": "uniform", "centre": "centre"}
-"""The control maps: uniform attention and a Gaussian at the centre of the frame."""
+CONTROLS = {"uniform": "uniform", "centre": "centre", "oracle": "best box of whole cells"}
+"""The control maps, uniform attention and a Gaussian at the centre of the frame; measures of boxes also have the oracle."""
+
+QUESTIONS = {
+    ("conv_alstm", "alstm"): "Does ConvALSTM attend better than ALSTM, as the article claims?",
+    ("motion_conv_alstm", "conv_alstm"): "Does ConvALSTM attend better when motion guides it, as VideoLSTM claims?",
+    ("motion_alstm", "alstm"): "Does ALSTM attend better when motion guides it?",
+}
+"""What the claims about two models answer."""
 
 TITLES = {"pointing": "Pointing game"}
 """Titles of measures on the page where they differ from those in `maps.json`, whose bytes are part of a content key."""
@@ -29,7 +36,10 @@ class MapsReport:
     """Deletion and insertion curves by model; fusions have none."""
     classes: Mapping[str, Sequence[Mapping[str, Any]]]
     """Per-class measures by model."""
-    claims: Sequence[Mapping[str, Any]]
+    claims: Mapping[str, Sequence[Mapping[str, Any]]]
+    """Claims by question."""
+    boxes: Mapping[str, int] | None
+    """Numbers of `videos` and `frames` with boxes, of `frames_with_several` and `frames_without`; None without boxes."""
     missing: str | None
 
 
@@ -42,9 +52,18 @@ def gather_maps(models: Sequence[ModelReport], results: Mapping[str, Any]) -> Ma
         measures=[_measure(name, found) for name in names],
         curves={title: _curves(title, maps["curves"]) for title, maps in found.items() if maps["curves"]},
         classes={title: maps["classes"] for title, maps in found.items()},
-        claims=[claim | {"title": _title(claim["measure"], claim["title"])} for claim in results.get("attention_claims", [])],
+        claims=_by_question(results.get("attention_claims", [])),
+        boxes=next((maps["boxes"] for maps in found.values() if "boxes" in maps), None),
         missing=None if found else _explain_absence(models),
     )
+
+
+def _by_question(claims: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    answers: dict[str, list[dict[str, Any]]] = {}
+    for claim in claims:
+        question = QUESTIONS[claim["first"], claim["second"]]
+        answers.setdefault(question, []).append({**claim, "title": _title(claim["measure"], claim["title"])})
+    return answers
 
 
 def _read_maps(model: ModelReport) -> dict[str, Any] | None:

@@ -60,7 +60,8 @@
     for (const player of players.values()) player.setView(view);
   }
 
-  HarPlayer.controls(document.getElementById("view"), REPORT.style, view, next => setView({ ...next, model: view.model }));
+  const options = ["scale", "colormap", "squared", "speed", ...REPORT.clips.some(clip => clip.truth) ? ["boxes"] : []];
+  HarPlayer.controls(document.getElementById("view"), REPORT.style, view, next => setView({ ...next, model: view.model }), options);
   watch(cards, { margin: "400px 0px", entered: prepare, left: release });
   watch(cards, {
     margin: "0px",

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline_lib.artifacts import layout
 from pipeline_lib.report.contents import ModelReport
-from pipeline_lib.report.player import ClipModel, describe_clip
+from pipeline_lib.report.player import ClipModel, ClipTube, describe_clip
 
 OUTCOMES = {"mixed": "models disagree", "wrong": "all wrong", "right": "all correct"}
 """Outcomes of a clip over all models, in the order of the gallery."""
@@ -44,6 +44,11 @@ class Gallery:
     rules: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     """Outcomes without clips, and why."""
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether boxes of actors are known in any clip."""
+        return any(clip.data["truth"] for clip in self.clips)
 
 
 @dataclass(frozen=True)
@@ -98,12 +103,26 @@ def _unite(models: Sequence[ModelReport], listed: Mapping[str, Mapping[str, Any]
 def _read_model(model: ModelReport, clips: Collection[str]) -> Iterator[tuple[str, ClipModel]]:
     """Yield a model's predictions and attention maps of each clip in its test split."""
     predictions = pd.read_parquet(model.evaluation / layout.PREDICTIONS)
+    tubes = _read_tubes(model, clips)
     with h5py.File(model.evaluation / layout.ATTENTION, "r") as file:
         row_of = {clip: row for row, clip in enumerate(file["clip"].asstr()[:])}
         for row in predictions[predictions["clip"].isin(clips)].to_dict("records"):
             maps_TKK = file["attention"][row_of[row["clip"]], : row["valid_frames"]] if model.heatmaps else None
             frames = list(row["frame_predicted"]), list(row["frame_confidence"])
-            yield row["clip"], ClipModel(model.title, maps_TKK, *frames, row["predicted"], row["confidence"])
+            verdict = row["predicted"], row["confidence"]
+            yield row["clip"], ClipModel(model.title, maps_TKK, *frames, *verdict, tubes.get(row["clip"]))
+
+
+def _read_tubes(model: ModelReport, clips: Collection[str]) -> dict[str, ClipTube]:
+    """Return a model's tubes in the clips that have boxes of actors."""
+    path = model.evaluation / layout.TUBES
+    if not model.heatmaps or not path.exists():
+        return {}
+    tubes = pd.read_parquet(path, filters=[("clip", "in", list(clips))])
+    return {
+        str(clip): ClipTube(rows[["x0", "y0", "x1", "y1"]].to_numpy(), rows["iou"].to_numpy(), list(rows["truth"]))
+        for clip, rows in tubes.groupby("clip", sort=False)
+    }
 
 
 def _outcome(label: str, models: Sequence[ClipModel]) -> str:

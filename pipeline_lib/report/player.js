@@ -7,16 +7,19 @@
      player.frame, player.playing
    Events of `container` with the player as `detail`: "player-toggle" (the user played or paused it), "player-frame" (a new frame)
    HarPlayer.controls(container, style, view, onChange, options)    builds the controls of a view;
-     `options` selects among "scale", "colormap", "squared" and "speed"; default: all
-   HarPlayer.view(style) -> view        {scale: "article" | "share", default: the style's, colormap, squared: false, model: null, speed: 1};
+     `options` selects among "scale", "colormap", "squared", "speed" and "boxes"; default: all but the last
+   HarPlayer.view(style) -> view        {scale: "article" | "share", default: the style's, colormap, squared: false, model: null, speed: 1,
+                                         boxes: true};
      `model`: name of the only model to show
 
    `clip` is what pipeline_lib/report/player.py's `describe_clip` returns:
      {id, label: str or null, video: URL, still: URL or null (the middle frame), size: [width, height] of both,
       fps, frames: T, grid: K,
+      truth: null or the actors' boxes in each frame [T [x0, y0, x1, y1, x0, ...]], fractions of the frame,
       models: [{name, attention: base64 of little-endian uint16 (T, K, K) or null,
                 attention_scale, attention_offset: attention = offset + value * scale,
-                predicted: [T str], confidence: [T float, 0 to 1], verdict: str, verdict_confidence: float}]}
+                predicted: [T str], confidence: [T float, 0 to 1], verdict: str, verdict_confidence: float,
+                tube: null or {boxes: [T [x0, y0, x1, y1]], iou: [T float or null, where no actor's box is known]}}]}
    `style` is what its `player_style` returns: {grid: K, side: S, upsample and smooth: base64 of little-endian float32
       (S, K), scale, percentile, opacity, fade_levels, uniform, full_share, colormap, colormaps: {name: base64 of 256 RGB}}
 
@@ -174,6 +177,21 @@ const HarPlayer = (() => {
     return `polygon(0% 100%, ${points.join(", ")}, 100% 100%)`;
   }
 
+  /* Draw boxes, a light line on a dark one; the actors' are dashed. */
+  function drawBoxes(context, boxes, isDashed) {
+    const { width, height } = context.canvas, unit = Math.max(1, height / 240);
+    for (const [thickness, colour] of [[4, "rgb(12 14 20 / .8)"], [1.5, "#fff"]]) {
+      context.lineWidth = thickness * unit;
+      context.strokeStyle = colour;
+      context.setLineDash(isDashed ? [5 * unit, 4 * unit] : []);
+      for (let i = 0; i < boxes.length; i += 4) {
+        const [x0, y0, x1, y1] = boxes.slice(i, i + 4), inset = 2 * unit;
+        const [wide, high] = [(x1 - x0) * width, (y1 - y0) * height].map(side => Math.max(unit, side - 2 * inset));
+        context.strokeRect(x0 * width + inset, y0 * height + inset, wide, high);
+      }
+    }
+  }
+
   class Player {
     constructor(container, clip, style, view) {
       Object.assign(this, { clip, view, painter: painter(style), frame: clip.frames >> 1, playing: false, loaded: false });
@@ -211,8 +229,10 @@ const HarPlayer = (() => {
     buildBar() {
       this.button = element("button", { type: "button", className: "player-toggle", onclick: () => this.toggle() });
       this.tracks = this.clip.models.map(model => this.buildTrack(model));
+      this.tubes = this.clip.models.filter(model => model.tube).map(model => this.buildTube(model));
+      const rows = this.clip.models.flatMap(model => [...this.tracks, ...this.tubes].filter(row => row.model === model));
       this.slider = element("div", { className: "player-tracks", tabIndex: 0, role: "slider", "aria-label": "Frame",
-        "aria-valuemin": 1, "aria-valuemax": this.clip.frames }, ...this.tracks.map(track => track.node));
+        "aria-valuemin": 1, "aria-valuemax": this.clip.frames }, ...rows.map(row => row.node));
       this.slider.addEventListener("keydown", event => this.key(event));
       this.slider.addEventListener("pointerdown", event => this.drag(event));
       this.slider.addEventListener("pointermove", event => event.buttons && this.drag(event));
@@ -231,6 +251,16 @@ const HarPlayer = (() => {
       const now = element("span", { className: "player-value" });
       const name = element("span", { className: "player-name", title }, mark, model.name);
       return { model, track, now, node: element("div", { className: "player-row" }, name, track, now) };
+    }
+
+    /* The IoU of one model's box with the actor's over time. */
+    buildTube(model) {
+      const area = element("div", { className: "player-iou" });
+      area.style.clipPath = confidenceOutline(model.tube.iou);
+      const track = element("div", { className: "player-track" }, area, element("i", { className: "player-head" }));
+      const now = element("span", { className: "player-value" });
+      const name = element("span", { className: "player-name", title: `IoU of ${model.name}'s box with the actor's` }, element("b"), "IoU");
+      return { model, now, node: element("div", { className: "player-row player-tube" }, name, track, now) };
     }
 
     buildSegments(model, text) {
@@ -332,12 +362,23 @@ const HarPlayer = (() => {
       this.draw();
       for (const { model, now } of this.tracks) this.setPrediction(now, model);
       for (const { model, now } of this.tiles) this.setPrediction(now, model);
-      const predictions = this.tracks.filter(track => !track.node.hidden).map(
-        ({ model }) => `${model.name}: ${model.predicted[this.frame]} ${percent(model.confidence[this.frame])}`);
+      for (const { model, now } of this.tubes) now.textContent = this.overlap(model) ?? "no box known";
+      const predictions = this.tracks.filter(track => !track.node.hidden).map(({ model }) =>
+        `${model.name}: ${model.predicted[this.frame]} ${percent(model.confidence[this.frame])}${this.spokenOverlap(model)}`);
       this.slider.style.setProperty("--frame", (this.frame + 0.5) / this.clip.frames);
       this.slider.setAttribute("aria-valuenow", this.frame + 1);
       this.slider.setAttribute("aria-valuetext", `${this.frame + 1} of ${this.clip.frames}; ${predictions.join(", ")}`);
       this.root.dispatchEvent(new CustomEvent("player-frame", { bubbles: true, detail: this }));
+    }
+
+    /* The IoU in the current frame as text; null where no actor's box is known. */
+    overlap(model) {
+      return model.tube?.iou[this.frame]?.toFixed(2) ?? null;
+    }
+
+    spokenOverlap(model) {
+      const overlap = this.overlap(model);
+      return overlap === null ? "" : `, IoU ${overlap}`;
     }
 
     setPrediction(node, model) {
@@ -360,13 +401,16 @@ const HarPlayer = (() => {
         context.drawImage(source, 0, 0, shown, height);
         const map = this.attention.get(model).subarray(this.frame * cells, (this.frame + 1) * cells);
         context.drawImage(this.painter.paint(map, this.view), 0, 0, shown, height);
+        if (!model.tube || !this.view.boxes) continue;
+        drawBoxes(context, this.clip.truth[this.frame], true);
+        drawBoxes(context, model.tube.boxes[this.frame], false);
       }
     }
 
     setView(view) {
       this.view = view;
       this.root.classList.toggle("player-squared", view.squared);
-      for (const { model, node } of [...this.tiles, ...this.tracks]) node.hidden = Boolean(view.model) && model.name !== view.model;
+      for (const { model, node } of [...this.tiles, ...this.tracks, ...this.tubes]) node.hidden = Boolean(view.model) && model.name !== view.model;
       this.root.style.setProperty("--tiles", 1 + this.tiles.filter(tile => !tile.node.hidden).length);
       if (this.loaded) this.video.playbackRate = view.speed;
       this.setPlaying(this.playing);
@@ -402,6 +446,7 @@ const HarPlayer = (() => {
       colormap: ["Colour map", Object.keys(style.colormaps).map(name => [name, name])],
       squared: ["Shape", [["as filmed", false], ["square", true]]],
       speed: ["Speed", [["normal", 1], ["half", 0.5], ["quarter", 0.25]]],
+      boxes: ["Boxes", [["shown", true], ["hidden", false]]],
     };
     container.append(...options.map(name => choice(name, ...choices[name], () => current, changed)), key.node);
     key.show(view);
@@ -410,6 +455,6 @@ const HarPlayer = (() => {
   return {
     Painter, controls, element, percent, MARKS,
     create: (container, clip, style, view) => new Player(container, clip, style, view),
-    view: style => ({ scale: style.scale, colormap: style.colormap, squared: false, model: null, speed: 1 }),
+    view: style => ({ scale: style.scale, colormap: style.colormap, squared: false, model: null, speed: 1, boxes: true }),
   };
 })();

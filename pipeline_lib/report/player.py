@@ -5,12 +5,12 @@ browser renders attention from the K x K maps with the arithmetic of `pipeline_l
 model, scale and colour map.
 """
 
-# T frames of a clip, K grid side, S side of the picture in pixels
+# T frames of a clip, K grid side, S side of the picture in pixels, 4 = x0, y0, x1, y1 as fractions of the frame
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,17 @@ SAFE_COLORMAPS = ("viridis", "cividis")
 
 
 @dataclass(frozen=True)
+class ClipTube:
+    """The boxes of a model's attention in a clip, and the actors'."""
+
+    box_T4: np.ndarray
+    iou_T: np.ndarray
+    """IoU with the nearest actor's box; nan for a frame without one."""
+    truth: Sequence[Sequence[float]]
+    """Each frame's boxes of actors, one after the other; the same for all models."""
+
+
+@dataclass(frozen=True)
 class ClipModel:
     """One model's predictions and attention maps of a clip."""
 
@@ -47,6 +58,8 @@ class ClipModel:
     verdict: str
     """Predicted class of the clip; `verdict_confidence` is its mean probability."""
     verdict_confidence: float
+    tube: ClipTube | None = None
+    """None without boxes of actors."""
 
 
 def player_style(grid: int, params: HeatmapsParams) -> dict[str, Any]:
@@ -106,6 +119,7 @@ def describe_clip(
                 f"{identity}: {model.name} has {len(model.predicted)} predictions, {len(model.confidence)} confidences "
                 f"and maps {shape}, expected {num_frames} frames of {grid} x {grid} cells"
             )
+    truth = next(([_rounded(boxes) for boxes in model.tube.truth] for model in models if model.tube), None)
     return {
         "id": identity,
         "label": label,
@@ -115,6 +129,7 @@ def describe_clip(
         "fps": fps,
         "frames": num_frames,
         "grid": grid,
+        "truth": truth,
         "models": [_describe_model(model) for model in models],
     }
 
@@ -127,7 +142,17 @@ def _describe_model(model: ClipModel) -> dict[str, Any]:
         "confidence": [round(float(value), 3) for value in model.confidence],
         "verdict": model.verdict,
         "verdict_confidence": round(float(model.verdict_confidence), 4),
+        "tube": _describe_tube(model.tube) if model.tube else None,
     }
+
+
+def _describe_tube(tube: ClipTube) -> dict[str, Any]:
+    iou = [None if np.isnan(value) else round(float(value), 3) for value in tube.iou_T]
+    return {"boxes": [_rounded(box_4) for box_4 in tube.box_T4], "iou": iou}
+
+
+def _rounded(edges: Iterable[float]) -> list[float]:
+    return [round(float(edge), 3) for edge in edges]
 
 
 def _quantise(attention_TKK: np.ndarray | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline_lib.heatmaps.maps import MapUpsampler, percentile_level
 from pipeline_lib.heatmaps.overlay import Overlay
 from pipeline_lib.params import HeatmapsParams
-from pipeline_lib.report.player import ASSETS, PLAYER_FILES, SIDE, ClipModel, describe_clip, player_style
+from pipeline_lib.report.player import ASSETS, PLAYER_FILES, SIDE, ClipModel, ClipTube, describe_clip, player_style
 from pipeline_lib.video.writing import VideoWriter
 
 T, K, FPS, SIZE = 12, 7, 15.0, (96, 64)
@@ -40,11 +40,18 @@ def grey_video(path: Path) -> str:
     return f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def example(folder: Path, label: str | None = "wave") -> dict[str, Any]:
+def tube() -> ClipTube:
+    """Return a box on the left half, the actor's on the right quarter, which nobody saw in the last frame."""
+    iou_T = np.append(np.linspace(0, 0.5, T - 1), np.nan)
+    truth = [[0.75, 0.0, 1.0, 1.0, 0.5, 0.5, 0.6, 0.6]] * (T - 1) + [[]]
+    return ClipTube(np.tile([0.0, 0.0, 0.5, 1.0], (T, 1)), iou_T, truth)
+
+
+def example(folder: Path, label: str | None = "wave", boxed: ClipTube | None = None) -> dict[str, Any]:
     maps_TKK, predicted = attention_maps(), ["golf"] * 4 + ["wave"] * 7 + [EVIL]
     confidence = np.linspace(0.3, 0.9, T).tolist()
     models = [
-        ClipModel("alstm", maps_TKK, predicted, confidence, "wave", 0.6),
+        ClipModel("alstm", maps_TKK, predicted, confidence, "wave", 0.6, boxed),
         ClipModel("conv_alstm", maps_TKK[::-1], ["wave"] * T, confidence, "wave", 0.7),
         ClipModel("lrcn", None, ["golf"] * T, confidence, "golf", 0.5),
     ]
@@ -56,9 +63,9 @@ def example(folder: Path, label: str | None = "wave") -> dict[str, Any]:
 def player_page(tmp_path: Path, open_page: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that opens a page with one player, reachable as `player`."""
 
-    def open_player(label: str | None = "wave", **options: Any) -> Any:
+    def open_player(label: str | None = "wave", boxed: ClipTube | None = None, **options: Any) -> Any:
         tokens, sheet, script = ((ASSETS / name).read_text(encoding="utf-8") for name in PLAYER_FILES)
-        data = json.dumps([example(tmp_path, label), player_style(K, PARAMS)]).replace("<", r"\u003c")
+        data = json.dumps([example(tmp_path, label, boxed), player_style(K, PARAMS)]).replace("<", r"\u003c")
         start = f"const [clip, style] = {data}; const view = HarPlayer.view(style); const changes = [];"
         start += "const player = HarPlayer.create(document.getElementById('clip'), clip, style, view);"
         start += "const changed = view => { changes.push(view); player.setView(view); };"
@@ -200,10 +207,46 @@ def test_the_view_changes_scale_colours_shape_and_speed(player_page: Callable[..
     page.get_by_label("Colour map").select_option("cividis")
     page.get_by_label("Speed").select_option("half")
     last = page.evaluate("changes.at(-1)")
-    assert last == {"scale": "share", "colormap": "cividis", "squared": True, "model": None, "speed": 0.5}
+    assert last == {"scale": "share", "colormap": "cividis", "squared": True, "model": None, "speed": 0.5, "boxes": True}
     assert page.evaluate("player.video.playbackRate") == 0.5
     page.evaluate("player.setView({...player.view, model: 'conv_alstm'})")
     assert page.locator(".player-tile:visible").count() == 2
+    assert page.locator(".player-row:visible").count() == 1
+
+
+WHITE = """x => { const canvas = document.querySelector("canvas"), { width, height } = canvas;
+    const data = canvas.getContext("2d").getImageData(Math.round(x * width), 0, 1, height).data;
+    let white = 0;
+    for (let i = 0; i < data.length; i += 4) white += Math.min(data[i], data[i + 1], data[i + 2]) > 170;
+    return white / height; }"""
+"""The share of white in the first model's picture, in the column at `x`."""
+
+
+def test_the_box_is_drawn_beside_the_actors(player_page: Callable[..., Any]) -> None:
+    page = player_page(boxed=tube())
+    page.evaluate("player.load()")
+    page.wait_for_function("player.loaded && player.video.readyState > 1")
+    page.evaluate("player.seek(1)")
+    page.wait_for_function("!player.video.seeking")
+    near, actor = ([page.evaluate(WHITE, x + step / 96) for step in (-3, -2, 2, 3)] for x in (0.5, 0.75))
+    assert max(near) > 0.8  # a solid line
+    assert 0.2 < max(actor) < 0.8  # a dashed one
+    page.evaluate("player.setView({...player.view, boxes: false})")
+    assert max(page.evaluate(WHITE, 0.5 + step / 96) for step in (-3, -2, 2, 3)) < 0.2
+
+
+def test_the_iou_is_shown_and_spoken(player_page: Callable[..., Any]) -> None:
+    page = player_page(boxed=tube())
+    slider, value = page.get_by_role("slider", name="Frame"), page.locator(".player-tube .player-value")
+    assert value.count() == 1
+    slider.focus()
+    page.keyboard.press("Home")
+    assert value.inner_text() == "0.00"
+    assert "alstm: golf 30\u202f%, IoU 0.00, conv_alstm: wave" in slider.get_attribute("aria-valuetext")
+    page.keyboard.press("End")
+    assert value.inner_text() == "no box known"
+    assert "IoU" not in slider.get_attribute("aria-valuetext")
+    page.evaluate("player.setView({...player.view, model: 'conv_alstm'})")
     assert page.locator(".player-row:visible").count() == 1
 
 

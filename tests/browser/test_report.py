@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline_lib.report import write_report
-from tests.pipeline_lib.report.example import CLASSES, EVIL, make_model, make_run, write_maps
+from tests.pipeline_lib.report.example import CLASSES, EVIL, make_model, make_run, write_maps, write_tubes
 
 OpenPage = Callable[..., Any]
 NUM_MODELS, MANY_CLIPS = 5, 200
@@ -26,6 +26,7 @@ def write(folder: Path, num_clips: int, classes: Any = CLASSES, num_models: int 
         for number, name in enumerate(chosen)
     ]
     write_maps(models[0])
+    write_tubes(models[0])
     (folder / "report").mkdir()
     write_report(folder / "report", make_run(models))
     return folder / "report" / "index.html"

@@ -65,6 +65,28 @@ def test_a_model_without_attention_says_so_once_and_draws_nothing(models, tmp_pa
     assert not list((tmp_path / "results").glob("*.mp4"))
 
 
+def test_boxes_have_a_row_for_every_frame(models, tmp_path):
+    videos = [str(write_video(tmp_path / f"{number}.mp4", 9)) for number in range(2)]
+    assert run(videos, models["alstm"], tmp_path, output=tmp_path / "results", boxes=True) == 0
+    rows = json.loads((tmp_path / "results" / "predictions.json").read_text(encoding="utf-8"))["videos"]
+    with (tmp_path / "results" / "boxes.csv").open(encoding="utf-8") as file:
+        boxes = list(csv.DictReader(file))
+    assert list(boxes[0]) == ["video", "time_seconds", "x0", "y0", "x1", "y1", "score", "label"]
+    assert len(boxes) == sum(row["frames"] for row in rows)
+    assert {box["video"]: box["label"] for box in boxes} == {row["video"]: row["label"] for row in rows}
+    assert [box["time_seconds"] for box in boxes[:3]] == ["0.0", "0.067", "0.133"]
+    for box in boxes:
+        assert 0 <= float(box["x0"]) < float(box["x1"]) <= 1
+        assert 0 <= float(box["y0"]) < float(box["y1"]) <= 1
+
+
+def test_a_model_without_attention_has_no_boxes(models, tmp_path, capsys):
+    video = str(write_video(tmp_path / "a.mp4", 9))
+    assert run([video], models["mean_pool"], tmp_path, output=tmp_path / "results", heatmaps=False, boxes=True) == 0
+    assert "mean_pool has no attention, so there are no boxes" in capsys.readouterr().out
+    assert not (tmp_path / "results" / "boxes.csv").exists()
+
+
 def test_nothing_is_overwritten(models, tmp_path):
     video = str(write_video(tmp_path / "a.mp4", 9))
     (tmp_path / "results").mkdir()

@@ -99,3 +99,15 @@ def test_intervals_of_several_claims_hold_together():
     assert (alone.num_claims, beside.num_claims) == (1, 2)
     assert beside.interval[0] < alone.interval[0] < alone.interval[1] < beside.interval[1]
     assert beside.num_groups == 40
+
+
+def test_motion_is_compared_with_the_same_model_without_it():
+    noise_V = np.random.default_rng(0).normal(0, 0.3, len(VIDEOS))
+    runs = [
+        make_run(model, noise_V + ahead, measure="tube_iou")
+        for model, ahead in (("motion_conv_alstm", 0.2), ("conv_alstm", 0.1), ("alstm", 0.0))
+    ]
+    found = {(claim.first, claim.second): claim for claim in attention_claims(runs)}
+    assert list(found) == [("conv_alstm", "alstm"), ("motion_conv_alstm", "conv_alstm")]
+    assert [claim.difference for claim in found.values()] == pytest.approx([0.1, 0.1])
+    assert [(claim.holds, claim.num_claims) for claim in found.values()] == [(True, 2)] * 2

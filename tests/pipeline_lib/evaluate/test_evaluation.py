@@ -123,6 +123,41 @@ def test_maps_are_measured_as_they_are_written(evaluated):
     assert maps["measures"]["entropy"]["model"] == pytest.approx(entropy.mean(), abs=1e-6)
 
 
+def test_boxes_are_scored_as_they_are_written(evaluated, feature_store):
+    metrics, directory = evaluated
+    maps = json.loads((directory / "maps.json").read_text())
+    tubes = pd.read_parquet(directory / "tubes.parquet")
+    predictions = pd.read_parquet(directory / "predictions.parquet").set_index("clip")
+    assert maps["boxes"] == {
+        "videos": 9,
+        "frames": metrics["num_frames"],
+        "frames_with_several": 0,
+        "frames_without": 0,
+    }
+    assert len(tubes) == metrics["num_frames"]
+    names = ["box_accuracy_30", "box_accuracy_50", "box_accuracy_70", "tube_iou", "video_map_20", "video_map_50"]
+    assert list(metrics["localisation"]) == names
+    by_video = tubes["iou"].groupby(tubes["clip"].map(predictions["video"])).mean()
+    assert maps["measures"]["tube_iou"]["model"] == pytest.approx(by_video.mean())
+    for name in names:
+        row = maps["measures"][name]
+        assert row["model"] == metrics["localisation"][name]
+        assert row["interval"][0] <= row["model"] <= row["interval"][1]
+        # an actor fills one cell exactly
+        assert row["oracle"] == 1 or name.startswith("video_map")
+    # nine boxes of 1/16 of the frame: the whole frame is never half right
+    assert maps["measures"]["tube_iou"]["uniform"] == pytest.approx(1 / 16)
+    assert maps["measures"]["box_accuracy_30"]["uniform"] == 0
+    assert len(pd.read_parquet(directory / "maps.parquet").query("map == 'oracle'")) == 4 * 9
+
+
+def test_without_boxes_nothing_is_said_of_them(checkpoint, feature_store, tmp_path):
+    metrics = evaluate(checkpoint, replace(feature_store, boxes=None), tmp_path)
+    assert not {"pointing", "localisation"} & set(metrics)
+    assert "boxes" not in json.loads((tmp_path / "maps.json").read_text())
+    assert not (tmp_path / "tubes.parquet").exists()
+
+
 def test_curves_begin_and_end_at_what_the_model_says(evaluated):
     _, directory = evaluated
     curves = json.loads((directory / "maps.json").read_text())["curves"]
@@ -154,6 +189,7 @@ def test_equal_models_give_equal_files(checkpoint, feature_store, tmp_path, eval
         "attention.h5",
         "maps.json",
         "maps.parquet",
+        "tubes.parquet",
     ):
         assert (tmp_path / "again" / name).read_bytes() == (evaluated[1] / name).read_bytes(), name
 

@@ -80,12 +80,14 @@ def test_files_are_those_of_a_model(members, tmp_path, method):
     metrics = evaluate(members, tmp_path / "fused", method=method, boxes=draw_features(CLIPS)[1])
     written = {path.name for path in (tmp_path / "fused").iterdir()}
     own = {path.name for path in members[0].iterdir()} - {"probabilities.h5"}
-    assert written == own | {"fusion.json", "maps.parquet", "per_class.csv", "confusion.png"}
+    assert written == own | {"fusion.json", "maps.parquet", "tubes.parquet", "per_class.csv", "confusion.png"}
+    assert 0 < metrics["localisation"]["tube_iou"] < 1
     assert read(tmp_path / "fused", "metrics.json") == metrics
-    assert metrics.keys() == read(members[0], "metrics.json").keys() | {"pointing"}
+    assert metrics.keys() == read(members[0], "metrics.json").keys() | {"pointing", "localisation"}
     maps = read(tmp_path / "fused", "maps.json")
     assert (maps["num_clips"], maps["num_masked"], maps["curves"]) == (18, 0, {})
-    assert {"entropy", "centre_bias", "drift", "pointing", "mass_in_box"} == maps["measures"].keys()
+    attention = {"entropy", "centre_bias", "drift", "pointing", "mass_in_box"}
+    assert maps["measures"].keys() == attention | metrics["localisation"].keys()
     with h5py.File(tmp_path / "fused" / "attention.h5") as file:
         np.testing.assert_allclose(file["attention"][:].sum(axis=(2, 3)), 1, atol=1e-5)
 

@@ -53,3 +53,26 @@ def test_the_uniform_map_has_the_boxs_share_of_the_frame_in_it():
 def test_without_boxes_of_the_test_videos_there_is_no_actor_and_it_is_said(caplog):
     assert actor_in(("b", 0.0, 0, 0, 1, 1)) is None
     assert "attention is not checked" in caplog.text
+
+
+TWO = [("a", 0.0, 0.0, 0.0, 0.4, 0.4), ("a", 0.0, 0.5, 0.0, 1.0, 0.5), ("a", 1 / 15, 0.0, 0.5, 1.0, 1.0)]
+
+
+def test_of_two_actors_either_may_be_pointed_at():
+    actor = actor_in(*TWO, frames=2)
+    assert actor.count_boxes().tolist() == [2, 1]
+    assert actor.inside_FI.tolist() == [[True, True, False, False], [False, False, True, True]]
+    attention_FI = np.array([[0.1, 0.7, 0.1, 0.1], [0.1, 0.1, 0.7, 0.1]])
+    assert points_at_actor(attention_FI, actor).tolist() == [1, 1]
+
+
+def test_the_actor_with_the_most_attention_counts():
+    attention_FI = np.array([[0.1, 0.7, 0.1, 0.1], [0.1, 0.1, 0.7, 0.1]])
+    assert mass_in_box(attention_FI, actor_in(*TWO, frames=2)) == pytest.approx([0.7, 0.8])
+
+
+def test_the_order_of_rows_changes_nothing():
+    one, other = (actor_in(*rows, frames=2) for rows in (TWO, TWO[::-1]))
+    attention_FI = np.random.default_rng(0).dirichlet(np.ones(4), 2)
+    assert points_at_actor(attention_FI, one).tolist() == points_at_actor(attention_FI, other).tolist()
+    assert mass_in_box(attention_FI, one).tolist() == mass_in_box(attention_FI, other).tolist()

@@ -128,6 +128,17 @@ def write_maps(model: ModelReport) -> None:
     (model.evaluation / "maps.json").write_text(json.dumps(content))
 
 
+def write_tubes(model: ModelReport) -> None:
+    """Write a model's tube in the first clip; no box is known in its last frame."""
+    clip = pd.read_parquet(model.evaluation / "predictions.parquet")["clip"][0]
+    corners = {"x0": 0.1, "y0": 0.2, "x1": 0.3, "y1": 0.4}
+    truth = [[0.1, 0.2, 0.3, 0.44444]] * (T - 1) + [[]]
+    iou = [0.8] * (T - 1) + [float("nan")]
+    pd.DataFrame({"clip": clip, "frame": range(T), **corners, "iou": iou, "truth": truth}).to_parquet(
+        model.evaluation / "tubes.parquet"
+    )
+
+
 CLAIM = {"first": "conv_alstm", "second": "alstm"}
 REST = ", less the uniform map's"
 CLAIMS = [

@@ -13,9 +13,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from pipeline_lib.evaluate.claims import CLAIMS
 from pipeline_lib.report import RunReport, SweepReport, write_report
+from pipeline_lib.report.attention import QUESTIONS
 from pipeline_lib.report.numbers import decimal, duration, headlines, percent
-from tests.pipeline_lib.report.example import CLASSES, EVIL, make_model, make_run, write_maps
+from tests.pipeline_lib.report.example import CLASSES, EVIL, make_model, make_run, write_maps, write_tubes
 
 pytestmark = pytest.mark.integration
 
@@ -107,6 +109,46 @@ def test_results_have_their_intervals_and_comparisons(run: RunReport, tmp_path: 
         "Row \u2212 column, video accuracy (pp) [Holm-adjusted p]",
     ):
         assert expected in words
+
+
+def test_boxes_are_there_where_they_are_known(run: RunReport, tmp_path: Path) -> None:
+    plain = write(run, tmp_path / "plain")
+    assert {clip["truth"] for clip in plain.data["clips"]} == {None}
+    assert "dashed" not in plain.words
+    write_tubes(run.models[0])
+    page = write(run, tmp_path / "report")
+    (clip,) = [clip for clip in page.data["clips"] if clip["truth"]]
+    assert clip["truth"] == [[0.1, 0.2, 0.3, 0.444]] * 11 + [[]]
+    assert clip["models"][0]["tube"] == {"boxes": [[0.1, 0.2, 0.3, 0.4]] * 12, "iou": [0.8] * 11 + [None]}
+    assert [model["tube"] for model in clip["models"][1:]] == [None, None]
+    assert "dashed ones are the actors" in page.words
+
+
+def test_measures_of_boxes_have_the_best_box_of_whole_cells(run: RunReport, tmp_path: Path) -> None:
+    write_maps(run.models[0])
+    path = run.models[0].evaluation / "maps.json"
+    maps = json.loads(path.read_text())
+    values = {"model": 0.31, "interval": [0.2, 0.4], "uniform": 0.1, "centre": 0.2, "oracle": 0.71}
+    maps["measures"]["tube_iou"] = {"title": "IoU of tubes", "unit": "mean", "better": "higher", **values}
+    maps["boxes"] = {"videos": 3, "frames": 90, "frames_with_several": 7, "frames_without": 12}
+    path.write_text(json.dumps(maps))
+    words = write(run, tmp_path / "report").words
+    assert "0.31 [0.20, 0.40] uniform 0.10 \u00b7 centre 0.20 \u00b7 best box of whole cells 0.71" in words
+    assert "Boxes of actors are known in 90 frames of 3 videos (7 frames with several" in words
+
+
+def test_every_claim_answers_a_question() -> None:
+    assert QUESTIONS.keys() == set(CLAIMS)
+
+
+def test_each_question_has_its_own_answers(run: RunReport, tmp_path: Path) -> None:
+    write_maps(run.models[0])
+    claim = run.summary["results"]["attention_claims"][0]
+    motion = {**claim, "first": "motion_conv_alstm", "second": "conv_alstm"}
+    results = {**run.summary["results"], "attention_claims": [claim, motion]}
+    words = write(dataclasses.replace(run, summary={**run.summary, "results": results}), tmp_path / "report").words
+    assert "Does ConvALSTM attend better than ALSTM, as the article claims?" in words
+    assert "Does ConvALSTM attend better when motion guides it, as VideoLSTM claims?" in words
 
 
 def test_each_chosen_clip_is_there_once_with_all_models(run: RunReport, tmp_path: Path) -> None:
