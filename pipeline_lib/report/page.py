@@ -22,10 +22,11 @@ import yaml
 from markupsafe import Markup
 
 from pipeline_lib.artifacts import layout
-from pipeline_lib.params import HeatmapsParams
+from pipeline_lib.params import HeatmapsParams, Params
 from pipeline_lib.report.attention import CONTROLS, gather_maps
 from pipeline_lib.report.charts import Chart, class_bars, learning_curves, reliability
 from pipeline_lib.report.contents import ModelReport, RunReport
+from pipeline_lib.report.findings import findings
 from pipeline_lib.report.gallery import OUTCOMES, Gallery, gather_gallery
 from pipeline_lib.report.numbers import decimal, duration, headlines, percent
 from pipeline_lib.report.overview import fusions_overview, pairs_overview, results_overview
@@ -60,6 +61,9 @@ def write_report(directory: Path, run: RunReport) -> dict[str, int]:
             pairs=pairs_overview(results),
             fusions=fusions_overview(results),
             fusion_notes={fusion["fusion"]: fusion["notes"] for fusion in results.get("fusions", []) if fusion["notes"]},
+            findings=findings(
+                results, Params.model_validate(run.params), {model.name for model in run.models if model.heatmaps}
+            ),
             headlines=headlines(results, {model.name for model in run.models}),
             reference=results["models"][0]["mean"],
             gallery=gallery,
