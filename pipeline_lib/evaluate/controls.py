@@ -26,11 +26,11 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.evaluate.inputs import average_features, file_metadata
 from pipeline_lib.evaluate.intervals import accuracy_interval
 from pipeline_lib.evaluate.linear_svm import fit_svm
-from pipeline_lib.training.linear_svm import unit_length
 from pipeline_lib.evaluate.permutation import mixed_and_single, permute_labels, video_footage
 from pipeline_lib.evaluate.regression import Examples, regress
 from pipeline_lib.params import EvaluateParams
 from pipeline_lib.streams.feature_files import FeatureReader
+from pipeline_lib.training.linear_svm import unit_length
 
 # Small collections have classes of one or two videos. Filtered globally, because warning filters are not per thread.
 warnings.filterwarnings("ignore", message="The number of unique classes", module="sklearn")
@@ -55,8 +55,8 @@ def evaluate_controls(
 
     - `logistic_regression`: multinomial, on standardised features averaged over each video's valid frames and all cells. It is
       the baseline for attention over the same features.
-    - `linear_svm`: one class against the rest, on the same averages, L2-normalised (C3D's protocol, Tran et al. 2015). The
-      penalty is chosen by cross-validation over the groups of the training videos.
+    - `linear_svm`, if `params.linear_svm`: one class against the rest, on the same averages, L2-normalised (C3D's protocol,
+      Tran et al. 2015). The penalty is chosen by cross-validation over the groups of the training videos.
     - `permuted_labels`: the logistic regression with the labels of training and validation videos permuted within each group,
       `params.permutations` times. Such labels still say which actions a group shows, but not in which videos. Accuracy above
       chance on the true test labels therefore comes from the footage and not from the action. Groups of a single class swap
@@ -66,9 +66,8 @@ def evaluate_controls(
     - `metadata`: a random forest on the size, aspect ratio, frame rate and length of the video, without its pixels.
 
     Writes controls.json, videos.parquet with the logistic regression's predictions (video, class_name, group, predicted,
-    confidence, correct), and videos_svm.parquet with the SVM's. An SVM has no probabilities: its confidence is the softmax of
-    its decision values, which is not calibrated. `videos` is the table of subsampled videos (see
-    `pipeline_lib.evaluate.inputs.file_metadata`).
+    confidence, correct), and videos_svm.parquet with those of the SVM, whose confidence is the softmax of its decision values
+    and not calibrated. `videos` is the table of subsampled videos (see `pipeline_lib.evaluate.inputs.file_metadata`).
     Intervals are over groups (see `pipeline_lib.evaluate.intervals`).
 
     Raises:
@@ -89,13 +88,16 @@ def evaluate_controls(
     regression = regress(averages, np.concatenate([true_V[None], permuted_FV]), len(classes), device)
     predictions = _predictions(regression.probability_FVC[0], table[table["split"] == "test"], classes)
     predictions.to_parquet(directory / layout.VIDEOS, index=False)
-    svm_VC, svm_inverse_penalty = _linear_svm(averages, train_group_V, len(classes))
-    of_svm = _predictions(svm_VC, table[table["split"] == "test"], classes)
-    of_svm.to_parquet(directory / layout.SVM_VIDEOS, index=False)
+    svm_scores = {}
+    if params.linear_svm:
+        svm_VC, inverse_penalty = _linear_svm(averages, train_group_V, len(classes))
+        of_svm = _predictions(svm_VC, table[table["split"] == "test"], classes)
+        of_svm.to_parquet(directory / layout.SVM_VIDEOS, index=False)
+        svm_scores["linear_svm"] = _scores(of_svm["correct"], of_svm["group"]) | {"inverse_penalty": inverse_penalty}
     controls = {
         "logistic_regression": _scores(predictions["correct"], predictions["group"])
         | {"inverse_penalty": regression.inverse_penalty_F[0]},
-        "linear_svm": _scores(of_svm["correct"], of_svm["group"]) | {"inverse_penalty": svm_inverse_penalty},
+        **svm_scores,
         "permuted_labels": _permuted_scores(regression.probability_FVC[1:], averages, permuted_FV)
         | {"in_mixed_sources": sum(map(len, mixed)) / len(fitted)},
         "metadata": _metadata(metadata, predictions["group"], params),

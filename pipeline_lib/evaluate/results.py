@@ -51,7 +51,8 @@ def read_training_run(directory: Path, model: str, fold: int, seed: int) -> Trai
 def read_controls(directory: Path, fold: int) -> Controls:
     """Read the files that `evaluate_controls` wrote."""
     scores = json.loads((directory / layout.CONTROLS).read_text(encoding="utf-8"))
-    linear = [TrainingRun(name, fold, 0, scores[name], pd.read_parquet(directory / file)) for name, file in LINEAR.items()]
+    fitted = {name: file for name, file in LINEAR.items() if name in scores}
+    linear = [TrainingRun(name, fold, 0, scores[name], pd.read_parquet(directory / file)) for name, file in fitted.items()]
     return Controls(fold, scores, linear)
 
 

@@ -344,6 +344,8 @@ class EvaluateParams(Section):
 
     vote_last: PositiveInt | None = None
     """Only this many of a clip's last valid frames vote (Sharma et al. 2016: 16 of 30); null: all. Fusions count all frames."""
+    linear_svm: bool = False
+    """Fit a linear SVM beside the logistic regression (C3D's protocol); on HMDB-51 it takes minutes."""
     resamples: PositiveInt = 10_000
     """Number of random sign flips per paired test, if there are too many to enumerate."""
     permutations: PositiveInt = 20
@@ -365,8 +367,8 @@ class EvaluateParams(Section):
 
     def recipe(self) -> dict[str, Any]:
         """Return the values that affect models, controls and comparisons; a fusion is an artifact of its own."""
-        unused = {"fusions"} | ({"vote_last"} if self.vote_last is None else set())
-        return {name: value for name, value in super().recipe().items() if name not in unused}
+        unset = {name for name in ("vote_last", "linear_svm") if not getattr(self, name)}
+        return {name: value for name, value in super().recipe().items() if name not in {"fusions"} | unset}
 
 
 class HeatmapsParams(Section):

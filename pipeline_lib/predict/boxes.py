@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 
 from pipeline_lib.evaluate.localisation import boxes_of_maps
-from pipeline_lib.predict.predictor import ModelPrediction
+from pipeline_lib.predict.prediction import ModelPrediction
 
 COLUMNS = ("video", "time_seconds", "x0", "y0", "x1", "y1", "score", "label")
 

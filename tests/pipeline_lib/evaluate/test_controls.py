@@ -19,7 +19,7 @@ from tests.pipeline_lib.conftest import ATTRIBUTES, FPS
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("single_thread")]
 
-PARAMS = EvaluateParams(resamples=200, permutations=5, device="cpu")
+PARAMS = EvaluateParams(linear_svm=True, resamples=200, permutations=5, device="cpu")
 CLASSES = ("dance", "fence", "jump", "run")
 CHANNELS = 12
 
