@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline_lib.evaluate.fusion import video_means
 from pipeline_lib.evaluate.localisation import TUBE_IOU, Localisation, localise
 from pipeline_lib.evaluate.measures import MODEL
 from pipeline_lib.evaluate.pointing import Actor
 from pipeline_lib.evaluate.totals import VIDEO, add_up, rounded
 from pipeline_lib.evaluate.video_map import VIDEO_MAP, video_map, video_map_interval
+from pipeline_lib.training.fusion import video_means
 
 
 @dataclass(frozen=True)
