@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.params import ChunkParams, StreamParams
 from pipeline_lib.streams.encoding import Batches, PendingFeatures, pinned_array
 from pipeline_lib.streams.feature_files import FeatureWriter
-from pipeline_lib.streams.stream import Span, Stream, interleave
-from pipeline_lib.video.decoders import empty_array
+from pipeline_lib.streams.stream import Span, Stream, interleave, wanted_of
+from pipeline_lib.video.decoders import Wanted, empty_array
 from pipeline_lib.video.decoding import process_ahead
 
 logger = logging.getLogger(__name__)
@@ -112,10 +112,11 @@ class _Shard:
             UserError: a video's frame count differs from `videos.parquet`.
         """
         spans = _spans(self.clips)
+        wanted = wanted_of(streams.values())
         expected_frames = self.videos.set_index("video")["num_frames"]
 
-        def images_of(video: str, arrays: Iterator[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-            counted = _count(video, arrays, expected_frames[video])
+        def images_of(video: str, decoded: Iterator[tuple[Wanted, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+            counted = _count(video, decoded, wanted, expected_frames[video])
             yield from interleave(streams, counted, spans[video])
             deque(counted, maxlen=0)  # a longer video is noticed
 
@@ -123,7 +124,7 @@ class _Shard:
         on_gpu = any(stream.encoder.device.type == "cuda" for stream in streams.values())
         workers, empty = (max(2, num_cores() // SHARDS_ON_GPU), pinned_array) if on_gpu else (2, empty_array)
         paths = ((video, layout.subsampled_path(self.folder, video)) for video in spans)
-        for _, images in process_ahead(paths, images_of, workers=workers, empty=empty, max_side=max_side):
+        for _, images in process_ahead(paths, images_of, wanted=wanted, workers=workers, empty=empty, max_side=max_side):
             yield from images
 
 
@@ -246,16 +247,19 @@ def _batches(
         yield from ((job, batch) for batch in job.batches.rest())
 
 
-def _count(video: str, arrays: Iterator[np.ndarray], expected: int) -> Iterator[np.ndarray]:
-    """Yield a video's arrays, and check their number of frames at the end."""
-    num_decoded = 0
-    for frames_NHWC in arrays:
-        num_decoded += len(frames_NHWC)
-        yield frames_NHWC
-    if num_decoded != expected:
-        raise UserError(
-            f"{video}: decoded {num_decoded} frames, but videos.parquet lists {expected}; run with `--refresh subsample`"
-        )
+def _count(
+    video: str, decoded: Iterator[tuple[Wanted, np.ndarray]], wanted: Sequence[Wanted], expected: int
+) -> Iterator[tuple[Wanted, np.ndarray]]:
+    """Yield a video's arrays, and check at the end that there is an image of each kind for each frame."""
+    counts = dict.fromkeys(wanted, 0)
+    for kind, images_NHWC in decoded:
+        counts[kind] += len(images_NHWC)
+        yield kind, images_NHWC
+    for num_decoded in counts.values():
+        if num_decoded != expected:
+            raise UserError(
+                f"{video}: decoded {num_decoded} frames, but videos.parquet lists {expected}; run with `--refresh subsample`"
+            )
 
 
 def _spans(clips: pd.DataFrame) -> dict[str, Span]:

@@ -21,6 +21,7 @@ from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.errors import UserError
 from pipeline_lib.finetune.source import Source
 from pipeline_lib.streams.encoding import resize
+from pipeline_lib.video.decoders import Wanted
 from pipeline_lib.video.decoding import process_ahead
 
 logger = logging.getLogger(__name__)
@@ -130,12 +131,12 @@ def _decode(kept: Mapping[str, Sequence[range]], video_path: Callable[[str], Pat
     shape = (total, source.channels, source.side, source.side)
     images_FCHW = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
 
-    def process(video: str, arrays: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        return _kept_images(video, kept[video], source.images(arrays))
+    def process(video: str, decoded: Iterator[tuple[Wanted, np.ndarray]]) -> Iterator[np.ndarray]:
+        return _kept_images(video, kept[video], source.images(array for _, array in decoded))
 
     videos = [(video, video_path(video)) for video in kept]
     start = 0
-    for _, images in process_ahead(videos, process, workers=num_cores(), max_side=source.decoded_side):
+    for _, images in process_ahead(videos, process, wanted=[source.wanted], workers=num_cores(), max_side=source.decoded_side):
         for images_NHWC in images:
             images_FCHW[start : start + len(images_NHWC)] = resize([torch.from_numpy(images_NHWC)], source.side)
             start += len(images_NHWC)

@@ -5,10 +5,8 @@ Shape suffixes: N frames, T frames of an example, C channels, H W pixels.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -17,18 +15,18 @@ from torch import Tensor
 from pipeline_lib.backbones.build import Backbone
 from pipeline_lib.params import StreamParams
 from pipeline_lib.streams.encoding import decoded_side, normalise
-from pipeline_lib.streams.flow import FlowEncoder
-
-FLOWS_PER_ARRAY = 64
-"""Flows that a decoding thread hands over at a time."""
+from pipeline_lib.streams.flow.opening import open_flow
+from pipeline_lib.video.decoders import RGB, Derived, Wanted
 
 
 @dataclass(frozen=True)
 class Source:
-    """How a video's decoded frames become images to keep, and which consecutive images are an example."""
+    """How a video becomes images to keep, and which consecutive images are an example."""
 
+    wanted: Wanted
+    """What it needs from the decoder: the frames, or the images of flow."""
     images: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]]
-    """Takes all decoded frames of a video (uint8, NHWC), returns an image for each (uint8, NHWC), in a decoding thread."""
+    """Takes all arrays of what is wanted (uint8, NHWC), returns an image for each frame (uint8, NHWC), in a decoding thread."""
     side: int
     """Side in pixels of the images that are kept."""
     channels: int
@@ -62,20 +60,15 @@ def source_of(stream: StreamParams, backbone: Backbone, clip_frames: int, device
     """
     side, max_side = stream.image_size, decoded_side(stream.image_size)
     if stream.input == "frame":
-        return Source(iter, side, 3, (0,), max_side)
+        return Source(RGB, iter, side, 3, (0,), max_side)
     if stream.input == "clip":
-        return Source(iter, side, 3, backbone.frames_of_clip(clip_frames), max_side)
+        return Source(RGB, iter, side, 3, backbone.frames_of_clip(clip_frames), max_side)
     # Flow is smooth: at half its side it takes a quarter of the memory and is still finer than what DIS computes.
     half = (side + 1) // 2
     channels = 3 if stream.flow_encoding == "image" else 2
-    images = partial(_flows, FlowEncoder(stream, device), half)
-    return Source(images, half, channels, tuple(range(stream.stack)), max_side)
-
-
-def _flows(encoder: FlowEncoder, side: int, arrays: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    flows = encoder.encode_single(arrays, side=side)
-    while batch := list(itertools.islice(flows, FLOWS_PER_ARRAY)):
-        yield np.stack(batch)
+    flow = open_flow(stream, device, kept_side=half)
+    wanted, images = (flow, iter) if isinstance(flow, Derived) else (RGB, flow.encode_arrays)
+    return Source(wanted, images, half, channels, tuple(range(stream.stack)), max_side)
 
 
 def network_input(images_NTCHW: Tensor, backbone: Backbone, image_size: int) -> Tensor:

@@ -29,11 +29,11 @@ from pipeline_lib.predict.frame_means import FrameMeans
 from pipeline_lib.predict.fusion import Bundle, FusionBundle, fuse_predictions, open_bundle
 from pipeline_lib.predict.prediction import ModelPrediction, Prediction
 from pipeline_lib.streams.steps import nearest_steps, steps_of_frames, valid_steps
-from pipeline_lib.streams.stream import Span, Stream, params_of, share
+from pipeline_lib.streams.stream import Span, Stream, params_of, share, wanted_of
 from pipeline_lib.streams.windows import Window, window_starts
 from pipeline_lib.subsample import SubsampledVideo, subsample_video
 from pipeline_lib.training.checkpoints import Metadata, load_checkpoint
-from pipeline_lib.video.decoders import read_arrays
+from pipeline_lib.video.decoders import read_images
 from pipeline_lib.video.ffmpeg import VideoError
 from pipeline_lib.video.reading import probe
 
@@ -183,8 +183,10 @@ class Predictor:
             windows: dict[str, Iterator[Window]] = {}
             for side in {stream.decoded_side for stream in self._streams.values()}:
                 alike = {key: stream for key, stream in self._streams.items() if stream.decoded_side == side}
-                arrays = stack.enter_context(closing(read_arrays(video, max_side=side)))  # type: ignore[type-var]  # a generator
-                for (key, stream), branch in zip(alike.items(), share(arrays, len(alike)), strict=True):
+                images = read_images(video, wanted_of(alike.values()), max_side=side)
+                stack.enter_context(closing(images))  # type: ignore[type-var]  # a generator
+                branches = share(images, [stream.wanted for stream in alike.values()])
+                for (key, stream), branch in zip(alike.items(), branches, strict=True):
                     windows[key] = stream.windows(branch, span)
             for of_streams in zip(*windows.values(), strict=True):
                 yield dict(zip(windows, of_streams, strict=True))

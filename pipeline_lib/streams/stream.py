@@ -24,9 +24,10 @@ from pipeline_lib.params import StreamParams
 from pipeline_lib.params.stages import FLOW_KEYS
 from pipeline_lib.streams.encoding import Encoder, batches, decoded_side, default_batch, pinned_array
 from pipeline_lib.streams.windows import Window, cut_windows
+from pipeline_lib.video.decoders import RGB, Derived, Wanted
 
 if TYPE_CHECKING:
-    from pipeline_lib.streams.flow import FlowEncoder
+    from pipeline_lib.streams.flow.encoder import FlowEncoder
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,10 @@ class Stream:
             precision=choose_precision(params.precision, device, training=False),
             clip_frames=len(self._network_frames),
         )
-        self._flow = _open_flow(params, device) if params.input == "flow" else None
+        flow = _open_flow(params, device) if params.input == "flow" else None
+        self.wanted: Wanted = flow if isinstance(flow, Derived) else RGB
+        """What it needs from the decoder: the frames, or the images of flow."""
+        self._flow = flow if not isinstance(flow, Derived) else None
         self.preprocessing = self._describe()
         """Everything from decoded frames to the pooled feature map but the backbone, as JSON types."""
 
@@ -115,7 +119,7 @@ class Stream:
         """Yield the images of a video for the encoder (uint8, N x H x W x C).
 
         Args:
-            arrays: all frames of the video in order (uint8 RGB, N x H x W x 3).
+            arrays: all images of the video in order that are `wanted`, such as its frames (uint8 RGB, N x H x W x 3).
             span: the clips, and where they end. Flow at their borders is that of the video.
 
         Returns:
@@ -125,7 +129,7 @@ class Stream:
             for window in cut_windows(arrays, span.starts, num_frames=span.num_frames, frames=self._clip_frames):
                 yield self._for_upload(window.values[list(self._network_frames)])
         elif self._flow:
-            for flows_NSSC in _first(self._flow.encode(arrays), span.num_frames):
+            for flows_NSSC in _first(self._flow.encode_arrays(arrays), span.num_frames):
                 yield self._for_upload(flows_NSSC)
         else:
             yield from _first(arrays, span.num_frames)
@@ -167,12 +171,19 @@ class Stream:
         }
 
 
-def interleave(streams: Mapping[str, Stream], arrays: Iterable[np.ndarray], span: Span) -> Iterator[tuple[str, np.ndarray]]:
+def interleave(
+    streams: Mapping[str, Stream], decoded: Iterable[tuple[Wanted, np.ndarray]], span: Span
+) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the images of several streams of a video that is decoded once, each with its stream's name.
 
     The stream that is furthest behind comes next, so that few decoded frames are kept.
+
+    Args:
+        streams: the streams by name.
+        decoded: all that the streams want of the video, as `read_images` yields it.
+        span: the clips, and where they end.
     """
-    branches = share(arrays, len(streams))
+    branches = share(decoded, [stream.wanted for stream in streams.values()])
     images = {name: stream.images(branch, span) for (name, stream), branch in zip(streams.items(), branches, strict=True)}
     covered = dict.fromkeys(streams, 0)
     while covered:
@@ -185,20 +196,29 @@ def interleave(streams: Mapping[str, Stream], arrays: Iterable[np.ndarray], span
         yield name, array
 
 
-def share(arrays: Iterable[np.ndarray], number: int) -> list[Iterator[np.ndarray]]:
-    """Return iterators that each yield all arrays; unlike `itertools.tee`, an array is let go when the last one passed it."""
-    source = iter(arrays)
-    queues = [deque[np.ndarray]() for _ in range(number)]
+def wanted_of(streams: Iterable[Stream]) -> list[Wanted]:
+    """Return what streams need from the decoder, each once."""
+    return list(dict.fromkeys(stream.wanted for stream in streams))
+
+
+def share(decoded: Iterable[tuple[Wanted, np.ndarray]], wanted: Sequence[Wanted]) -> list[Iterator[np.ndarray]]:
+    """Return an iterator of the arrays of each that is wanted, even several times.
+
+    Unlike with `itertools.tee`, an array is let go when the last one passed it.
+    """
+    source = iter(decoded)
+    queues = [deque[np.ndarray]() for _ in wanted]
 
     def branch(queue: deque[np.ndarray]) -> Iterator[np.ndarray]:
         while True:
-            if not queue:
-                array = next(source, None)
-                if array is None:
+            while not queue:
+                item = next(source, None)
+                if item is None:
                     return
-                for each in queues:
-                    each.append(array)
-                del array
+                for each, kind in zip(queues, wanted, strict=True):
+                    if kind == item[0]:
+                        each.append(item[1])
+                del item
             yield queue.popleft()
 
     return [branch(queue) for queue in queues]
@@ -238,7 +258,7 @@ def _describe_input(params: StreamParams, clip_frames: int) -> dict[str, Any]:
     return frames | ({"input": "clip", "frames": clip_frames} if params.input == "clip" else {})
 
 
-def _open_flow(params: StreamParams, device: torch.device) -> FlowEncoder:
-    from pipeline_lib.streams.flow import FlowEncoder  # imports OpenCV, which other streams do not need
+def _open_flow(params: StreamParams, device: torch.device) -> Derived | FlowEncoder:
+    from pipeline_lib.streams.flow.opening import open_flow  # imports OpenCV and RAFT, which other streams do not need
 
-    return FlowEncoder(params, device)
+    return open_flow(params, device)

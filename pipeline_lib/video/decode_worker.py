@@ -1,56 +1,100 @@
 """Main program of a decoder process: reads requests from stdin and writes frames to stdout.
 
-It is run as a script (see `pipeline_lib.video.decoders`) and imports only PyAV and NumPy, so that it starts fast.
-A response is any number of `FRAMES` messages followed by `END` or `ERROR`. Each message starts with a header. The process exits
-at the end of stdin.
+It is run as a script (see `pipeline_lib.video.decoders`) and imports only PyAV and NumPy, so that it starts fast; other modules
+are imported when a request first needs them. A response is any number of `IMAGES` messages followed by `END` or `ERROR`. Each
+message starts with a header. The process exits at the end of stdin.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-HEADER = struct.Struct("<4I")
-"""Kind of message, followed by number, height and width of `FRAMES`, or by the length of an `ERROR`'s text in bytes."""
+HEADER = struct.Struct("<6I")
+"""Kind of message, followed for `IMAGES` by their position in the request's list, their number, height, width and channels, or
+for an `ERROR` by the length of its text in bytes."""
 
-FRAMES, END, ERROR = range(3)
+IMAGES, END, ERROR = range(3)
 
 CHUNK_BYTES = 8 << 20
-"""Maximum size of the frames in one message, unless a single frame is larger."""
+"""Maximum size of the images in one message, unless a single image is larger."""
+
+ROOT = Path(__file__).parents[2]
+"""Folder that this package is imported from."""
 
 
 def main() -> None:
-    """Respond to requests until the end of stdin. A request is a line with the arguments of `_decode` as JSON."""
+    """Respond to requests until the end of stdin. A request is a line with the arguments of `_respond` as JSON."""
     with suppress(BrokenPipeError):
         for line in sys.stdin:
             _respond(*json.loads(line))
 
 
-def _respond(path: str, max_side: int | None) -> None:
+def _respond(path: str, max_side: int | None, wanted: Sequence[tuple[str, str, Sequence[Any]] | None]) -> None:
+    """Send what is wanted of a video: its frames (None), and images that a function (module, name, arguments) makes of them."""
     try:
-        for frames in _decode(path, max_side):
-            height, width, _ = frames[0].shape
-            _send(HEADER.pack(FRAMES, len(frames), height, width), *(pixels.data for pixels in frames))
+        for index, images in _interleave(path, max_side, wanted):
+            _send(HEADER.pack(IMAGES, index, len(images), *images[0].shape), *(image.data for image in images))
     except (av.FFmpegError, ValueError) as error:
         text = (getattr(error, "strerror", None) or str(error)).encode()
-        _send(HEADER.pack(ERROR, len(text), 0, 0), text)
+        _send(HEADER.pack(ERROR, len(text), 0, 0, 0, 0), text)
     else:
-        _send(HEADER.pack(END, 0, 0, 0))
+        _send(HEADER.pack(END, 0, 0, 0, 0, 0))
 
 
-def _decode(path: str, max_side: int | None) -> Iterator[list[np.ndarray]]:
-    """Yield lists of frames (uint8 RGB, H x W x 3) of the same size, up to `CHUNK_BYTES` each.
+def _interleave(
+    path: str, max_side: int | None, wanted: Sequence[tuple[str, str, Sequence[Any]] | None]
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Yield chunks of everything wanted with its index, the one that is furthest behind first, so that few frames are kept."""
+    copies = itertools.tee(_decode(path, max_side), len(wanted))
+    chunks = {
+        index: _chunks(_function(*made_by[:2])(frames, *made_by[2]) if made_by else frames)
+        for index, (made_by, frames) in enumerate(zip(wanted, copies, strict=True))
+    }
+    del copies
+    sent = dict.fromkeys(chunks, 0)
+    while chunks:
+        index = min(chunks, key=sent.__getitem__)
+        images = next(chunks[index], None)
+        if images is None:
+            del chunks[index]
+            continue
+        sent[index] += len(images)
+        yield index, images
 
-    A width or height above `max_side` is scaled down to it.
-    """
+
+def _function(module: str, name: str) -> Any:
+    """Import a function of this package."""
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    return getattr(import_module(module), name)
+
+
+def _chunks(images: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Yield lists of consecutive images of the same size, up to `CHUNK_BYTES` each."""
     chunk: list[np.ndarray] = []
+    for pixels in images:
+        if chunk and (pixels.shape != chunk[0].shape or (len(chunk) + 1) * pixels.nbytes > CHUNK_BYTES):
+            yield chunk
+            chunk = []
+        chunk.append(pixels)
+    if chunk:
+        yield chunk
+
+
+def _decode(path: str, max_side: int | None) -> Iterator[np.ndarray]:
+    """Yield the frames (uint8 RGB, H x W x 3). A width or height above `max_side` is scaled down to it."""
     reformatter = VideoReformatter()
     with av.open(path, options={"protocol_whitelist": "file"}) as container:
         if not container.streams.video:
@@ -58,13 +102,7 @@ def _decode(path: str, max_side: int | None) -> Iterator[list[np.ndarray]]:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1  # there is one process per core
         for frame in container.decode(stream):
-            pixels = _to_array(_to_rgb(reformatter, frame, max_side))
-            if chunk and (pixels.shape != chunk[0].shape or (len(chunk) + 1) * pixels.nbytes > CHUNK_BYTES):
-                yield chunk
-                chunk = []
-            chunk.append(pixels)
-    if chunk:
-        yield chunk
+            yield _to_array(_to_rgb(reformatter, frame, max_side))
 
 
 def _to_rgb(reformatter: VideoReformatter, frame: av.VideoFrame, max_side: int | None) -> av.VideoFrame:

@@ -1,6 +1,7 @@
 """Decode videos in reusable processes, because starting ffmpeg for a short video costs more than decoding it.
 
-Each process decodes one video at a time with PyAV (see docs/performance.md for alternatives).
+Each process decodes one video at a time with PyAV (see docs/performance.md for alternatives). It also makes other images from
+the frames, such as those of optical flow, because threads that do would wait for the interpreter's lock most of the time.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +32,23 @@ TIMEOUT_SECONDS = 300
 """Maximum time between two messages of a decoder."""
 
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Images that the decoder process makes from the frames of a video, one for each frame."""
+
+    function: Callable[..., Iterator[np.ndarray]]
+    """Takes an iterator of all frames (uint8 RGB, H x W x 3) and the arguments; yields uint8 images, H x W x C. It belongs to a
+    module of this package that imports little, because the process imports it, too."""
+    arguments: tuple[Any, ...] = ()
+    """JSON types."""
+
+
+Wanted = Derived | None
+"""What to get of a video: its frames (`RGB`), or what is made from them."""
+
+RGB: Wanted = None
 
 
 class DecoderDiedError(VideoError):
@@ -56,19 +76,22 @@ class DecoderProcess:
         self._requests = self._process.stdin
         self._responses.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", TIMEOUT_SECONDS, 0))
 
-    def frames(self, path: Path, empty: Callable[[Shape], np.ndarray], max_side: int | None) -> Iterator[np.ndarray]:
-        """Yield arrays of several frames of a video, allocated by `empty`. Exhaust it before the next video.
+    def images(
+        self, path: Path, wanted: Sequence[Wanted], empty: Callable[[Shape], np.ndarray], max_side: int | None
+    ) -> Iterator[tuple[Wanted, np.ndarray]]:
+        """Yield arrays of several images of a video, allocated by `empty`. Exhaust it before the next video.
 
         Raises:
             VideoError: the video cannot be decoded, or the process died.
         """
+        request = [str(path.absolute()), max_side, [_to_json(each) for each in wanted]]
         with suppress(BrokenPipeError):  # the process is dead; reading raises its error
-            self._requests.write(json.dumps([str(path.absolute()), max_side]).encode() + b"\n")
+            self._requests.write(json.dumps(request).encode() + b"\n")
         while (header := HEADER.unpack(self._read(np.empty(HEADER.size, np.uint8)).tobytes()))[0] != END:
-            kind, count, height, width = header
+            kind, index, *shape = header
             if kind == ERROR:
-                raise VideoError(self._read(np.empty(count, np.uint8)).tobytes().decode())
-            yield self._read(empty((count, height, width, 3)))
+                raise VideoError(self._read(np.empty(index, np.uint8)).tobytes().decode())
+            yield wanted[index], self._read(empty(tuple(shape)))
 
     def _read(self, wanted: np.ndarray) -> np.ndarray:
         """Fill an array with bytes from the process."""
@@ -99,6 +122,10 @@ class DecoderProcess:
             file.close()
 
 
+def _to_json(wanted: Wanted) -> list[Any] | None:
+    return [wanted.function.__module__, wanted.function.__name__, wanted.arguments] if wanted else None
+
+
 _idle: list[DecoderProcess] = []
 _lock = threading.Lock()
 
@@ -111,19 +138,33 @@ def empty_array(shape: Shape) -> np.ndarray:
 def read_arrays(
     path: Path, *, empty: Callable[[Shape], np.ndarray] = empty_array, max_side: int | None = None
 ) -> Iterator[np.ndarray]:
-    """Yield arrays of several frames of a video (uint8 RGB, N x H x W x 3), decoded in another process.
+    """Yield arrays of several frames of a video (uint8 RGB, N x H x W x 3), decoded in another process; see `read_images`."""
+    with closing(read_images(path, [RGB], empty=empty, max_side=max_side)) as images:  # type: ignore[type-var]  # a generator
+        for _, frames_NHWC in images:
+            yield frames_NHWC
+
+
+def read_images(
+    path: Path,
+    wanted: Sequence[Wanted],
+    *,
+    empty: Callable[[Shape], np.ndarray] = empty_array,
+    max_side: int | None = None,
+) -> Iterator[tuple[Wanted, np.ndarray]]:
+    """Yield arrays of several images of a video (uint8, N x H x W x C), each with what it is. The video is decoded once.
 
     Args:
         path: the video.
+        wanted: the frames, images made from them, or both; each once. They are sent in step.
         empty: allocates the output arrays; pass a pooling allocator for large frames.
-        max_side: a width or height above it is scaled down to it by the decoder, without keeping the aspect ratio.
+        max_side: a frame's width or height above it is scaled down to it by the decoder, without keeping the aspect ratio.
 
     Raises:
         VideoError: the video is missing or cannot be decoded, or the decoder process died.
     """
     check_file(path)
     with _decoder() as process:
-        yield from process.frames(path, empty, max_side)
+        yield from process.images(path, wanted, empty, max_side)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.video.decoders import DecoderDiedError, Shape, empty_array, read_arrays
+from pipeline_lib.video.decoders import RGB, DecoderDiedError, Shape, Wanted, empty_array, read_images
 from pipeline_lib.video.ffmpeg import VideoError
 
 LOOKAHEAD = 4
@@ -87,21 +87,26 @@ def read_ahead(
 
     See `process_ahead`.
     """
-    return process_ahead(videos, lambda _, arrays: arrays, workers=workers, empty=empty, max_side=max_side)
+
+    def frames_of(_: str, images: Iterator[tuple[Wanted, np.ndarray]]) -> Iterator[np.ndarray]:
+        return (frames_NHWC for _, frames_NHWC in images)
+
+    return process_ahead(videos, frames_of, workers=workers, empty=empty, max_side=max_side)
 
 
 def process_ahead(
     videos: Iterable[Video],
-    process: Callable[[str, Iterator[np.ndarray]], Iterator[Item]],
+    process: Callable[[str, Iterator[tuple[Wanted, np.ndarray]]], Iterator[Item]],
     *,
+    wanted: Sequence[Wanted] = (RGB,),
     workers: int = 2,
     empty: Callable[[Shape], np.ndarray] = empty_array,
     max_side: int | None = None,
 ) -> Iterator[tuple[str, Iterator[Item]]]:
-    """Yield the name of each video in order, with what `process` makes from its name and its frames in a decoding thread.
+    """Yield the name of each video in order, with what `process` makes from its name and its images in a decoding thread.
 
     Of W workers, worker w decodes the videos w, w + W, w + 2 W, ... in its own process. Use the items of a video before
-    requesting the next one. For `empty` and `max_side` see `read_arrays`.
+    requesting the next one. For `wanted`, `empty` and `max_side` see `read_images`.
 
     Raises:
         UserError: a video cannot be decoded; raised while its items are read.
@@ -109,8 +114,8 @@ def process_ahead(
 
     def read(video: Video) -> Iterator[Item]:
         name, path = video
-        with closing(read_arrays(path, empty=empty, max_side=max_side)) as arrays:  # type: ignore[type-var]  # it is a generator
-            yield from process(name, arrays)
+        with closing(read_images(path, wanted, empty=empty, max_side=max_side)) as images:  # type: ignore[type-var]  # a generator
+            yield from process(name, images)
 
     videos = list(videos)
     pool = [_Worker(videos[first::workers], read) for first in range(min(workers, len(videos)))]

@@ -1,6 +1,4 @@
-"""Optical flow between the frames of a video, computed while features are extracted and never stored."""
+"""Optical flow between the frames of a video, computed while features are extracted and never stored.
 
-from pipeline_lib.streams.flow.encoder import FlowEncoder
-from pipeline_lib.streams.flow.encoding import mirror
-
-__all__ = ["FlowEncoder", "mirror"]
+All but `opening` and `raft` is also imported by decoder processes, so it imports neither PyTorch nor parameters.
+"""

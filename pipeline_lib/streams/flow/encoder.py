@@ -1,10 +1,12 @@
 """Turn the frames of a video into images of optical flow.
 
 Frames are resized to squares of the backbone's `image_size` before flow is computed. Flow is therefore in pixels at that size,
-independent of the video's resolution and aspect ratio. Frame t shows the flows t to t + L - 1, where flow t is the motion from
-frame t of the video to the next one. The last flow is repeated at the end, and the flow of a single frame is zero.
+independent of the video's resolution and aspect ratio.
 
-Shape suffixes: N frames, H W pixels of a decoded frame, S side in pixels, C channels, L flows of a stack.
+Frame t shows the flows t to t + L - 1, where flow t is the motion from frame t of the video to the next one. The last flow is
+repeated at the end, and the flow of a single frame is zero.
+
+Shape suffixes: N images, H W pixels of a decoded frame, S side in pixels, C channels, L flows of a stack.
 """
 
 from __future__ import annotations
@@ -12,17 +14,45 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 
-from pipeline_lib.params.stages import StreamParams
 from pipeline_lib.streams.flow.encoding import encode_flow
-from pipeline_lib.streams.flow.methods import METHODS
-from pipeline_lib.streams.flow.opencv import import_opencv, single_threaded
+from pipeline_lib.streams.flow.method import FlowMethod
+from pipeline_lib.streams.flow.opencv import METHODS, import_opencv, single_threaded
 
 BATCH_FLOWS = 16
 """Flows computed at a time. Fixed, so that a method on a GPU sees the same batches however a video is split into arrays."""
+
+
+@dataclass(frozen=True)
+class FlowSpec:
+    """Which flow images to make."""
+
+    method: str
+    side: int
+    """Side in pixels of the frames that flow is computed of."""
+    bound: float
+    """Flow in pixels that maps to the ends of the range."""
+    has_magnitude: bool
+    """Whether the magnitude is the third channel."""
+    stack: int
+    """Flows of an image, if it has no magnitude."""
+    kept_side: int
+    """Encoded flows are scaled down to this side; their values stay pixels at `side`."""
+
+
+def flow_images(frames: Iterator[np.ndarray], *spec: Any) -> Iterator[np.ndarray]:
+    """Yield the flow images (uint8 SSC) of frames with one of OpenCV's methods; runs in a decoder process.
+
+    Args:
+        frames: all frames of one video in order (uint8 RGB, HWC).
+        spec: the values of a `FlowSpec`.
+    """
+    flow_spec = FlowSpec(*spec)
+    return FlowEncoder(flow_spec, METHODS[flow_spec.method]()).encode(frames)
 
 
 class FlowEncoder:
@@ -31,80 +61,69 @@ class FlowEncoder:
     It may be used by several threads, each with a video of its own.
     """
 
-    def __init__(self, params: StreamParams, device: torch.device) -> None:
-        """Load the method.
-
-        Raises:
-            UserError: OpenCV or the method's weights are not available.
-        """
-        self.params = params
+    def __init__(self, spec: FlowSpec, method: FlowMethod) -> None:
+        self.spec = spec
         self._cv2 = import_opencv()
-        self._method = METHODS[params.method](params, device)
-        self._has_magnitude = params.flow_encoding == "image"
+        self._method = method
 
-    def encode(self, arrays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield the flow images of a video's frames in order (uint8 NSSC, up to 16 at a time).
-
-        The channels are x, y and magnitude, or those of the stacked flows in order: x, y, x, y, ...
-        Memory is bounded for videos of any length.
-
-        Args:
-            arrays: all frames of one video in order, in arrays of any lengths (uint8 RGB, NHWC).
-        """
-        images = self._stack(self.encode_single(arrays))
+    def encode_arrays(self, arrays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the flow images of all frames of a video (uint8 RGB, NHWC) as arrays of several (uint8 NSSC)."""
+        images = self.encode(itertools.chain.from_iterable(arrays))
         while batch := list(itertools.islice(images, BATCH_FLOWS)):
             yield np.stack(batch)
 
-    def encode_single(self, arrays: Iterable[np.ndarray], *, side: int | None = None) -> Iterator[np.ndarray]:
-        """Yield one encoded flow (uint8; x, y and for `encoding: image` magnitude) for each frame, the last one repeated.
+    def encode(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the flow image (uint8 SSC) of each frame of a video (uint8 RGB, HWC), in order.
 
-        Args:
-            arrays: as for `encode`.
-            side: scale the encoded flows down to this side; their values stay pixels at `image_size`.
+        The channels are x, y and magnitude, or those of the stacked flows in order: x, y, x, y, ...
+        Memory is bounded for videos of any length.
         """
-        frames = itertools.chain.from_iterable(arrays)
+        window: deque[np.ndarray] = deque(maxlen=self.spec.stack)
+        for flow_SSC in _repeat_last(self._single(frames), self.spec.stack - 1):
+            window.append(flow_SSC)
+            if len(window) == self.spec.stack:
+                yield flow_SSC if self.spec.stack == 1 else stack_flows(window)
+
+    def _single(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield one encoded flow for each frame, the last one repeated."""
         if (first_HWC := next(frames, None)) is None:
             return
         flow_SSC = None
-        for flow_SSC in self._flows(first_HWC, frames, side or self.params.image_size):
+        for flow_SSC in self._flows(first_HWC, frames):
             yield flow_SSC
-        yield self._still(side or self.params.image_size) if flow_SSC is None else flow_SSC
+        yield self._still() if flow_SSC is None else flow_SSC
 
-    def _still(self, side: int) -> np.ndarray:
-        return encode_flow(np.zeros((side, side, 2), np.float32), self.params.bound, magnitude=self._has_magnitude)
+    def _still(self) -> np.ndarray:
+        return self._encode(np.zeros((self.spec.side, self.spec.side, 2), np.float32))
 
-    def _flows(self, first_HWC: np.ndarray, frames: Iterator[np.ndarray], side: int) -> Iterator[np.ndarray]:
+    def _flows(self, first_HWC: np.ndarray, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the encoded flow from each frame to the next."""
         flows_of = self._method.start()
         images = [self._prepare(first_HWC)]
         while batch := list(itertools.islice(frames, BATCH_FLOWS)):
             with single_threaded(self._cv2):
                 images += map(self._prepare, batch)
-                encoded = [self._encode(flow_SS2, side) for flow_SS2 in flows_of(np.stack(images))]
+                encoded = list(map(self._encode, flows_of(images)))
             yield from encoded
             images = images[-1:]
 
     def _prepare(self, frame_HWC: np.ndarray) -> np.ndarray:
-        """Return a frame as a square, grey or RGB as the method wants it."""
+        """Return a frame as a square, grey or RGB as the method wants it.
+
+        A side that shrinks to half or less is averaged. Above that, bilinear interpolation is several times as fast, and still
+        leaves out no pixel.
+        """
         pixels = self._cv2.cvtColor(frame_HWC, self._cv2.COLOR_RGB2GRAY) if self._method.is_grey else frame_HWC
-        return self._resize(pixels, self.params.image_size)
+        shrinks_much = max(pixels.shape[:2]) >= 2 * self.spec.side
+        interpolation = self._cv2.INTER_AREA if shrinks_much else self._cv2.INTER_LINEAR
+        image: np.ndarray = self._cv2.resize(pixels, (self.spec.side,) * 2, interpolation=interpolation)
+        return image
 
-    def _encode(self, flow_SS2: np.ndarray, side: int) -> np.ndarray:
-        flow_SSC = encode_flow(flow_SS2, self.params.bound, magnitude=self._has_magnitude)
-        return flow_SSC if side == self.params.image_size else self._resize(flow_SSC, side)
-
-    def _resize(self, pixels: np.ndarray, side: int) -> np.ndarray:
-        """Resize to a square; where it shrinks, average the pixels."""
-        resized: np.ndarray = self._cv2.resize(pixels, (side, side), interpolation=self._cv2.INTER_AREA)
-        return resized
-
-    def _stack(self, flows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield for each flow the image of it and the following ones; the last flow is repeated."""
-        window: deque[np.ndarray] = deque(maxlen=self.params.stack)
-        for flow_SSC in _repeat_last(flows, self.params.stack - 1):
-            window.append(flow_SSC)
-            if len(window) == self.params.stack:
-                yield flow_SSC if self._has_magnitude else stack_flows(window)
+    def _encode(self, flow_SS2: np.ndarray) -> np.ndarray:
+        flow_SSC = encode_flow(flow_SS2, self.spec.bound, magnitude=self.spec.has_magnitude)
+        if self.spec.kept_side < self.spec.side:
+            flow_SSC = self._cv2.resize(flow_SSC, (self.spec.kept_side,) * 2, interpolation=self._cv2.INTER_AREA)
+        return flow_SSC
 
 
 def stack_flows(flows: Iterable[np.ndarray]) -> np.ndarray:

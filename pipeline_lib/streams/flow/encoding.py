@@ -12,8 +12,14 @@ Shape suffixes: C channels, S side in pixels.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from torch import Tensor
+
+from pipeline_lib.streams.flow.opencv import import_opencv
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CENTRE, HALF_RANGE = 128, 127
 """Value of zero motion, and the largest difference from it."""
@@ -27,17 +33,27 @@ def encode_flow(flow_SS2: np.ndarray, bound: float, *, magnitude: bool) -> np.nd
         bound: flow in pixels that maps to the ends of the range; larger flow is clipped.
         magnitude: add the magnitude as a third channel.
     """
-    # A mean for each axis is ten times as fast as `mean(axis=(0, 1))`.
-    camera_2 = np.array([flow_SS2[..., axis].mean(dtype=np.float64) for axis in (0, 1)], np.float32)
-    motion_SS2 = flow_SS2 - camera_2
-    encoded_SSC = np.empty((*flow_SS2.shape[:2], 3 if magnitude else 2), np.uint8)
-    if magnitude:
-        magnitude_SS = np.sqrt(motion_SS2[..., 0] ** 2 + motion_SS2[..., 1] ** 2)
-        encoded_SSC[..., 2] = np.rint(np.minimum(magnitude_SS, bound) * (HALF_RANGE / bound)) + CENTRE
-    motion_SS2 *= HALF_RANGE / bound
-    np.clip(motion_SS2, -HALF_RANGE, HALF_RANGE, out=motion_SS2)
-    encoded_SSC[..., :2] = np.rint(motion_SS2, out=motion_SS2) + CENTRE
+    cv2 = import_opencv()
+    motion_SS2 = cv2.subtract(flow_SS2, (*cv2.mean(flow_SS2)[:2], 0, 0))
+    if not magnitude:
+        return _to_bytes(motion_SS2.reshape(len(motion_SS2), -1), bound).reshape(motion_SS2.shape)
+    # OpenCV is faster on whole planes: one operation for all three.
+    planes_CSS = np.empty((3, *motion_SS2.shape[:2]), np.float32)
+    cv2.split(motion_SS2, list(planes_CSS[:2]))
+    cv2.magnitude(planes_CSS[0], planes_CSS[1], planes_CSS[2])
+    bytes_CSS = _to_bytes(planes_CSS.reshape(len(planes_CSS), -1), bound).reshape(planes_CSS.shape)
+    encoded_SSC: np.ndarray = cv2.merge(list(bytes_CSS))
     return encoded_SSC
+
+
+def _to_bytes(values: np.ndarray, bound: float) -> np.ndarray:
+    """Map [-bound, bound] to [1, 255] and clip (float32 matrix, overwritten)."""
+    cv2 = import_opencv()
+    cv2.multiply(values, HALF_RANGE / bound, values)
+    cv2.max(values, -HALF_RANGE, values)
+    np.rint(values, out=values)  # before the centre is added: sums of floats would be rounded differently above and below it
+    encoded: np.ndarray = cv2.convertScaleAbs(values, alpha=1, beta=CENTRE)
+    return encoded
 
 
 def mirror(flows: Tensor) -> Tensor:

@@ -1,18 +1,18 @@
 """What an optical flow method provides.
 
-Shape suffixes: N consecutive images, M = N - 1 flows, S side in pixels, C colour channels (3).
+Shape suffixes: S side in pixels, C colour channels (3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-FlowFunction = Callable[[np.ndarray], np.ndarray]
-"""Returns flows_MSS2 (float32; x to the right, y downwards, in pixels) from each of N consecutive images to the next one.
-The images are uint8: grey (NSS) or RGB (NSSC)."""
+FlowFunction = Callable[[Sequence[np.ndarray]], Iterable[np.ndarray]]
+"""Returns flow_SS2 (float32; x to the right, y downwards, in pixels) from each of several consecutive images to the next one.
+The images are uint8: grey (SS) or RGB (SSC)."""
 
 
 @dataclass(frozen=True)

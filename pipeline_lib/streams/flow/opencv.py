@@ -1,6 +1,6 @@
 """OpenCV's optical flow methods on grey images: DIS, Farneback and TV-L1.
 
-Shape suffixes: N consecutive images, M = N - 1 flows, S side in pixels.
+Shape suffix: S side in pixels.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.params.stages import StreamParams
 from pipeline_lib.streams.flow.method import FlowFunction, FlowMethod
 
 FARNEBACK = {
@@ -33,7 +31,7 @@ PairFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Returns flow_SS2 from one grey image to the next."""
 
 
-def dis(params: StreamParams, device: torch.device) -> FlowMethod:
+def dis() -> FlowMethod:
     """Return DIS (Kroeger et al. 2016) with the preset `fast`; see docs/performance.md for the others."""
     cv2 = import_opencv()
 
@@ -44,13 +42,13 @@ def dis(params: StreamParams, device: torch.device) -> FlowMethod:
     return _of_pairs(start)
 
 
-def farneback(params: StreamParams, device: torch.device) -> FlowMethod:
+def farneback() -> FlowMethod:
     """Return Farneback's method (2003)."""
     cv2 = import_opencv()
     return _of_pairs(lambda: lambda first_SS, second_SS: cv2.calcOpticalFlowFarneback(first_SS, second_SS, None, **FARNEBACK))
 
 
-def tvl1(params: StreamParams, device: torch.device) -> FlowMethod:
+def tvl1() -> FlowMethod:
     """Return TV-L1 (Zach et al. 2007).
 
     Raises:
@@ -74,9 +72,13 @@ def _of_pairs(start: Callable[[], PairFunction]) -> FlowMethod:
 
     def start_all() -> FlowFunction:
         flow_of_pair = start()
-        return lambda images_NSS: np.stack([flow_of_pair(*pair) for pair in itertools.pairwise(images_NSS)])
+        return lambda images: itertools.starmap(flow_of_pair, itertools.pairwise(images))
 
     return FlowMethod(start_all, is_grey=True)
+
+
+METHODS: dict[str, Callable[[], FlowMethod]] = {"dis": dis, "farneback": farneback, "tvl1": tvl1}
+"""By their names in `StreamParams.method`."""
 
 
 def import_opencv() -> Any:

@@ -34,7 +34,7 @@ def raft(params: StreamParams, device: torch.device) -> FlowMethod:
         UserError: the weights cannot be read or downloaded, or are another network's.
     """
     network = _load(params.method_weights).to(device).eval()
-    return FlowMethod(lambda: lambda images_NSSC: _flows(network, images_NSSC, device), is_grey=False)
+    return FlowMethod(lambda: lambda images: _flows(network, np.stack(images), device), is_grey=False)
 
 
 def _load(path: str | None) -> nn.Module:

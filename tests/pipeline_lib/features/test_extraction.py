@@ -18,7 +18,7 @@ from pipeline_lib.features import FeatureReader, extract_features
 from pipeline_lib.params import ChunkParams, StreamParams
 from pipeline_lib.streams.encoding import normalise, resize
 from pipeline_lib.video import decoding
-from pipeline_lib.video.decoders import read_arrays
+from pipeline_lib.video.decoders import RGB, Wanted, read_images
 from pipeline_lib.video.reading import read_frames
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -208,15 +208,20 @@ def test_streams_together_are_what_each_is_alone(shard: Path, tmp_path: Path) ->
 
 
 def test_videos_are_decoded_once_for_all_streams(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded: list[str] = []
+    decoded: dict[str, list[Wanted]] = {}
 
-    def read(path: Path, **options: Any) -> Iterator[np.ndarray]:
-        decoded.append(path.name)
-        return read_arrays(path, **options)
+    def read(path: Path, wanted: list[Wanted], **options: Any) -> Iterator[tuple[Wanted, np.ndarray]]:
+        assert path.name not in decoded
+        decoded[path.name] = wanted
+        return read_images(path, wanted, **options)
 
-    monkeypatch.setattr(decoding, "read_arrays", read)
-    extract_several(shard, tmp_path, ["rgb", "flow", "clip"])
+    monkeypatch.setattr(decoding, "read_images", read)
+    extract_several(shard, tmp_path / "several", ["rgb", "flow", "clip"])
     assert sorted(decoded) == ["#b.avi.mp4", "a (1).avi.mp4", "c.avi.mp4"]
+    assert all(wanted[0] == RGB and len(wanted) == 2 for wanted in decoded.values())
+    decoded.clear()
+    extract_several(shard, tmp_path / "alone", ["flow"])
+    assert not any(RGB in wanted for wanted in decoded.values())
 
 
 def test_a_clip_streams_steps_are_those_of_the_padded_clip(shard: Path, tmp_path: Path) -> None:

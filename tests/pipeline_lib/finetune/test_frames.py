@@ -12,6 +12,7 @@ import torch
 from pipeline_lib.finetune import frames as frames_module
 from pipeline_lib.finetune.frames import FrameStore, load_frames
 from pipeline_lib.finetune.source import Source
+from pipeline_lib.video.decoders import RGB
 from pipeline_lib.video.writing import VideoWriter
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -38,7 +39,7 @@ def clips() -> pd.DataFrame:
 def load(
     clips: pd.DataFrame, folder: Path, examples_per_video: int | None = None, offsets: tuple[int, ...] = (0,)
 ) -> FrameStore:
-    source = Source(iter, 16, 3, offsets, 640)
+    source = Source(RGB, iter, 16, 3, offsets, 640)
     return load_frames(clips, CLASSES, lambda video: folder / f"{video}.mp4", source, examples_per_video=examples_per_video)
 
 

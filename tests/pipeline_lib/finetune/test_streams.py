@@ -18,7 +18,8 @@ from pipeline_lib.finetune import training as training_module
 from pipeline_lib.finetune.source import network_input, source_of
 from pipeline_lib.params import FinetuneParams, StreamParams
 from pipeline_lib.params.stages import FetchParams, Params
-from pipeline_lib.streams.flow import FlowEncoder
+from pipeline_lib.streams.flow.opening import open_flow
+from pipeline_lib.video.decoders import Derived, read_images
 from pipeline_lib.video.writing import VideoWriter
 
 pytestmark = [pytest.mark.usefixtures("single_thread"), pytest.mark.integration]
@@ -125,14 +126,15 @@ def test_each_augmentation_of_flow_takes_part_but_not_colour(
 
 
 def test_kept_flow_is_that_of_extraction_at_half_its_side(folder: Path) -> None:
-    from pipeline_lib.video.decoders import read_arrays
-
     path = folder / "run0.mp4"
     stream = FLOW.model_copy(update={"image_size": 48})
     source = source_of(stream, build_backbone("vgg_small", "random", grid=2, seed=0, channels_in=6), 10, CPU)
     assert (source.side, source.channels, source.offsets) == (24, 2, (0, 1, 2))
-    kept_FHWC = np.concatenate(list(source.images(read_arrays(path))))
-    whole_NHWC = np.concatenate(list(FlowEncoder(stream, CPU).encode(read_arrays(path))))
+    whole = open_flow(stream, CPU)
+    assert isinstance(whole, Derived)
+    kept_FHWC, whole_NHWC = (
+        np.concatenate([images for _, images in read_images(path, [wanted])]) for wanted in (source.wanted, whole)
+    )
     means_NHWC = whole_NHWC.reshape(10, 24, 2, 24, 2, 6).mean(axis=(2, 4))
     for number in range(8):
         stacked_HWC = np.concatenate(list(kept_FHWC[number : number + 3]), axis=-1)

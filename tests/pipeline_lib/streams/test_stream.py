@@ -14,8 +14,9 @@ import torch
 from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.params import StreamParams
 from pipeline_lib.streams.encoding import normalise, resize
-from pipeline_lib.streams.flow import FlowEncoder
-from pipeline_lib.streams.stream import Span, Stream, interleave, params_of, share
+from pipeline_lib.streams.flow.encoder import flow_images
+from pipeline_lib.streams.stream import Span, Stream, interleave, params_of, share, wanted_of
+from pipeline_lib.video import decoders
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -45,6 +46,12 @@ def in_arrays(frames: np.ndarray, size: int = 7) -> Iterator[np.ndarray]:
     return iter([frames[first : first + size] for first in range(0, len(frames), size)])
 
 
+def decoded(params: StreamParams, frames: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield what the decoder sends for a stream."""
+    wanted = open_stream(params).wanted
+    return in_arrays(np.stack(list(wanted.function(iter(frames), *wanted.arguments))) if wanted else frames)
+
+
 @functools.cache
 def open_stream(params: StreamParams) -> Stream:
     return Stream(params, clip_frames=FRAMES, device=CPU)
@@ -52,10 +59,10 @@ def open_stream(params: StreamParams) -> Stream:
 
 def test_flow_at_a_clips_border_is_the_videos():
     frames = make_video()
-    images = np.concatenate(list(open_stream(STACK).images(in_arrays(frames), SPAN)))
-    expected = np.concatenate(list(FlowEncoder(STACK, CPU).encode(in_arrays(frames))))[:20]
+    images = np.concatenate(list(open_stream(STACK).images(decoded(STACK, frames), SPAN)))
+    expected = list(flow_images(iter(frames), "dis", 32, 20.0, False, 3, 32))[:20]
     np.testing.assert_array_equal(images, expected)
-    of_clip = np.concatenate(list(FlowEncoder(STACK, CPU).encode(in_arrays(frames[:16]))))
+    of_clip = np.concatenate(list(decoded(STACK, frames[:16])))
     assert not np.array_equal(images[15], of_clip[15])
     assert images.shape == (20, 32, 32, 6)
 
@@ -73,11 +80,11 @@ def test_a_clip_network_sees_whole_clips_with_the_last_frame_again():
 def test_windows_of_frames_are_the_backbones_features_of_each_image(params):
     stream = open_stream(params)
     frames = make_video()
-    images = np.concatenate(list(stream.images(in_arrays(frames), SPAN)))
+    images = np.concatenate(list(stream.images(decoded(params, frames), SPAN)))
     backbone = build_backbone("vgg_small", "random", grid=2, seed=3, channels_in=params.input_channels)
     with torch.inference_mode():
         expected_NKKD = backbone(normalise(resize([torch.from_numpy(images)], 32), backbone)).numpy()
-    first, second = stream.windows(in_arrays(frames), SPAN)
+    first, second = stream.windows(decoded(params, frames), SPAN)
     assert (first.first_frame, first.valid_frames, second.first_frame, second.valid_frames) == (0, 16, 16, 4)
     np.testing.assert_allclose(first.values, expected_NKKD[:16], rtol=1e-2, atol=1e-3)
     np.testing.assert_allclose(second.values, expected_NKKD[[16, 17, 18, *[19] * 13]], rtol=1e-2, atol=1e-3)
@@ -104,26 +111,29 @@ def test_several_streams_of_one_decoding_are_what_each_is_alone_and_go_in_step()
     span = Span(tuple(range(0, 150, 16)), 150)
     together: dict[str, list[np.ndarray]] = {name: [] for name in streams}
     covered = dict.fromkeys(streams, 0)
-    for name, images in interleave(streams, in_arrays(frames), span):
+    kinds = {stream.wanted: decoded(stream.params, frames) for stream in streams.values()}
+    assert list(kinds) == wanted_of(streams.values())
+    in_step = ((kind, array) for arrays in zip(*kinds.values(), strict=True) for kind, array in zip(kinds, arrays, strict=True))
+    for name, images in interleave(streams, in_step, span):
         together[name].append(images)
         covered[name] += streams[name].covered_frames(images)
         assert max(covered.values()) - min(covered.values()) <= 16
     for name, stream in streams.items():
-        alone = np.concatenate(list(stream.images(in_arrays(frames), span)))
+        alone = np.concatenate(list(stream.images(decoded(stream.params, frames), span)))
         np.testing.assert_array_equal(np.concatenate(together[name]), alone)
 
 
 def test_an_array_is_let_go_when_the_last_branch_passed_it():
     made: list[weakref.ref[np.ndarray]] = []
 
-    def arrays() -> Iterator[np.ndarray]:
+    def arrays() -> Iterator[tuple[decoders.Wanted, np.ndarray]]:
         for number in range(50):
             array = np.full(3, number)
             made.append(weakref.ref(array))
-            yield array
+            yield decoders.RGB, array
             del array
 
-    first, second = share(arrays(), 2)
+    first, second = share(arrays(), [decoders.RGB] * 2)
     for number in range(20):
         assert next(first)[0] == number
     assert sum(array() is not None for array in made) in (20, 21)
@@ -139,7 +149,7 @@ def test_provenance_is_enough_to_open_the_stream_again(params, tmp_path):
     torch.save(stream.encoder.backbone.extractor.state_dict(), tmp_path / "weights.pt")
     again = Stream(params_of(stream.provenance, CPU), clip_frames=FRAMES, device=CPU, weights_file=tmp_path / "weights.pt")
     assert again.provenance == stream.provenance | {"weights": "state dict"}
-    for window, expected in zip(*(each.windows(in_arrays(make_video()), SPAN) for each in (again, stream)), strict=True):
+    for window, expected in zip(*(each.windows(decoded(params, make_video()), SPAN) for each in (again, stream)), strict=True):
         np.testing.assert_array_equal(window.values, expected.values)
 
 
@@ -181,7 +191,7 @@ def test_a_backbone_that_does_not_fit_its_input_is_one_clear_line(params, frames
 
 @pytest.mark.parametrize("params", [RGB, FLOW, STACK, CLIP], ids=name_of)
 def test_a_video_of_one_frame(params):
-    [window] = open_stream(params).windows(in_arrays(make_video(1)), Span((0,), 1))
+    [window] = open_stream(params).windows(decoded(params, make_video(1)), Span((0,), 1))
     assert (window.first_frame, window.valid_frames) == (0, 1)
     assert len(window.values) == (2 if params is CLIP else 16)
     assert np.isfinite(window.values).all()

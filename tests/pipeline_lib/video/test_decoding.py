@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline_lib.video import decoders, decoding
-from pipeline_lib.video.decoders import DecoderDiedError, Shape
+from pipeline_lib.video.decoders import RGB, DecoderDiedError, Shape, Wanted
 from pipeline_lib.video.decoding import LOOKAHEAD, read_ahead
 from pipeline_lib.video.ffmpeg import VideoError
 from pipeline_lib.video.writing import VideoWriter
@@ -24,15 +24,17 @@ class FakeVideos:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.decoded: dict[str, int] = {}
         self.closed: list[str] = []
-        monkeypatch.setattr(decoding, "read_arrays", self.read)
+        monkeypatch.setattr(decoding, "read_images", self.read)
 
-    def read(self, path: Path, *, empty: Callable[[Shape], np.ndarray], max_side: int | None) -> Iterator[np.ndarray]:
+    def read(
+        self, path: Path, wanted: list[Wanted], *, empty: Callable[[Shape], np.ndarray], max_side: int | None
+    ) -> Iterator[tuple[Wanted, np.ndarray]]:
         try:
             for number in range(int(path.name)):
                 self.decoded[path.name] = number + 1
                 frames_NHWC = empty((2, 1, 1, 3))
                 frames_NHWC[:] = number
-                yield frames_NHWC
+                yield RGB, frames_NHWC
         finally:
             self.closed.append(path.name)
 
@@ -76,12 +78,12 @@ def test_what_is_left_unread_is_not_the_next_videos(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_a_video_that_fails_is_named_and_its_worker_goes_on(monkeypatch, error, message) -> None:
-    def read(path: Path, **_: object) -> Iterator[np.ndarray]:
-        yield np.zeros((1, 1, 1, 3), np.uint8)
+    def read(path: Path, *_: object, **__: object) -> Iterator[tuple[Wanted, np.ndarray]]:
+        yield RGB, np.zeros((1, 1, 1, 3), np.uint8)
         if path.name == "bad":
             raise error
 
-    monkeypatch.setattr(decoding, "read_arrays", read)
+    monkeypatch.setattr(decoding, "read_images", read)
     opened = read_ahead([(name, Path(name)) for name in ("good", "bad", "better")], workers=1)
     assert len(list(next(opened)[1])) == 1
     with pytest.raises(ValueError, match=message):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,17 @@ import torch
 from torchvision.models.optical_flow import raft_small
 
 from pipeline_lib.params.stages import StreamParams
-from pipeline_lib.streams.flow import FlowEncoder, encoder, mirror
+from pipeline_lib.streams.flow import encoder
 from pipeline_lib.streams.flow import raft as raft_module
-from pipeline_lib.streams.flow.encoding import encode_flow
+from pipeline_lib.streams.flow.encoder import FlowEncoder, FlowSpec
+from pipeline_lib.streams.flow.encoding import encode_flow, mirror
 from pipeline_lib.streams.flow.method import FlowMethod
-from pipeline_lib.streams.flow.methods import METHODS
-from pipeline_lib.streams.flow.opencv import single_threaded
-from pipeline_lib.video.decoders import read_arrays
+from pipeline_lib.streams.flow.opencv import METHODS, single_threaded
+from pipeline_lib.streams.flow.opening import open_flow
+from pipeline_lib.streams.flow.raft import raft
+from pipeline_lib.video import decode_worker
+from pipeline_lib.video.decoders import Derived, read_arrays, read_images
+from pipeline_lib.video.writing import VideoWriter
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 CPU = torch.device("cpu")
@@ -46,14 +52,23 @@ def moving(num_frames: int, side: int = 64, *, step: tuple[int, int] = (2, -1)) 
     return np.repeat(np.stack(frames)[..., None], 3, axis=-1)
 
 
-def flows_of(method: str, frames_NHWC: np.ndarray, **changes: Any) -> np.ndarray:
-    grey_NHW = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames_NHWC])
-    return METHODS[method](stream(method=method, **changes), CPU).start()(grey_NHW)
+def flows_of(method: str, frames_NHWC: np.ndarray) -> np.ndarray:
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames_NHWC]
+    return np.stack(list(METHODS[method]().start()(grey)))
+
+
+def open_encoder(kept_side: int | None = None, **changes: Any) -> FlowEncoder:
+    """Return the encoder that the decoder process uses, or for RAFT this one."""
+    flow = open_flow(stream(**changes), CPU, kept_side=kept_side)
+    if isinstance(flow, FlowEncoder):
+        return flow
+    spec = FlowSpec(*flow.arguments)
+    return FlowEncoder(spec, METHODS[spec.method]())
 
 
 def encoded(frames_NHWC: np.ndarray, *sizes: int, **changes: Any) -> np.ndarray:
     arrays = np.split(frames_NHWC, np.cumsum(sizes))
-    return np.concatenate(list(FlowEncoder(stream(**changes), CPU).encode(arrays)))
+    return np.concatenate(list(open_encoder(**changes).encode_arrays(arrays)))
 
 
 @pytest.mark.parametrize(("method", "side", "tolerance"), [("dis", 64, 0.1), ("farneback", 64, 0.1), ("tvl1", 32, 0.2)])
@@ -126,12 +141,11 @@ def test_mirrored_image_is_the_image_of_the_mirrored_flow(magnitude: bool) -> No
 def numbered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the flow of a pair differ from pixel to pixel by an amount that is the first image's grey level."""
 
-    def flows(images_NSS: np.ndarray) -> np.ndarray:
-        level_M = images_NSS[:-1, 0, 0].astype(np.float32)
-        ramp_SS2 = np.stack(np.meshgrid(*[np.linspace(-1, 1, images_NSS.shape[-1])] * 2), axis=-1).astype(np.float32)
-        return level_M[:, None, None, None] * ramp_SS2
+    def flows(images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        ramp_SS2 = np.stack(np.meshgrid(*[np.linspace(-1, 1, len(images[0]))] * 2), axis=-1).astype(np.float32)
+        return (np.float32(image_SS[0, 0]) * ramp_SS2 for image_SS in images[:-1])
 
-    monkeypatch.setitem(METHODS, "dis", lambda params, device: FlowMethod(lambda: flows, is_grey=True))
+    monkeypatch.setitem(METHODS, "dis", lambda: FlowMethod(lambda: flows, is_grey=True))
 
 
 def levels(num_frames: int) -> np.ndarray:
@@ -175,16 +189,21 @@ def test_video_of_one_frame_stands_still(stack: int) -> None:
 
 
 def test_smaller_flows_hold_the_same_motion() -> None:
-    flow_encoder = FlowEncoder(stream(), CPU)
-    whole, half = (np.stack(list(flow_encoder.encode_single([moving(3)], side=side))) for side in (None, 32))
+    whole, half = (np.stack(list(open_encoder(side).encode(iter(moving(3))))) for side in (None, 32))
     assert half.shape == (3, 32, 32, 3)
     means = whole.reshape(3, 32, 2, 32, 2, 3).mean(axis=(2, 4))
     assert abs(half - means).max() <= 0.5
-    assert next(flow_encoder.encode_single([moving(1)], side=32)).shape == (32, 32, 3)
+    assert next(open_encoder(32).encode(iter(moving(1)))).shape == (32, 32, 3)
+
+
+def test_kept_flows_are_single_ones() -> None:
+    frames_NHWC = moving(5)
+    kept = np.stack(list(open_encoder(64, stack=3).encode(iter(frames_NHWC))))
+    assert np.array_equal(kept, encoded(frames_NHWC, stack=3)[..., :2])
 
 
 def test_no_frames_are_no_images() -> None:
-    assert not list(FlowEncoder(stream(), CPU).encode([]))
+    assert not list(open_encoder().encode(iter([])))
 
 
 @pytest.mark.parametrize("changes", [{}, {"stack": 5}, {"method": "farneback"}])
@@ -196,10 +215,10 @@ def test_split_into_arrays_changes_no_byte(changes: dict[str, Any]) -> None:
 
 
 def test_threads_encode_several_videos_to_the_same_bytes() -> None:
-    flow_encoder = FlowEncoder(stream(stack=2), CPU)
+    flow_encoder = open_encoder(stack=2)
     videos = [moving(12, step=(x, 1)) for x in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda frames: np.concatenate(list(flow_encoder.encode([frames]))), videos))
+        together = list(pool.map(lambda frames: np.concatenate(list(flow_encoder.encode_arrays([frames]))), videos))
     assert all(np.array_equal(images, encoded(video, stack=2)) for images, video in zip(together, videos, strict=True))
 
 
@@ -224,16 +243,54 @@ def test_real_video_moves_within_the_bound(shared: Path) -> None:
     assert (images_NSSC[..., 2] == 255).mean() < 0.01
 
 
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "moving.mp4"
+    with VideoWriter(path, width=64, height=64, fps=15) as writer:
+        for frame_HWC in moving(23):
+            writer.write(frame_HWC)
+    return path
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("changes", [{}, {"stack": 3}, {"method": "farneback"}, {"image_size": 24}], ids=str)
+def test_decoder_process_makes_the_flow_of_its_frames(video: Path, changes: dict[str, Any]) -> None:
+    flow = open_flow(stream(**changes), CPU)
+    assert isinstance(flow, Derived)
+    made: dict[Any, list[np.ndarray]] = {None: [], flow: []}
+    for kind, images_NHWC in read_images(video, [None, flow]):
+        made[kind].append(images_NHWC)
+    frames_NHWC, flows_NSSC = map(np.concatenate, made.values())
+    assert np.array_equal(frames_NHWC, np.concatenate(list(read_arrays(video))))
+    assert np.array_equal(flows_NSSC, encoded(frames_NHWC, **changes))
+    alone = list(read_images(video, [flow]))
+    assert {kind for kind, _ in alone} == {flow}
+    assert np.array_equal(np.concatenate([images_NSSC for _, images_NSSC in alone]), flows_NSSC)
+
+
+@pytest.mark.integration
+def test_decoder_process_imports_no_pytorch_and_opencv_only_for_flow() -> None:
+    code = (
+        "import sys; from runpy import run_path\n"
+        "worker = run_path(sys.argv[1]); before = set(sys.modules)\n"
+        "worker['_function']('pipeline_lib.streams.flow.encoder', 'flow_images')(iter([]), 'dis', 64, 8.0, True, 1, 64)\n"
+        "print('cv2' in before, 'cv2' in sys.modules, *{'torch', 'pydantic', 'pandas'} & set(sys.modules))\n"
+    )
+    command = [sys.executable, "-P", "-c", code, decode_worker.__file__]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd="/").stdout
+    assert printed.split() == ["False", "True"]
+
+
 def test_missing_opencv_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ValueError, match=r"^features\.input = flow: OpenCV cannot be imported .*pip install.*$"):
-        FlowEncoder(stream(), CPU)
+        open_flow(stream(), CPU)
 
 
 def test_missing_contrib_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(cv2, "optflow")
     with pytest.raises(ValueError, match=r"^features\.method = tvl1: .*pip install opencv-contrib-python-headless`$"):
-        FlowEncoder(stream(method="tvl1"), CPU)
+        open_flow(stream(method="tvl1"), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -246,14 +303,15 @@ def raft_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("image_size", [20, 132])
 def test_raft_runs_on_any_size_and_pads_at_the_end(raft_weights: str, image_size: int) -> None:
-    method = METHODS["raft"](stream(method="raft", method_weights=raft_weights), CPU)
+    method = raft(stream(method="raft", method_weights=raft_weights), CPU)
     frames_NHWC = moving(3, image_size)
-    flows_MSS2 = method.start()(frames_NHWC)
+    flows_MSS2 = np.stack(list(method.start()(list(frames_NHWC))))
     assert flows_MSS2.shape == (2, image_size, image_size, 2)
     assert np.isfinite(flows_MSS2).all()
     side = {20: 128, 132: 136}[image_size]
     padded = np.pad(frames_NHWC, ((0, 0), (0, side - image_size), (0, side - image_size), (0, 0)), mode="edge")
-    assert np.allclose(method.start()(padded)[:, :image_size, :image_size], flows_MSS2, atol=1e-4)
+    of_padded = np.stack(list(method.start()(list(padded))))
+    assert np.allclose(of_padded[:, :image_size, :image_size], flows_MSS2, atol=1e-4)
 
 
 def test_raft_encodes_a_video(raft_weights: str) -> None:
@@ -269,7 +327,7 @@ def test_unusable_raft_weights_are_one_line(tmp_path: Path, content: Any, messag
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(ValueError, match=rf"^features\.method_weights: .*{message}.*$"):
-        FlowEncoder(stream(method="raft", method_weights=str(path)), CPU)
+        open_flow(stream(method="raft", method_weights=str(path)), CPU)
 
 
 def test_raft_that_cannot_be_downloaded_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,4 +336,4 @@ def test_raft_that_cannot_be_downloaded_is_one_line(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(raft_module, "raft_small", fail)
     with pytest.raises(ValueError, match=r"^features\.method = raft: .*\(no network\); .*method_weights.*$"):
-        FlowEncoder(stream(method="raft"), CPU)
+        open_flow(stream(method="raft"), CPU)
