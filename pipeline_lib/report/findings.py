@@ -37,7 +37,7 @@ class Difference:
 def findings(
     results: Mapping[str, Any], models: Sequence[str], streams: Sequence[str], attending: Collection[str]
 ) -> list[str]:
-    """Return a sentence for every two streams that one model reads in turn, and for attention against the mean of all cells.
+    """Return a sentence for every two streams that one model reads in turn, and for models with attention.
 
     Args:
         results: `results.json`, with pairs of models.
@@ -69,7 +69,9 @@ def _on_attention(pairs: Pairs, inputs: Inputs, attending: Collection[str]) -> I
     """Compare each model with attention with the mean pool that reads the same streams."""
     means = {streams: name for name, (model, streams) in inputs.items() if model == MEAN}
     names = [(name, means[streams]) for name, (_, streams) in inputs.items() if name in attending and streams in means]
-    yield from _sentence("Attention", "the mean over cells", [_difference(pairs, name, name, mean) for name, mean in names])
+    yield from _sentence(
+        "A model with attention", "the mean over cells", [_difference(pairs, name, name, mean) for name, mean in names]
+    )
 
 
 def _difference(pairs: Pairs, title: str, first: str, second: str) -> Difference | None:

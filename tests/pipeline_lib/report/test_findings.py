@@ -30,7 +30,7 @@ def test_attention_is_compared_with_the_mean_of_the_same_stream():
     pairs = [pair("conv_alstm", "mean_pool", -0.1, -0.2, -0.05), pair("mean_pool@flow", "conv_alstm@flow", 0.2, 0.1, 0.3)]
     (sentence,) = sentences([*pairs, pair("conv_alstm@flow", "mean_pool", 0.5, 0.4, 0.6)])
     assert sentence.startswith(
-        "Attention is less accurate than the mean over cells: conv alstm \u221210 [\u221220, \u22125], conv"
+        "A model with attention is less accurate than the mean over cells: conv alstm \u221210 [\u221220, \u22125], conv"
     )
 
 
