@@ -49,17 +49,6 @@ def oscillate(turns: float, low: float, high: float) -> float:
     return low + (high - low) * (0.5 - 0.5 * math.cos(math.tau * turns))
 
 
-def stand_about(turns: float, manner: Manner) -> Pose:
-    """Stand about, shifting weight: what bystanders do."""
-    sway = oscillate(turns, -0.02, 0.02)
-    trunk = trunk_at(complex(sway, STANDING_PELVIS), 90 - 60 * sway, FRONT)
-    arms = (
-        swing_arm(trunk.shoulders[0], -102, -94 + 30 * manner.habit),
-        swing_arm(trunk.shoulders[1], -78, -86 - 30 * manner.habit),
-    )
-    return Pose(trunk, arms, _standing_legs(trunk.hips, 0.075))
-
-
 def sit(turns: float, manner: Manner) -> Pose:
     """Sit down on a stool, again and again: each time, the film is cut back to where the actor stands."""
     down = turns % 1.0

@@ -63,7 +63,7 @@ class CollectionParams:
     videos_per_class: int = 20
     groups_per_class: int = 20
     """Sets of scenes, actors and cameras that a class's videos are drawn from; a group never crosses splits."""
-    seconds: float = 2.0
+    seconds: float = 1.75
     """Typical length of a video; a few are much shorter."""
     seed: int = 0
 

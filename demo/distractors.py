@@ -1,4 +1,4 @@
-"""What else goes on in a picture: things that drift, bounce or sway, and people who stand about."""
+"""What else goes on in a picture: things that drift, bounce or sway, and people who pass by."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from demo.actions import Manner, stand_about, walk
+from demo.actions import Manner, walk
 from demo.brush import Brush, Color, brush_on, hex_colors, shade
 from demo.figures import Look, Place, body_parts, draw_figure, random_look
 
@@ -50,10 +50,10 @@ class Distractor:
 
 def random_distractors(rng: np.random.Generator, width: int, horizon: float, height: int, indoors: bool) -> list[Distractor]:
     """Choose what else is in a video whose frame has its horizon here."""
-    makers: tuple[Maker, ...] = (_bouncing_ball, _bystander, _balloon, _passer_by, _passer_by)
+    makers: tuple[Maker, ...] = (_bouncing_ball, _balloon, _balloon, _passer_by)
     if not indoors:
         makers += (_cloud, _cloud, _car, _bird)
-    chosen = [makers[rng.integers(len(makers))] for _ in range(rng.integers(3, 6))]
+    chosen = [makers[rng.integers(len(makers))] for _ in range(rng.integers(2, 5))]
     distractors = [make(rng, width, horizon, height) for make in chosen]
     return sorted(distractors, key=lambda distractor: distractor.path(0.0).imag)
 
@@ -116,12 +116,6 @@ def _bird(rng: np.random.Generator, width: int, horizon: float, height: int) -> 
     start = complex(rng.uniform(0, width), rng.uniform(0.15, 0.8) * max(horizon, 30))
     speed = float(rng.choice((-1, 1)) * rng.uniform(10, 25))
     return Distractor(_draw_bird, _drift(start, speed, width, 15), float(rng.uniform(7, 11)), (58, 56, 70))
-
-
-def _bystander(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
-    foot = complex(rng.uniform(0, width), horizon + rng.uniform(4, 30))
-    size = float(rng.uniform(32, 42) * (1 + 0.006 * (foot.imag - horizon)))
-    return Distractor(_draw_bystander, lambda seconds: foot, size, _paint(rng), random_look(rng))
 
 
 def _passer_by(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
@@ -187,12 +181,6 @@ def _draw_bird(brush: Brush, bird: Distractor, center: complex, seconds: float) 
         elbow = center + complex(0.45 * side, -0.3 - 0.5 * flap) * bird.size
         brush.capsule(center, elbow, 1.3, 1.0, bird.color)
         brush.capsule(elbow, elbow + complex(0.5 * side, 0.2 + 0.7 * flap) * bird.size, 1.0, 0.6, bird.color)
-
-
-def _draw_bystander(brush: Brush, person: Distractor, foot: complex, seconds: float) -> None:
-    assert person.look is not None
-    pose = stand_about(0.3 * seconds + person.size, Manner(1.0, person.size % 1.0))
-    draw_figure(brush, pose, body_parts(pose, person.look), person.look, Place(foot, person.size, mirrored=False), outline=0.0)
 
 
 def _draw_passer_by(brush: Brush, person: Distractor, foot: complex, seconds: float) -> None:

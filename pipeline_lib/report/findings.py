@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from pipeline_lib.params import Params
-from pipeline_lib.params.models import split_model
+from pipeline_lib.params.models import SECOND_INPUT, split_model
 
 MEAN = "mean_pool"
+
+Pairs = Mapping[tuple[str, str], Any]
+"""The paired test of every two models, by their names."""
+Inputs = Mapping[str, tuple[str, tuple[str, ...]]]
+"""What kind of model each name stands for, and the streams that it reads."""
 
 
 @dataclass(frozen=True)
@@ -30,40 +34,47 @@ class Difference:
         return (low > 0) - (high < 0)
 
 
-def findings(results: Mapping[str, Any], params: Params, attending: Collection[str]) -> list[str]:
-    """Return a sentence for every two streams that one model reads in turn, and for attention against the mean of all cells.
+def findings(
+    results: Mapping[str, Any], models: Sequence[str], streams: Sequence[str], attending: Collection[str]
+) -> list[str]:
+    """Return a sentence for every two streams that one model reads in turn, and for models with attention.
 
     Args:
         results: `results.json`, with pairs of models.
-        params: the run's parameters, which say what each model reads.
+        models: the names in `train.models`.
+        streams: the names of all streams; models that name none read the first.
         attending: names of the models with attention.
     """
     pairs = {(pair["first"], pair["second"]): pair for pair in results["pairs"]}
-    return [*_on_streams(pairs, params), *_on_attention(pairs, params, attending)]
+    inputs = {name: _inputs(name, streams[0]) for name in models}
+    return [*_on_streams(pairs, inputs, streams), *_on_attention(pairs, inputs, attending)]
 
 
-def _on_streams(pairs: Mapping[tuple[str, str], Any], params: Params) -> Iterator[str]:
+def _inputs(name: str, default: str) -> tuple[str, tuple[str, ...]]:
+    """Return the model and the streams that it reads; none if it chooses two by itself."""
+    model, streams = split_model(name)
+    return model, streams or (() if model in SECOND_INPUT else (default,))
+
+
+def _on_streams(pairs: Pairs, inputs: Inputs, streams: Sequence[str]) -> Iterator[str]:
     """Compare every two streams, the later one of the parameters with the earlier one."""
-    readers = {(split_model(name)[0], params.streams_of(name)): name for name in params.train.models}
-    for earlier, later in combinations(params.features.all_streams, 2):
-        names = [
-            (model, readers[model, (later,)], readers[model, (earlier,)])
-            for model, streams in readers
-            if streams == (later,) and (model, (earlier,)) in readers
-        ]
-        differences = [_difference(pairs, *pair) for pair in names]
+    readers = {reader: name for name, reader in inputs.items()}
+    for earlier, later in combinations(streams, 2):
+        both = [model for model, read in inputs.values() if read == (later,) and (model, (earlier,)) in readers]
+        differences = [_difference(pairs, model, readers[model, (later,)], readers[model, (earlier,)]) for model in both]
         yield from _sentence(f"The stream {later}", f"the stream {earlier}", differences)
 
 
-def _on_attention(pairs: Mapping[tuple[str, str], Any], params: Params, attending: Collection[str]) -> Iterator[str]:
+def _on_attention(pairs: Pairs, inputs: Inputs, attending: Collection[str]) -> Iterator[str]:
     """Compare each model with attention with the mean pool that reads the same streams."""
-    means = {params.streams_of(name): name for name in params.train.models if split_model(name)[0] == MEAN}
-    names = [(name, means.get(params.streams_of(name))) for name in params.train.models if name in attending]
-    differences = [_difference(pairs, name, name, mean) for name, mean in names if mean]
-    yield from _sentence("Attention", "the mean over cells", differences)
+    means = {streams: name for name, (model, streams) in inputs.items() if model == MEAN}
+    names = [(name, means[streams]) for name, (_, streams) in inputs.items() if name in attending and streams in means]
+    yield from _sentence(
+        "A model with attention", "the mean over cells", [_difference(pairs, name, name, mean) for name, mean in names]
+    )
 
 
-def _difference(pairs: Mapping[tuple[str, str], Any], title: str, first: str, second: str) -> Difference | None:
+def _difference(pairs: Pairs, title: str, first: str, second: str) -> Difference | None:
     """Return the difference of two models, or None if they were not tested together."""
     is_turned = (first, second) not in pairs
     pair = pairs.get((second, first) if is_turned else (first, second))

@@ -22,7 +22,7 @@ import yaml
 from markupsafe import Markup
 
 from pipeline_lib.artifacts import layout
-from pipeline_lib.params import HeatmapsParams, Params
+from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.report.attention import CONTROLS, gather_maps
 from pipeline_lib.report.charts import Chart, class_bars, learning_curves, reliability
 from pipeline_lib.report.contents import ModelReport, RunReport
@@ -62,7 +62,10 @@ def write_report(directory: Path, run: RunReport) -> dict[str, int]:
             fusions=fusions_overview(results),
             fusion_notes={fusion["fusion"]: fusion["notes"] for fusion in results.get("fusions", []) if fusion["notes"]},
             findings=findings(
-                results, Params.model_validate(run.params), {model.name for model in run.models if model.heatmaps}
+                results,
+                models=run.params["train"]["models"],
+                streams=list(run.params["features"]["streams"] or ["rgb"]),
+                attending={model.name for model in run.models if model.heatmaps},
             ),
             headlines=headlines(results, {model.name for model in run.models}),
             reference=results["models"][0]["mean"],

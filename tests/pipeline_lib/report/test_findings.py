@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline_lib.params import Params
 from pipeline_lib.report.findings import findings
 
-STREAMS = {"streams": {"rgb": {}, "flow": {"input": "flow"}}}
+STREAMS = ("rgb", "flow")
 ALL = ("mean_pool", "conv_alstm", "mean_pool@flow", "conv_alstm@flow")
-
-
-def params_of(models, features=STREAMS):
-    return Params.model_validate({"fetch": {"kind": "hmdb51"}, "features": features, "train": {"models": models}})
 
 
 def pair(first, second, difference, low, high):
     return {"first": first, "second": second, "difference": difference, "interval": [low, high], "num_groups": 8}
 
 
-def sentences(pairs, models=ALL, features=STREAMS):
-    return findings({"pairs": pairs}, params_of(models, features), {name for name in models if "conv_alstm" in name})
+def sentences(pairs, models=ALL, streams=STREAMS):
+    return findings({"pairs": pairs}, models, streams, {name for name in models if "conv_alstm" in name})
 
 
 def test_a_stream_is_compared_model_by_model_whichever_way_the_pair_is_written():
@@ -35,7 +30,7 @@ def test_attention_is_compared_with_the_mean_of_the_same_stream():
     pairs = [pair("conv_alstm", "mean_pool", -0.1, -0.2, -0.05), pair("mean_pool@flow", "conv_alstm@flow", 0.2, 0.1, 0.3)]
     (sentence,) = sentences([*pairs, pair("conv_alstm@flow", "mean_pool", 0.5, 0.4, 0.6)])
     assert sentence.startswith(
-        "Attention is less accurate than the mean over cells: conv alstm \u221210 [\u221220, \u22125], conv"
+        "A model with attention is less accurate than the mean over cells: conv alstm \u221210 [\u221220, \u22125], conv"
     )
 
 
@@ -58,5 +53,5 @@ def test_the_verdict_needs_intervals_without_zero(intervals, verdict):
 
 def test_nothing_is_said_where_nothing_can_be_compared():
     assert sentences([]) == []
-    assert sentences([pair("conv_alstm", "lrcn", 0.5, 0.4, 0.6)], ("conv_alstm", "lrcn"), {}) == []
-    assert sentences([pair("mean_pool", "logistic_regression", 0.5, 0.4, 0.6)], ("mean_pool",), {}) == []
+    assert sentences([pair("conv_alstm", "lrcn", 0.5, 0.4, 0.6)], ("conv_alstm", "lrcn"), ("rgb",)) == []
+    assert sentences([pair("mean_pool", "logistic_regression", 0.5, 0.4, 0.6)], ("mean_pool",), ("rgb",)) == []
