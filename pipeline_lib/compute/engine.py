@@ -15,6 +15,7 @@ from pipeline_lib.compute.gpus import count_gpus
 from pipeline_lib.compute.needs import (
     Callback,
     Callbacks,
+    EndedError,
     Ledger,
     Needs,
     WorkerLostError,
@@ -42,6 +43,8 @@ class Engine(Protocol):
 __all__ = ["Needs", "WorkerLostError", "cancel_work", "num_gpus", "open_engine", "run_at", "take_seconds_waited"]
 
 _engine: Engine | None = None
+_was_broken_off = False
+"""Whether the last engine's block ended by an exception: threads of that run may still be about to call `run_at`."""
 
 
 @contextmanager
@@ -58,12 +61,16 @@ def open_engine(address: str | None = None, *, is_local_ray: bool = False, num_g
     Raises:
         RuntimeError: an engine is open already.
     """
-    global _engine
+    global _engine, _was_broken_off
     if _engine is not None:
         raise RuntimeError("an engine is open already")
     _engine = engine = _make_engine(address, is_local_ray, num_gpus)
+    _was_broken_off = False
     try:
         yield
+    except BaseException:
+        _was_broken_off = True
+        raise
     finally:
         try:
             engine.close()
@@ -84,8 +91,9 @@ def run_at(
 ) -> Any:
     """Return `function(*args, **kwargs, **callbacks)`, called by the open engine once its needs are free.
 
-    Without an open engine it is called at once, in this process. A callback takes one value, which can be pickled; the function
-    gets nothing back. A callback that raises is logged as a warning and not called again.
+    Without an open engine it is called at once, in this process, unless the last one was broken off. A callback takes one
+    value, which can be pickled; the function gets nothing back. A callback that raises is logged as a warning and not called
+    again.
 
     Raises:
         Exception: what the function raises; a RuntimeError with its text if it cannot be pickled.
@@ -95,6 +103,8 @@ def run_at(
     """
     callbacks = {name: Callback(name, callback) for name, callback in (callbacks or {}).items()}
     if _engine is None:
+        if _was_broken_off:  # here the work would go on after Ctrl-C, with other threads and so with other last bits
+            raise EndedError("not begun: the run has ended")
         return function(*args, **kwargs, **callbacks)
     return _engine.run(function, args, kwargs, needs or Needs(), callbacks)
 

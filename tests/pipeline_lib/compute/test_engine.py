@@ -462,3 +462,16 @@ def test_the_end_of_a_run_ends_its_work_and_every_process_of_ray(ray: ExitStack,
 
 def is_running(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_threads_of_a_run_that_was_broken_off_begin_nothing_in_this_process():
+    with pytest.raises(KeyboardInterrupt), open_engine():
+        raise KeyboardInterrupt
+    begun: list[int] = []
+    with pytest.raises(RuntimeError, match="the run has ended"):
+        run_at(begun.append, 1)
+    assert not begun
+    with open_engine():
+        run_at(begun.append, 2)
+    run_at(begun.append, 3)
+    assert begun == [2, 3]
