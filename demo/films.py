@@ -27,8 +27,8 @@ from demo.skeleton import Pose
 
 WIDTH, HEIGHT = 320, 240
 """Frame size in pixels: HMDB-51's."""
-ACTOR_HEIGHT = 108.0
-"""Standing height of a middling actor in pixels; with it, boxes cover about 6 % of the frame."""
+ACTOR_HEIGHT = 138.0
+"""Standing height of a middling actor in pixels; with it, boxes cover about 11 % of the frame."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
@@ -134,9 +134,8 @@ class Film:
         moments = []
         for seconds in times:
             pose = action.pose(phase + pace * seconds, manner)
-            # Halfway in the middle of the film, so that a film and its reverse lie alike in the frame.
-            way = action.travel_per_second * self._height * (seconds - 0.5 * times[-1])
-            moments.append(Moment(seconds, pose, body_parts(pose, self._look), complex(sign * way.real, -way.imag)))
+            way = sign * action.travel_per_second * self._height * seconds
+            moments.append(Moment(seconds, pose, body_parts(pose, self._look), complex(way)))
         return moments
 
     def _find_place(self, rng: np.random.Generator, horizon: float) -> complex:
@@ -158,7 +157,7 @@ class Film:
         with brush_on(frame, (left - 4, top - 4, right + 4, max(bottom, place.origin.imag) + 8)) as brush:
             if brush is not None:
                 half = (right - left) * 0.46
-                brush.ellipse(complex((left + right) / 2, place.origin.imag + 1), half, 0.03 * self._height, (30, 28, 44, 70))
+                brush.ellipse(complex((left + right) / 2, place.origin.imag + 1), half, 4.5, (30, 28, 44, 70))
                 draw_figure(brush, moment.pose, moment.parts, self._look, place)
 
 
