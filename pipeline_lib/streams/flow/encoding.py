@@ -34,12 +34,15 @@ def encode_flow(flow_SS2: np.ndarray, bound: float, *, magnitude: bool) -> np.nd
         magnitude: add the magnitude as a third channel.
     """
     cv2 = import_opencv()
-    motion_SS2 = cv2.subtract(flow_SS2, (*cv2.mean(flow_SS2)[:2], 0, 0))
+    camera_x, camera_y, *_ = cv2.mean(flow_SS2)
     if not magnitude:
+        motion_SS2 = cv2.subtract(flow_SS2, (camera_x, camera_y, 0, 0))
         return _to_bytes(motion_SS2.reshape(len(motion_SS2), -1), bound).reshape(motion_SS2.shape)
-    # OpenCV is faster on whole planes: one operation for all three.
-    planes_CSS = np.empty((3, *motion_SS2.shape[:2]), np.float32)
-    cv2.split(motion_SS2, list(planes_CSS[:2]))
+    # Planes one after the other are faster than interleaved channels.
+    planes_CSS = np.empty((3, *flow_SS2.shape[:2]), np.float32)
+    cv2.split(flow_SS2, list(planes_CSS[:2]))
+    planes_CSS[0] -= np.float32(camera_x)
+    planes_CSS[1] -= np.float32(camera_y)
     cv2.magnitude(planes_CSS[0], planes_CSS[1], planes_CSS[2])
     bytes_CSS = _to_bytes(planes_CSS.reshape(len(planes_CSS), -1), bound).reshape(planes_CSS.shape)
     encoded_SSC: np.ndarray = cv2.merge(list(bytes_CSS))
@@ -49,7 +52,7 @@ def encode_flow(flow_SS2: np.ndarray, bound: float, *, magnitude: bool) -> np.nd
 def _to_bytes(values: np.ndarray, bound: float) -> np.ndarray:
     """Map [-bound, bound] to [1, 255] and clip (float32 matrix, overwritten)."""
     cv2 = import_opencv()
-    cv2.multiply(values, HALF_RANGE / bound, values)
+    values *= np.float32(HALF_RANGE / bound)
     cv2.max(values, -HALF_RANGE, values)
     np.rint(values, out=values)  # before the centre is added: sums of floats would be rounded differently above and below it
     encoded: np.ndarray = cv2.convertScaleAbs(values, alpha=1, beta=CENTRE)

@@ -20,7 +20,8 @@ from pipeline_lib.predict.predictor import Predictor
 from pipeline_lib.streams.encoding import normalise, resize
 from pipeline_lib.subsample import SubsampledVideo, subsample_video
 from pipeline_lib.training.checkpoints import load_checkpoint
-from pipeline_lib.video.decoders import read_arrays
+from pipeline_lib.video import decoders
+from pipeline_lib.video.decoders import Wanted, read_arrays, read_images
 from pipeline_lib.video.reading import probe
 from tests.models import CLASSES, FRAMES, GRID, IMAGE_SIZE, RGB, make_bundle, write_video
 
@@ -112,16 +113,16 @@ def test_memory_holds_a_few_windows_however_long_the_video(parts, monkeypatch):
     made: list[weakref.ref[np.ndarray]] = []
     most = 0
 
-    def endless(video: Path, max_side: int) -> Iterator[np.ndarray]:
+    def endless(video: Path, wanted: list[Wanted], max_side: int) -> Iterator[tuple[Wanted, np.ndarray]]:
         nonlocal most
         for _ in range(150):
             frames = np.zeros((16, 8, 8, 3), np.uint8)
             made.append(weakref.ref(frames))
             most = max(most, 16 * sum(array() is not None for array in made))
-            yield frames
+            yield decoders.RGB, frames
 
     info = SubsampledVideo(2_400, 8, 8, 30.0, None)
-    monkeypatch.setattr(module, "read_arrays", endless)
+    monkeypatch.setattr(module, "read_images", endless)
     long = Predictor([parts["mean_pool"]], device="cpu")
     monkeypatch.setattr(long, "_subsample", lambda *_: info)
     prediction = long.predict(Path("long.mp4"))
@@ -175,11 +176,11 @@ def of_streams(tmp_path_factory) -> dict[str, ModelBundle]:
 def test_models_of_several_streams_together_say_what_each_says_alone(of_streams, video, overlap, monkeypatch):
     decoded: list[int] = []
 
-    def read(path: Path, max_side: int) -> Iterator[np.ndarray]:
+    def read(path: Path, wanted: list[Wanted], max_side: int) -> Iterator[tuple[Wanted, np.ndarray]]:
         decoded.append(max_side)
-        return read_arrays(path, max_side=max_side)
+        return read_images(path, wanted, max_side=max_side)
 
-    monkeypatch.setattr(module, "read_arrays", read)
+    monkeypatch.setattr(module, "read_images", read)
     together = Predictor(of_streams.values(), device="cpu").predict(video, overlap=overlap)
     assert sorted(decoded) == [640, 672]
     for name, bundle in of_streams.items():
