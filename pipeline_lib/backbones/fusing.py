@@ -95,4 +95,5 @@ def _is_plain(convolution: nn.Conv2d) -> bool:
 
 def _halves(pool: nn.MaxPool2d) -> bool:
     sizes = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
-    return not pool.ceil_mode and tuple(map(nn.modules.utils._pair, sizes)) == ((2, 2), (2, 2), (0, 0), (1, 1))
+    pairs = [size if isinstance(size, tuple) else (size, size) for size in sizes]
+    return not pool.ceil_mode and pairs == [(2, 2), (2, 2), (0, 0), (1, 1)]

@@ -5,17 +5,17 @@ Shape legend: H height, W width.
 
 from __future__ import annotations
 
-import os
 import re
-import select
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
-from typing import Any
 
+import av
 import numpy as np
+from av.container import InputContainer
+from av.filter import Graph
 
 from pipeline_lib.video.ffmpeg import (
     INPUT_OPTIONS,
@@ -26,13 +26,9 @@ from pipeline_lib.video.ffmpeg import (
     check_file,
     check_status,
     clean_text,
-    command,
     ffmpeg_path,
     open_video,
-    read_tail,
     run,
-    start,
-    stop,
 )
 
 FIRST_VIDEO_STREAM = "V:0"
@@ -129,75 +125,48 @@ def parse_num_frames(text: str) -> int:
     return int(counts[-1])
 
 
-def read_frames(
-    path: Path,
-    *,
-    max_side: int | None = None,
-    start_seconds: float = 0.0,
-    timeout_seconds: float = 300.0,
-) -> Iterator[np.ndarray]:
-    """Yield the decoded frames as uint8 RGB (H, W, 3), one at a time, with the rotation that the file declares.
+def read_frames(path: Path, *, max_side: int | None = None, start_seconds: float = 0.0) -> Iterator[np.ndarray]:
+    """Yield the frames of a video that this package wrote as uint8 RGB (H, W, 3), one at a time.
 
     Args:
-        path: the video.
+        path: the video. PyAV reads others too, but without the rotation that they may declare.
         max_side: maximum length of the longer side in pixels; larger frames are scaled down.
         start_seconds: skip earlier frames, cheaply, by seeking to a key frame. Pass the first wanted frame's time minus half a
             frame's duration to start exactly there.
-        timeout_seconds: maximum time to wait for output of ffmpeg.
 
     Raises:
-        VideoError: the video cannot be decoded, or has no frames.
+        VideoError: the video cannot be decoded.
     """
-    video = open_video(path, **({"ss": start_seconds} if start_seconds > 0 else {}))[FIRST_VIDEO_STREAM]
+    check_file(path)
+    try:
+        with av.open(path, options={"protocol_whitelist": "file"}) as container:
+            if not container.streams.video or not container.streams.video[0].pix_fmt:
+                raise VideoError("no video stream that can be decoded")
+            graph = _to_rgb(container.streams.video[0], max_side)
+            for frame in _frames_from(container, start_seconds):
+                graph.vpush(frame)
+                yield np.ascontiguousarray(graph.vpull().to_ndarray())
+    except av.FFmpegError as error:
+        check_status(1, error.strerror or str(error))
+
+
+def _to_rgb(stream: av.VideoStream, max_side: int | None) -> Graph:
+    """Return the filters that scale and convert a frame as the ffmpeg program does, bit by bit."""
+    graph = Graph()
+    nodes = [graph.add_buffer(template=stream), graph.add("format", "rgb24"), graph.add("buffersink")]
     if max_side is not None:
-        sides = (f"min({side},{max_side})" for side in ("iw", "ih"))
-        video = video.filter("scale", *sides, force_original_aspect_ratio="decrease", flags="bicubic")
-    # PPM images carry their size, which rotation and mid-stream changes make hard to know in advance.
-    output = video.output("pipe:", format="image2pipe", vcodec="ppm", pix_fmt="rgb24", fps_mode="passthrough")
-    with tempfile.TemporaryFile() as log:
-        process = start(command(output), log, stdout=subprocess.PIPE, bufsize=0)
-        assert process.stdout is not None
-        try:
-            yield from _read_pictures(process.stdout, timeout_seconds)
-            check_status(process.wait(timeout_seconds), read_tail(log))
-        except VideoError as error:
-            raise VideoError(error.reason, read_tail(log)) from None
-        finally:
-            stop(process)
-            process.stdout.close()
+        sides = ":".join(f"'min({side},{max_side})'" for side in ("iw", "ih"))
+        nodes.insert(1, graph.add("scale", f"{sides}:force_original_aspect_ratio=decrease:flags=bicubic"))
+    graph.link_nodes(*nodes).configure()
+    return graph
 
 
-def _read_pictures(pipe: Any, timeout_seconds: float) -> Iterator[np.ndarray]:
-    """Yield the PPM images of a pipe until it ends."""
-    while header := _read_header(pipe, timeout_seconds):
-        width, height = (int(number) for number in header.split()[1:3])
-        pixels = _read_exactly(pipe, width * height * 3, timeout_seconds)
-        if len(pixels) < width * height * 3:
-            return
-        yield np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
-
-
-def _read_header(pipe: Any, timeout_seconds: float) -> bytes:
-    """Read an image's header (`P6`, size and `255`, each on a line), or b"" at the end of the pipe."""
-    header = _read_exactly(pipe, len(b"P6\n1 1\n255\n"), timeout_seconds)
-    while header and header.count(b"\n") < 3:
-        header += _read_exactly(pipe, 1, timeout_seconds)
-    return bytes(header)
-
-
-def _read_exactly(pipe: Any, size_bytes: int, timeout_seconds: float) -> bytearray:
-    """Read `size_bytes` bytes, or fewer if the pipe ends."""
-    content = bytearray(size_bytes)
-    num_read = 0
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN)
-    while num_read < size_bytes:
-        if not poll.poll(timeout_seconds * 1000):
-            raise VideoError(f"ffmpeg was silent for {timeout_seconds:g} seconds")
-        with memoryview(content)[num_read:] as rest:
-            received = os.readv(pipe.fileno(), [rest])
-        if received == 0:
-            break
-        num_read += received
-    del content[num_read:]
-    return content
+def _frames_from(container: InputContainer, start_seconds: float) -> Iterator[av.VideoFrame]:
+    """Return the decoded frames that start at `start_seconds` or later."""
+    stream = container.streams.video[0]
+    stream.codec_context.thread_count = 1  # callers read several videos at once
+    if start_seconds <= 0:
+        return container.decode(stream)
+    start = start_seconds + (container.start_time or 0) / av.time_base
+    container.seek(int(start * av.time_base))
+    return dropwhile(lambda frame: frame.time is not None and frame.time < start, container.decode(stream))

@@ -379,13 +379,13 @@ def log_dataset(run_id: str, folder: Path, name: str, digest: str) -> None:
 @functools.lru_cache(maxsize=8)  # the same for all models
 def _dataset_inputs(folder: Path, name: str, digest: str) -> list[DatasetInput]:
     from mlflow.data.pandas_dataset import from_pandas
-    from mlflow.entities import DatasetInput, InputTag
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
     from pipeline_lib.artifacts.tables import read_clips
 
     return [
         DatasetInput(
-            from_pandas(rows, name=f"{name}-{split}", digest=digest[:16])._to_mlflow_entity(),
+            Dataset(**from_pandas(rows, name=f"{name}-{split}", digest=digest[:16]).to_dict()),
             [InputTag("mlflow.data.context", str(split))],
         )
         for split, rows in read_clips(folder).groupby("split")

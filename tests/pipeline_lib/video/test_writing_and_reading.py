@@ -12,6 +12,7 @@ from pipeline_lib.video import reading
 from pipeline_lib.video.ffmpeg import VideoError, ffmpeg_path
 from pipeline_lib.video.reading import count_frames, probe, read_frames
 from pipeline_lib.video.writing import VideoWriter, write_gif
+from tests.pipeline_lib.video.program import program_pixels
 
 HEIGHT, WIDTH = 48, 64
 UNTAMED = "- #(we) [ir]d! &+;~@ é漢 %d 'q\".mp4"
@@ -94,22 +95,29 @@ def test_frames_can_be_scaled(video: Path):
     np.testing.assert_array_equal(whole, same)
 
 
-def test_a_reader_that_stops_early_leaves_no_process(video: Path, monkeypatch: pytest.MonkeyPatch):
-    started = []
-    start = reading.start
-    monkeypatch.setattr(reading, "start", lambda *args, **kwargs: started.append(start(*args, **kwargs)) or started[-1])
-    frames = read_frames(video)
-    next(frames)
-    frames.close()
-    (process,) = started
-    assert process.returncode is not None
-    assert process.stdout.closed
+@pytest.mark.parametrize("size", [(64, 48), (66, 130), (320, 240)])
+@pytest.mark.parametrize("max_side", [None, 50, 300])
+def test_frames_are_those_of_ffmpegs_program(tmp_path: Path, size: tuple[int, int], max_side: int | None):
+    path, random = tmp_path / "blocks.mp4", np.random.default_rng(0)
+    with VideoWriter(path, width=size[0], height=size[1], fps=15) as video:
+        for _ in range(12):
+            blocks = random.integers(0, 256, (size[1] // 6 + 1, size[0] // 6 + 1, 3), np.uint8)
+            video.write(blocks.repeat(6, axis=0).repeat(6, axis=1)[: size[1], : size[0]])
+    for first in (0, 7):
+        found = list(read_frames(path, max_side=max_side, start_seconds=max(0, first - 0.5) / 15))
+        assert len(found) == 12 - first
+        assert b"".join(found) == program_pixels(path, max_side=max_side, first_frame=first)
 
 
-def test_a_silent_ffmpeg_is_given_up(video: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reading, "command", lambda graph: ["sleep", "60"])
-    with pytest.raises(VideoError, match=r"silent for 0.1 seconds"):
-        next(read_frames(video, timeout_seconds=0.1))
+def test_a_damaged_video_is_an_error_in_one_line(video: Path, tmp_path: Path):
+    content, path = video.read_bytes(), tmp_path / "damaged.mp4"
+    start = content.index(b"mdat") + 4
+    path.write_bytes(content[:start] + bytes(len(content) - start))
+    with pytest.raises(VideoError, match=r"^no video stream that can be decoded$"):
+        list(read_frames(path))
+    path.write_bytes(content[: start + 900])
+    with pytest.raises(VideoError, match=r"^not a video that ffmpeg can read$"):
+        list(read_frames(path))
 
 
 @pytest.mark.parametrize(
