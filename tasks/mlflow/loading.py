@@ -52,7 +52,7 @@ def open_predictor(source: str, workspace: Path, *, siblings: bool = False) -> O
     Args:
         source: see `ACCEPTED`; `DEFAULT` is the newest version if there is no champion.
         workspace: workspace of checkpoints and the MLflow store; MLFLOW_TRACKING_URI overrides the store.
-        siblings: whether to load the other models of its run with the same fold and seed.
+        siblings: whether to load the other models and fusions of its run with the same fold and seed.
 
     Raises:
         UserError: the source does not exist or is not accepted.
@@ -200,18 +200,18 @@ def _download_fusion(run: Run, scratch: Path) -> FusionBundle:
 
     folder = Path(tempfile.mkdtemp(dir=scratch))
     fusion = json.loads(_download(run.info.run_id, f"evaluation/{layout.FUSION}", folder).read_text(encoding="utf-8"))
-    trained = {other.data.tags["model"]: other for other in _trained_beside(run)}
+    trained = {other.data.tags["model"]: other for other in _beside(run, "train")}
     if absent := [name for name in fusion["members"] if name not in trained]:
         raise UserError(f"run {run.info.run_id}: the run of its member {absent[0]} was deleted")
     members = [_download_model(trained[name], scratch) for name in fusion["members"]]
     return FusionBundle.of_members(str(run.info.run_name), FittedFusion.model_validate(fusion["fitted"]), members)
 
 
-def _trained_beside(run: Run) -> Iterable[Run]:
-    """Return the runs of all models that were trained with a run's fold and seed, oldest first."""
+def _beside(run: Run, stage: str) -> Iterable[Run]:
+    """Return the runs of its parent with a run's fold and seed, oldest first: of models (`train`) or fusions (`evaluate`)."""
     from mlflow import MlflowClient
 
-    place = {name: run.data.tags[name] for name in ("mlflow.parentRunId", "fold", "seed")} | {"stage": "train"}
+    place = {name: run.data.tags[name] for name in ("mlflow.parentRunId", "fold", "seed")} | {"stage": stage}
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in place.items())
     return MlflowClient().search_runs([run.info.experiment_id], query, order_by=["attributes.start_time"])
 
@@ -277,11 +277,12 @@ def _run_of_model(uri: str) -> str | None:
     return None
 
 
-def _siblings(found: _Found, scratch: Path) -> Iterator[ModelBundle]:
-    """Yield the other models of the parent run with the same fold and seed."""
+def _siblings(found: _Found, scratch: Path) -> Iterator[Bundle]:
+    """Yield the other models and fusions of the parent run with the same fold and seed."""
     if found.run_id is None:
         return
-    for other in _trained_beside(get_run(found.run_id)):
+    run = get_run(found.run_id)
+    for other in (*_beside(run, "train"), *_beside(run, "evaluate")):
         with suppress(UserError):  # skip incomplete models
             if other.info.run_id != found.run_id:
-                yield _download_model(other, scratch)
+                yield download_bundle(other, scratch)

@@ -57,7 +57,7 @@ def test_raw_videos_give_what_evaluation_found_on_every_stream(run_of_streams):
     pipeline, summary = run_of_streams
     tracking.open_tracking(pipeline.workspace)
     predictor = open_predictor(summary["mlflow"]["parent_run_id"], pipeline.workspace, siblings=True).predictor
-    assert set(MODELS) <= set(predictor.models)
+    assert {*MODELS, "two_stream"} == set(predictor.models)
     evaluations = [path.parent for path in pipeline.workspace.glob("artifacts/evaluate/*/metrics.json")]
     for model in MODELS:
         row = summary["models"][model]
