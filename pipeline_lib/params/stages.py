@@ -213,12 +213,16 @@ class StreamParams(Section):
 
     @model_validator(mode="after")
     def _fits_input(self) -> StreamParams:
-        others = sorted(self.model_fields_set & set(FLOW_KEYS)) if self.input != "flow" else []
-        if others:
+        others = self._changed() & set(FLOW_KEYS) if self.input != "flow" else set()
+        if others := sorted(others):
             raise UserError(f"{others[0]} is for streams with `input: flow`, not `input: {self.input}`; remove it")
         if self.encoding == "image" and self.stack > 1:
             raise UserError(f"encoding: image takes one flow, but stack = {self.stack}; remove one of the two")
         return self
+
+    def _changed(self) -> set[str]:
+        """Return the keys with other values than the defaults, which a file of all parameters also gives."""
+        return {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
 
     @property
     def flow_encoding(self) -> Literal["image", "stack"]:
@@ -253,11 +257,11 @@ class FeaturesParams(StreamParams):
 
     @model_validator(mode="after")
     def _one_or_several(self) -> FeaturesParams:
-        flat = sorted(self.model_fields_set - {"streams", "device", "batch_frames"})
+        flat = sorted(self._changed() - {"streams", "device", "batch_frames"})
         if self.streams and flat:
             raise UserError(f"features.{flat[0]} and features.streams exclude each other; give {flat[0]} in each stream")
         for name, stream in (self.streams or {}).items():
-            if shared := sorted(stream.model_fields_set & {"device", "batch_frames"}):
+            if shared := sorted(stream._changed() & {"device", "batch_frames"}):
                 raise UserError(f"features.streams.{name}.{shared[0]}: give it once for all streams, as features.{shared[0]}")
         return self
 

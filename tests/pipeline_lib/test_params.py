@@ -256,7 +256,7 @@ def test_recipes_hold_what_a_stream_is_made_from():
         ("train: {motion: speed}", r"train\.motion"),
         ("features: {stack: 3}", r"stack is for streams with `input: flow`, not `input: frame`"),
         ("features: {streams: {flow: {stack: 3}}}", r"features\.streams\.flow: stack is for streams with `input: flow`"),
-        ("features: {grid: 7, streams: {rgb: {}}}", r"features\.grid and features\.streams exclude each other"),
+        ("features: {grid: 5, streams: {rgb: {}}}", r"features\.grid and features\.streams exclude each other"),
         ("features: {streams: {rgb: {device: cpu}}}", r"features\.streams\.rgb\.device: give it once"),
         ("features: {streams: {rgb: {gird: 7}}}", r"unknown key features\.streams\.rgb\.gird; accepted here: input, backbone"),
         ("features: {streams: {a: {input: flow, encoding: image, stack: 2}}}", r"image takes one flow, but stack = 2"),

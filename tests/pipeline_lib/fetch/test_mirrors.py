@@ -241,6 +241,7 @@ def fetch_ucf101(
     return fetch
 
 
+@pytest.mark.slow
 def test_ucf101_from_the_first_mirror_that_holds_all_of_it(
     site: Site, made_ucf101: Path, fetch_ucf101, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

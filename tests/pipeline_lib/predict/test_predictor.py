@@ -172,7 +172,7 @@ def of_streams(tmp_path_factory) -> dict[str, ModelBundle]:
     return bundles
 
 
-@pytest.mark.parametrize("overlap", [0.0, 0.5])
+@pytest.mark.parametrize("overlap", [0.0, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_models_of_several_streams_together_say_what_each_says_alone(of_streams, video, overlap, monkeypatch):
     decoded: list[int] = []
 

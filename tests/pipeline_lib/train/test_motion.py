@@ -81,6 +81,7 @@ def evaluate_on(two_streams, checkpoint: Path, folder: Path, batch_size: int = 6
     return evaluate_model(checkpoint, *two_streams, folder, params, fps=15)["clip_accuracy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_motion_finds_the_actor_and_that_of_another_clip_does_not(two_streams, tmp_path, name):
     accuracy = {}
