@@ -6,7 +6,6 @@ Shape suffixes: N frames, C colour channels (3), H W pixels, D feature channels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +29,10 @@ def compare_extraction(shards: Shards, directory: Path) -> Comparison:
     """Compare from the files of the subsample stage to finished feature files; networks are built beforehand."""
     num_videos, num_frames = _count(shards.short)
     usual = _usual_way()
-    one_stream = {"directories": {"rgb": directory}, "streams": {"rgb": PARAMS}}
-    ours = partial(extract_features, **one_stream, chunk=ChunkParams(), fps=FPS)
+
+    def ours(shard: Path) -> object:
+        return extract_features(shard, {"rgb": directory}, {"rgb": PARAMS}, ChunkParams(), fps=FPS)
+
     usual(shards.warm_up, directory)
     ours(shards.warm_up)
     return compare(

@@ -213,8 +213,8 @@ class StreamParams(Section):
 
     @model_validator(mode="after")
     def _fits_input(self) -> StreamParams:
-        others = self._changed() & set(FLOW_KEYS) if self.input != "flow" else set()
-        if others := sorted(others):
+        others = sorted(self._changed() & set(FLOW_KEYS)) if self.input != "flow" else []
+        if others:
             raise UserError(f"{others[0]} is for streams with `input: flow`, not `input: {self.input}`; remove it")
         if self.encoding == "image" and self.stack > 1:
             raise UserError(f"encoding: image takes one flow, but stack = {self.stack}; remove one of the two")
