@@ -188,7 +188,7 @@ class StreamParams(Section):
     backbone: str = "vgg16"
     """A torchvision image or video network, `vgg_small`, `timm:NAME`, or `hf:NAME`."""
     weights: str = "imagenet"
-    """`imagenet`, `kinetics` (clips), both downloaded; `random` (seeded), or the path of a local state dict."""
+    """`imagenet`, `kinetics` (clips), `hub` (`hf:NAME`), all downloaded; `random` (seeded), or a local state dict's path."""
     image_size: PositiveInt = 224
     grid: PositiveInt | Literal["native"] = 7
     """Cells per side; `native`: as many as the network has."""
@@ -481,7 +481,7 @@ class Params(Section):
         return {name: self.features.all_streams[name] for name in names}
 
     def streams_of(self, name: str) -> tuple[str, ...]:
-        """Return the streams that a model reads: those in its name, or the first, and another that has its second input."""
+        """Return the streams that a model reads: those in its name, or the default one, and one with its second input."""
         model, streams = split_model(name)
         if streams:
             return streams
