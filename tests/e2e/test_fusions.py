@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.conftest import TINY, Pipeline
 from tests.e2e.test_failures import break_work, run_and_fail, statuses
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 BOTH = {"members": ["alstm", "mean_pool"], "method": "mean"}
 LEARNED = {"members": ["alstm", "mean_pool"], "method": "svm"}
