@@ -9,6 +9,8 @@ from statistics import mean, stdev
 
 import pytest
 
+pytestmark = pytest.mark.slow  # three flows with several folds and seeds; test_caching and test_tracking are quicker
+
 SEVERAL = ("chunk.fold=[1,2,3]", "train.seeds=[0,1]", "train.models=[alstm, mean_pool]")
 
 

@@ -12,7 +12,7 @@ from pipeline_lib.backbones.build import Backbone, build_backbone, check_name
 from pipeline_lib.finetune.blocks import find_blocks, last_blocks
 
 transformers = pytest.importorskip("transformers", reason="the extra har[hf] is not installed")
-pytestmark = [pytest.mark.usefixtures("single_thread"), pytest.mark.integration]  # imports take seconds
+pytestmark = [pytest.mark.usefixtures("single_thread"), pytest.mark.integration, pytest.mark.slow]  # imports take seconds
 
 SMALL = {"patch_size": 16, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 

@@ -12,7 +12,11 @@ from pipeline_lib.backbones.build import Backbone, build_backbone, check_name
 from pipeline_lib.finetune.blocks import find_blocks, last_blocks
 
 timm = pytest.importorskip("timm", reason="the extra har[timm] is not installed")
-pytestmark = [pytest.mark.usefixtures("single_thread"), pytest.mark.integration]  # importing timm takes seconds
+pytestmark = [
+    pytest.mark.usefixtures("single_thread"),
+    pytest.mark.integration,
+    pytest.mark.slow,
+]  # importing timm takes seconds
 
 VIT = "timm:vit_tiny_patch16_224"
 

@@ -16,7 +16,7 @@ from pipeline_lib.backbones.fusing import fuse
 from pipeline_lib.backbones.torchvision_videos import TIMINGS
 from pipeline_lib.finetune.blocks import find_blocks, last_blocks
 
-pytestmark = pytest.mark.usefixtures("single_thread")
+pytestmark = [pytest.mark.usefixtures("single_thread"), pytest.mark.slow]
 
 NETWORKS = [
     ("mc3_18", (512, 7, 7), tuple(range(30))),

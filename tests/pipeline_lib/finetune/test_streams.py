@@ -22,7 +22,7 @@ from pipeline_lib.streams.flow.opening import open_flow
 from pipeline_lib.video.decoders import Derived, read_images
 from pipeline_lib.video.writing import VideoWriter
 
-pytestmark = [pytest.mark.usefixtures("single_thread"), pytest.mark.integration]
+pytestmark = [pytest.mark.usefixtures("single_thread"), pytest.mark.integration, pytest.mark.slow]
 CPU = torch.device("cpu")
 COMMON: dict[str, Any] = {"backbone": "vgg_small", "weights": "random", "grid": 2, "precision": "fp32", "device": "cpu"}
 FLOW = StreamParams(input="flow", image_size=32, stack=3, bound=8.0, **COMMON)

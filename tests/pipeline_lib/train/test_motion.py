@@ -18,7 +18,7 @@ from pipeline_lib.train import train_model
 from pipeline_lib.training.checkpoints import read_metadata
 from tests.pipeline_lib.conftest import ATTRIBUTES, FRAMES, GRID
 
-pytestmark = [pytest.mark.usefixtures("single_thread"), pytest.mark.integration]
+pytestmark = [pytest.mark.usefixtures("single_thread"), pytest.mark.integration, pytest.mark.slow]
 
 CLASSES = ("sit", "stand", "wave")
 RGB_CHANNELS, FLOW_CHANNELS = 6, 3
