@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -81,14 +82,20 @@ def _check_model(name: str) -> str:
 
 
 ModelOnStream = Annotated[str, AfterValidator(_check_model)]
-"""A model and the stream that it reads, `MODEL@STREAM`, or `MODEL` for the run's default stream."""
+"""A model and what it reads: `MODEL@STREAM`, `MODEL@STREAM+STREAM`, or `MODEL` for the run's default stream."""
+
+
+def default_stream(streams: Iterable[str]) -> str:
+    """Return the stream of models that name none: `rgb`, or the first if there is none of this name."""
+    names = list(streams)
+    return "rgb" if "rgb" in names else names[0]
 
 
 UNUSED_HYPERPARAMETERS: dict[ModelName, tuple[str, ...]] = {
-    "alstm": ("rescale_glimpse", "head_channels", "motion"),
-    "conv_alstm": ("scorer", "attention_penalty", "motion"),
-    "attention_pool": ("layers", "rescale_glimpse", "carry_state", "head_channels", "attention_penalty", "motion"),
-    "lrcn": ("scorer", "uniform_start", "rescale_glimpse", "head_channels", "attention_penalty", "motion"),
+    "alstm": ("rescale_glimpse", "head_channels"),
+    "conv_alstm": ("scorer", "attention_penalty"),
+    "attention_pool": ("layers", "rescale_glimpse", "carry_state", "head_channels", "attention_penalty"),
+    "lrcn": ("scorer", "uniform_start", "rescale_glimpse", "head_channels", "attention_penalty"),
     "mean_pool": (
         "units",
         "layers",
@@ -98,7 +105,6 @@ UNUSED_HYPERPARAMETERS: dict[ModelName, tuple[str, ...]] = {
         "carry_state",
         "head_channels",
         "attention_penalty",
-        "motion",
     ),
     "motion_conv_alstm": ("scorer", "carry_state", "attention_penalty"),
     "motion_alstm": ("rescale_glimpse", "carry_state", "head_channels"),

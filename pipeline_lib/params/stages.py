@@ -20,6 +20,7 @@ from pipeline_lib.params.models import (
     SECOND_IS_OPTIONAL,
     ModelOnStream,
     TrainParams,
+    default_stream,
     split_model,
 )
 from pipeline_lib.params.section import (
@@ -275,8 +276,8 @@ class FeaturesParams(StreamParams):
 
     @property
     def default_stream(self) -> str:
-        """The stream of models that name none: `rgb`, or the first if there is none of this name."""
-        return "rgb" if "rgb" in self.all_streams else next(iter(self.all_streams))
+        """The stream of models that name none."""
+        return default_stream(self.all_streams)
 
 
 class SweepParams(Section):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from pipeline_lib.params.models import SECOND_INPUT, split_model
+from pipeline_lib.params.models import SECOND_INPUT, default_stream, split_model
 
 MEAN = "mean_pool"
 
@@ -42,11 +42,11 @@ def findings(
     Args:
         results: `results.json`, with pairs of models.
         models: the names in `train.models`.
-        streams: the names of all streams; models that name none read the first.
+        streams: the names of all streams.
         attending: names of the models with attention.
     """
     pairs = {(pair["first"], pair["second"]): pair for pair in results["pairs"]}
-    inputs = {name: _inputs(name, streams[0]) for name in models}
+    inputs = {name: _inputs(name, default_stream(streams)) for name in models}
     return [*_on_streams(pairs, inputs, streams), *_on_attention(pairs, inputs, attending)]
 
 

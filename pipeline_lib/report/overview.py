@@ -125,4 +125,7 @@ def _references(results: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str
 
 
 def _difference(pair: Mapping[str, Any] | None) -> str:
-    return f"{100 * pair['difference']:+.1f} [{pair['p_holm']:.2g}]" if pair else ""
+    if not pair:
+        return ""
+    points = round(100 * pair["difference"], 1) + 0.0  # no -0.0
+    return f"{points:+.1f} [{pair['p_holm']:.2g}]"

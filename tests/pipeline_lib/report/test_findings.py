@@ -34,6 +34,12 @@ def test_attention_is_compared_with_the_mean_of_the_same_stream():
     )
 
 
+def test_models_that_name_no_stream_read_rgb_wherever_it_stands():
+    pairs = [pair("mean_pool", "mean_pool@flow", -0.3, -0.4, -0.2)]
+    (sentence,) = sentences(pairs, models=("mean_pool", "mean_pool@flow"), streams=("flow", "rgb"))
+    assert sentence.startswith("The stream rgb is less accurate than the stream flow: mean pool \u221230")
+
+
 @pytest.mark.parametrize(
     ("intervals", "verdict"),
     [

@@ -106,3 +106,8 @@ def test_a_fusion_has_its_gain_and_the_overlap_of_its_members_errors():
     }
     learned = row(overview, "learned")
     assert (learned["method"], learned["weights"], learned["overlap of errors"]) == ("svm*", "", "")
+
+
+def test_a_difference_that_rounds_to_zero_has_no_minus():
+    results = {"pairs": [{"first": "a", "second": "b", "difference": -1e-9, "p_holm": 1.0}]}
+    assert pairs_overview(results).models == [["a", "+0.0 [1]"]]
