@@ -5,6 +5,7 @@ Here one ledger counts cores and the GPU. On Ray, Ray does (`pipeline_lib.comput
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,8 +44,8 @@ class Engine(Protocol):
 __all__ = ["Needs", "WorkerLostError", "cancel_work", "num_gpus", "open_engine", "run_at", "take_seconds_waited"]
 
 _engine: Engine | None = None
-_was_broken_off = False
-"""Whether the last engine's block ended by an exception: threads of that run may still be about to call `run_at`."""
+_broken_off: threading.Thread | None = None
+"""The thread whose engine ended by an exception. It has left that run; the run's other threads may still call `run_at`."""
 
 
 @contextmanager
@@ -61,15 +62,15 @@ def open_engine(address: str | None = None, *, is_local_ray: bool = False, num_g
     Raises:
         RuntimeError: an engine is open already.
     """
-    global _engine, _was_broken_off
+    global _engine, _broken_off
     if _engine is not None:
         raise RuntimeError("an engine is open already")
     _engine = engine = _make_engine(address, is_local_ray, num_gpus)
-    _was_broken_off = False
+    _broken_off = None
     try:
         yield
     except BaseException:
-        _was_broken_off = True
+        _broken_off = threading.current_thread()
         raise
     finally:
         try:
@@ -91,9 +92,9 @@ def run_at(
 ) -> Any:
     """Return `function(*args, **kwargs, **callbacks)`, called by the open engine once its needs are free.
 
-    Without an open engine it is called at once, in this process, unless the last one was broken off. A callback takes one
-    value, which can be pickled; the function gets nothing back. A callback that raises is logged as a warning and not called
-    again.
+    Without an open engine it is called at once, in this process, unless a thread of a run that was broken off asks. A callback
+    takes one value, which can be pickled; the function gets nothing back. A callback that raises is logged as a warning and
+    not called again.
 
     Raises:
         Exception: what the function raises; a RuntimeError with its text if it cannot be pickled.
@@ -103,7 +104,8 @@ def run_at(
     """
     callbacks = {name: Callback(name, callback) for name, callback in (callbacks or {}).items()}
     if _engine is None:
-        if _was_broken_off:  # here the work would go on after Ctrl-C, with other threads and so with other last bits
+        if _broken_off not in (None, threading.current_thread()):
+            # Here the work would go on after Ctrl-C, with another number of threads and so with other last bits.
             raise EndedError("not begun: the run has ended")
         return function(*args, **kwargs, **callbacks)
     return _engine.run(function, args, kwargs, needs or Needs(), callbacks)
