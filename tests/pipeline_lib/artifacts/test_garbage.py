@@ -8,7 +8,8 @@ import os
 import pytest
 
 from pipeline_lib.artifacts import Recipe, Store
-from pipeline_lib.artifacts import store as artifacts
+from pipeline_lib.artifacts import manifest
+from pipeline_lib.artifacts import store as store_module
 from pipeline_lib.artifacts.garbage import Limits, find_garbage, remove_garbage
 
 MONTHS = [f"2026-{month:02d}-01T00:00:00Z" for month in range(1, 13)]
@@ -25,7 +26,11 @@ def store(tmp_path):
 @pytest.fixture
 def clock(monkeypatch):
     """Set the time to a month."""
-    return lambda month: monkeypatch.setattr(artifacts, "_now", lambda: MONTHS[month - 1])
+    def set_month(month):
+        for module in (manifest, store_module):
+            monkeypatch.setattr(module, "now", lambda: MONTHS[month - 1])
+
+    return set_month
 
 
 def make(store, stage, params, inputs=()):

@@ -14,7 +14,8 @@ import pytest
 
 from pipeline_lib.artifacts import Recipe, Store, digest, file_sha256
 from pipeline_lib.artifacts import store as artifacts
-from pipeline_lib.artifacts.store import DigestCache, find_drafts
+from pipeline_lib.artifacts.digests import DigestCache
+from pipeline_lib.artifacts.store import find_drafts
 from pipeline_lib.errors import UserError
 
 
@@ -281,7 +282,7 @@ def test_digests_are_read_again_only_when_the_file_changed(tmp_path, monkeypatch
     cache = DigestCache(tmp_path / "digests.sqlite")
     first = cache.sha256(path)
     reads = []
-    monkeypatch.setattr("pipeline_lib.artifacts.store.file_sha256", lambda path: reads.append(path) or "changed")
+    monkeypatch.setattr("pipeline_lib.artifacts.digests.file_sha256", lambda path: reads.append(path) or "changed")
     assert cache.sha256(path) == first
     assert reads == []
     os.utime(path, ns=(1, 1))

@@ -1,0 +1,274 @@
+"""A workspace's artifacts in an object store.
+
+    artifacts/<stage>/<key>/<sha256>        one object a file
+    artifacts/<stage>/<key>/manifest.json   written last, and only if absent: the first publisher wins
+    drafts/<name>.json                      files that a worker on another node uploaded, until the driver writes the manifest
+    partial/<stage>/<key>/<file>            unfinished work that another node can resume
+    runs/<id>.json, leases/<id>.json        what runs used, and who uses the workspace now
+
+Requests are retried for `RETRY_SECONDS`. Errors that remain are one line (`UserError`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import obstore
+from obstore import exceptions
+from obstore.store import from_url
+
+from pipeline_lib.artifacts.digests import Digest, stamp_of
+from pipeline_lib.artifacts.manifest import MANIFEST, FileRecord, Manifest
+from pipeline_lib.errors import UserError
+
+SCHEMES = ("s3://", "gs://", "az://", "file://")
+RETRY_SECONDS = 120
+MAX_RETRIES = 1000
+"""The time ends the retries, not their number."""
+DOWNLOADS = 3
+"""Attempts to download a file whose stream breaks off or whose digest is wrong."""
+CONNECTIONS = 8
+"""Files of an artifact that are transferred at once."""
+PART_BYTES = 8 * 2**20
+PARTS = 4
+"""Parts of a large file that are uploaded at once."""
+
+OnBytes = Callable[[int], None]
+"""Called with the number of bytes that were transferred."""
+
+
+class DamagedError(UserError):
+    """A file of an artifact in the object store is gone or has other content than its manifest says."""
+
+
+class Object(NamedTuple):
+    """An object of the store."""
+
+    path: str
+    size_bytes: int
+    modified: datetime
+
+
+def is_remote(address: str) -> bool:
+    """Return whether a workspace's address is in an object store."""
+    return address.startswith(SCHEMES)
+
+
+class Remote:
+    """The object store of a workspace; thread-safe. Credentials come from the environment, as AWS_ACCESS_KEY_ID and others."""
+
+    def __init__(self, address: str, retry_seconds: float = RETRY_SECONDS) -> None:
+        """Open the object store; nothing is requested yet.
+
+        Raises:
+            UserError: the address or the configuration is not valid.
+        """
+        self.address = address.rstrip("/")
+        if not self.address.startswith(SCHEMES) or self.address + "/" in SCHEMES:
+            raise UserError(f"workspace: {address}: give a folder, or an address such as s3://bucket/prefix")
+        try:
+            self._objects = from_url(self.address, **_options(self.address, retry_seconds))
+        except (exceptions.BaseError, ValueError, OSError) as error:
+            raise UserError(f"workspace: {self.address}: {_first_line(error)}") from None
+
+    # Objects
+
+    def get(self, path: str) -> bytes | None:
+        """Return an object, or None if there is none."""
+        with self._explained(), suppress(FileNotFoundError):
+            return bytes(obstore.get(self._objects, path).bytes())
+        return None
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write an object, also over an older one."""
+        with self._explained(), self._written():
+            obstore.put(self._objects, path, content)
+
+    def put_file(self, path: str, file: Path) -> None:
+        """Write a file as an object, a large one in parts."""
+        with self._explained(), self._written():
+            obstore.put(self._objects, path, file, chunk_size=PART_BYTES, max_concurrency=PARTS)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write an object unless it exists; return whether it was written."""
+        with self._explained(), self._written(), suppress(exceptions.AlreadyExistsError):
+            obstore.put(self._objects, path, content, mode="create")
+            return True
+        return False
+
+    def list(self, prefix: str) -> Iterator[Object]:
+        """Yield the objects under a prefix, which is a folder's."""
+        with self._explained():
+            for batch in obstore.list(self._objects, prefix, chunk_size=1000):
+                yield from (Object(row["path"], row["size"], row["last_modified"]) for row in batch)
+
+    def modified(self, path: str) -> datetime | None:
+        """Return when an object was written, by the store's clock; None if there is none."""
+        with self._explained(), suppress(FileNotFoundError):
+            return obstore.head(self._objects, path)["last_modified"]
+        return None
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Delete objects; those that are gone already are no matter."""
+        for path in paths:
+            with self._explained(), suppress(FileNotFoundError):
+                obstore.delete(self._objects, path)
+
+    # Artifacts
+
+    def manifest(self, stage: str, key: str) -> Manifest | None:
+        """Return the manifest of a published artifact; None if there is none or it cannot be read."""
+        content = self.get(f"{folder_of(stage, key)}/{MANIFEST}")
+        with suppress(ValueError):
+            return None if content is None else Manifest.model_validate_json(content)
+        return None
+
+    def manifests(self, stage: str = "*") -> list[Manifest]:
+        """Return the manifests of one or all stages, in the order of stages and keys."""
+        prefix = "artifacts/" if stage == "*" else f"artifacts/{stage}/"
+        paths = sorted(one.path for one in self.list(prefix) if one.path.endswith(f"/{MANIFEST}"))
+        with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="manifests") as pool:
+            found = pool.map(lambda path: self.manifest(*path.split("/")[1:3]), paths)
+            return [manifest for manifest in found if manifest is not None]
+
+    def upload(self, stage: str, key: str, folder: Path, files: Sequence[FileRecord], on_bytes: OnBytes | None = None) -> None:
+        """Upload an artifact's files, but for those that are there already."""
+        prefix = folder_of(stage, key)
+        there = {one.path: one.size_bytes for one in self.list(f"{prefix}/")}
+
+        def upload(file: FileRecord) -> None:
+            if there.get(f"{prefix}/{file.sha256}") != file.size_bytes:
+                self.put_file(f"{prefix}/{file.sha256}", folder / file.path)
+            if on_bytes:
+                on_bytes(file.size_bytes)
+
+        _map_in_threads(upload, list({file.sha256: file for file in files}.values()))
+
+    def publish(self, manifest: Manifest, *, replace: bool = False) -> Manifest:
+        """Write the manifest of an artifact whose files are uploaded; return it, or that of who was first.
+
+        Args:
+            manifest: the artifact's.
+            replace: whether to replace another one.
+        """
+        path = f"{folder_of(manifest.stage, manifest.key)}/{MANIFEST}"
+        content = manifest.model_dump_json(indent=2).encode()
+        if replace:
+            self.put(path, content)
+            return manifest
+        while not self.create(path, content):
+            if first := self.manifest(manifest.stage, manifest.key):
+                return first
+            self.delete([path])  # unreadable, or withdrawn a moment ago
+        return manifest
+
+    def download(self, stage: str, key: str, file: FileRecord, target: Path) -> Digest:
+        """Download a file of an artifact, and return its stamp and digest.
+
+        Raises:
+            DamagedError: the file is gone, or its content is not what the manifest says.
+        """
+        path = f"{folder_of(stage, key)}/{file.sha256}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.download")
+        try:
+            for attempt in range(DOWNLOADS):
+                with self._explained(is_last := attempt == DOWNLOADS - 1):
+                    if self._stream(path, draft) == file.sha256:
+                        stamp = stamp_of(draft.stat())
+                        draft.replace(target)
+                        return Digest(stamp, file.sha256)
+                    if is_last:
+                        break
+            raise DamagedError(f"{self.address}/{path}: {file.path} does not hold what was written")
+        except FileNotFoundError:
+            raise DamagedError(f"{self.address}/{path}: {file.path} is gone") from None
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _stream(self, path: str, target: Path) -> str:
+        """Write an object to a file and return its SHA-256; an empty text if the stream broke off."""
+        sha256 = hashlib.sha256()
+        with target.open("wb") as file:
+            for chunk in obstore.get(self._objects, path).stream(min_chunk_size=PART_BYTES):
+                file.write(chunk)
+                sha256.update(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        return sha256.hexdigest()
+
+    def withdraw(self, stage: str, key: str) -> None:
+        """Delete an artifact's manifest, so that the next run makes it again."""
+        self.delete([f"{folder_of(stage, key)}/{MANIFEST}"])
+
+    def remove(self, stage: str, key: str) -> None:
+        """Delete an artifact, its manifest first."""
+        self.withdraw(stage, key)
+        self.delete([one.path for one in self.list(f"{folder_of(stage, key)}/")])
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Raise an error if what is written to does not exist."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise UserError(f"workspace: {self.address}: no such bucket; create it first ({_first_line(error)})") from None
+
+    @contextmanager
+    def _explained(self, is_last: bool = True) -> Iterator[None]:
+        """Raise the store's errors as one line; ignore them in attempts that are not the last."""
+        try:
+            yield
+        except (FileNotFoundError, UserError):
+            raise
+        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError) as error:
+            raise UserError(
+                f"workspace: {self.address}: access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's "
+                f"policy ({_first_line(error)})"
+            ) from None
+        except (exceptions.BaseError, OSError) as error:
+            if is_last:
+                raise UserError(
+                    f"workspace: {self.address}: the object store does not answer; finished work is kept in the cache, "
+                    f"run again when it is back ({_first_line(error)})"
+                ) from None
+
+
+def folder_of(stage: str, key: str) -> str:
+    """Return the path of an artifact's folder in the store."""
+    return f"artifacts/{stage}/{key}"
+
+
+def _map_in_threads(function: Callable[[Any], None], items: Sequence[Any]) -> None:
+    with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="transfer") as pool:
+        for _ in pool.map(function, items):
+            pass
+
+
+def _options(address: str, retry_seconds: float) -> dict[str, Any]:
+    if address.startswith("file://"):
+        return {"mkdir": True}
+    retries = {
+        "max_retries": MAX_RETRIES,
+        "retry_timeout": timedelta(seconds=retry_seconds),
+        "backoff": {"max_backoff": timedelta(seconds=5)},
+    }
+    options: dict[str, Any] = {"retry_config": retries, "client_options": {"timeout": "300s", "connect_timeout": "5s"}}
+    if address.startswith("s3://"):
+        options["checksum_algorithm"] = "sha256"
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        options["client_options"]["allow_http"] = endpoint.startswith("http://")
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
