@@ -47,7 +47,9 @@ def make_shards(directory: Path) -> Shards:
         (shards.short, videos[:NUM_SHORT]),
         (shards.long, videos[NUM_SHORT:]),
     ):
-        subsample_shard(directory / "source", shard_videos, shard, SubsampleParams())
+        subsample_shard(
+            {video.video: directory / "source" / video.video for video in shard_videos}, shard_videos, shard, SubsampleParams()
+        )
     return shards
 
 

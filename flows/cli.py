@@ -12,12 +12,15 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from flows.servers import HOST, MLFLOW_PORT, PREFECT_PORT
 from pipeline_lib.addresses import redact_text
 from pipeline_lib.errors import UserError
 from pipeline_lib.stages import STAGES
+
+if TYPE_CHECKING:
+    from pipeline_lib.artifacts.workspace import Workspace
 
 DEFAULT_WORKSPACE = "workspace"
 DEFAULT_MODEL = "models:/har@champion"
@@ -104,8 +107,18 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(command=_verify)
     _add_gc(commands)
     for name in ("predict", "app", "promote", "up", "down", "doctor", "verify", "gc"):
-        commands.choices[name].add_argument("--workspace", type=Path, default=DEFAULT_WORKSPACE, help="default: %(default)s")
+        commands.choices[name].add_argument("--workspace", type=_workspace, default=DEFAULT_WORKSPACE, metavar="WORKSPACE",
+                                            help="folder or address (s3://bucket/prefix); default: %(default)s")  # fmt: skip
     return parser
+
+
+def _workspace(address: str) -> Workspace:
+    from pipeline_lib.artifacts.workspace import locate_workspace
+
+    try:
+        return locate_workspace(address)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _add_features(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -155,11 +168,12 @@ def _quantity(text: str, units: dict[str, float], expected: str) -> float:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from pipeline_lib.artifacts.workspace import locate_workspace
     from pipeline_lib.params import load_params
 
     settings = _settings(options)
     params = load_params(options.params, settings)
-    workspace = Path(params.workspace).expanduser().absolute()
+    workspace = locate_workspace(params.workspace, params.cache).folder
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     _use_prefect(workspace)
@@ -211,7 +225,7 @@ def _predict(options: argparse.Namespace) -> int:
     return predict(
         options.videos,
         source=options.model,
-        workspace=options.workspace.absolute(),
+        workspace=options.workspace,
         output=options.output,
         overlap=options.overlap,
         heatmaps=options.heatmaps,
@@ -236,20 +250,20 @@ def _features(options: argparse.Namespace) -> int:
 def _app(options: argparse.Namespace) -> int:
     from flows.app.serving import serve
 
-    return serve(options.model, options.workspace.absolute(), options.host, options.port)
+    return serve(options.model, options.workspace, options.host, options.port)
 
 
 def _promote(options: argparse.Namespace) -> int:
     from flows.promote import promote
 
-    return promote(options.which, options.workspace.absolute())
+    return promote(options.which, options.workspace.folder)
 
 
 def _up(options: argparse.Namespace) -> int:
     from flows.services import start_services
     from flows.terminal import say
 
-    workspace = options.workspace.absolute()
+    workspace = options.workspace.folder
     start_services(workspace, options.prefect_port, options.mlflow_port, say)
     say("start a run with: prefect deployment run har/demo")
     if options.prefect_port != PREFECT_PORT:
@@ -261,7 +275,7 @@ def _down(options: argparse.Namespace) -> int:
     from flows.services import stop_services
     from flows.terminal import say
 
-    stopped = stop_services(options.workspace.absolute())
+    stopped = stop_services(options.workspace.folder)
     say(f"stopped {', '.join(stopped)}" if stopped else "no servers of this workspace are running")
     return 0
 
@@ -269,20 +283,20 @@ def _down(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from flows.doctor import examine
 
-    return examine(options.workspace.absolute(), fix=options.fix)
+    return examine(options.workspace, fix=options.fix)
 
 
 def _verify(options: argparse.Namespace) -> int:
     from flows.verify import verify
 
-    return verify(options.workspace.absolute())
+    return verify(options.workspace)
 
 
 def _gc(options: argparse.Namespace) -> int:
     from flows.gc import collect
 
     older_than = _age("30d") if options.older_than is None and options.keep_size is None else options.older_than
-    return collect(options.workspace.absolute(), older_than, options.keep_size, options.keep_runs, delete=options.delete)
+    return collect(options.workspace, older_than, options.keep_size, options.keep_runs, delete=options.delete)
 
 
 if __name__ == "__main__":

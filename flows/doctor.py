@@ -7,28 +7,49 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 
 from flows.service_state import running_services
 from flows.terminal import say
-from pipeline_lib.artifacts.store import find_drafts
+from pipeline_lib.artifacts.store import find_drafts, remove_drafts
+from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.artifacts.workspace_lock import hold_workspace, is_held, known_id
+from pipeline_lib.errors import UserError
 
 PACKAGES = ("prefect", "mlflow", "torch", "torchvision", "h5py", "fastapi")
 MIN_FREE_BYTES = 5 * 1024**3
+SECONDS_TO_ANSWER = 10.0
 
 
-def examine(workspace: Path, *, fix: bool) -> int:
+def examine(workspace: Workspace, *, fix: bool) -> int:
     """Print one line a finding and return 1 if any check failed; with `fix`, clean up after killed runs."""
     num_failed = 0
-    for check in (_packages, _programs, _device, _disk, _services, _fixed_leftovers if fix else _leftovers):
-        for is_ok, line in check(workspace):
-            say(f"{'ok  ' if is_ok else 'FAIL'}  {line}")
-            num_failed += not is_ok
+    checks = (_packages, _programs, _device, _disk, _services, _fixed_leftovers if fix else _leftovers)
+    for is_ok, line in chain(_object_store(workspace), *(check(workspace.folder) for check in checks)):
+        say(f"{'ok  ' if is_ok else 'FAIL'}  {line}")
+        num_failed += not is_ok
     return 1 if num_failed else 0
 
 
 Finding = tuple[bool, str]
+
+
+def _object_store(workspace: Workspace) -> Iterator[Finding]:
+    """Check that the workspace's object store, if it has one, can be read and written, and say who uses it."""
+    if workspace.address is None:
+        return
+    from pipeline_lib.artifacts.lease import live_holders
+    from pipeline_lib.artifacts.remote import Remote
+
+    try:
+        holders = live_holders(Remote(workspace.address, retry_seconds=SECONDS_TO_ANSWER))
+    except UserError as error:
+        yield False, str(error)
+        return
+    yield True, f"{workspace.address} answers, with the cache {workspace.folder}"
+    for holder in holders.values():
+        yield True, f"{holder} is using it"
 
 
 def _packages(workspace: Path) -> Iterator[Finding]:
@@ -109,10 +130,9 @@ def _fixed_leftovers(workspace: Path) -> Iterator[Finding]:
 
 def _fix(workspace: Path) -> Iterator[Finding]:
     from tasks.mlflow import tracking
-    from tasks.stage import open_store
 
-    if find_drafts(workspace):
-        yield True, f"{open_store(workspace).remove_drafts()} unfinished artifacts of killed runs removed"
+    if drafts := remove_drafts(workspace):
+        yield True, f"{drafts} unfinished artifacts of killed runs removed"
     dead = _dead_runs(workspace)
     for run_id in dead:
         tracking.end_run(run_id, "KILLED")

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
+from pipeline_lib.artifacts import Store
+from pipeline_lib.artifacts.shared_store import SharedStore
+from pipeline_lib.artifacts.shipping import Shipper
 from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.compute.engine import open_engine
 from pipeline_lib.compute.gpus import count_gpus
@@ -156,11 +159,13 @@ def side_by_side(params: Params) -> SideBySide:
     return SideBySide(len(params.chunk.folds) * len(params.train.all_seeds), is_limit=False)
 
 
-def engine_for(params: Params) -> AbstractContextManager[None]:
+def engine_for(params: Params, store: Store) -> AbstractContextManager[None]:
     """Open the engine of a run: this process, or Ray if the run uses several GPUs or processes."""
     address = params.run.engine or ("auto" if "RAY_ADDRESS" in os.environ else None)
     num_gpus = count_gpus()
-    return open_engine(address, is_local_ray=_has_several_places(params, num_gpus), num_gpus=num_gpus)
+    shipper = Shipper(store) if isinstance(store, SharedStore) else None
+    is_local_ray = _has_several_places(params, num_gpus)
+    return open_engine(address, is_local_ray=is_local_ray, num_gpus=num_gpus, shipper=shipper)
 
 
 def _has_several_places(params: Params, num_gpus: int) -> bool:

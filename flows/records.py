@@ -26,6 +26,7 @@ from flows.service_state import mlflow_address
 from flows.state import RunState
 from pipeline_lib.addresses import redact
 from pipeline_lib.artifacts import layout
+from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.params import Params
 from pipeline_lib.predict.bundle import ModelBundle
 from tasks import progress
@@ -74,7 +75,7 @@ class Record:
     @property
     def address(self) -> str:
         """URL of the parent run, valid while an MLflow server is up."""
-        base = self.tracking_uri if self.tracking_uri.startswith("http") else mlflow_address(self.context.workspace)
+        base = self.tracking_uri if self.tracking_uri.startswith("http") else mlflow_address(self.context.folder)
         return f"{base}/#/experiments/{self.experiment_id}/runs/{self.parent_run_id}"
 
     def open_child(self, training: TrainingRun, params: Params) -> tracking.TrackedRun:
@@ -116,17 +117,17 @@ class Record:
             case "evaluate":
                 self._log_evaluation(self.children[work.key], ref)
             case "controls":
-                self.parent.log(tracking.log_folder, ref.directory(self.context), f"controls/fold {work.key}")
+                self.parent.log(tracking.log_folder, ref.checkout(self.context), f"controls/fold {work.key}")
             case "results":
-                self._log_results(ref.directory(self.context))
+                self._log_results(ref.checkout(self.context))
             case "heatmaps":
-                self.children[work.key].log(tracking.log_folder, ref.directory(self.context), "heatmaps")
+                self.children[work.key].log(tracking.log_folder, ref.checkout(self.context), "heatmaps")
             case "report":
                 self._log_report(ref)
 
     def _log_folder(self, run: tracking.TrackedRun, ref: Ref, name: str) -> None:
         """Log an artifact to a run, and tag the run with its key and cache state."""
-        run.log(tracking.log_folder, ref.directory(self.context), name)
+        run.log(tracking.log_folder, ref.checkout(self.context), name)
         run.log(tracking.set_tags, {"artifact_key": ref.key, f"cache.{ref.stage}": "miss" if ref.made else "hit"})
 
     def _log_quarantine(self, run: RunState) -> None:
@@ -139,17 +140,17 @@ class Record:
 
     def _log_clips(self, run: RunState, fold: Hashable, ref: Ref) -> None:
         name = "dataset" if len(run.params.chunk.folds) == 1 else f"dataset/fold {fold}"
-        self.parent.log(tracking.log_files, [ref.directory(self.context) / layout.CLIPS], name)
-        self.parent.log(tracking.log_dataset, ref.directory(self.context), "clips", ref.content_key)
+        self.parent.log(tracking.log_files, [ref.file(self.context, layout.CLIPS)], name)
+        self.parent.log(tracking.log_dataset, ref.checkout(self.context, layout.CLIPS), "clips", ref.content_key)
 
     def _log_training(self, run: RunState, training: TrainingRun, ref: Ref) -> None:
         child = self.children[training.key]
         if not ref.made:  # else each epoch was logged when it ended
-            for record in _read_json(ref.directory(self.context) / layout.HISTORY):
+            for record in _read_json(ref.file(self.context, layout.HISTORY)):
                 child.log(tracking.log_epoch, record)
         self._log_folder(child, ref, "checkpoint")
         clips = run.refs["chunk"][training.fold]
-        child.log(tracking.log_dataset, clips.directory(self.context), "clips", clips.content_key)
+        child.log(tracking.log_dataset, clips.checkout(self.context, layout.CLIPS), "clips", clips.content_key)
         child.log(tracking.set_tags, _candidate_tags(training, ref))
         child.log(self._log_bundle, training, ref)
 
@@ -177,7 +178,7 @@ class Record:
         terminal.say(f"registered {registry.describe(found)}: {registry.standing(found)}")
 
     def _log_evaluation(self, child: tracking.TrackedRun, ref: Ref) -> None:
-        folder = ref.directory(self.context)
+        folder = ref.checkout(self.context)
         maps = folder / layout.MAPS
         attention = _read_json(maps)["measures"] if maps.is_file() else {}
         child.log(tracking.log_metrics, _test_metrics(_read_json(folder / layout.METRICS), attention))
@@ -194,7 +195,7 @@ class Record:
 
     def _log_report(self, ref: Ref) -> None:
         page = f"{self.address}/artifacts/report/index.html"
-        self.parent.log(tracking.log_folder, ref.directory(self.context), "report")
+        self.parent.log(tracking.log_folder, ref.checkout(self.context), "report")
         self.parent.log(tracking.set_tags, {DESCRIPTION: f"[Report](#{page.partition('#')[2]})"})
         self.prefect.call(lambda: create_link_artifact(key="report", link=page, link_text="This run's report"))
 
@@ -311,13 +312,13 @@ def _counts(stage: str, result: StageResult) -> dict[str, float]:
     return totals
 
 
-def open_record(params: Params, workspace: Path, workspace_id: str) -> Record:
+def open_record(params: Params, workspace: Workspace, workspace_id: str) -> Record:
     """Open the MLflow parent run, and close the records of killed runs of this workspace.
 
     Raises:
         UserError: MLflow cannot be used. Later outages only cause warnings.
     """
-    uri, experiment_id = tracking.init_tracking(params.tracking, workspace)
+    uri, experiment_id = tracking.init_tracking(params.tracking, workspace.folder)
     tags = {tracking.WORKSPACE_TAG: workspace_id} | _prefect_tags() | _source_tags()
     name = runtime.flow_run.name or "har"
     with tracking.usable(uri):

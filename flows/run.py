@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import tasks.chunk
@@ -34,7 +34,11 @@ from flows.plan import (
     side_by_side,
 )
 from flows.state import RunState
+from pipeline_lib.artifacts import Store, layout
+from pipeline_lib.artifacts.lease import hold_lease
+from pipeline_lib.artifacts.shared_store import SharedStore
 from pipeline_lib.artifacts.tables import read_shards
+from pipeline_lib.artifacts.workspace import locate_workspace
 from pipeline_lib.artifacts.workspace_lock import hold_workspace, workspace_id
 from pipeline_lib.compute.engine import cancel_work
 from pipeline_lib.errors import UserError
@@ -73,7 +77,7 @@ class Run(RunState):
 
     def subsample(self, collection: Ref) -> list[Future]:
         """Subsample every shard."""
-        directory = collection.directory(self.context)
+        directory = collection.checkout(self.context, layout.COLLECTION)
         shards = read_shards(directory, self.params.subsample.shard_videos)
         progress.expect("subsample", sum(len(videos) for videos in shards.values()))
         self.shard_names = list(shards)
@@ -179,7 +183,7 @@ class Run(RunState):
             )
         self.gather_stage("sweep")
         self.stop_after("sweep")
-        self.found = {model: tasks.sweep.read_best(self.refs["sweep"][model].directory(self.context)) for model in models}
+        self.found = {model: tasks.sweep.read_best(self.refs["sweep"][model].checkout(self.context)) for model in models}
         return self.found
 
     def train(self, clips: ByFold, features: FeaturesByFold, overrides: Overrides) -> list[Future]:
@@ -343,17 +347,32 @@ def _of(features: Mapping[str, Sequence[Future]], streams: Iterable[str]) -> dic
 
 
 @contextmanager
+def _shared(store: Store, cache_gb: float | None) -> Iterator[None]:
+    """Hold a lease on a workspace in an object store, and keep its cache within its limit before and after the block."""
+    if not isinstance(store, SharedStore):
+        yield
+        return
+    max_bytes = inf if cache_gb is None else cache_gb * 1e9
+    with hold_lease(store.remote, "run"):
+        store.trim(max_bytes)
+        try:
+            yield
+        finally:
+            store.trim(max_bytes)
+
+
+@contextmanager
 def open_run(params: Params, *, until: str | None, refresh: Sequence[str]) -> Iterator[Run]:
     """Lock the workspace and open the run's MLflow and Prefect records; close both on exit, also after an error."""
     unknown = [stage for stage in (*refresh, *filter(None, [until])) if stage not in STAGES]
     if unknown:
         raise UserError(f"{unknown[0]} is not a stage; the stages are {', '.join(STAGES)}")
-    workspace = Path(params.workspace).expanduser().absolute()
+    workspace = locate_workspace(params.workspace, params.cache)
     context = Context(workspace=workspace, refresh=tuple(refresh))
-    with hold_workspace(workspace), engine_for(params):
+    with hold_workspace(workspace.folder), _shared(context.store, params.cache_gb), engine_for(params, context.store):
         context.store.remove_drafts()
         progress.begin()
-        record = records.open_record(params, workspace, workspace_id(workspace))
+        record = records.open_record(params, workspace, workspace_id(workspace.folder))
         run = Run(params, context, until, record=record)
         try:
             with suppress(StageReached):

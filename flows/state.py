@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.execution import Execution
 from flows.plan import FusionRun, Overrides, TestedRun, TrainingRun, first_of_each_name
+from pipeline_lib.artifacts import layout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +52,9 @@ class RunState(Execution):
         from pipeline_lib.artifacts.tables import read_videos
 
         columns = ["video", "reason", "stderr"]
-        folders = [ref.directory(self.context) for ref in self.refs["subsample"].values() if ref.counts["quarantined"]]
+        folders = [
+            ref.checkout(self.context, layout.VIDEOS) for ref in self.refs["subsample"].values() if ref.counts["quarantined"]
+        ]
         if not folders:
             return pd.DataFrame(columns=columns)
         videos = read_videos(folders)

@@ -35,8 +35,8 @@ def summarise(run: RunState, record: Record) -> dict[str, Any]:
         "results": _results(run),
         "failures": list(run.failures),
         "mlflow": {"tracking_uri": record.tracking_uri, "parent_run_id": record.parent_run_id},
-        "report": str(report.directory(run.context) / layout.PAGE) if report else None,
-        "best_params": str(report.directory(run.context) / layout.BEST_PARAMS) if report and run.found else None,
+        "report": str(report.file(run.context, layout.PAGE)) if report else None,
+        "best_params": str(report.file(run.context, layout.BEST_PARAMS)) if report and run.found else None,
     }
 
 
@@ -71,9 +71,9 @@ def _tested_row(run: RunState, record: Record, tested: TestedRun) -> dict[str, A
         "fold": tested.fold,
         "seed": tested.seed,
         "val_calibrated_loss": trained.counts["best_val_calibrated_loss"] if trained else None,
-        **_read_json(run.refs["evaluate"][tested.key].directory(run.context) / layout.METRICS),
+        **_read_json(run.refs["evaluate"][tested.key].file(run.context, layout.METRICS)),
         "mlflow_run_id": record.children[tested.key].id,
-        "checkpoint": str(trained.directory(run.context) / layout.CHECKPOINT) if trained else None,
+        "checkpoint": str(trained.file(run.context, layout.CHECKPOINT)) if trained else None,
     }
 
 
@@ -92,7 +92,7 @@ def _model_row(rows: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str,
 def _results(run: RunState) -> dict[str, Any]:
     """Return the evaluate stage's results.json: models, controls and comparisons."""
     compared = run.refs["results"].get(None)
-    results: dict[str, Any] = _read_json(compared.directory(run.context) / layout.RESULTS) if compared else {}
+    results: dict[str, Any] = _read_json(compared.file(run.context, layout.RESULTS)) if compared else {}
     return results
 
 
@@ -131,20 +131,20 @@ def _describe_sweeps(run: RunState) -> Iterator[SweepReport]:
         return
     for model in run.params.sweep.models:
         ref = run.refs["sweep"][model]
-        folder = ref.directory(run.context)
+        folder = ref.checkout(run.context)
         yield SweepReport(model, ref.counts, _read_json(folder / layout.BEST_TRIAL), _read_json(folder / layout.IMPORTANCE))
 
 
 def _describe_model(run: RunState, tested: TestedRun) -> ModelReport:
     from pipeline_lib.report import ModelReport
 
-    evaluated = run.refs["evaluate"][tested.key].directory(run.context)
+    evaluated = run.refs["evaluate"][tested.key].checkout(run.context)
     trained, drawn = (run.refs[stage].get(tested.key) for stage in ("train", "heatmaps"))
     return ModelReport(
         name=tested.name,
         label=tested.label,
         metrics=_read_json(evaluated / layout.METRICS),
-        history=_read_json(trained.directory(run.context) / layout.HISTORY) if trained else (),
+        history=_read_json(trained.file(run.context, layout.HISTORY)) if trained else (),
         evaluation=evaluated,
-        heatmaps=drawn.directory(run.context) if drawn else None,
+        heatmaps=drawn.checkout(run.context) if drawn else None,
     )

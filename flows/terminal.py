@@ -26,7 +26,7 @@ PLAIN_WIDTH = 120
 """Columns where output is not a terminal; wide enough for the results table."""
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-IN_BYTES = ("fetch", "verify")
+IN_BYTES = ("fetch", "verify", "upload", "download")
 """Stages whose progress is counted in bytes."""
 CACHE_LABELS = {"hit": "cached", "miss": "computed", "partial": "partly cached"}
 

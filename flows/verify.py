@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import groupby
-from pathlib import Path
 
 from flows.terminal import say, show_progress
 from pipeline_lib.artifacts.manifest import FileRecord
-from pipeline_lib.artifacts.store import READERS, Artifact, Store, open_workspace
+from pipeline_lib.artifacts.store import READERS, Artifact, Store
+from pipeline_lib.artifacts.workspace import Workspace, open_workspace
 from tasks import progress
 
 REMEDY = "the next run that needs it recomputes it"
 
 
-def verify(workspace: Path) -> int:
+def verify(workspace: Workspace) -> int:
     """Print one line a damaged artifact and return 1 if there are any. Safe while a run is in progress.
 
-    Only the digest cache is updated, so that runs no longer reuse damaged artifacts.
+    Runs no longer reuse damaged artifacts: the digest cache has their digests, and an object store no longer their manifests.
     """
     with open_workspace(workspace) as store:
         artifacts = list(store.artifacts())
@@ -27,6 +27,8 @@ def verify(workspace: Path) -> int:
             say(f"DAMAGED  {folder.parent.name}/{folder.name}: its manifest cannot be read; {REMEDY}")
         with show_progress():
             damaged = list(_damaged(store, artifacts))
+        for artifact in damaged:
+            store.withdraw(artifact)
         num_damaged = len(broken) + len(damaged)
     num_bytes = sum(artifact.num_bytes for artifact in artifacts)
     say(f"{num_damaged} damaged of {len(artifacts) + len(broken)} artifacts, {num_bytes / 1e9:,.1f} GB read")

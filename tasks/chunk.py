@@ -24,10 +24,10 @@ def chunk(directory: Path, context: Context, collection: Ref, shards: Sequence[R
     """Write the clip table of the collection for one fold."""
     from pipeline_lib.chunk import chunk_collection
 
-    fetched = collection.directory(context)
+    fetched = collection.checkout(context, "splits", layout.GROUPS)
     splits, groups = fetched / "splits", fetched / layout.GROUPS
     return chunk_collection(
-        [shard.directory(context) for shard in shards],
+        [shard.checkout(context, layout.VIDEOS) for shard in shards],
         directory,
         params,
         splits=splits if splits.is_dir() else None,

@@ -63,13 +63,13 @@ def evaluate(
     return run_at(
         evaluate_model,
         trained.directory(context) / layout.CHECKPOINT,
-        read_clips(clips.directory(context)),
+        read_clips(clips.checkout(context, layout.CLIPS)),
         files,
         directory,
         params,
         fps=fps,
         boxes=_read_boxes(context, collection),
-        needs=needs_of_model(params.device, "evaluate.device", files, side_by_side),
+        needs=needs_of_model(context, params.device, "evaluate.device", features, side_by_side),
     )
 
 
@@ -77,7 +77,7 @@ def _read_boxes(context: Context, collection: Ref) -> pd.DataFrame | None:
     """Return the collection's table of actor boxes; None if it has none."""
     import pandas as pd
 
-    path = collection.directory(context) / layout.BOXES
+    path = collection.file(context, layout.BOXES)
     return pd.read_csv(path) if path.is_file() else None
 
 
@@ -114,7 +114,7 @@ def fusion(
     return run_at(
         evaluate_fusion,
         [member.directory(context) for member in members],
-        read_clips(clips.directory(context)),
+        read_clips(clips.checkout(context, layout.CLIPS)),
         directory,
         params,
         fps=fps,
@@ -156,9 +156,9 @@ def controls(
     on_gpu = uses_gpu(params.device, key="evaluate.device")
     return run_at(
         evaluate_controls,
-        read_clips(clips.directory(context)),
+        read_clips(clips.checkout(context, layout.CLIPS)),
         feature_files(context, features),
-        read_videos(shard.directory(context) for shard in shards),
+        read_videos(shard.checkout(context, layout.VIDEOS) for shard in shards),
         directory,
         params,
         fps=fps,
@@ -195,6 +195,6 @@ def results(
     """Aggregate models, fusions and controls over folds and seeds, and test every two models against each other."""
     from pipeline_lib.evaluate import read_controls, read_training_run, write_results
 
-    models = [read_training_run(ref.directory(context), *key) for key, ref in zip(training_runs, evaluated, strict=True)]
-    references = [read_controls(ref.directory(context), fold) for fold, ref in zip(folds, controls, strict=True)]
+    models = [read_training_run(ref.checkout(context), *key) for key, ref in zip(training_runs, evaluated, strict=True)]
+    references = [read_controls(ref.checkout(context), fold) for fold, ref in zip(folds, controls, strict=True)]
     return write_results(directory, models, references, params)

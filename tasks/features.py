@@ -73,9 +73,10 @@ def recipes(
     return {stream: recipe(stream, params) for stream, params in streams.items()}
 
 
-def needs_of_model(device: Device, key: str, files: Sequence[Path], side_by_side: SideBySide) -> Needs:
+def needs_of_model(context: Context, device: Device, key: str, features: FeaturesOfModel, side_by_side: SideBySide) -> Needs:
     """Return the resources that training or evaluating one model on these features needs."""
-    features_bytes = sum(file.stat().st_size for file in files)
+    refs = [shard[stream] for stream, shards in features.items() for shard in shards]
+    features_bytes = sum(context.store.file_bytes(ref, layout.FEATURES) for ref in refs)
     return training_needs(device, features_bytes, side_by_side.number, is_limit=side_by_side.is_limit, key=key)
 
 
@@ -89,7 +90,7 @@ def feature_inputs(features: FeaturesOfModel) -> dict[str, str]:
 
 
 def feature_files(context: Context, features: FeaturesOfModel) -> list[Path]:
-    """Return a model's feature files of a fold: one a shard, stream by stream."""
+    """Return the paths of a model's feature files of a fold, for `run_at`: one a shard, stream by stream."""
     return [shard[stream].directory(context) / layout.FEATURES for stream, shards in features.items() for shard in shards]
 
 

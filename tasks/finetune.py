@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.artifacts import Recipe
+from pipeline_lib.artifacts import Recipe, layout
 from pipeline_lib.compute.engine import run_at
 from pipeline_lib.compute.planning import whole_device
 from pipeline_lib.params import FinetuneParams, StreamParams
@@ -39,8 +39,8 @@ def finetune(
     from pipeline_lib.finetune import finetune_backbone
 
     partial = context.store.partial(made_from)
-    table = read_clips(clips.directory(context))
-    paths = video_paths(shard.directory(context) for shard in shards)
+    table = read_clips(clips.checkout(context, layout.CLIPS))
+    paths = context.files(video_paths(shard.checkout(context, layout.VIDEOS) for shard in shards))
     return run_at(
         finetune_backbone,
         table,

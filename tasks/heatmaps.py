@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.artifacts import Recipe
+from pipeline_lib.artifacts import Recipe, layout
 from pipeline_lib.compute.engine import Needs, run_at
 from pipeline_lib.params import HeatmapsParams
 from tasks.progress import advance
@@ -38,7 +38,7 @@ def heatmaps(
     from pipeline_lib.artifacts.tables import video_paths
     from pipeline_lib.heatmaps import render_heatmaps
 
-    paths = video_paths(shard.directory(context) for shard in shards)
+    paths = context.files(video_paths(shard.checkout(context, layout.VIDEOS) for shard in shards))
     return run_at(
         render_heatmaps,
         evaluated.directory(context),

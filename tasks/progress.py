@@ -55,6 +55,14 @@ def advance(stage: str, amount: float = 1) -> None:
     _notify(stage)
 
 
+def grow(stage: str, expected: float, done: float) -> None:
+    """Add to the total of a stage whose work comes bit by bit, and to what it has done."""
+    with _lock:
+        _total[stage] = (_total.get(stage) or 0) + expected
+        _done[stage] = _done.get(stage, 0) + done
+    _notify(stage)
+
+
 def finish(stage: str) -> None:
     """Mark a stage as done, including work that was not needed."""
     with _lock:

@@ -23,27 +23,39 @@ from prefect.transactions import IsolationLevel
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_lib.artifacts import Artifact, Recipe, Store, digest
+from pipeline_lib.artifacts.shipping import LocalFiles
+from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.compute.engine import WorkerLostError, take_seconds_waited
 from pipeline_lib.errors import UserError
+from tasks.progress import grow
 
 
 @functools.lru_cache(maxsize=4)
-def open_store(workspace: Path) -> Store:
+def open_store(workspace: Workspace) -> Store:
     """Return the process's store of a workspace."""
-    return Store(workspace)
+    return workspace.open(grow)
 
 
 class Context(BaseModel):
     """The workspace of a run, and the stages to recompute. Never part of a key."""
 
     model_config = ConfigDict(frozen=True)
-    workspace: Path
+    workspace: Workspace
     refresh: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """The workspace's folder on this machine."""
+        return self.workspace.folder
 
     @property
     def store(self) -> Store:
         """The workspace's artifacts."""
         return open_store(self.workspace)
+
+    def files(self, paths: Mapping[str, Path]) -> LocalFiles:
+        """Return files by name; those of an object store are brought to the machine that asks for them."""
+        return LocalFiles(paths, self.store)
 
     @property
     def results(self) -> Path:
@@ -77,8 +89,16 @@ class Ref(BaseModel):
         )
 
     def directory(self, context: Context) -> Path:
-        """Return the artifact's folder."""
+        """Return the path of the artifact's folder, for `run_at`, which brings its files to where the work runs."""
         return context.store.directory(self.stage, self.key)
+
+    def checkout(self, context: Context, *names: str) -> Path:
+        """Return the artifact's folder whose named files and folders, by default all, are on this machine."""
+        return context.store.checkout(self, *names)
+
+    def file(self, context: Context, name: str) -> Path:
+        """Return the path of one of the artifact's files, which is on this machine; it may not exist."""
+        return self.checkout(context, name) / name
 
 
 Refs = dict[str, Ref]
@@ -201,7 +221,10 @@ def _find_or_make(
     refs = {name: Ref.to(found, made=False) for name, recipe in recipes.items() if (found := _find(context, recipe))}
     if missing := {name: recipe for name, recipe in recipes.items() if name not in refs}:
         take_seconds_waited()
-        made = context.store.make_several(missing, lambda drafts: build(directories=drafts), take_seconds_waited)
+        refreshed = any(recipe.stage in context.refresh for recipe in missing.values())
+        made = context.store.make_several(
+            missing, lambda drafts: build(directories=drafts), take_seconds_waited, replace=refreshed
+        )
         refs |= {name: Ref.to(artifact, made=True) for name, artifact in made.items()}
     return {name: refs[name] for name in recipes}
 

@@ -12,7 +12,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from pipeline_lib.artifacts import Recipe
+from pipeline_lib.artifacts import Recipe, layout
 from pipeline_lib.artifacts.tables import CollectionVideo
 from pipeline_lib.compute.engine import run_at
 from pipeline_lib.params import SubsampleParams
@@ -36,7 +36,14 @@ def subsample(
 ) -> Mapping[str, Any]:
     """Resample the shard's videos under `root` to `params.fps`."""
     _load_features_stage()
-    return run_at(subsample_shard, root, videos, directory, params, callbacks={"on_video": lambda video: advance("subsample")})
+    return run_at(
+        subsample_shard,
+        context.files({video.video: root / video.video for video in videos}),
+        videos,
+        directory,
+        params,
+        callbacks={"on_video": lambda video: advance("subsample")},
+    )
 
 
 @functools.cache
@@ -51,4 +58,4 @@ def quarantine(context: Context, shards: Sequence[Ref], params: SubsampleParams)
     from pipeline_lib.artifacts.tables import read_videos
     from pipeline_lib.subsample import check_quarantine
 
-    check_quarantine([read_videos(shard.directory(context) for shard in shards)], params.max_quarantined)
+    check_quarantine([read_videos(shard.checkout(context, layout.VIDEOS) for shard in shards)], params.max_quarantined)

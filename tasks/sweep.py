@@ -41,7 +41,7 @@ def study_folder(context: Context, recipe: Recipe) -> Path:
     """Return the folder of the study; independent of the number of trials, so that more trials extend it."""
     sweep = {name: value for name, value in recipe.params["sweep"].items() if name != "trials"}
     study = Recipe(recipe.stage, recipe.version, {**recipe.params, "sweep": sweep}, recipe.inputs)
-    folder = context.workspace / "sweeps" / study.key
+    folder = context.folder / "sweeps" / study.key
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -68,7 +68,7 @@ def sweep(
             mlflow_run.log(log_trial, trial)
 
     files = feature_files(context, features)
-    table = read_clips(clips.directory(context))
+    table = read_clips(clips.checkout(context, layout.CLIPS))
     study = study_folder(context, made_from)
     return search(table, files, directory, study, params, base, streams=len(features), on_trial=on_trial)
 

@@ -9,7 +9,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from pipeline_lib.artifacts import Recipe
+from pipeline_lib.artifacts import Recipe, layout
 from pipeline_lib.compute.engine import run_at
 from pipeline_lib.compute.planning import SideBySide
 from pipeline_lib.params import Device, ModelParams
@@ -43,7 +43,7 @@ def check(context: Context, fold: int, clips: Ref, device: Device) -> None:
     from pipeline_lib.compute.planning import uses_gpu
 
     uses_gpu(device, key="train.device")
-    check_trainable(read_clips(clips.directory(context)))
+    check_trainable(read_clips(clips.checkout(context, layout.CLIPS)))
 
 
 @stage(recipe, task_run_name="train {training_run}")
@@ -67,9 +67,9 @@ def train(
         if mlflow_run:
             mlflow_run.log(log_epoch, dict(record))
 
-    files, table = feature_files(context, features), read_clips(clips.directory(context))
+    files, table = feature_files(context, features), read_clips(clips.checkout(context, layout.CLIPS))
     partial = context.store.partial(made_from)
-    needs = needs_of_model(params.device, "train.device", files, side_by_side)
+    needs = needs_of_model(context, params.device, "train.device", features, side_by_side)
     return run_at(
         train_model,
         table,

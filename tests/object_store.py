@@ -67,7 +67,8 @@ class S3Server:
         config = self.folder / "s3.json"
         config.write_text(json.dumps({"identities": [identity]}))
         master, volume, filer = self.others
-        command = [weed_path(), "server", "-filer", "-s3", "-s3.iam=false", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+        command = [weed_path(), "server", "-filer", "-s3", "-s3.iam=false", f"-dir={self.folder}"]
+        command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
         command += [f"-s3.config={config}", f"-s3.port={self.port}", f"-master.port={master}"]
         command += [f"-volume.port={volume}", f"-filer.port={filer}", "-volume.max=20", "-master.volumeSizeLimitMB=64"]
         log = (self.folder / "log").open("ab")
@@ -78,7 +79,7 @@ class S3Server:
         end = time.monotonic() + SECONDS_TO_START
         while not self._answers():
             assert time.monotonic() < end, (self.folder / "log").read_text()[-2000:]
-            assert self.process is not None and self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
+            assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
             time.sleep(0.1)
 
     def _answers(self) -> bool:

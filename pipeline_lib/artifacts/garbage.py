@@ -7,7 +7,7 @@ runs are always kept.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -52,12 +52,14 @@ class Garbage:
     drafts: list[Path]
     runs: list[Path]
     """Records of runs without any artifact left."""
+    orphans: Mapping[str, int]
+    """Objects of an object store that no artifact names, with their sizes in bytes."""
 
     @property
     def num_bytes(self) -> int:
         """Size of everything to delete."""
         folders = sum(map(folder_bytes, (*self.partial, *self.drafts)))
-        return folders + sum(artifact.num_bytes for artifact in self.artifacts)
+        return folders + sum(self.orphans.values()) + sum(artifact.num_bytes for artifact in self.artifacts)
 
 
 def find_garbage(store: Store, limits: Limits) -> Garbage:
@@ -77,18 +79,30 @@ def find_garbage(store: Store, limits: Limits) -> Garbage:
         results=[path for path in _results(store) if _id_of_result(path) not in kept],
         drafts=find_drafts(store.workspace),
         runs=[path for path, run in runs.items() if not kept.intersection(run.artifacts)],
+        orphans=store.orphans(),
     )
 
 
-def remove_garbage(store: Store, garbage: Garbage) -> None:
-    """Delete what `find_garbage` found; the caller must have held the workspace since before that call."""
+def remove_garbage(store: Store, garbage: Garbage, check: Callable[[], None] = lambda: None) -> None:
+    """Delete what `find_garbage` found; the caller must have held the workspace since before that call.
+
+    Args:
+        store: the workspace's artifacts.
+        garbage: what to delete.
+        check: called before each deletion; raises an error if the workspace is no longer held.
+    """
     store.remove_drafts()
     for artifact in garbage.artifacts:
+        check()
         store.remove(artifact)
+    check()
+    store.remove_orphans(garbage.orphans)
     for folder in garbage.partial:
         shutil.rmtree(folder)
-    for path in (*garbage.results, *garbage.runs):
+    for path in garbage.results:
         path.unlink(missing_ok=True)
+    for path in garbage.runs:
+        store.remove_run(path)
 
 
 def folder_bytes(folder: Path) -> int:

@@ -75,7 +75,7 @@ class Remote:
         if not self.address.startswith(SCHEMES) or self.address + "/" in SCHEMES:
             raise UserError(f"workspace: {address}: give a folder, or an address such as s3://bucket/prefix")
         try:
-            self._objects = from_url(self.address, **_options(self.address, retry_seconds))
+            self._store = from_url(self.address, **_options(self.address, retry_seconds))
         except (exceptions.BaseError, ValueError, OSError) as error:
             raise UserError(f"workspace: {self.address}: {_first_line(error)}") from None
 
@@ -84,43 +84,43 @@ class Remote:
     def get(self, path: str) -> bytes | None:
         """Return an object, or None if there is none."""
         with self._explained(), suppress(FileNotFoundError):
-            return bytes(obstore.get(self._objects, path).bytes())
+            return bytes(obstore.get(self._store, path).bytes())
         return None
 
     def put(self, path: str, content: bytes) -> None:
         """Write an object, also over an older one."""
         with self._explained(), self._written():
-            obstore.put(self._objects, path, content)
+            obstore.put(self._store, path, content)
 
     def put_file(self, path: str, file: Path) -> None:
         """Write a file as an object, a large one in parts."""
         with self._explained(), self._written():
-            obstore.put(self._objects, path, file, chunk_size=PART_BYTES, max_concurrency=PARTS)
+            obstore.put(self._store, path, file, chunk_size=PART_BYTES, max_concurrency=PARTS)
 
     def create(self, path: str, content: bytes) -> bool:
         """Write an object unless it exists; return whether it was written."""
         with self._explained(), self._written(), suppress(exceptions.AlreadyExistsError):
-            obstore.put(self._objects, path, content, mode="create")
+            obstore.put(self._store, path, content, mode="create")
             return True
         return False
 
-    def list(self, prefix: str) -> Iterator[Object]:
+    def objects(self, prefix: str) -> Iterator[Object]:
         """Yield the objects under a prefix, which is a folder's."""
         with self._explained():
-            for batch in obstore.list(self._objects, prefix, chunk_size=1000):
+            for batch in obstore.list(self._store, prefix, chunk_size=1000):
                 yield from (Object(row["path"], row["size"], row["last_modified"]) for row in batch)
 
     def modified(self, path: str) -> datetime | None:
         """Return when an object was written, by the store's clock; None if there is none."""
         with self._explained(), suppress(FileNotFoundError):
-            return obstore.head(self._objects, path)["last_modified"]
+            return obstore.head(self._store, path)["last_modified"]
         return None
 
     def delete(self, paths: Iterable[str]) -> None:
         """Delete objects; those that are gone already are no matter."""
         for path in paths:
             with self._explained(), suppress(FileNotFoundError):
-                obstore.delete(self._objects, path)
+                obstore.delete(self._store, path)
 
     # Artifacts
 
@@ -131,18 +131,16 @@ class Remote:
             return None if content is None else Manifest.model_validate_json(content)
         return None
 
-    def manifests(self, stage: str = "*") -> list[Manifest]:
-        """Return the manifests of one or all stages, in the order of stages and keys."""
-        prefix = "artifacts/" if stage == "*" else f"artifacts/{stage}/"
-        paths = sorted(one.path for one in self.list(prefix) if one.path.endswith(f"/{MANIFEST}"))
-        with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="manifests") as pool:
-            found = pool.map(lambda path: self.manifest(*path.split("/")[1:3]), paths)
-            return [manifest for manifest in found if manifest is not None]
+    def published(self, stage: str = "*") -> list[tuple[str, str]]:
+        """Return the published artifacts of one or all stages as (stage, key), sorted."""
+        paths = (one.path for one in self.objects("artifacts/" if stage == "*" else f"artifacts/{stage}/"))
+        folders = (path.split("/")[1:3] for path in paths if path.endswith(f"/{MANIFEST}"))
+        return sorted((stage, key) for stage, key in folders)
 
     def upload(self, stage: str, key: str, folder: Path, files: Sequence[FileRecord], on_bytes: OnBytes | None = None) -> None:
         """Upload an artifact's files, but for those that are there already."""
         prefix = folder_of(stage, key)
-        there = {one.path: one.size_bytes for one in self.list(f"{prefix}/")}
+        there = {one.path: one.size_bytes for one in self.objects(f"{prefix}/")}
 
         def upload(file: FileRecord) -> None:
             if there.get(f"{prefix}/{file.sha256}") != file.size_bytes:
@@ -198,7 +196,7 @@ class Remote:
         """Write an object to a file and return its SHA-256; an empty text if the stream broke off."""
         sha256 = hashlib.sha256()
         with target.open("wb") as file:
-            for chunk in obstore.get(self._objects, path).stream(min_chunk_size=PART_BYTES):
+            for chunk in obstore.get(self._store, path).stream(min_chunk_size=PART_BYTES):
                 file.write(chunk)
                 sha256.update(chunk)
             file.flush()
@@ -212,7 +210,7 @@ class Remote:
     def remove(self, stage: str, key: str) -> None:
         """Delete an artifact, its manifest first."""
         self.withdraw(stage, key)
-        self.delete([one.path for one in self.list(f"{folder_of(stage, key)}/")])
+        self.delete([one.path for one in self.objects(f"{folder_of(stage, key)}/")])
 
     @contextmanager
     def _written(self) -> Iterator[None]:

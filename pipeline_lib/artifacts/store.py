@@ -8,6 +8,7 @@ renamed when complete, so readers never see a partial one. `<workspace>/runs/<id
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import threading
 import time
@@ -63,8 +64,13 @@ class Artifact:
 class Reference(Protocol):
     """An object that identifies an artifact."""
 
-    stage: str
-    key: str
+    @property
+    def stage(self) -> str:
+        """The artifact's stage."""
+
+    @property
+    def key(self) -> str:
+        """The artifact's key."""
 
 
 class RunRecord(BaseModel):
@@ -73,6 +79,10 @@ class RunRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
     time: str
     artifacts: tuple[tuple[str, str], ...]
+
+
+SealedFile = tuple[FileRecord, str]
+"""A file's record and its stamp."""
 
 
 class Store:
@@ -107,6 +117,15 @@ class Store:
         """Return the folders of artifacts without a readable manifest."""
         folders = sorted((self.workspace / "artifacts").glob("*/[!.]*"))
         return [folder for folder in folders if not self.load(folder.parent.name, folder.name)]
+
+    def checkout(self, reference: Reference, *names: str) -> Path:
+        """Return the folder of an artifact whose named files and folders, by default all, are on this machine."""
+        return self.directory(reference.stage, reference.key)
+
+    def file_bytes(self, reference: Reference, name: str) -> int:
+        """Return the size of a file of an artifact, which need not be on this machine."""
+        artifact = self.load(reference.stage, reference.key)
+        return sum(file.size_bytes for file in artifact.manifest.files if file.path == name) if artifact else 0
 
     def partial(self, recipe: Recipe) -> Path:
         """Return a folder for resumable work, which survives a killed run and is deleted when the artifact is complete."""
@@ -143,6 +162,8 @@ class Store:
         recipe: Recipe,
         build: Callable[[Path], Mapping[str, Any]],
         take_seconds_waited: Callable[[], float] = lambda: 0.0,
+        *,
+        replace: bool = False,
     ) -> Artifact:
         """Publish the files that `build` writes to an empty folder as the recipe's artifact.
 
@@ -150,14 +171,18 @@ class Store:
             recipe: what it is made from.
             build: fills the folder and returns the artifact's counts.
             take_seconds_waited: returns how long `build` waited for its turn, which does not count as its duration.
+            replace: whether to replace what another machine published meanwhile; here nothing else can.
         """
-        return self.make_several({"": recipe}, lambda drafts: {"": build(drafts[""])}, take_seconds_waited)[""]
+        make = {"": recipe}
+        return self.make_several(make, lambda drafts: {"": build(drafts[""])}, take_seconds_waited, replace=replace)[""]
 
     def make_several(
         self,
         recipes: Mapping[str, Recipe],
         build: Callable[[Mapping[str, Path]], Mapping[str, Mapping[str, Any]]],
         take_seconds_waited: Callable[[], float] = lambda: 0.0,
+        *,
+        replace: bool = False,
     ) -> dict[str, Artifact]:
         """Publish artifacts that are made together, by name; `build` takes their folders and returns their counts.
 
@@ -167,28 +192,32 @@ class Store:
         with ExitStack() as stack:
             drafts = {name: stack.enter_context(self._draft(recipe)) for name, recipe in recipes.items()}
             counts = build(drafts)
-            files = {name: _seal(draft) for name, draft in drafts.items()}
+            files = {name: self._seal(draft) for name, draft in drafts.items()}
             seconds = (time.monotonic() - started - take_seconds_waited()) / len(recipes)
-            return {
-                name: self._publish(recipe, drafts[name], files[name], counts[name], seconds)
+            manifests = {
+                name: describe(recipe, [record for record, _ in files[name]], counts[name], seconds)
                 for name, recipe in recipes.items()
             }
+            return {
+                name: self._publish(manifest, drafts[name], files[name], replace=replace)
+                for name, manifest in manifests.items()
+            }
 
-    def _publish(
-        self, recipe: Recipe, draft: Path, files: Sequence[tuple[FileRecord, str]], counts: Mapping[str, Any], seconds: float
-    ) -> Artifact:
-        final = self.directory(recipe.stage, recipe.key)
-        manifest = describe(recipe, [record for record, _ in files], counts, seconds)
-        _write_durably(draft / MANIFEST, manifest.model_dump_json(indent=2))
+    def _seal(self, draft: Path) -> Sequence[SealedFile]:
+        return seal(draft)
+
+    def _publish(self, manifest: Manifest, draft: Path, files: Sequence[SealedFile], *, replace: bool) -> Artifact:
+        final = self.directory(manifest.stage, manifest.key)
+        write_durably(draft / MANIFEST, manifest.model_dump_json(indent=2))
         _replace_directory(draft, final)
         self.digests.remember({final / record.path: Digest(stamp, record.sha256) for record, stamp in files})
-        shutil.rmtree(self.workspace / "partial" / recipe.stage / recipe.key, ignore_errors=True)
+        shutil.rmtree(self.workspace / "partial" / manifest.stage / manifest.key, ignore_errors=True)
         return Artifact(final, manifest)
 
     @contextmanager
     def _draft(self, recipe: Recipe) -> Iterator[Path]:
         final = self.directory(recipe.stage, recipe.key)
-        draft = final.with_name(f".{recipe.key}.{os.getpid()}-{threading.get_ident()}.draft")
+        draft = final.with_name(f".{recipe.key}.{os.getpid()}-{threading.get_ident()}-{secrets.token_hex(4)}.draft")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         try:
@@ -197,18 +226,8 @@ class Store:
             shutil.rmtree(draft, ignore_errors=True)
 
     def remove_drafts(self) -> int:
-        """Delete the drafts of killed runs, restore artifacts whose replacement was interrupted, and return their number.
-
-        The caller must hold the workspace.
-        """
-        drafts = find_drafts(self.workspace)
-        for draft in drafts:
-            final = draft.with_name(draft.name.split(".")[1])
-            if draft.suffix == ".old" and not final.exists():
-                draft.replace(final)
-            else:
-                shutil.rmtree(draft, ignore_errors=True)
-        return len(drafts)
+        """Delete what killed runs left of artifacts, as `remove_drafts` does."""
+        return remove_drafts(self.workspace)
 
     def remove(self, artifact: Artifact) -> None:
         """Delete an artifact and all records of it. The caller must hold the workspace."""
@@ -222,6 +241,9 @@ class Store:
             shutil.rmtree(draft)
         self.digests.forget(artifact.directory)
 
+    def withdraw(self, artifact: Artifact) -> None:
+        """Let no run reuse a damaged artifact; here `find` sees the damage."""
+
     def check_file(self, artifact: Artifact, file: FileRecord) -> str | None:
         """Read a file of an artifact, update the digest cache, and return what is wrong with the file, or None."""
         try:
@@ -232,6 +254,13 @@ class Store:
             return f"cannot be read ({error.strerror})"
         return None if sha256 == file.sha256 else "does not hold what was written"
 
+    def orphans(self) -> Mapping[str, int]:
+        """Return objects that no artifact names, with their sizes in bytes. On a disk artifacts are whole folders."""
+        return {}
+
+    def remove_orphans(self, orphans: Iterable[str]) -> None:
+        """Delete objects that no artifact names."""
+
     def record_run(self, run: str, used: Iterable[Reference]) -> None:
         """Add artifacts to the record of a run."""
         path = self.workspace / "runs" / f"{run}.json"
@@ -240,7 +269,7 @@ class Store:
             artifacts = sorted({*before, *((one.stage, one.key) for one in used)})
             record = RunRecord(time=now(), artifacts=tuple(artifacts))
             path.parent.mkdir(exist_ok=True)
-            _write_durably(draft := path.with_suffix(".draft"), record.model_dump_json())
+            write_durably(draft := path.with_suffix(".draft"), record.model_dump_json())
             draft.replace(path)
 
     def runs(self) -> dict[Path, RunRecord]:
@@ -251,10 +280,29 @@ class Store:
         """
         return {path: _read_run(path) for path in sorted((self.workspace / "runs").glob("*.json"))}
 
+    def remove_run(self, path: Path) -> None:
+        """Delete the record of a run."""
+        path.unlink(missing_ok=True)
+
 
 def find_drafts(workspace: Path) -> list[Path]:
     """Return the folders of unfinished artifacts, and of artifacts being replaced."""
     return sorted(path for suffix in ("draft", "old") for path in (workspace / "artifacts").glob(f"*/.*.{suffix}"))
+
+
+def remove_drafts(workspace: Path) -> int:
+    """Delete the drafts of killed runs, restore artifacts whose replacement was interrupted, and return their number.
+
+    The caller must hold the workspace.
+    """
+    drafts = find_drafts(workspace)
+    for draft in drafts:
+        final = draft.with_name(draft.name.split(".")[1])
+        if draft.suffix == ".old" and not final.exists():
+            draft.replace(final)
+        else:
+            shutil.rmtree(draft, ignore_errors=True)
+    return len(drafts)
 
 
 def _read_run(path: Path) -> RunRecord:
@@ -266,26 +314,10 @@ def _read_run(path: Path) -> RunRecord:
         ) from None
 
 
-@contextmanager
-def open_workspace(workspace: Path) -> Iterator[Store]:
-    """Open the store of an existing workspace.
-
-    Raises:
-        UserError: the folder is not a workspace.
-    """
-    if not (workspace / "artifacts").is_dir():
-        raise UserError(f"{workspace}: no artifacts there; give the workspace of your runs with --workspace")
-    store = Store(workspace)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def _seal(folder: Path) -> list[tuple[FileRecord, str]]:
+def seal(folder: Path) -> list[SealedFile]:
     """Sync a folder's files to disk, and return the record and the stamp of each."""
 
-    def seal(path: Path) -> tuple[FileRecord, str]:
+    def seal_file(path: Path) -> SealedFile:
         _sync(path)
         stat = path.stat()
         record = FileRecord(path=path.relative_to(folder).as_posix(), size_bytes=stat.st_size, sha256=file_sha256(path))
@@ -293,7 +325,7 @@ def _seal(folder: Path) -> list[tuple[FileRecord, str]]:
 
     paths = sorted(folder.rglob("*"))
     with ThreadPoolExecutor(READERS, thread_name_prefix="seal") as readers:
-        files = list(readers.map(seal, [path for path in paths if path.is_file()]))
+        files = list(readers.map(seal_file, [path for path in paths if path.is_file()]))
     for path in paths:
         if path.is_dir():
             _sync_folder(path)
@@ -314,7 +346,8 @@ def _sync_folder(folder: Path) -> None:
         _sync(folder)
 
 
-def _write_durably(path: Path, text: str) -> None:
+def write_durably(path: Path, text: str) -> None:
+    """Write a text file and sync it to disk."""
     with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -8,9 +8,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
+from pipeline_lib.artifacts.shipping import Shipper
 from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.compute.gpus import count_gpus
 from pipeline_lib.compute.needs import (
@@ -49,7 +50,9 @@ _broken_off: threading.Thread | None = None
 
 
 @contextmanager
-def open_engine(address: str | None = None, *, is_local_ray: bool = False, num_gpus: int = 0) -> Iterator[None]:
+def open_engine(
+    address: str | None = None, *, is_local_ray: bool = False, num_gpus: int = 0, shipper: Shipper | None = None
+) -> Iterator[None]:
     """Open the process's engine for the block; `run_at` uses it.
 
     Args:
@@ -58,6 +61,7 @@ def open_engine(address: str | None = None, *, is_local_ray: bool = False, num_g
             ~/.ray/auth_token, as on the nodes.
         is_local_ray: whether to start Ray on this machine; it listens on loopback only, with a token of its own.
         num_gpus: GPUs of this machine. Without Ray one of them is used.
+        shipper: brings the files that calls name to where they run; None if all nodes share the workspace's folder.
 
     Raises:
         RuntimeError: an engine is open already.
@@ -65,7 +69,7 @@ def open_engine(address: str | None = None, *, is_local_ray: bool = False, num_g
     global _engine, _broken_off
     if _engine is not None:
         raise RuntimeError("an engine is open already")
-    _engine = engine = _make_engine(address, is_local_ray, num_gpus)
+    _engine = engine = _make_engine(address, is_local_ray, num_gpus, shipper)
     _broken_off = None
     try:
         yield
@@ -79,12 +83,12 @@ def open_engine(address: str | None = None, *, is_local_ray: bool = False, num_g
             _engine = None
 
 
-def _make_engine(address: str | None, is_local_ray: bool, num_gpus: int) -> Engine:
+def _make_engine(address: str | None, is_local_ray: bool, num_gpus: int, shipper: Shipper | None) -> Engine:
     if address is None and not is_local_ray:
-        return _Here(num_gpus)
+        return _Here(num_gpus, shipper)
     from pipeline_lib.compute.ray_engine import RayEngine
 
-    return RayEngine(address, num_gpus)
+    return RayEngine(address, num_gpus, shipper)
 
 
 def run_at(
@@ -125,18 +129,19 @@ def cancel_work() -> None:
 class _Here:
     """Calls functions in the calling thread."""
 
-    def __init__(self, num_gpus: int) -> None:
-        self._num_gpus = min(num_gpus, 1)
+    def __init__(self, num_gpus: int, shipper: Shipper | None) -> None:
+        self._num_gpus, self._shipper = min(num_gpus, 1), shipper
         self._ledger = Ledger(num_cores(), self._num_gpus)
 
     def num_gpus(self) -> int:
         return self._num_gpus
 
     def run(self, work: Callable[..., Any], args: Any, kwargs: Any, needs: Needs, callbacks: Callbacks) -> Any:
-        started = time.monotonic()
-        with self._ledger.grant(needs):
-            add_seconds_waited(time.monotonic() - started)
-            return work(*args, **kwargs, **callbacks)
+        with self._shipper.here((args, kwargs)) if self._shipper else nullcontext():
+            started = time.monotonic()
+            with self._ledger.grant(needs):
+                add_seconds_waited(time.monotonic() - started)
+                return work(*args, **kwargs, **callbacks)
 
     def cancel(self) -> None:
         self._ledger.end()

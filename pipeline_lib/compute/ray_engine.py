@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from typing import Any
 
 import psutil
 
+from pipeline_lib.artifacts.shipping import Shipper
 from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.compute.needs import Callbacks, EndedError, Ledger, Needs, WorkerLostError, add_seconds_waited
 from pipeline_lib.errors import UserError
@@ -95,8 +96,8 @@ class _Done:
 class RayEngine:
     """Runs work on a Ray cluster, or on a Ray of this machine alone. Started by the first call."""
 
-    def __init__(self, address: str | None, num_gpus: int) -> None:
-        self._address, self._num_gpus = address, num_gpus
+    def __init__(self, address: str | None, num_gpus: int, shipper: Shipper | None = None) -> None:
+        self._address, self._num_gpus, self._shipper = address, num_gpus, shipper
         self._numbers = itertools.count()
         self._starting = threading.Lock()
         self._cluster: _Cluster | None = None
@@ -111,7 +112,7 @@ class RayEngine:
         started = time.monotonic()
         with self._inside():
             cluster = self._start()
-            packed = cluster.pack((work, args, kwargs))
+            packed = (self._shipper or cluster).pack((work, args, kwargs))
             call = _Call(next(self._numbers), getattr(work, "__name__", "work"), needs, started)
             if needs.gpus == 0:
                 return self._wait(cluster, call, packed, callbacks)
@@ -232,8 +233,8 @@ class _Cluster:
         self._drainer = self._thread.submit(self._drain_until_closed)
 
     def pack(self, work: Any) -> bytes:
-        """Return the work pickled: functions of modules by name, those of a script by value."""
-        return self._ray.cloudpickle.dumps(work)
+        """Return the work pickled, as a context manager that yields it: functions of modules by name, of a script by value."""
+        return self._ray.cloudpickle.dumps(nullcontext(work))
 
     def submit(self, call: _Call, packed: bytes, callbacks: tuple[str, ...]) -> None:
         """Hand a call to Ray; a _Done comes into its inbox.

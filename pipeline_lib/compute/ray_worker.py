@@ -106,16 +106,17 @@ def call_function(number: int, packed: bytes, callbacks: Sequence[str], events: 
 
     Args:
         number: the call's.
-        packed: the pickled function, args and kwargs. What cannot be unpickled fails like the function itself.
+        packed: the pickled context manager that yields the function, args and kwargs. What cannot be unpickled fails like the
+            function itself.
         callbacks: names of the function's callbacks.
         events: the event actor.
     """
     started = time.monotonic()
     with _Outbox(number, events) as outbox:
         try:
-            function, args, kwargs = pickle.loads(packed)
             named = {name: partial(outbox.put, name) for name in callbacks}
-            pickled, has_failed = cloudpickle.dumps(function(*args, **kwargs, **named)), False
+            with pickle.loads(packed) as (function, args, kwargs):
+                pickled, has_failed = cloudpickle.dumps(function(*args, **kwargs, **named)), False
         except Exception as error:
             pickled, has_failed = pickle.dumps(_portable(error)), True
     return Outcome(pickled, has_failed, outbox.has_sent, time.monotonic() - started)

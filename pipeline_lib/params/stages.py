@@ -423,6 +423,11 @@ class Params(Section):
     """All parameters of a run."""
 
     workspace: str = "workspace"
+    """Folder of the run's artifacts and records, or an address in an object store, such as s3://bucket/prefix."""
+    cache: str | None = None
+    """Folder of this machine's copies, with a workspace in an object store; default: one in HAR_CACHE or ~/.cache/har."""
+    cache_gb: Annotated[float, Field(gt=0)] | None = None
+    """Size of the cache, checked when a run begins and ends: the least recently used copies are deleted; default: no limit."""
     fetch: FetchParams
     subsample: SubsampleParams = SubsampleParams()
     chunk: ChunkParams = ChunkParams()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,13 @@ QUARANTINE_EXAMPLES = 3
 
 
 def subsample_shard(
-    root: Path,
+    sources: Mapping[str, Path],
     videos: Sequence[CollectionVideo],
     directory: Path,
     params: SubsampleParams,
     on_video: Callable[[str], None] | None = None,
 ) -> dict[str, int]:
-    """Subsample `videos` below `root` to `directory/videos` and describe them in `directory/videos.parquet`.
+    """Subsample `videos`, whose files are `sources`, to `directory/videos` and describe them in `directory/videos.parquet`.
 
     A video that cannot be decoded is quarantined: its row has the reason and the end of ffmpeg's stderr, and there is no file.
 
@@ -52,7 +52,7 @@ def subsample_shard(
     """
     rows = []
     for video in videos:
-        rows.append(_subsample_or_quarantine(root, video, directory, params))
+        rows.append(_subsample_or_quarantine(sources[video.video], video, directory, params))
         if on_video:
             on_video(video.video)
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
@@ -62,12 +62,12 @@ def subsample_shard(
     return {"videos": len(table) - quarantined, "frames": int(table["num_frames"].sum()), "quarantined": quarantined}
 
 
-def _subsample_or_quarantine(root: Path, video: CollectionVideo, directory: Path, params: SubsampleParams) -> dict[str, Any]:
+def _subsample_or_quarantine(source: Path, video: CollectionVideo, directory: Path, params: SubsampleParams) -> dict[str, Any]:
     row = {"video": video.video, "class_name": video.class_name, "source_sha256": video.sha256}
     destination = layout.subsampled_path(directory, video.video)
     destination.parent.mkdir(parents=True, exist_ok=True)
     try:
-        result = asdict(subsample_video(root / video.video, destination, params))
+        result = asdict(subsample_video(source, destination, params))
         if result["stderr"]:
             logger.warning("%s is damaged; keeping the frames that can be decoded", video.video)
     except VideoError as error:
@@ -76,7 +76,8 @@ def _subsample_or_quarantine(root: Path, video: CollectionVideo, directory: Path
         result = no_video | {"reason": error.reason, "stderr": error.stderr or None}
     if result["stderr"]:
         # A shard's content must not depend on its location.
-        result["stderr"] = result["stderr"].replace(f"{root.absolute()}/", "").replace(f"{directory.absolute()}/", "")
+        root = str(source.absolute()).removesuffix(video.video)
+        result["stderr"] = result["stderr"].replace(root, "").replace(f"{directory.absolute()}/", "")
     return row | result
 
 

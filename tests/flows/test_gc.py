@@ -5,6 +5,7 @@ import pytest
 from flows.cli import _parser
 from flows.gc import collect
 from pipeline_lib.artifacts import Recipe, Store
+from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.artifacts.workspace_lock import WorkspaceBusyError, hold_workspace
 from pipeline_lib.errors import UserError
 
@@ -30,7 +31,7 @@ def content(folder):
 
 def test_without_delete_it_says_what_would_go_and_removes_nothing(store, capsys):
     before = content(store.workspace)
-    assert collect(store.workspace, 30 * DAY, None, 1, delete=False) == 0
+    assert collect(Workspace(folder=store.workspace), 30 * DAY, None, 1, delete=False) == 0
     assert content(store.workspace) == before
     assert capsys.readouterr().out.splitlines() == [
         "features        2.0 MB   1 artifacts",
@@ -40,16 +41,16 @@ def test_without_delete_it_says_what_would_go_and_removes_nothing(store, capsys)
 
 
 def test_with_delete_it_removes_what_it_says_and_then_finds_nothing(store, capsys):
-    assert collect(store.workspace, 30 * DAY, None, 1, delete=True) == 0
+    assert collect(Workspace(folder=store.workspace), 30 * DAY, None, 1, delete=True) == 0
     assert [one.manifest.stage for one in store.artifacts()] == ["train"]
     assert "features        2.0 MB" in capsys.readouterr().out
-    assert collect(store.workspace, 30 * DAY, None, 1, delete=True) == 0
+    assert collect(Workspace(folder=store.workspace), 30 * DAY, None, 1, delete=True) == 0
     assert "total           0.0 MB" in capsys.readouterr().out
 
 
 def test_a_size_that_the_newest_run_does_not_fit_into_is_told(store, capsys):
     store.record_run("newest", [one.manifest for one in store.artifacts()])
-    assert collect(store.workspace, None, 1e6, 1, delete=True) == 0
+    assert collect(Workspace(folder=store.workspace), None, 1e6, 1, delete=True) == 0
     assert len(list(store.artifacts())) == 2
     assert "cannot delete more: the newest runs' artifacts exceed 1.0 MB" in capsys.readouterr().out
 
@@ -57,15 +58,15 @@ def test_a_size_that_the_newest_run_does_not_fit_into_is_told(store, capsys):
 def test_nothing_is_removed_while_a_run_is_in_progress(store, capsys):
     with hold_workspace(store.workspace):
         with pytest.raises(WorkspaceBusyError):
-            collect(store.workspace, 0.0, 0.0, 0, delete=True)
-        assert collect(store.workspace, 0.0, 0.0, 0, delete=False) == 0
+            collect(Workspace(folder=store.workspace), 0.0, 0.0, 0, delete=True)
+        assert collect(Workspace(folder=store.workspace), 0.0, 0.0, 0, delete=False) == 0
     assert "a run is in progress" in capsys.readouterr().out
     assert len(list(store.artifacts())) == 2
 
 
 def test_a_folder_that_is_no_workspace_is_named(tmp_path):
     with pytest.raises(UserError, match="no artifacts there"):
-        collect(tmp_path / "typo", 0.0, None, 1, delete=True)
+        collect(Workspace(folder=tmp_path / "typo"), 0.0, None, 1, delete=True)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from flows import verify as verifying
 from flows.verify import verify
 from pipeline_lib.artifacts import Recipe, Store
+from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.errors import UserError
 
 FEATURES, MODEL = Recipe("features", "1", {}), Recipe("train", "1", {})
@@ -30,7 +31,7 @@ def damage_silently(path):
 
 
 def test_a_sound_workspace_is_one_line(store, capsys):
-    assert verify(store.workspace) == 0
+    assert verify(Workspace(folder=store.workspace)) == 0
     assert capsys.readouterr().out == "0 damaged of 2 artifacts, 0.0 GB read\n"
 
 
@@ -39,7 +40,7 @@ def test_each_damaged_artifact_is_one_line_and_no_longer_trusted(store, capsys):
     for number in (3, 7):
         damage_silently(features.path(f"{number}.h5"))
     assert store.find("features", FEATURES.key), "what this is about"
-    assert verify(store.workspace) == 1
+    assert verify(Workspace(folder=store.workspace)) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         f"DAMAGED  features/{FEATURES.key}: 3.h5 does not hold what was written (2 of its 30 files are damaged); "
@@ -53,7 +54,7 @@ def test_each_damaged_artifact_is_one_line_and_no_longer_trusted(store, capsys):
 def test_what_is_missing_is_found(store, capsys):
     store.find("train", MODEL.key).path("checkpoint").unlink()
     (store.directory("features", FEATURES.key) / "manifest.json").write_text("{}")
-    assert verify(store.workspace) == 1
+    assert verify(Workspace(folder=store.workspace)) == 1
     out = capsys.readouterr().out
     assert f"train/{MODEL.key}: checkpoint is gone; the next run" in out
     assert f"features/{FEATURES.key}: its manifest cannot be read; the next run" in out
@@ -69,7 +70,7 @@ def test_what_a_run_replaces_meanwhile_is_not_called_damaged(store, monkeypatch)
         return check(self, artifact, file)
 
     monkeypatch.setattr(Store, "check_file", check_late)
-    assert verify(store.workspace) == 0
+    assert verify(Workspace(folder=store.workspace)) == 0
 
 
 def test_a_stopped_command_does_not_read_on(store, monkeypatch):
@@ -82,11 +83,11 @@ def test_a_stopped_command_does_not_read_on(store, monkeypatch):
     monkeypatch.setattr(verifying, "READERS", 1)
     monkeypatch.setattr(Store, "check_file", check)
     with pytest.raises(KeyboardInterrupt):
-        verify(store.workspace)
+        verify(Workspace(folder=store.workspace))
     assert len(read) < 31
 
 
 def test_a_folder_that_is_no_workspace_is_named(tmp_path):
     with pytest.raises(UserError, match="no artifacts there; give the workspace of your runs"):
-        verify(tmp_path / "typo")
+        verify(Workspace(folder=tmp_path / "typo"))
     assert list(tmp_path.iterdir()) == []

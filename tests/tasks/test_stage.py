@@ -11,6 +11,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.execution import Work
 from pipeline_lib.artifacts import Recipe
+from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.compute.engine import WorkerLostError
 from pipeline_lib.errors import UserError
 from tasks import progress
@@ -86,7 +87,7 @@ def unlucky(directory: Path, context: Context, text: str) -> dict[str, int]:
 @pytest.fixture
 def context(tmp_path):
     built.clear()
-    return Context(workspace=tmp_path)
+    return Context(workspace=Workspace(folder=tmp_path))
 
 
 @pytest.fixture
@@ -202,7 +203,7 @@ def test_refresh_makes_it_again(context):
 
 def test_the_cache_key_is_the_artifacts_and_depends_on_no_path(context, tmp_path):
     assert key(context, "hello") == f"chunk-{recipe(context, 'hello').key}"
-    assert key(Context(workspace=tmp_path / "elsewhere"), "hello") == key(context, "hello")
+    assert key(Context(workspace=Workspace(folder=tmp_path / "elsewhere")), "hello") == key(context, "hello")
     assert key(context, "other") != key(context, "hello")
 
 

@@ -7,8 +7,7 @@ import os
 
 import pytest
 
-from pipeline_lib.artifacts import Recipe, Store
-from pipeline_lib.artifacts import manifest
+from pipeline_lib.artifacts import Recipe, Store, manifest
 from pipeline_lib.artifacts import store as store_module
 from pipeline_lib.artifacts.garbage import Limits, find_garbage, remove_garbage
 
@@ -26,6 +25,7 @@ def store(tmp_path):
 @pytest.fixture
 def clock(monkeypatch):
     """Set the time to a month."""
+
     def set_month(month):
         for module in (manifest, store_module):
             monkeypatch.setattr(module, "now", lambda: MONTHS[month - 1])

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.artifacts import Recipe, Store, digest, file_sha256
-from pipeline_lib.artifacts import store as artifacts
+from pipeline_lib.artifacts import Recipe, Store, digest, digests, file_sha256
 from pipeline_lib.artifacts.digests import DigestCache
 from pipeline_lib.artifacts.store import find_drafts
 from pipeline_lib.errors import UserError
@@ -229,7 +228,7 @@ def test_a_file_that_cannot_be_read_is_not_trusted_after(store, monkeypatch):
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as failing:
-        failing.setattr(artifacts, "file_sha256", fail)
+        failing.setattr(digests, "file_sha256", fail)
         assert store.check_file(artifact, artifact.manifest.files[0]) == "cannot be read (Input/output error)"
         assert store.find("chunk", RECIPE.key) is None
     artifact.path("data.txt").unlink()

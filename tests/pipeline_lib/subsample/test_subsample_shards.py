@@ -38,11 +38,15 @@ def source(video: str) -> CollectionVideo:
     return CollectionVideo(video, video.split("/")[0], "0" * 64)
 
 
+def subsample_below(root: Path, videos: list[CollectionVideo], *args, **kwargs) -> dict[str, int]:
+    return subsample_shard({video.video: root / video.video for video in videos}, videos, *args, **kwargs)
+
+
 def test_untamed_names_are_only_names(tmp_path: Path):
     root, shard = tmp_path / "- root #1", tmp_path / "sh&ard"
     for name in UNTAMED_NAMES:
         write_video(root / "class a" / name)
-    counts = subsample_shard(root, [source(f"class a/{name}") for name in UNTAMED_NAMES], shard, PARAMS)
+    counts = subsample_below(root, [source(f"class a/{name}") for name in UNTAMED_NAMES], shard, PARAMS)
     assert counts == {"videos": len(UNTAMED_NAMES), "frames": 5 * len(UNTAMED_NAMES), "quarantined": 0}
     assert {path.name for path in (shard / "videos/class a").iterdir()} == {f"{name}.mp4" for name in UNTAMED_NAMES}
 
@@ -54,7 +58,7 @@ def test_a_broken_video_is_set_aside_and_the_others_go_on(tmp_path: Path, caplog
     (root / "a/empty.avi").touch()
     ticks: list[int] = []
     videos = [source(f"a/{name}.avi") for name in ("broken", "empty", "good")]
-    counts = subsample_shard(root, videos, shard, PARAMS, on_video=lambda video: ticks.append(1))
+    counts = subsample_below(root, videos, shard, PARAMS, on_video=lambda video: ticks.append(1))
     assert counts == {"videos": 1, "frames": 5, "quarantined": 2}
     assert len(ticks) == 3
     table = pd.read_parquet(shard / "videos.parquet").set_index("video")
@@ -88,7 +92,7 @@ def test_a_video_over_which_ffmpeg_is_killed_is_set_aside_and_the_others_go_on(t
     killer.write_text(f'#!/bin/sh\ncase "$*" in */bad.avi*) kill -KILL $$;; *) exec "{ffmpeg_path()}" "$@";; esac\n')
     killer.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(killer))
-    counts = subsample_shard(tmp_path / "root", [source("a/bad.avi"), source("a/good.avi")], tmp_path / "shard", PARAMS)
+    counts = subsample_below(tmp_path / "root", [source("a/bad.avi"), source("a/good.avi")], tmp_path / "shard", PARAMS)
     assert counts == {"videos": 1, "frames": 5, "quarantined": 1}
     reasons = pd.read_parquet(tmp_path / "shard/videos.parquet").set_index("video")["reason"]
     assert reasons["a/bad.avi"] == "ffmpeg was killed, as when memory runs out"
@@ -101,7 +105,7 @@ def test_the_same_videos_elsewhere_give_the_same_bytes(tmp_path: Path):
         root, shard = tmp_path / place / "root", tmp_path / place / "shard"
         write_video(root / "a/good.avi")
         (root / "a/broken.avi").write_bytes(b"RIFF" * 500)
-        subsample_shard(root, [source("a/broken.avi"), source("a/good.avi")], shard, PARAMS)
+        subsample_below(root, [source("a/broken.avi"), source("a/good.avi")], shard, PARAMS)
         tables.append({path.relative_to(shard): path.read_bytes() for path in shard.rglob("*") if path.is_file()})
     assert len(tables[0]) == 2
     assert tables[0] == tables[1]
@@ -110,7 +114,7 @@ def test_the_same_videos_elsewhere_give_the_same_bytes(tmp_path: Path):
 def test_a_shard_of_nothing_but_broken_videos_is_still_described(tmp_path: Path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/empty.avi").touch()
-    subsample_shard(tmp_path, [source("a/empty.avi")], tmp_path / "shard", PARAMS)
+    subsample_below(tmp_path, [source("a/empty.avi")], tmp_path / "shard", PARAMS)
     table = pd.read_parquet(tmp_path / "shard/videos.parquet")
     assert table["reason"].notna().all()
     assert table["num_frames"].dtype == np.int64
