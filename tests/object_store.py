@@ -71,8 +71,8 @@ class S3Server:
         command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
         command += [f"-s3.config={config}", f"-s3.port={self.port}", f"-master.port={master}"]
         command += [f"-volume.port={volume}", f"-filer.port={filer}", "-volume.max=20", "-master.volumeSizeLimitMB=64"]
-        log = (self.folder / "log").open("ab")
-        self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
         self._wait()
 
     def _wait(self) -> None:

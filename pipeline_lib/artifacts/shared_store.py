@@ -53,13 +53,13 @@ class SharedStore(Store):
         self._here: set[tuple[str, str, str]] = set()
         """Files, as (stage, key, path), that this process found whole in the cache."""
         self._locks: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
-        self._use = (self.workspace / ".use.lock").open("a")
+        self._use = os.open(self.workspace / ".use.lock", os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.flock(self._use, fcntl.LOCK_SH)
 
     def close(self) -> None:
         """Release the cache."""
         super().close()
-        self._use.close()
+        os.close(self._use)
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """Return the artifact if it is published; publish it if only this machine has it, else return None."""
