@@ -19,7 +19,6 @@ from pipeline_lib.errors import UserError
 
 PACKAGES = ("prefect", "mlflow", "torch", "torchvision", "h5py", "fastapi")
 MIN_FREE_BYTES = 5 * 1024**3
-SECONDS_TO_ANSWER = 10.0
 
 
 def examine(workspace: Workspace, *, fix: bool) -> int:
@@ -40,10 +39,11 @@ def _object_store(workspace: Workspace) -> Iterator[Finding]:
     if workspace.address is None:
         return
     from pipeline_lib.artifacts.lease import live_holders
-    from pipeline_lib.artifacts.remote import Remote
+    from pipeline_lib.artifacts.remote import Remote, check_reachable
 
     try:
-        holders = live_holders(Remote(workspace.address, retry_seconds=SECONDS_TO_ANSWER))
+        check_reachable(workspace.address)
+        holders = live_holders(Remote(workspace.address))
     except UserError as error:
         yield False, str(error)
         return

@@ -36,6 +36,7 @@ from flows.plan import (
 from flows.state import RunState
 from pipeline_lib.artifacts import Store, layout
 from pipeline_lib.artifacts.lease import hold_lease
+from pipeline_lib.artifacts.remote import check_reachable
 from pipeline_lib.artifacts.shared_store import SharedStore
 from pipeline_lib.artifacts.tables import read_shards
 from pipeline_lib.artifacts.workspace import locate_workspace
@@ -353,6 +354,7 @@ def _shared(store: Store, cache_gb: float | None) -> Iterator[None]:
         yield
         return
     max_bytes = inf if cache_gb is None else cache_gb * 1e9
+    check_reachable(store.remote.address)
     with hold_lease(store.remote, "run"):
         store.trim(max_bytes)
         try:

@@ -69,7 +69,13 @@ class S3Server:
         master, volume, filer = self.others
         command = [weed_path(), "server", "-filer", "-s3", "-s3.iam=false", f"-dir={self.folder}"]
         command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-        command += [f"-s3.config={config}", f"-s3.port={self.port}", f"-master.port={master}"]
+        command += [
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            f"-s3.config={config}",
+            f"-s3.port={self.port}",
+            f"-master.port={master}",
+        ]
         command += [f"-volume.port={volume}", f"-filer.port={filer}", "-volume.max=20", "-master.volumeSizeLimitMB=64"]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)

@@ -31,6 +31,7 @@ from pipeline_lib.errors import UserError
 
 SCHEMES = ("s3://", "gs://", "az://", "file://")
 RETRY_SECONDS = 120
+SECONDS_TO_ANSWER = 10
 MAX_RETRIES = 1000
 """The time ends the retries, not their number."""
 DOWNLOADS = 3
@@ -60,6 +61,15 @@ class Object(NamedTuple):
 def is_remote(address: str) -> bool:
     """Return whether a workspace's address is in an object store."""
     return address.startswith(SCHEMES)
+
+
+def check_reachable(address: str) -> None:
+    """Fail within seconds if an object store does not answer, where later requests wait longer for one that is away.
+
+    Raises:
+        UserError: it does not answer, or refuses access.
+    """
+    Remote(address, retry_seconds=SECONDS_TO_ANSWER).get("leases/none")
 
 
 class Remote:

@@ -137,7 +137,7 @@ def test_one_of_several_that_fails_leaves_none(context):
 
     with pytest.raises(ValueError, match="b cannot"):
         broken.fn(context, "ab")
-    assert not list((context.workspace / "artifacts" / "chunk").iterdir())
+    assert not list((context.folder / "artifacts" / "chunk").iterdir())
 
 
 def test_several_from_the_cache_count_as_found(run_all):

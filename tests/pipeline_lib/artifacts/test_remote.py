@@ -1,0 +1,129 @@
+"""The object store's side, against a real S3 server on loopback."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline_lib.artifacts import Manifest, file_sha256
+from pipeline_lib.artifacts.manifest import FileRecord
+from pipeline_lib.artifacts.remote import PART_BYTES, DamagedError, Remote
+from pipeline_lib.errors import UserError
+from tests.object_store import S3Server, s3_server
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        server.make_bucket("bucket")
+        yield server
+
+
+@pytest.fixture
+def remote(server, request) -> Remote:
+    return Remote(f"s3://bucket/{request.node.name}")
+
+
+def manifest_of(folder: Path, created: str = "") -> Manifest:
+    paths = sorted(folder.iterdir())
+    files = [FileRecord(path=path.name, size_bytes=path.stat().st_size, sha256=file_sha256(path)) for path in paths]
+    return Manifest(
+        stage="chunk",
+        key="k",
+        version="1",
+        params={},
+        inputs={},
+        counts={},
+        seconds=1.0,
+        created=created,
+        tools={},
+        files=tuple(files),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Return a folder with a file of several parts, two equal files and an empty one."""
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    (folder / "large").write_bytes(os.urandom(2 * PART_BYTES + 5))
+    for name in ("one", "two"):
+        (folder / name).write_text("equal")
+    (folder / "empty").touch()
+    return folder
+
+
+def test_files_go_up_and_come_down_the_same(remote, folder, tmp_path):
+    manifest, moved = manifest_of(folder), []
+    remote.upload("chunk", "k", folder, manifest.files, moved.append)
+    assert remote.manifest("chunk", "k") is None
+    assert remote.publish(manifest) == manifest
+    assert remote.manifest("chunk", "k") == manifest
+    assert sum(moved) == 2 * PART_BYTES + 5 + len("equal")
+    for file in manifest.files:
+        remote.download("chunk", "k", file, tmp_path / "copy" / file.path)
+        assert (tmp_path / "copy" / file.path).read_bytes() == (folder / file.path).read_bytes()
+    before = {one.path: one.modified for one in remote.objects("artifacts/")}
+    time.sleep(1.1)
+    remote.upload("chunk", "k", folder, manifest.files)
+    assert {one.path: one.modified for one in remote.objects("artifacts/")} == before, "what is there is not sent again"
+
+
+def test_of_publishers_at_once_one_wins(remote, folder):
+    manifests, published = [manifest_of(folder, created=str(number)) for number in range(16)], []
+    threads = [threading.Thread(target=lambda one=one: published.append(remote.publish(one))) for one in manifests]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert published == [published[0]] * 16
+    assert remote.manifest("chunk", "k") == published[0]
+
+
+def test_a_store_that_is_away_for_seconds_is_waited_for(remote, server):
+    remote.put("before", b"1")
+    server.stop()
+    back = threading.Timer(2.0, server.start)
+    back.start()
+    try:
+        remote.put("after", b"2")
+        assert remote.get("after") == b"2"
+        assert remote.get("before") == b"1"
+    finally:
+        back.join()
+
+
+def test_a_store_that_is_gone_is_one_line(server, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    message = r"^workspace: s3://bucket/x: the object store does not answer; finished work is kept in the cache"
+    with pytest.raises(UserError, match=message) as caught:
+        Remote("s3://bucket/x", retry_seconds=1).get("some")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_wrong_secret_is_one_line(server, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(UserError, match=r"access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY") as caught:
+        Remote("s3://bucket/x").put("some", b"")
+    assert len(str(caught.value).splitlines()) == 1
+    assert "wrong" not in str(caught.value)
+
+
+def test_changed_and_lost_files_are_found(remote, folder, tmp_path):
+    manifest = manifest_of(folder)
+    remote.upload("chunk", "k", folder, manifest.files)
+    large = next(file for file in manifest.files if file.path == "large")
+    remote.put(f"artifacts/chunk/k/{large.sha256}", b"x" * large.size_bytes)
+    with pytest.raises(DamagedError, match="large does not hold what was written"):
+        remote.download("chunk", "k", large, tmp_path / "copy")
+    remote.remove("chunk", "k")
+    with pytest.raises(DamagedError, match="large is gone"):
+        remote.download("chunk", "k", large, tmp_path / "copy")
+    assert list(tmp_path.glob("*copy*")) == []
