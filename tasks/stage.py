@@ -98,7 +98,7 @@ class Ref(BaseModel):
 
     def file(self, context: Context, name: str) -> Path:
         """Return the path of one of the artifact's files, which is on this machine; it may not exist."""
-        return self.checkout(context, name) / name
+        return context.store.file(self, name)
 
 
 Refs = dict[str, Ref]

@@ -122,6 +122,10 @@ class Store:
         """Return the folder of an artifact whose named files and folders, by default all, are on this machine."""
         return self.directory(reference.stage, reference.key)
 
+    def file(self, reference: Reference, name: str) -> Path:
+        """Return the path of a file of an artifact, brought to this machine; it may not exist."""
+        return self.checkout(reference, name) / name
+
     def file_bytes(self, reference: Reference, name: str) -> int:
         """Return the size of a file of an artifact, which need not be on this machine."""
         artifact = self.load(reference.stage, reference.key)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline_lib.artifacts import Artifact, Store, layout
+from pipeline_lib.artifacts.shipping import LocalFiles
 from pipeline_lib.artifacts.tables import video_paths
 from pipeline_lib.heatmaps.selection import select_clips
 from pipeline_lib.params import HeatmapsParams
@@ -37,12 +38,14 @@ def find_examples(store: Store, checkpoint_sha256: str) -> list[Example]:
     evaluated = _evaluation(store, trained) if trained else None
     if not trained or not evaluated:
         return []
-    paths = video_paths(shard.directory for shard in _shards(store, trained))
-    videos = pd.read_parquet(evaluated.path(layout.VIDEOS))
-    videos = videos[[name in paths and paths[name].is_file() for name in videos["video"]]]
+    paths = video_paths(store.checkout(shard, layout.VIDEOS) for shard in _shards(store, trained))
+    videos = pd.read_parquet(store.file(evaluated, layout.VIDEOS))
+    videos = videos[[name in paths for name in videos["video"]]]
     chosen = select_clips(videos.assign(clip=videos["video"]), HeatmapsParams(successes=NUM_RIGHT, failures=NUM_WRONG))
     rows = chosen.sort_values("correct", kind="stable").to_dict("records")
-    return [Example(paths[row["video"]], row["class_name"], bool(row["correct"])) for row in rows]
+    files = LocalFiles(paths, store)
+    examples = [Example(files[row["video"]], row["class_name"], bool(row["correct"])) for row in rows]
+    return [example for example in examples if example.video.is_file()]
 
 
 def find_drawing(store: Store, checkpoint_sha256: str) -> HeatmapsParams:

@@ -44,7 +44,7 @@ def bundle_of_training(store: Store, trained: Artifact, name: str | None = None)
     Raises:
         UserError: an artifact or a weights file that the model was made from is missing.
     """
-    checkpoint = trained.path(layout.CHECKPOINT)
+    checkpoint = store.file(trained, layout.CHECKPOINT)
     metadata = read_metadata(checkpoint)
     inputs = [trained.manifest.inputs[f"{prefix} 0"] for prefix in layout.FEATURE_INPUTS[: len(metadata.streams)]]
     streams = [_find(store, "features", content_key, checkpoint) for content_key in inputs]
@@ -61,7 +61,7 @@ def bundle_of_training(store: Store, trained: Artifact, name: str | None = None)
 def _backbone_of(store: Store, features: Artifact, sha256: str, checkpoint: Path) -> Path:
     """Return a file with the weights of the backbone that features were computed with."""
     if tuned := features.manifest.inputs.get("backbone"):
-        return _find(store, "finetune", tuned, checkpoint).path(layout.BACKBONE)
+        return store.file(_find(store, "finetune", tuned, checkpoint), layout.BACKBONE)
     params = features.manifest.params
     stream = StreamParams(**{name: params[name] for name in StreamParams.model_fields if name in params})
     return _cached_backbone(store, stream, sha256, checkpoint)
