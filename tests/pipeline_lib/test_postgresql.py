@@ -59,7 +59,7 @@ def test_the_password_may_come_from_postgresqls_own_places(postgresql, tmp_path,
 
 
 def test_a_wrong_password_is_said(postgresql):
-    with pytest.raises(UserError, match="cannot be used: .*password authentication failed") as error:
+    with pytest.raises(UserError, match=r"cannot be used: .*password authentication failed") as error:
         make_databases(postgresql.address(password=":wrong"), ["mlflow"])
     assert "wrong" not in str(error.value)
 
@@ -67,10 +67,10 @@ def test_a_wrong_password_is_said(postgresql):
 def test_a_user_without_privileges_is_told_what_to_ask_for(postgresql):
     postgresql.execute("postgres", "create role guest login password 'guest'")
     address = postgresql.address("guests", user="guest", password=":guest")
-    with pytest.raises(UserError, match="no database guests_mlflow, .*: CREATE DATABASE guests_mlflow OWNER guest$"):
+    with pytest.raises(UserError, match=r"no database guests_mlflow, .*: CREATE DATABASE guests_mlflow OWNER guest$"):
         make_databases(address, ["mlflow"])
     postgresql.execute("postgres", "create database guests_mlflow")
-    with pytest.raises(UserError, match="guest may not create tables .*: ALTER DATABASE guests_mlflow OWNER TO guest$"):
+    with pytest.raises(UserError, match=r"guest may not create tables .*: ALTER DATABASE guests_mlflow OWNER TO guest$"):
         make_databases(address, ["mlflow"])
     postgresql.execute("postgres", "alter database guests_mlflow owner to guest")
     assert make_databases(address, ["mlflow"])["mlflow"].username == "guest"
