@@ -95,12 +95,12 @@ def _folder(workspace: Path) -> str:
 
 def _check_artifacts(address: str) -> None:
     """Look into the object store as MLflow's server will."""
-    from mlflow.artifacts import list_artifacts
-
     if not address.startswith("s3://"):
         raise UserError(f"har up --artifacts {redact(address)}: give s3://bucket/prefix")
     if find_spec("boto3") is None:
         raise UserError("har up --artifacts: boto3 is not installed; pip install 'har[s3]' brings it")
+    from mlflow.artifacts import list_artifacts
+
     try:
         list_artifacts(artifact_uri=address)
     except Exception as error:  # boto3 makes its classes when it meets the error

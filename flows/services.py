@@ -126,6 +126,7 @@ def service_environment(workspace: Path, api_url: str) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline_lib,tasks,flows",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # what a server answers while its PostgreSQL restarts
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PYTHONUNBUFFERED": "1",
         **QUIET,

@@ -166,7 +166,7 @@ def is_outage(error: Exception) -> bool:
     from requests import Timeout
 
     if isinstance(error, RestException):
-        return False
+        return error.error_code == "TEMPORARILY_UNAVAILABLE"  # the server's database does not answer
     if isinstance(error, MlflowException):
         text = str(error)
         failed = text.startswith("API request") and "too many 500 error" not in text
