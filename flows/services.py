@@ -261,7 +261,10 @@ def _refuse_port(name: str, host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise UserError(f"har up: --host {host} is not an IPv4 address or name of this machine") from None
+                raise UserError(
+                    f"har up: {name} cannot listen on {host}:{port} ({error.strerror}); "
+                    "--host takes an IPv4 address or name of this machine"
+                ) from None
             raise UserError(
                 f"har up: port {port}, wanted for {name}, is taken by another program; stop it, or choose another port "
                 f"with --{name}-port"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -65,6 +66,7 @@ def test_nothing_that_is_printed_or_in_the_folder_holds_the_password(open_there,
     shown = f"{place} {place!r} {caplog.text}"
     assert not any(secret in shown for secret in (PASSWORD, QUOTED))
     assert list(place.folder.iterdir()) == []
+    assert pickle.loads(pickle.dumps(place)) == place  # as other nodes are sent it
 
 
 def test_a_database_that_restarts_on_the_way_is_waited_for(open_there, postgresql, caplog, monkeypatch):
