@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 from prefect import flow, task
 
@@ -23,7 +24,9 @@ def log(experiment_id: str, name: str, batches: int) -> None:
     for step in range(batches):
         run.log(tracking.log_metrics, {f"metric {number}": float(number) for number in range(METRICS)}, step)
     run.log(tracking.end_run, "FINISHED")
-    background.wait(lambda: False)
+    is_written = threading.Event()
+    run.log(lambda _: is_written.set())
+    assert is_written.wait(240)
     background.close()
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +46,8 @@ class Team:
     def elsewhere(self) -> dict[str, str]:
         """Return the environment of a machine that has the MLflow server's address and no credentials."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "HAR_", "PREFECT_"))}
-        return kept | {"MLFLOW_TRACKING_URI": self.mlflow_url, "PYTHONPATH": str(PROJECT)}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"  # as in an activated environment
+        return kept | {"MLFLOW_TRACKING_URI": self.mlflow_url, "PYTHONPATH": str(PROJECT), "PATH": path}
 
     def log(self, name: str, batches: int) -> subprocess.Popen[str]:
         """Start a flow that logs."""
@@ -157,29 +160,35 @@ def test_the_servers_address_is_enough_to_promote_and_serve(team, finished_there
     assert MlflowClient(team.mlflow_url).get_model_version_by_alias("har", "champion").version == "1"
     port, log = free_port(), tmp_path / "log"
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/har@champion", "--env-manager", "local"]
-    with log.open("wb") as file:
-        server = subprocess.Popen([*command, "--port", str(port)], cwd=tmp_path, env=team.elsewhere(), stdout=file, stderr=file)
+    server = start([*command, "--port", str(port)], log, cwd=tmp_path, env=team.elsewhere())
     try:
         wait_for(f"http://127.0.0.1:{port}/ping", server, log)
         video = next((finished_there / "videos" / "jump").iterdir()).read_bytes()
         body = {"dataframe_records": [{"video": base64.b64encode(video).decode()}]}
         assert post(f"http://127.0.0.1:{port}/invocations", body)["predictions"][0]["label"] in ("wave", "jump")
     finally:
-        for process in (*psutil.Process(server.pid).children(recursive=True), server):
-            process.kill()
-        server.wait()
+        kill(server)
 
 
 def test_the_servers_address_is_enough_for_the_app(team, finished_there, tmp_path):
     port, log = free_port(), tmp_path / "log"
     command = [sys.executable, "-m", "flows.cli", "app", "--workspace", str(tmp_path / "none"), "--port", str(port)]
-    with log.open("wb") as file:
-        app = subprocess.Popen(command, cwd=PROJECT, env=team.elsewhere(), stdout=file, stderr=file)
+    app = start(command, log, cwd=PROJECT, env=team.elsewhere())
     try:
         wait_for(f"http://127.0.0.1:{port}/", app, log)
     finally:
-        app.kill()
-        app.wait()
+        kill(app)
+
+
+def start(command: list[str], log: Path, cwd: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    with log.open("wb") as file:
+        return subprocess.Popen(command, cwd=cwd, env=env, stdout=file, stderr=file, start_new_session=True)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
