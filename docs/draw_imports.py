@@ -15,7 +15,7 @@ PICTURE = REPOSITORY / "docs" / "images" / "imports.svg"
 LIBRARY = "pipeline_lib"
 PACKAGES = (LIBRARY, "tasks", "flows", "demo")
 ROOMS = (
-    "errors", "addresses", "stages",
+    "errors", "addresses", "postgresql", "stages",
     "params", "artifacts", "compute", "video", "datasets", "backbones", "streams", "networks", "training",
     "fetch", "subsample", "chunk", "finetune", "features", "train", "sweep", "evaluate", "heatmaps", "report", "predict",
 )  # fmt: skip

@@ -98,6 +98,14 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="start the Prefect server, the MLflow server and the deployments")
     up.add_argument("--prefect-port", type=int, default=PREFECT_PORT, metavar="PORT", help="default: %(default)s")
     up.add_argument("--mlflow-port", type=int, default=MLFLOW_PORT, metavar="PORT", help="default: %(default)s")
+    up.add_argument(
+        "--host", default=HOST, metavar="ADDRESS", help="address to listen on; default: %(default)s, this machine only"
+    )
+    up.add_argument("--database", metavar="URL",
+                    help="keep the records in PostgreSQL, postgresql://USER:PASSWORD@HOST:PORT/NAME (databases NAME_mlflow, "
+                         "NAME_prefect, NAME_sweeps); default: HAR_DATABASE, else SQLite files in the workspace")  # fmt: skip
+    up.add_argument("--artifacts", metavar="s3://BUCKET/PREFIX",
+                    help="keep MLflow's artifacts in this object store; default: in the workspace")  # fmt: skip
     up.set_defaults(command=_up)
     commands.add_parser("down", help="stop what `har up` started").set_defaults(command=_down)
     doctor = commands.add_parser("doctor", help="check the installation, servers and leftovers of killed runs")
@@ -260,14 +268,18 @@ def _promote(options: argparse.Namespace) -> int:
 
 
 def _up(options: argparse.Namespace) -> int:
-    from flows.services import start_services
+    from flows.services import Wanted, start_services
     from flows.terminal import say
+    from pipeline_lib.postgresql import VARIABLE
 
-    workspace = options.workspace.folder
-    start_services(workspace, options.prefect_port, options.mlflow_port, say)
+    database = options.database or os.environ.get(VARIABLE)
+    wanted = Wanted(options.prefect_port, options.mlflow_port, options.host, database, options.artifacts)
+    start_services(options.workspace.folder, wanted, say)
+    if options.host != HOST:
+        say("neither server asks for a password: use this in a trusted network, or behind a proxy that asks for one")
     say("start a run with: prefect deployment run har/demo")
-    if options.prefect_port != PREFECT_PORT:
-        say(f"first: export PREFECT_API_URL=http://{HOST}:{options.prefect_port}/api")
+    if (url := wanted.url(options.prefect_port)) != Wanted().url(PREFECT_PORT):
+        say(f"first: export PREFECT_API_URL={url}/api")
     return 0
 
 

@@ -1,9 +1,10 @@
-"""`har up` and `har down`: Prefect server, MLflow server and deployments, on the loopback interface."""
+"""`har up` and `har down`: Prefect server, MLflow server and deployments, on the loopback interface by default."""
 
 from __future__ import annotations
 
 import atexit
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -19,12 +20,13 @@ from pathlib import Path
 import psutil
 
 from flows.deployments import deployment_names
-from flows.servers import HOST
+from flows.record_stores import Stores, open_stores, share
+from flows.servers import EVERYWHERE, HOST, MLFLOW_PORT, PREFECT_PORT
 from flows.service_state import Service, remember_services, running_services, state_file
 from pipeline_lib.errors import UserError
-from pipeline_lib.params import TrackingParams
-from tasks.mlflow.tracking import QUIET
+from tasks.mlflow.tracking import ENVIRONMENT_VARIABLE, QUIET
 
+NUM_SERVICES = 3
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 _started: list[subprocess.Popen[bytes]] = []
@@ -37,38 +39,54 @@ PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """The options of `har up`."""
+
+    prefect_port: int = PREFECT_PORT
+    mlflow_port: int = MLFLOW_PORT
+    host: str = HOST
+    """Address to listen on."""
+    database: str | None = None
+    """Address of a PostgreSQL server; default: SQLite files in the workspace."""
+    artifacts: str | None = None
+    """Address of an object store for MLflow's artifacts; default: a folder in the workspace."""
+
+    def url(self, port: int) -> str:
+        """Return the URL of a server, as reached from this machine."""
+        return f"http://{HOST if self.host == EVERYWHERE else self.host}:{port}"
+
+
+@dataclass(frozen=True)
 class _Plan:
-    """A service to start: command, URL and health check."""
+    """A service to start: command, environment, URL and health check."""
 
     name: str
     command: list[str]
+    environment: dict[str, str]
     address: str | None
     healthy: Callable[[], bool]
 
 
-def start_services(workspace: Path, prefect_port: int, mlflow_port: int, say: Callable[[str], None]) -> dict[str, Service]:
+def start_services(workspace: Path, wanted: Wanted, say: Callable[[str], None]) -> dict[str, Service]:
     """Start the services that are not running and wait until all are healthy; on failure stop them.
 
     Raises:
-        UserError: a port is in use, or a service did not become healthy.
+        UserError: a port is in use, the database or object store cannot be used, or a service did not become healthy.
     """
-    from tasks.mlflow.tracking import init_tracking
-
     services = running_services(workspace)
-    for name, port in (("prefect", prefect_port), ("mlflow", mlflow_port)):
+    for name, port in (("prefect", wanted.prefect_port), ("mlflow", wanted.mlflow_port)):
         if name not in services:
-            _refuse_taken_port(name, port)
-    init_tracking(TrackingParams(), workspace)
-    prefect_url = _running_address(services, "prefect") or f"http://{HOST}:{prefect_port}"
-    mlflow_url = _running_address(services, "mlflow") or f"http://{HOST}:{mlflow_port}"
-    environment = service_environment(workspace, f"{prefect_url}/api")
+            _refuse_port(name, wanted.host, port)
+    stores = Stores() if len(services) == NUM_SERVICES else open_stores(workspace, wanted.database, wanted.artifacts)
+    prefect_url = _running_address(services, "prefect") or wanted.url(wanted.prefect_port)
+    mlflow_url = _running_address(services, "mlflow") or wanted.url(wanted.mlflow_port)
     try:
-        plans = _plan(workspace, prefect_url, mlflow_url)
+        plans = _plan(workspace, wanted.host, prefect_url, mlflow_url, stores)
         for plan in plans:
             if plan.name not in services:
                 if plan.name == "deployments":
                     _wait_until(services["prefect"], plans[0].healthy)
-                services[plan.name] = _start(plan.name, plan.command, plan.address, workspace, environment)
+                services[plan.name] = _start(plan.name, plan.command, plan.address, workspace, plan.environment)
                 remember_services(workspace, services)
         for plan in plans:
             _wait_until(services[plan.name], plan.healthy)
@@ -76,6 +94,8 @@ def start_services(workspace: Path, prefect_port: int, mlflow_port: int, say: Ca
     except BaseException:
         stop_services(workspace)
         raise
+    if stores.is_shared:
+        share(workspace, mlflow_url, say)
     return services
 
 
@@ -83,19 +103,18 @@ def _running_address(services: dict[str, Service], name: str) -> str | None:
     return services[name].address if name in services else None
 
 
-def _plan(workspace: Path, prefect_url: str, mlflow_url: str) -> list[_Plan]:
-    from tasks.mlflow.tracking import tracking_uri
-
+def _plan(workspace: Path, host: str, prefect_url: str, mlflow_url: str, stores: Stores) -> list[_Plan]:
     prefect_port, mlflow_port = (url.rpartition(":")[2] for url in (prefect_url, mlflow_url))
-    prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", prefect_port]
-    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", mlflow_port, "--workers", "1"]
-    mlflow += ["--backend-store-uri", tracking_uri(TrackingParams(), workspace)]
-    mlflow += ["--default-artifact-root", (workspace / "mlflow" / "artifacts").as_uri()]
+    prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", prefect_port]
+    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", mlflow_port, "--workers", "1"]
+    deployments = [sys.executable, "-m", "flows.deployments"]
     deployed = [f"{prefect_url}/api/deployments/name/har/{name}" for name in deployment_names()]
+    base = service_environment(workspace, f"{prefect_url}/api")
+    logged = {ENVIRONMENT_VARIABLE: mlflow_url} if stores.is_shared else {}
     return [
-        _Plan("prefect", prefect, prefect_url, lambda: _answers(f"{prefect_url}/api/health")),
-        _Plan("mlflow", mlflow, mlflow_url, lambda: _answers(f"{mlflow_url}/health")),
-        _Plan("deployments", [sys.executable, "-m", "flows.deployments"], None, lambda: all(map(_answers, deployed))),
+        _Plan("prefect", prefect, base | stores.prefect, prefect_url, lambda: _answers(f"{prefect_url}/api/health")),
+        _Plan("mlflow", mlflow, base | stores.mlflow, mlflow_url, lambda: _answers(f"{mlflow_url}/health")),
+        _Plan("deployments", deployments, base | stores.runs | logged, None, lambda: all(map(_answers, deployed))),
     ]
 
 
@@ -107,6 +126,7 @@ def service_environment(workspace: Path, api_url: str) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline_lib,tasks,flows",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # what a server answers while its PostgreSQL restarts
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PYTHONUNBUFFERED": "1",
         **QUIET,
@@ -233,12 +253,18 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _refuse_taken_port(name: str, port: int) -> None:
+def _refuse_port(name: str, host: str, port: int) -> None:
+    """Check that a server could listen there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
-        except OSError:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise UserError(
+                    f"har up: {name} cannot listen on {host}:{port} ({error.strerror}); "
+                    "--host takes an IPv4 address or name of this machine"
+                ) from None
             raise UserError(
                 f"har up: port {port}, wanted for {name}, is taken by another program; stop it, or choose another port "
                 f"with --{name}-port"

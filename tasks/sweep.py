@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ def sweep(
 ) -> Mapping[str, Any]:
     """Run or resume the search, and log every trial as an MLflow child run of the sweep."""
     from pipeline_lib.artifacts.tables import read_clips
+    from pipeline_lib.postgresql import VARIABLE
     from pipeline_lib.sweep.search import search
 
     def on_trial(trial: Trial) -> None:
@@ -69,8 +71,8 @@ def sweep(
 
     files = feature_files(context, features)
     table = read_clips(clips.checkout(context, layout.CLIPS))
-    study = study_folder(context, made_from)
-    return search(table, files, directory, study, params, base, streams=len(features), on_trial=on_trial)
+    study, database = study_folder(context, made_from), os.environ.get(VARIABLE)
+    return search(table, files, directory, study, params, base, streams=len(features), on_trial=on_trial, database=database)
 
 
 def read_best(directory: Path) -> dict[str, Any]:

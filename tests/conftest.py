@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import object_store, postgresql  # noqa: F401
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PREFECT = Path(tempfile.mkdtemp(prefix="har-tests-"))
 
@@ -25,7 +27,7 @@ os.environ.update(
 )
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # workers share the cores; read when torch is first imported, here and in subprocesses
-for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "HAR_DATABASE"):
     os.environ.pop(name, None)
 
 

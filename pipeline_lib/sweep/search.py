@@ -22,6 +22,7 @@ from pipeline_lib.params import ModelParams, SweepParams
 from pipeline_lib.sweep.results import write_results
 from pipeline_lib.sweep.running import OnEpoch, OnTrial, run_study
 from pipeline_lib.sweep.space import make_space
+from pipeline_lib.sweep.storage import place_of
 from pipeline_lib.sweep.study import Study
 from pipeline_lib.train import train_model
 
@@ -41,6 +42,7 @@ def search(
     *,
     streams: int | None = None,
     on_trial: OnTrial | None = None,
+    database: str | None = None,
 ) -> dict[str, Any]:
     """Search the hyper-parameters of `base.model`, beginning with `base` itself, until `params.trials` are finished.
 
@@ -61,22 +63,24 @@ def search(
         base: the default; also what every trial has in common.
         streams: number of streams that the files hold (see `train_model`).
         on_trial: called here, in the caller's thread, once for each trial that is over, those of earlier runs first.
+        database: address of a PostgreSQL server that keeps the study instead, under the name of `study_folder`.
 
     Returns:
         How many `trials` are finished, of them `pruned`, and how many `failed`; `best_trial`, and the accuracies
         `best_val_clip_accuracy` and `default_val_clip_accuracy`.
 
     Raises:
-        UserError: the default cannot be trained, or trials fail one after the other.
+        UserError: the default cannot be trained, trials fail one after the other, or the database cannot be used.
     """
     known = clips[clips["split"].isin(("train", "val"))].reset_index(drop=True)
     val_clips = int((known["split"] == "val").sum())
-    study = Study(study_folder, make_space(params, base), seed=params.seed, val_clips=val_clips)
     needs, at_once = _plan(feature_files, params, base)
-    with _scratch(study_folder / "scratch") as scratch:
+    place = place_of(study_folder, database)
+    with place.hold(), _scratch(study_folder / "scratch") as scratch:
+        study = Study(place, make_space(params, base), seed=params.seed, val_clips=val_clips)
         objective = partial(_train, known, feature_files, streams, scratch)
         run_study(study, objective, at_once, needs, params.trials, on_trial)
-    return write_results(directory, study)
+        return write_results(directory, study)
 
 
 def _train(
@@ -88,6 +92,7 @@ def _train(
     on_epoch: OnEpoch,
 ) -> None:
     """Train a model and keep nothing of it; what counts has been reported, epoch by epoch."""
+    scratch.mkdir(parents=True, exist_ok=True)  # another node may have no such folder
     with TemporaryDirectory(dir=scratch) as folder:
         train_model(clips, feature_files, Path(folder), None, params, streams=streams, on_epoch=on_epoch)
 

@@ -1,4 +1,4 @@
-"""One model's Optuna study, in a journal file in the workspace that several processes and nodes share.
+"""One model's Optuna study, in a journal file or database that several processes and nodes share.
 
 The process that runs the search asks for trials and tells what came of them; those that train append their epochs. What
 was written before a kill is whole, and with one trial at a time every decision depends on that and on the seed.
@@ -6,23 +6,17 @@ was written before a kill is whole, and with one trial at a time every decision 
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import random
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
 
 import optuna
-from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline_lib.params import ModelParams
 from pipeline_lib.sweep.space import Space
+from pipeline_lib.sweep.storage import Place
 from pipeline_lib.sweep.trials import Row, State, Trial, kept_epoch, score
 
-FILE = "study.journal"
 DEFAULT, EPOCH, REASON = "default", "epoch ", "reason"
 """Attributes of Optuna's trials: whether it is the base's, its epochs (the number follows), why it failed."""
 
@@ -40,41 +34,12 @@ STATES: dict[TrialState, State] = {
 }
 
 
-class _Journal(JournalFileBackend):
-    """Optuna's journal file, under a lock that a killed process does not leave behind; Optuna's own block for 30 s."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
-        self._path = path
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append records, each a line, after the last whole line."""
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with self._path.open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
-            _cut_torn_line(file)
-            file.write(lines.encode())
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _cut_torn_line(file: BinaryIO) -> None:
-    """Cut off what a process that was killed wrote of its last line; leave the position at the file's end."""
-    end = file.seek(0, os.SEEK_END)
-    if end:
-        file.seek(end - 1)
-        if file.read(1) != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
-            file.seek(0, os.SEEK_END)
-
-
-def open_study(folder: Path, base: ModelParams) -> optuna.Study:
-    """Open the study of a model in `folder`, or begin it."""
+def open_study(place: Place, base: ModelParams) -> optuna.Study:
+    """Open the study of a model, or begin it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna.create_study(
-        storage=JournalStorage(_Journal(folder / FILE)),
-        study_name=base.model,
+        storage=place.open(),
+        study_name=place.name(base.model),
         direction="maximize",
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(COMPLETE_BEFORE_PRUNING, round(SPARED_SHARE * base.epochs) + 1),
@@ -93,11 +58,10 @@ class Running:
 class Study:
     """Asks Optuna for trials and tells it what came of them."""
 
-    def __init__(self, folder: Path, space: Space, *, seed: int, val_clips: int) -> None:
-        """Open the study in `folder`, or begin it; trials that a killed run left are closed and tried again."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.space, self._seed, self._val_clips = folder, space, seed, val_clips
-        self._study = open_study(folder, space.base)
+    def __init__(self, place: Place, space: Space, *, seed: int, val_clips: int) -> None:
+        """Open the study, or begin it; trials that a killed run left are closed and tried again."""
+        self.place, self.space, self._seed, self._val_clips = place, space, seed, val_clips
+        self._study = open_study(place, space.base)
         self.close_interrupted()
 
     def close_interrupted(self) -> None:
@@ -192,7 +156,8 @@ def report(trial: optuna.Trial, row: Row) -> None:
 
 
 def _history(trial: FrozenTrial) -> tuple[Row, ...]:
-    return tuple(row for name, row in trial.user_attrs.items() if name.startswith(EPOCH))
+    rows = (row for name, row in trial.user_attrs.items() if name.startswith(EPOCH))
+    return tuple(sorted(rows, key=lambda row: row["epoch"]))  # a database returns them in any order
 
 
 def _is_default(trial: FrozenTrial) -> bool:

@@ -69,8 +69,31 @@ EPOCH_METRICS = {
 
 
 def tracking_uri(params: TrackingParams, workspace: Path) -> str:
-    """Return the MLflow tracking URI: the parameter, else MLFLOW_TRACKING_URI, else SQLite in the workspace."""
-    return params.uri or os.environ.get(ENVIRONMENT_VARIABLE) or f"sqlite:///{workspace / 'mlflow' / 'mlflow.db'}"
+    """Return the tracking URI: the parameter, else MLFLOW_TRACKING_URI, else the workspace's server, else its SQLite file."""
+    return params.uri or os.environ.get(ENVIRONMENT_VARIABLE) or workspace_server(workspace) or sqlite_uri(workspace)
+
+
+def sqlite_uri(workspace: Path) -> str:
+    """Return the URI of the workspace's SQLite file."""
+    return f"sqlite:///{workspace / 'mlflow' / 'mlflow.db'}"
+
+
+def workspace_server(workspace: Path) -> str | None:
+    """Return the address of the MLflow server that keeps the workspace's records outside it, if there is one."""
+    try:
+        return _server_file(workspace).read_text(encoding="utf-8").strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def set_workspace_server(workspace: Path, address: str) -> None:
+    """Have the workspace's runs and commands use an MLflow server from now on, whether it is up or not."""
+    _server_file(workspace).parent.mkdir(parents=True, exist_ok=True)
+    _server_file(workspace).write_text(f"{address}\n", encoding="utf-8")
+
+
+def _server_file(workspace: Path) -> Path:
+    return workspace / "mlflow" / "server.txt"
 
 
 def _client() -> MlflowClient:
@@ -95,9 +118,9 @@ def init_tracking(params: TrackingParams, workspace: Path) -> tuple[str, str]:
     for name, value in IN_A_RUN.items():
         os.environ.setdefault(name, value)
     if uri.startswith("http"):
-        _refuse_silence(uri)
+        _refuse_silence(uri, workspace)
     with usable(uri):
-        _make_database(uri)
+        make_database(uri)
         _set_uri(uri)
         experiment = mlflow.get_experiment_by_name(params.experiment)
         if experiment:
@@ -143,7 +166,7 @@ def is_outage(error: Exception) -> bool:
     from requests import Timeout
 
     if isinstance(error, RestException):
-        return False
+        return error.error_code == "TEMPORARILY_UNAVAILABLE"  # the server's database does not answer
     if isinstance(error, MlflowException):
         text = str(error)
         failed = text.startswith("API request") and "too many 500 error" not in text
@@ -203,10 +226,11 @@ def open_tracking(workspace: Path) -> str:
     uri = tracking_uri(TrackingParams(), workspace)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise UserError(
-            f"{workspace}: no run in this workspace yet; start one with `har run`, or name another with --workspace"
+            f"{workspace}: no run in this workspace yet; start one with `har run`, name another with --workspace, "
+            f"or a server with {ENVIRONMENT_VARIABLE}"
         )
     if uri.startswith("http"):
-        _refuse_silence(uri)
+        _refuse_silence(uri, workspace)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     _set_uri(uri)
@@ -220,7 +244,7 @@ def current_uri() -> str:
     return redact(str(mlflow.get_tracking_uri()))
 
 
-def _make_database(uri: str) -> None:
+def make_database(uri: str) -> None:
     """Create a SQLite database atomically: MLflow cannot repair one that is half made."""
     path = Path(uri.removeprefix("sqlite:///"))
     if not uri.startswith("sqlite:///") or path.exists():
@@ -235,7 +259,7 @@ def _make_database(uri: str) -> None:
             os.link(draft, path)
 
 
-def _refuse_silence(uri: str) -> None:
+def _refuse_silence(uri: str, workspace: Path) -> None:
     """Check that a server answers, with credentials removed from the URL, which urllib does not support."""
     parts = urlsplit(uri)
     address = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path.rstrip('/')}/health", query="")
@@ -246,9 +270,8 @@ def _refuse_silence(uri: str) -> None:
         return  # any answer will do
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise UserError(
-            f"tracking.uri: no MLflow server answers at {redact(uri)} ({reason}); start it or leave the key out"
-        ) from None
+        how = "`har up` starts it" if uri == workspace_server(workspace) else "start it or leave the key out"
+        raise UserError(f"tracking.uri: no MLflow server answers at {redact(uri)} ({reason}); {how}") from None
 
 
 def _set_uri(uri: str) -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import socket
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,17 +15,9 @@ from flows.deployments import deployment_names, deployment_parameters
 from flows.service_state import running_services
 from pipeline_lib.params import STAGES
 from tests.e2e.conftest import Pipeline
+from tests.servers import free_port
 
 PROJECT = Path(__file__).parents[2]
-
-
-def free_port():
-    """Return a port below those that Linux hands out by itself: no other program is given it before it is used."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def command(*arguments, **environment):

@@ -1,4 +1,4 @@
-"""MLflow's database: whole or not there at all, whenever a run is killed."""
+"""MLflow's database: whole or not there at all, whenever a run is killed; and which store a workspace has."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.params import TrackingParams
 from tasks.mlflow import tracking
 from tests.e2e.tracking_server import TrackingServer
@@ -51,3 +52,21 @@ def test_a_server_behind_a_password_is_asked_without_it_and_shown_without_it(tmp
     with pytest.raises(ValueError, match=r"no MLflow server answers at http://\*\*\*@127") as error:
         tracking.init_tracking(TrackingParams(uri=uri), tmp_path)
     assert "secret" not in str(error.value)
+
+
+def test_a_workspace_with_a_server_uses_it_unless_another_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tracking.tracking_uri(TrackingParams(), tmp_path) == f"sqlite:///{tmp_path}/mlflow/mlflow.db"
+    tracking.set_workspace_server(tmp_path, "http://127.0.0.1:1")
+    assert tracking.tracking_uri(TrackingParams(), tmp_path) == "http://127.0.0.1:1"
+    assert tracking.tracking_uri(TrackingParams(uri="http://lab"), tmp_path) == "http://lab"
+    with pytest.raises(UserError, match=r"no MLflow server answers at http://127.0.0.1:1 .*; `har up` starts it$"):
+        tracking.open_tracking(tmp_path)
+    monkeypatch.setenv(tracking.ENVIRONMENT_VARIABLE, "http://elsewhere")
+    assert tracking.tracking_uri(TrackingParams(), tmp_path) == "http://elsewhere"
+
+
+@pytest.mark.parametrize(("code", "is_outage"), [("TEMPORARILY_UNAVAILABLE", True), ("INVALID_PARAMETER_VALUE", False)])
+def test_a_server_whose_database_restarts_is_an_outage(code: str, is_outage: bool) -> None:
+    from mlflow.exceptions import RestException
+
+    assert tracking.is_outage(RestException({"error_code": code, "message": "text"})) is is_outage

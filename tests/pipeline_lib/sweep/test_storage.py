@@ -1,0 +1,105 @@
+"""Studies in a real PostgreSQL."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pipeline_lib.errors import UserError
+from pipeline_lib.sweep import storage
+from pipeline_lib.sweep.storage import place_of
+from tests.pipeline_lib.sweep.conftest import make_study, search
+from tests.pipeline_lib.sweep.objectives import follow_formula
+from tests.servers import PASSWORD, QUOTED
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def open_there(tmp_path, postgresql):
+    """Open the same study in the database each time; those of other tests have other names."""
+    folder, name = tmp_path / "there", f"key of {tmp_path.name}"
+    return lambda other=name: make_study(folder, other, database=postgresql.address("studies"))
+
+
+def test_several_that_create_the_tables_at_once_all_find_them(tmp_path, postgresql):
+    for attempt in range(2):
+        address = postgresql.address(f"fresh{attempt}")
+        with ThreadPoolExecutor(4) as pool:
+            places = list(pool.map(place_of, [tmp_path] * 4, [address] * 4))
+        assert places == [places[0]] * 4
+        assert postgresql.execute(f"fresh{attempt}_sweeps", "select count(*) from studies") == [(0,)]
+
+
+def test_a_study_in_the_database_is_that_of_a_folder(open_study, open_there, monkeypatch):
+    monkeypatch.setattr("pipeline_lib.sweep.study.RANDOM_TRIALS", 2)
+    in_folder = search(open_study(), follow_formula, 5)
+    in_database = search(open_there(), follow_formula, 2)
+    assert search(open_there(), follow_formula, 5)[:2] == in_database
+    assert open_there().trials() == in_folder
+
+
+def test_trials_at_once_share_it(open_there):
+    told = search(open_there(), follow_formula, 4, at_once=2)
+    assert len({str(trial.params) for trial in told}) == len(told) == 4
+
+
+def test_searches_of_other_keys_are_other_studies(open_there):
+    search(open_there(), follow_formula, 1)
+    assert open_there("another key").trials() == []
+
+
+def test_a_second_search_at_the_same_is_refused_until_the_first_ends(open_there):
+    place = open_there().place
+    with place.hold(), pytest.raises(UserError, match=r"^sweep: another run is at the same search \(key of "), place.hold():
+        pass
+    with place.hold():
+        pass
+
+
+def test_nothing_that_is_printed_or_in_the_folder_holds_the_password(open_there, caplog):
+    search(open_there(), follow_formula, 1)
+    place = open_there().place
+    shown = f"{place} {place!r} {caplog.text}"
+    assert not any(secret in shown for secret in (PASSWORD, QUOTED))
+    assert list(place.folder.iterdir()) == []
+    assert pickle.loads(pickle.dumps(place)) == place  # as other nodes are sent it
+
+
+def test_a_database_that_restarts_on_the_way_is_waited_for(open_there, postgresql, caplog, monkeypatch):
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.1)
+    stopped = False
+
+    def restart_in_the_second_trial(params, on_epoch):
+        nonlocal stopped
+        if study.trials() and not stopped:
+            stopped = True
+            postgresql.kill()
+            pool.submit(start_later)
+        follow_formula(params, on_epoch)
+
+    def start_later():
+        while "trying again" not in caplog.text:
+            time.sleep(0.05)
+        postgresql.start()
+
+    study = open_there()
+    with ThreadPoolExecutor(1) as pool:
+        told = search(study, restart_in_the_second_trial, 3)
+    assert stopped
+    assert "does not answer" in caplog.text
+    assert {trial.state for trial in told} <= {"complete", "pruned"}
+
+
+def test_a_database_that_stays_away_ends_the_search(open_there, postgresql, monkeypatch):
+    monkeypatch.setattr(storage, "OUTAGE_SECONDS", 0.0)
+    study = open_there()
+    postgresql.kill()
+    try:
+        with pytest.raises(UserError, match=r"^HAR_DATABASE: the database has not answered for 0 s"):
+            search(study, follow_formula, 2)
+    finally:
+        postgresql.start()
