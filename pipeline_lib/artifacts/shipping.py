@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -27,11 +27,14 @@ from pipeline_lib.artifacts.shared_store import SharedStore
 from pipeline_lib.artifacts.store import Store
 from pipeline_lib.artifacts.workspace import CACHE_VARIABLE, default_cache
 from pipeline_lib.artifacts.workspace_lock import known_id, workspace_id
+from pipeline_lib.errors import UserError
 
 SECONDS_BETWEEN_MIRRORINGS = 60.0
 
 _node: ContextVar[SharedStore] = ContextVar("node")
 """The store of this node, while a call's arguments are unpickled."""
+_is_own: ContextVar[bool] = ContextVar("is_own")
+"""Whether that is the driver's own node."""
 
 
 class Place(NamedTuple):
@@ -142,11 +145,7 @@ class Shipment(AbstractContextManager[Any]):
     def __enter__(self) -> Any:
         store = _node_store(self.address, self.cache)
         is_own = known_id(store.workspace) == self.owner
-        token = _node.set(store)
-        try:
-            work = pickle.loads(self.content)
-        finally:
-            _node.reset(token)
+        work = copy_context().run(_unpickle, self.content, store, is_own)
         self._stack.enter_context(_prepared(store, self.places, is_own=is_own))
         return work
 
@@ -216,11 +215,32 @@ class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
         if isinstance(value, Path) and (place := Place.of(self._workspace_store, value)):
             self.places.add(place)
             return _unpack_path, (tuple(place),)
+        if isinstance(value, Path) and value.is_relative_to(self._workspace_store.workspace):
+            return _unpack_own, (str(value),)
         return super().reducer_override(value)
+
+
+def _unpickle(content: bytes, store: SharedStore, is_own: bool) -> Any:
+    _node.set(store)
+    _is_own.set(is_own)
+    return pickle.loads(content)
 
 
 def _unpack_path(place: tuple[str, str, str, str]) -> Path:
     return Place(*place).path(_node.get())
+
+
+def _unpack_own(path: str) -> Path:
+    """Return a path of the driver's cache that no other node has.
+
+    Raises:
+        UserError: this is another node.
+    """
+    if not _is_own.get():
+        raise UserError(
+            f"{path}: nodes without a shared folder cannot use this; a sweep on them needs a database (HAR_DATABASE, docs/servers.md)"
+        )
+    return Path(path)
 
 
 def _unpack_files(places: Mapping[str, Place | Path]) -> LocalFiles:

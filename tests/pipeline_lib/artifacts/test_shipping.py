@@ -12,6 +12,7 @@ from pipeline_lib.artifacts.remote import Remote
 from pipeline_lib.artifacts.shared_store import SharedStore
 from pipeline_lib.artifacts.shipping import LocalFiles, Shipper, _node_store
 from pipeline_lib.artifacts.workspace import default_cache
+from pipeline_lib.errors import UserError
 
 
 @pytest.fixture
@@ -149,3 +150,17 @@ def test_unfinished_work_goes_on_where_the_last_attempt_ended(driver, node, tmp_
     monkeypatch.setenv("HAR_CACHE", str(tmp_path / "last node"))
     _node_store.cache_clear()
     assert call(shipper.pack((resume, (partial,), {}))) == "epoch epoch epoch "
+
+
+def name_of(path: Path) -> str:
+    return path.name
+
+
+def test_what_only_the_driver_has_is_refused_elsewhere(driver, node, monkeypatch):
+    work = (name_of, (driver.workspace / "sweeps" / "study",), {})
+    packed = Shipper(driver).pack(work)
+    with pytest.raises(UserError, match=r"sweeps/study: nodes without a shared folder cannot use this; .*HAR_DATABASE"):
+        call(packed)
+    monkeypatch.delenv("HAR_CACHE")
+    _node_store.cache_clear()
+    assert call(packed) == "study"
