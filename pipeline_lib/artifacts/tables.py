@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline_lib.artifacts import layout
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CollectionVideo:
     """A video of the collection."""
 
@@ -38,16 +40,24 @@ def read_clips(chunk: Path) -> pd.DataFrame:
     return pd.read_parquet(chunk / layout.CLIPS)
 
 
-def read_videos(shards: Iterable[Path]) -> pd.DataFrame:
-    """Return the table of videos of subsample shards, including quarantined ones."""
-    return pd.concat([pd.read_parquet(shard / layout.VIDEOS) for shard in shards], ignore_index=True)
+def read_videos(shards: Iterable[Path], columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return the table of videos of subsample shards, including quarantined ones; with `columns`, only these."""
+    tables = [table for _, table in _read_tables(shards, columns)]
+    # Joined before it becomes pandas' table, which would take milliseconds for each shard.
+    return pa.concat_tables(tables, promote_options="permissive").to_pandas()
 
 
 def video_paths(shards: Iterable[Path]) -> dict[str, Path]:
     """Return the path of every subsampled video by its id, without quarantined ones."""
-    paths: dict[str, Path] = {}
+    return {
+        video: layout.subsampled_path(shard, video)
+        for shard, table in _read_tables(shards, ["video", "reason"])
+        for video, reason in zip(table["video"].to_pylist(), table["reason"].to_pylist(), strict=True)
+        if reason is None
+    }
+
+
+def _read_tables(shards: Iterable[Path], columns: Sequence[str] | None) -> Iterator[tuple[Path, pa.Table]]:
+    """Yield the table of each shard. `pandas.read_parquet` would take six times as long."""
     for shard in shards:
-        videos = pd.read_parquet(shard / layout.VIDEOS, columns=["video", "reason"])
-        decodable = videos.loc[videos["reason"].isna(), "video"]
-        paths |= {video: layout.subsampled_path(shard, video) for video in decodable}
-    return paths
+        yield shard, pq.ParquetFile(shard / layout.VIDEOS).read(columns, use_threads=False)

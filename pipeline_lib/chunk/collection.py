@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline_lib.artifacts import layout
+from pipeline_lib.artifacts.tables import read_videos
 from pipeline_lib.chunk.clips import count_rests, cut_clips
 from pipeline_lib.chunk.splits import (
     SPLITS,
@@ -24,7 +25,6 @@ from pipeline_lib.datasets.split_files import label_videos, spell_as
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import ChunkParams
 
-CLIP_COLUMNS = ["clip", "video", "class_name", "group", "split", "first_frame", "valid_frames"]
 VIDEO_COLUMNS = ["video", "class_name", "group", "split", "num_frames"]
 
 
@@ -47,16 +47,15 @@ def chunk_collection(
     Raises:
         UserError: the split files, the groups or the collection are not usable.
     """
-    collected = pd.concat([pd.read_parquet(shard / layout.VIDEOS) for shard in shards], ignore_index=True)
-    collected = collected.sort_values("video", ignore_index=True)
+    collected = read_videos(shards, ["video", "class_name", "num_frames", "reason"]).sort_values("video", ignore_index=True)
     videos = collected[collected["reason"].isna()].reset_index(drop=True)
     _check_classes(collected, videos)
     videos["group"] = video_groups(videos, groups)
-    missing = _assign_splits(videos, set(collected["video"]), params, splits)
+    missing = _assign_splits(videos, collected["video"], params, splits)
     check_no_leaks(videos, params.protocol)
-    clips = cut_clips(videos, params).merge(videos[["video", "group", "split"]], on="video")
+    clips = cut_clips(videos, params)
     directory.mkdir(parents=True, exist_ok=True)
-    clips[CLIP_COLUMNS].to_parquet(directory / layout.CLIPS, index=False)
+    clips.to_parquet(directory / layout.CLIPS, index=False)
     videos[VIDEO_COLUMNS].to_parquet(directory / layout.VIDEOS, index=False)
     missing.to_csv(directory / "missing.csv", index=False)
     unavailable = {"missing": len(missing), "quarantined": len(collected) - len(videos)}
@@ -64,14 +63,14 @@ def chunk_collection(
 
 
 def _check_classes(collected: pd.DataFrame, videos: pd.DataFrame) -> None:
-    empty = sorted(set(collected["class_name"]) - set(videos["class_name"]))
+    empty = sorted(set(collected["class_name"].unique()) - set(videos["class_name"].unique()))
     if empty:
         raise UserError(f"class {empty[0]} has no video that can be decoded; replace its videos or remove its folder")
     if videos.empty:
         raise UserError("the collection has no videos; set fetch.videos to a folder `<class>/<video file>`")
 
 
-def _assign_splits(videos: pd.DataFrame, collected: set[str], params: ChunkParams, splits: Path | None) -> pd.DataFrame:
+def _assign_splits(videos: pd.DataFrame, collected: pd.Series, params: ChunkParams, splits: Path | None) -> pd.DataFrame:
     """Add the column `split` in place; return the videos that are listed but not collected."""
     if splits is None:
         if params.protocol != "official":

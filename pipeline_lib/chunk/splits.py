@@ -123,7 +123,8 @@ def check_trainable(clips: pd.DataFrame, splits: Sequence[str] = ("val", "test")
     Raises:
         UserError: a class without training clips, or a split without clips.
     """
-    lacking = sorted(set(clips["class_name"]) - set(clips.loc[clips["split"] == "train", "class_name"]))
+    trained = clips.loc[clips["split"] == "train", "class_name"]
+    lacking = sorted(set(clips["class_name"].unique()) - set(trained.unique()))
     if lacking:
         raise UserError(
             f"no training video in {len(lacking)} of {clips['class_name'].nunique()} classes ({', '.join(lacking[:5])}); "

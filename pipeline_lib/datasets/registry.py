@@ -6,8 +6,9 @@ the module `pipeline_lib/datasets/NAME.py`.
 
 from __future__ import annotations
 
+import functools
 from importlib import import_module
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import get_args
 
 from pipeline_lib.datasets.data_set import DataSet
@@ -35,11 +36,13 @@ def find_split_format(splits: Path) -> SplitFormat:
 
 def group_of_name(video: str) -> str:
     """Return the group of a video according to its file name; a name of no data set's pattern is its own group."""
-    path = PurePosixPath(video)
-    groups = (_load(name).group(path.stem) for name in NAMES)
-    return next((group for group in groups if group is not None), str(path.with_suffix("")))
+    folder, slash, name = video.rpartition("/")
+    stem = name.rpartition(".")[0] or name
+    groups = (_load(name).group(stem) for name in NAMES)
+    return next((group for group in groups if group is not None), f"{folder}{slash}{stem}")
 
 
+@functools.cache
 def _load(name: str) -> DataSet:
     data_set: DataSet = import_module(f"pipeline_lib.datasets.{name}").DATA_SET
     return data_set
