@@ -281,8 +281,8 @@ def _spans(clips: pd.DataFrame) -> dict[str, Span]:
 
 def _open_stream(params: StreamParams, clip_frames: int, weights: Path | None) -> Stream:
     """Return the stream for these parameters, opened once and shared by all shards."""
-    path = weights or Path(params.weights)
-    modified_ns = path.stat().st_mtime_ns if path.is_file() else 0
+    path = weights or params.weights_path
+    modified_ns = path.stat().st_mtime_ns if path and path.is_file() else 0
     device = choose_device(params.device)
     with _streams_lock:
         return _cached_stream(params, clip_frames, weights, modified_ns, device)

@@ -110,8 +110,8 @@ def process_ahead(
     Of W workers, worker w decodes the videos w, w + W, w + 2 W, ... in its own process. Use the items of a video before
     requesting the next one. For `wanted`, `empty` and `max_side` see `read_images`.
 
-    All workers are busy only if `lookahead` items hold most of the videos whole: the end of a longer video is not made until its
-    turn to be used comes.
+    All workers are busy only if `lookahead` items hold most videos whole, because the end of a longer one is not made until it
+    is used.
 
     Raises:
         UserError: a video cannot be decoded; raised while its items are read.
