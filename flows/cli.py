@@ -140,6 +140,9 @@ def _add_features(commands: argparse._SubParsersAction[argparse.ArgumentParser])
                           help="override one parameter, such as features.backbone=resnet50; may be repeated")  # fmt: skip
     features.add_argument("--stream", action="append", default=[], metavar="NAME", dest="streams",
                           help="stream to write; may be repeated; default: all")  # fmt: skip
+    features.add_argument("--weights", action="append", default=[], metavar="STREAM=PATH",
+                          help="state dict of a stream's network; may be repeated; default: the parameters', or for a stream "
+                               "that they tune, the tuned ones in the workspace")  # fmt: skip
     features.add_argument("--format", choices=("h5", "npz"), default="h5", help="default: %(default)s")
     features.add_argument("--pool", action="store_true", help="write the mean of each map instead of the map")
     features.set_defaults(command=_features)
@@ -249,6 +252,7 @@ def _features(options: argparse.Namespace) -> int:
         params=options.params,
         settings=options.settings,
         streams=options.streams,
+        weights=options.weights,
         output=options.output,
         suffix=options.format,
         pool=options.pool,

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from flows.output import FreeNames, Step, new_folder, show_progress
 from flows.terminal import console, say
-from pipeline_lib.artifacts import layout
+from pipeline_lib.artifacts import Artifact, digest, layout
 from pipeline_lib.chunk import cut_clips
 from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.errors import UserError
@@ -35,17 +35,21 @@ def features(
     params: str,
     settings: Sequence[str],
     streams: Sequence[str],
+    weights: Sequence[str] = (),
     output: Path,
     suffix: str,
     pool: bool,
 ) -> int:
     """Write `FOLDER/STREAM/VIDEO.h5` or `.npz` for every video and stream (see `export_video`).
 
+    A stream that the parameters tune has the weights of the workspace's newest finetune artifact with these parameters.
+
     Args:
         arguments: files, folders or addresses of videos.
-        params: parameter file; its sections subsample, chunk and features are used.
+        params: parameter file; its workspace and its sections subsample, chunk, finetune and features are used.
         settings: `section.key=value` over it.
         streams: names of the streams to write; all if empty.
+        weights: `STREAM=PATH` of state dicts that replace a stream's weights.
         output: new or empty folder.
         suffix: `h5` or `npz`.
         pool: whether to average each map.
@@ -54,9 +58,10 @@ def features(
         0, or 1 if a video could not be downloaded or decoded; the others are written anyway.
 
     Raises:
-        UserError: a video, stream or parameter does not exist, weights are not available, or the folder is not empty.
+        UserError: a video, stream or parameter does not exist, weights are not available, no stream was tuned with these
+            parameters, or the folder is not empty.
     """
-    job = _Job.of(load_params(params, settings), streams, suffix, pool)
+    job = _Job.of(load_params(params, settings), streams, weights, suffix, pool)
     videos = find_videos(arguments)
     folder = new_folder(output)
     names, failed = FreeNames(), 0
@@ -75,23 +80,28 @@ class _Job:
     """What is written of every video."""
 
     streams: Mapping[str, StreamParams]
+    weights: Mapping[str, Path]
+    """Files that replace the weights of streams."""
     subsample: SubsampleParams
     chunk: ChunkParams
     suffix: str
     pool: bool
 
     @classmethod
-    def of(cls, params: Params, streams: Sequence[str], suffix: str, pool: bool) -> _Job:
+    def of(cls, params: Params, streams: Sequence[str], weights: Sequence[str], suffix: str, pool: bool) -> _Job:
         """Return the job for a run's parameters.
 
         Raises:
-            UserError: there is no stream of this name.
+            UserError: there is no stream of this name, or a tuned one has no weights.
         """
         known = params.features.all_streams
         if others := [name for name in streams if name not in known]:
             raise UserError(f"--stream {others[0]}: features.streams has only {', '.join(known)}; add it there, or name one")
         chosen = {name: stream for name, stream in known.items() if not streams or name in streams}
-        return cls(chosen, params.subsample, ChunkParams(frames=params.chunk.frames), suffix, pool)
+        given = dict(_given_weights(text, chosen) for text in weights)
+        tuned = params.tuned_streams if params.finetune.enabled else {}
+        files = {name: _tuned_weights(params, name) for name in chosen if name in tuned and name not in given}
+        return cls(chosen, files | given, params.subsample, ChunkParams(frames=params.chunk.frames), suffix, pool)
 
     def run(self, videos: Mapping[str, RequestedVideo], folder: Path, place: str, step: Step) -> int:
         """Write the features of some videos, by the names of their files, and return how many failed."""
@@ -149,7 +159,8 @@ class _Job:
             done += num_frames
             step(done, total)
 
-        extract_features(shard, directories, self.streams, self.chunk, fps=self.subsample.fps, on_frames=advance)
+        fps = self.subsample.fps
+        extract_features(shard, directories, self.streams, self.chunk, fps=fps, weights=self.weights, on_frames=advance)
         clips = cut_clips(table, self.chunk)
         for name, directory in directories.items():
             with FeatureReader([directory / layout.FEATURES]) as reader:
@@ -157,3 +168,54 @@ class _Job:
                     made = directory / f"{video}.{self.suffix}"
                     export_video(reader, of_video, made, video=videos[str(video)].shown, pool=self.pool)
                     made.replace(folder / name / made.name)
+
+
+def _given_weights(text: str, streams: Mapping[str, StreamParams]) -> tuple[str, Path]:
+    """Return the stream and the file of `STREAM=PATH`."""
+    name, _, path = text.partition("=")
+    if name not in streams or not path:
+        raise UserError(f"--weights {text}: give STREAM=PATH with one of the streams that are written: {', '.join(streams)}")
+    if not Path(path).expanduser().is_file():
+        raise UserError(f"--weights {text}: no such file; give the path of a state dict")
+    return name, Path(path).expanduser()
+
+
+def _tuned_weights(params: Params, name: str) -> Path:
+    """Return the weights of a stream that a run with these parameters tuned, and say which they are.
+
+    Raises:
+        UserError: there are none in the workspace, or those of several folds.
+    """
+    workspace = Path(params.workspace).expanduser().absolute()
+    by_fold = _tuned_by_fold(workspace, params, name) if (workspace / "artifacts").is_dir() else {}
+    if not by_fold:
+        raise UserError(
+            f"features.streams.{name} is tuned, but {workspace} has no weights that were tuned with these parameters: "
+            f"make them by `har run PARAMS --until finetune`, give `--weights {name}=PATH`, or write untuned features with "
+            "`--set finetune.enabled=false`"
+        )
+    if len(by_fold) > 1:
+        raise UserError(
+            f"features.streams.{name} was tuned for the folds {', '.join(map(str, by_fold))}: choose one, such as "
+            f"`--set chunk.fold={next(iter(by_fold))}`"
+        )
+    ((fold, artifact),) = by_fold.items()
+    path = artifact.path(layout.BACKBONE)
+    say(f"weights     {name}: tuned on fold {fold}, {artifact.manifest.created}, {path}")
+    return path
+
+
+def _tuned_by_fold(workspace: Path, params: Params, name: str) -> dict[int, Artifact]:
+    """Return the newest weights of a stream that were tuned with these parameters, by fold."""
+    from tasks.features import backbone_recipe  # imports Prefect, which is slow
+    from tasks.stage import Context
+
+    context = Context(workspace=workspace)
+    folds = {clips.content_key: clips.manifest.params["fold"] for clips in context.store.artifacts("chunk")}
+    values = {"finetune": params.finetune.recipe(), "backbone": backbone_recipe(context, params.tuned_streams[name])}
+    found = [
+        (folds[artifact.manifest.inputs["clips"]], artifact)
+        for artifact in sorted(context.store.artifacts("finetune"), key=lambda artifact: artifact.manifest.created)
+        if digest(artifact.manifest.params) == digest(values) and artifact.manifest.inputs["clips"] in folds
+    ]
+    return {fold: artifact for fold, artifact in sorted(found, key=lambda each: each[0]) if fold in params.chunk.folds}

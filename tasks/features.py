@@ -44,9 +44,9 @@ def _sha256(context: Context, path: Path, key: str) -> str:
 
 def weights_files(params: StreamParams) -> dict[str, Path]:
     """Return the absolute paths of a stream's weights that are a user's files, by their keys."""
-    named = {"weights": params.weights} if params.weights not in ("imagenet", "kinetics", "hub", "random") else {}
-    named |= {"method_weights": params.method_weights} if params.method_weights else {}
-    return {key: Path(value).expanduser().absolute() for key, value in named.items()}
+    paths = {"weights": params.weights_path}
+    paths["method_weights"] = Path(params.method_weights).expanduser() if params.method_weights else None
+    return {key: path.absolute() for key, path in paths.items() if path}
 
 
 def with_absolute_weights(params: StreamParams) -> StreamParams:

@@ -19,9 +19,7 @@ from pipeline_lib.backbones.network import Network
 from pipeline_lib.backbones.registry import FAMILIES
 from pipeline_lib.backbones.weights import sha256_of_weights
 from pipeline_lib.errors import UserError
-
-WEIGHT_WORDS = frozenset({"random"} | {family.pretrained for family in FAMILIES if family.pretrained})
-"""What `weights` may be instead of a path."""
+from pipeline_lib.params.stages import path_of_weights
 
 PROBE_FRAMES = 32
 """Frames of the clip that shapes are traced with if no other number is given; every network takes it."""
@@ -152,9 +150,7 @@ def build_backbone(
         raise UserError(
             f"features.backbone = {name}: takes clips of RGB frames, not {channels_in} channels; use an image network"
         )
-    if weights_file is None and weights not in WEIGHT_WORDS:
-        weights_file = Path(weights)
-    network = _network(family, name, weights, weights_file, seed, channels_in)
+    network = _network(family, name, weights, weights_file or path_of_weights(weights), seed, channels_in)
     return Backbone(name, network, input=family.input, grid=grid, channels_in=channels_in, image_size=image_size).eval()
 
 
@@ -207,4 +203,4 @@ def _network(family: Family, name: str, weights: str, path: Path | None, seed: i
 
 def _no_such_weights(family: Family, name: str, weights: str) -> UserError:
     choices = ", ".join([f"`{family.pretrained}`"] * bool(family.pretrained) + ["`random`"])
-    return UserError(f"features.weights = {weights}: {name} has none; give {choices}, or a path")
+    return UserError(f"features.weights = {weights}: {name} has none; give {choices}, or a path such as ./{weights}")

@@ -25,7 +25,7 @@ class Family(ABC):
     prefix: str = ""
     """Beginning of the backbones' names, up to and including its colon."""
     pretrained: str | None = None
-    """Word for `weights` that means the published weights."""
+    """Word for `weights` that means the published weights: lower-case letters, digits and `_`."""
 
     def has(self, name: str) -> bool:
         """Return whether a backbone's name belongs to this family. A prefix decides alone."""

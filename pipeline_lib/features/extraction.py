@@ -31,13 +31,16 @@ from pipeline_lib.params import ChunkParams, StreamParams
 from pipeline_lib.streams.encoding import Batches, PendingFeatures, pinned_array
 from pipeline_lib.streams.feature_files import FeatureWriter
 from pipeline_lib.streams.stream import Span, Stream, interleave, wanted_of
-from pipeline_lib.video.decoders import Wanted, empty_array
+from pipeline_lib.video.decoders import Wanted
 from pipeline_lib.video.decoding import process_ahead
 
 logger = logging.getLogger(__name__)
 
 SHARDS_ON_GPU = 2
 """Shards that run on a GPU at the same time, so that it is not idle between shards."""
+
+LOOKAHEAD_ON_GPU = 16
+"""Arrays of images (up to 8 MB) that each decoder of a GPU may be ahead: 300 frames of 320 x 240 with their flow."""
 
 MAX_STREAMS = 16
 """Streams kept open: those of a run, or those of each fold when backbones are tuned."""
@@ -122,9 +125,12 @@ class _Shard:
 
         # A GPU needs many decoders to stay busy; on a CPU the network needs the cores.
         on_gpu = any(stream.encoder.device.type == "cuda" for stream in streams.values())
-        workers, empty = (max(2, num_cores() // SHARDS_ON_GPU), pinned_array) if on_gpu else (2, empty_array)
+        ahead: dict[str, Any] = {"workers": 2}
+        if on_gpu:
+            workers = max(2, num_cores() // SHARDS_ON_GPU)
+            ahead = {"workers": workers, "lookahead": LOOKAHEAD_ON_GPU, "empty": pinned_array}
         paths = ((video, layout.subsampled_path(self.folder, video)) for video in spans)
-        for _, images in process_ahead(paths, images_of, wanted=wanted, workers=workers, empty=empty, max_side=max_side):
+        for _, images in process_ahead(paths, images_of, wanted=wanted, max_side=max_side, **ahead):
             yield from images
 
 
@@ -275,8 +281,8 @@ def _spans(clips: pd.DataFrame) -> dict[str, Span]:
 
 def _open_stream(params: StreamParams, clip_frames: int, weights: Path | None) -> Stream:
     """Return the stream for these parameters, opened once and shared by all shards."""
-    path = weights or Path(params.weights)
-    modified_ns = path.stat().st_mtime_ns if path.is_file() else 0
+    path = weights or params.weights_path
+    modified_ns = path.stat().st_mtime_ns if path and path.is_file() else 0
     device = choose_device(params.device)
     with _streams_lock:
         return _cached_stream(params, clip_frames, weights, modified_ns, device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
@@ -181,6 +182,10 @@ class FinetuneParams(Section):
     seed: int = 0
 
 
+FlowMethodName = Literal["dis", "farneback", "tvl1", "raft"]
+"""The registry of optical flow methods: each name is that of a module in `pipeline_lib/streams/flow/methods/`."""
+
+
 class StreamParams(Section):
     """Parameters of one stream of features: for each clip `steps x K x K x D`."""
 
@@ -189,7 +194,8 @@ class StreamParams(Section):
     backbone: str = "vgg16"
     """A torchvision image or video network, `vgg_small`, `timm:NAME`, or `hf:NAME`."""
     weights: str = "imagenet"
-    """`imagenet`, `kinetics` (clips), `hub` (`hf:NAME`), all downloaded; `random` (seeded), or a local state dict's path."""
+    """`imagenet`, `kinetics` (clips), `hub` (`hf:NAME`), all downloaded; `random` (seeded), or a local state dict's path (with
+    a slash or a suffix)."""
     image_size: PositiveInt = 224
     grid: PositiveInt | Literal["native"] = 7
     """Cells per side; `native`: as many as the network has."""
@@ -197,7 +203,7 @@ class StreamParams(Section):
     """`auto`: fp16 on a GPU, bf16 on a CPU with bf16 instructions, else fp32. The finetune stage treats fp16 as `auto`."""
     seed: int = 0
     """Seed of `weights: random`."""
-    method: Literal["dis", "farneback", "tvl1", "raft"] = "dis"
+    method: FlowMethodName = "dis"
     """Optical flow: OpenCV's DIS, Farneback or TV-L1, or torchvision's RAFT."""
     method_weights: str | None = None
     """Path of RAFT's state dict; default: downloaded."""
@@ -231,6 +237,11 @@ class StreamParams(Section):
         return self.encoding or ("stack" if self.stack > 1 else "image")
 
     @property
+    def weights_path(self) -> Path | None:
+        """The user's file with the weights, unless `weights` is a word."""
+        return path_of_weights(self.weights)
+
+    @property
     def input_channels(self) -> int:
         """Channels of a step's image: 3, or two for each flow of a stack."""
         return 2 * self.stack if self.input == "flow" and self.flow_encoding == "stack" else 3
@@ -242,6 +253,14 @@ class StreamParams(Section):
         )
         values = {name: value for name, value in super().recipe().items() if name not in unused}
         return values | ({"encoding": self.flow_encoding} if self.input == "flow" else {})
+
+
+WEIGHTS_WORD = re.compile("[a-z][a-z0-9_]*")
+
+
+def path_of_weights(weights: str) -> Path | None:
+    """Return the path that `weights` is, unless it is a word such as `random`, whose meaning the family of backbones says."""
+    return None if WEIGHTS_WORD.fullmatch(weights) else Path(weights).expanduser()
 
 
 FLOW_KEYS = ("method", "method_weights", "stack", "encoding", "bound")

@@ -50,6 +50,11 @@ class Gallery:
         """Whether boxes of actors are known in any clip."""
         return any(clip.data["truth"] for clip in self.clips)
 
+    @property
+    def has_importance(self) -> bool:
+        """Whether a model attends over time."""
+        return any(model["importance"] for clip in self.clips for model in clip.data["models"])
+
 
 @dataclass(frozen=True)
 class _Choice:
@@ -107,10 +112,12 @@ def _read_model(model: ModelReport, clips: Collection[str]) -> Iterator[tuple[st
     with h5py.File(model.evaluation / layout.ATTENTION, "r") as file:
         row_of = {clip: row for row, clip in enumerate(file["clip"].asstr()[:])}
         for row in predictions[predictions["clip"].isin(clips)].to_dict("records"):
-            maps_TKK = file["attention"][row_of[row["clip"]], : row["valid_frames"]] if model.heatmaps else None
+            valid = row_of[row["clip"]], slice(row["valid_frames"])
+            maps_TKK = file["attention"][valid] if model.heatmaps else None
+            importance_T = file["importance"][valid] if "importance" in file else None
             frames = list(row["frame_predicted"]), list(row["frame_confidence"])
             verdict = row["predicted"], row["confidence"]
-            yield row["clip"], ClipModel(model.title, maps_TKK, *frames, *verdict, tubes.get(row["clip"]))
+            yield row["clip"], ClipModel(model.title, maps_TKK, *frames, *verdict, tubes.get(row["clip"]), importance_T)
 
 
 def _read_tubes(model: ModelReport, clips: Collection[str]) -> dict[str, ClipTube]:

@@ -19,7 +19,8 @@
       models: [{name, attention: base64 of little-endian uint16 (T, K, K) or null,
                 attention_scale, attention_offset: attention = offset + value * scale,
                 predicted: [T str], confidence: [T float, 0 to 1], verdict: str, verdict_confidence: float,
-                tube: null or {boxes: [T [x0, y0, x1, y1]], iou: [T float or null, where no actor's box is known]}}]}
+                tube: null or {boxes: [T [x0, y0, x1, y1]], iou: [T float or null, where no actor's box is known]},
+                importance: null or [T float], each frame's weight in multiples of an equal one}]}
    `style` is what its `player_style` returns: {grid: K, side: S, upsample and smooth: base64 of little-endian float32
       (S, K), scale, percentile, opacity, fade_levels, uniform, full_share, colormap, colormaps: {name: base64 of 256 RGB}}
 
@@ -229,8 +230,9 @@ const HarPlayer = (() => {
     buildBar() {
       this.button = element("button", { type: "button", className: "player-toggle", onclick: () => this.toggle() });
       this.tracks = this.clip.models.map(model => this.buildTrack(model));
-      this.tubes = this.clip.models.filter(model => model.tube).map(model => this.buildTube(model));
-      const rows = this.clip.models.flatMap(model => [...this.tracks, ...this.tubes].filter(row => row.model === model));
+      this.strips = [...this.clip.models.filter(model => model.tube).map(model => this.buildTube(model)),
+        ...this.clip.models.filter(model => model.importance).map(model => this.buildImportance(model))];
+      const rows = this.clip.models.flatMap(model => [...this.tracks, ...this.strips].filter(row => row.model === model));
       this.slider = element("div", { className: "player-tracks", tabIndex: 0, role: "slider", "aria-label": "Frame",
         "aria-valuemin": 1, "aria-valuemax": this.clip.frames }, ...rows.map(row => row.node));
       this.slider.addEventListener("keydown", event => this.key(event));
@@ -255,12 +257,29 @@ const HarPlayer = (() => {
 
     /* The IoU of one model's box with the actor's over time. */
     buildTube(model) {
-      const area = element("div", { className: "player-iou" });
-      area.style.clipPath = confidenceOutline(model.tube.iou);
+      const title = `IoU of ${model.name}'s box with the actor's`;
+      return this.buildStrip(model, "tube", "IoU", title, model.tube.iou, () => this.overlap(model) ?? "no box known");
+    }
+
+    /* The weight of each frame relative to the largest one, and a line at an equal weight. */
+    buildImportance(model) {
+      const most = Math.max(...model.importance), title = `How much ${model.name} weighs each frame; the line is an equal weight`;
+      const heights = model.importance.map(weight => weight / most);
+      const strip = this.buildStrip(model, "importance", "weight", title, heights, () => this.weight(model));
+      const line = element("i", { className: "player-equal" });
+      line.style.bottom = `${(100 / most).toFixed(1)}%`;
+      strip.track.append(line);
+      return strip;
+    }
+
+    /* A number over time, as an area from 0 to 1; `text` returns its current value. */
+    buildStrip(model, kind, label, title, heights, text) {
+      const area = element("div", { className: "player-area" });
+      area.style.clipPath = confidenceOutline(heights);
       const track = element("div", { className: "player-track" }, area, element("i", { className: "player-head" }));
       const now = element("span", { className: "player-value" });
-      const name = element("span", { className: "player-name", title: `IoU of ${model.name}'s box with the actor's` }, element("b"), "IoU");
-      return { model, now, node: element("div", { className: "player-row player-tube" }, name, track, now) };
+      const name = element("span", { className: "player-name", title }, element("b"), label);
+      return { model, track, now, text, node: element("div", { className: `player-row player-strip player-${kind}` }, name, track, now) };
     }
 
     buildSegments(model, text) {
@@ -362,9 +381,9 @@ const HarPlayer = (() => {
       this.draw();
       for (const { model, now } of this.tracks) this.setPrediction(now, model);
       for (const { model, now } of this.tiles) this.setPrediction(now, model);
-      for (const { model, now } of this.tubes) now.textContent = this.overlap(model) ?? "no box known";
+      for (const { now, text } of this.strips) now.textContent = text();
       const predictions = this.tracks.filter(track => !track.node.hidden).map(({ model }) =>
-        `${model.name}: ${model.predicted[this.frame]} ${percent(model.confidence[this.frame])}${this.spokenOverlap(model)}`);
+        `${model.name}: ${model.predicted[this.frame]} ${percent(model.confidence[this.frame])}${this.spokenOverlap(model)}${this.spokenWeight(model)}`);
       this.slider.style.setProperty("--frame", (this.frame + 0.5) / this.clip.frames);
       this.slider.setAttribute("aria-valuenow", this.frame + 1);
       this.slider.setAttribute("aria-valuetext", `${this.frame + 1} of ${this.clip.frames}; ${predictions.join(", ")}`);
@@ -379,6 +398,15 @@ const HarPlayer = (() => {
     spokenOverlap(model) {
       const overlap = this.overlap(model);
       return overlap === null ? "" : `, IoU ${overlap}`;
+    }
+
+    /* The weight of the current frame as text. */
+    weight(model) {
+      return `${model.importance[this.frame].toFixed(1)}\u00a0\u00d7 equal`;
+    }
+
+    spokenWeight(model) {
+      return model.importance ? `, weight ${this.weight(model)}` : "";
     }
 
     setPrediction(node, model) {
@@ -410,7 +438,7 @@ const HarPlayer = (() => {
     setView(view) {
       this.view = view;
       this.root.classList.toggle("player-squared", view.squared);
-      for (const { model, node } of [...this.tiles, ...this.tracks, ...this.tubes]) node.hidden = Boolean(view.model) && model.name !== view.model;
+      for (const { model, node } of [...this.tiles, ...this.tracks, ...this.strips]) node.hidden = Boolean(view.model) && model.name !== view.model;
       this.root.style.setProperty("--tiles", 1 + this.tiles.filter(tile => !tile.node.hidden).length);
       if (this.loaded) this.video.playbackRate = view.speed;
       this.setPlaying(this.playing);

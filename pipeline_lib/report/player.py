@@ -60,6 +60,8 @@ class ClipModel:
     verdict_confidence: float
     tube: ClipTube | None = None
     """None without boxes of actors."""
+    importance_T: np.ndarray | None = None
+    """Each frame's weight, which sum to 1; None for a model without attention over time."""
 
 
 def player_style(grid: int, params: HeatmapsParams) -> dict[str, Any]:
@@ -143,7 +145,13 @@ def _describe_model(model: ClipModel) -> dict[str, Any]:
         "verdict": model.verdict,
         "verdict_confidence": round(float(model.verdict_confidence), 4),
         "tube": _describe_tube(model.tube) if model.tube else None,
+        "importance": None if model.importance_T is None else _relative(model.importance_T),
     }
+
+
+def _relative(importance_T: np.ndarray) -> list[float]:
+    """Return the weights in multiples of an equal weight."""
+    return [round(float(weight), 3) for weight in importance_T * len(importance_T)]
 
 
 def _describe_tube(tube: ClipTube) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipeline_lib.video.decoders import RGB, DecoderDiedError, Shape, Wanted, em
 from pipeline_lib.video.ffmpeg import VideoError
 
 LOOKAHEAD = 4
-"""Maximum number of items queued per worker; bounds memory."""
+"""Default maximum number of items queued per worker; bounds memory."""
 
 Video = tuple[str, Path]
 """Name and path."""
@@ -31,9 +31,9 @@ class _Worker(Generic[Item]):
     It waits only for the reader of the queue, who reads videos in order, so workers cannot deadlock.
     """
 
-    def __init__(self, videos: Sequence[Video], read: Callable[[Video], Iterator[Item]]) -> None:
+    def __init__(self, videos: Sequence[Video], read: Callable[[Video], Iterator[Item]], lookahead: int) -> None:
         self._videos, self._read = videos, read
-        self._free_slots = threading.Semaphore(LOOKAHEAD)
+        self._free_slots = threading.Semaphore(lookahead)
         self._decoded: SimpleQueue[Item | Exception | None] = SimpleQueue()
         self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
@@ -80,6 +80,7 @@ def read_ahead(
     videos: Iterable[Video],
     *,
     workers: int = 2,
+    lookahead: int = LOOKAHEAD,
     empty: Callable[[Shape], np.ndarray] = empty_array,
     max_side: int | None = None,
 ) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
@@ -91,7 +92,7 @@ def read_ahead(
     def frames_of(_: str, images: Iterator[tuple[Wanted, np.ndarray]]) -> Iterator[np.ndarray]:
         return (frames_NHWC for _, frames_NHWC in images)
 
-    return process_ahead(videos, frames_of, workers=workers, empty=empty, max_side=max_side)
+    return process_ahead(videos, frames_of, workers=workers, lookahead=lookahead, empty=empty, max_side=max_side)
 
 
 def process_ahead(
@@ -100,6 +101,7 @@ def process_ahead(
     *,
     wanted: Sequence[Wanted] = (RGB,),
     workers: int = 2,
+    lookahead: int = LOOKAHEAD,
     empty: Callable[[Shape], np.ndarray] = empty_array,
     max_side: int | None = None,
 ) -> Iterator[tuple[str, Iterator[Item]]]:
@@ -107,6 +109,9 @@ def process_ahead(
 
     Of W workers, worker w decodes the videos w, w + W, w + 2 W, ... in its own process. Use the items of a video before
     requesting the next one. For `wanted`, `empty` and `max_side` see `read_images`.
+
+    All workers are busy only if `lookahead` items hold most videos whole, because the end of a longer one is not made until it
+    is used.
 
     Raises:
         UserError: a video cannot be decoded; raised while its items are read.
@@ -118,7 +123,7 @@ def process_ahead(
             yield from process(name, images)
 
     videos = list(videos)
-    pool = [_Worker(videos[first::workers], read) for first in range(min(workers, len(videos)))]
+    pool = [_Worker(videos[first::workers], read, lookahead) for first in range(min(workers, len(videos)))]
     try:
         for (name, _), worker in zip(videos, cycle(pool), strict=False):
             items = _named(name, worker.items())

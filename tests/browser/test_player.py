@@ -47,11 +47,18 @@ def tube() -> ClipTube:
     return ClipTube(np.tile([0.0, 0.0, 0.5, 1.0], (T, 1)), iou_T, truth)
 
 
-def example(folder: Path, label: str | None = "wave", boxed: ClipTube | None = None) -> dict[str, Any]:
+def importance() -> np.ndarray:
+    """Return weights of frames that rise to 2 T / (T + 1) times an equal one."""
+    return np.arange(1, T + 1) / np.arange(1, T + 1).sum()
+
+
+def example(
+    folder: Path, label: str | None = "wave", boxed: ClipTube | None = None, importance_T: np.ndarray | None = None
+) -> dict[str, Any]:
     maps_TKK, predicted = attention_maps(), ["golf"] * 4 + ["wave"] * 7 + [EVIL]
     confidence = np.linspace(0.3, 0.9, T).tolist()
     models = [
-        ClipModel("alstm", maps_TKK, predicted, confidence, "wave", 0.6, boxed),
+        ClipModel("alstm", maps_TKK, predicted, confidence, "wave", 0.6, boxed, importance_T),
         ClipModel("conv_alstm", maps_TKK[::-1], ["wave"] * T, confidence, "wave", 0.7),
         ClipModel("lrcn", None, ["golf"] * T, confidence, "golf", 0.5),
     ]
@@ -63,9 +70,11 @@ def example(folder: Path, label: str | None = "wave", boxed: ClipTube | None = N
 def player_page(tmp_path: Path, open_page: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that opens a page with one player, reachable as `player`."""
 
-    def open_player(label: str | None = "wave", boxed: ClipTube | None = None, **options: Any) -> Any:
+    def open_player(
+        label: str | None = "wave", boxed: ClipTube | None = None, importance_T: np.ndarray | None = None, **options: Any
+    ) -> Any:
         tokens, sheet, script = ((ASSETS / name).read_text(encoding="utf-8") for name in PLAYER_FILES)
-        data = json.dumps([example(tmp_path, label, boxed), player_style(K, PARAMS)]).replace("<", r"\u003c")
+        data = json.dumps([example(tmp_path, label, boxed, importance_T), player_style(K, PARAMS)]).replace("<", r"\u003c")
         start = f"const [clip, style] = {data}; const view = HarPlayer.view(style); const changes = [];"
         start += "const player = HarPlayer.create(document.getElementById('clip'), clip, style, view);"
         start += "const changed = view => { changes.push(view); player.setView(view); };"
@@ -248,6 +257,30 @@ def test_the_iou_is_shown_and_spoken(player_page: Callable[..., Any]) -> None:
     assert "IoU" not in slider.get_attribute("aria-valuetext")
     page.evaluate("player.setView({...player.view, model: 'conv_alstm'})")
     assert page.locator(".player-row:visible").count() == 1
+
+
+def test_the_weights_of_frames_are_drawn_and_spoken(player_page: Callable[..., Any]) -> None:
+    page = player_page(importance_T=importance())
+    slider, strip = page.get_by_role("slider", name="Frame"), page.locator(".player-importance")
+    assert strip.count() == 1
+    slider.focus()
+    page.keyboard.press("End")
+    assert strip.locator(".player-value").inner_text() == "1.8\u00a0\u00d7 equal"
+    assert "alstm: " in slider.get_attribute("aria-valuetext")
+    assert slider.get_attribute("aria-valuetext").count("weight 1.8\u00a0\u00d7 equal") == 1
+    heights = strip.locator(".player-area").evaluate(
+        "node => node.style.clipPath.match(/[\\d.]+%/g).map(parseFloat).filter((_, i) => i % 2)"
+    )
+    assert heights[1:3] == [pytest.approx(100 * (1 - 1 / T), abs=0.1)] * 2  # the first frame, from the top
+    assert heights[-3:-1] == [0, 0]
+    bottom, equal = strip.evaluate(
+        """node => { const track = node.querySelector(".player-track").getBoundingClientRect();
+        const line = node.querySelector(".player-equal").getBoundingClientRect();
+        return [(track.bottom - line.bottom) / track.height, 13 / 24]; }"""
+    )
+    assert bottom == pytest.approx(equal, abs=0.08)
+    page.evaluate("player.setView({...player.view, model: 'conv_alstm'})")
+    assert not strip.is_visible()
 
 
 def test_a_clip_nobody_has_labelled_is_neither_right_nor_wrong(player_page: Callable[..., Any]) -> None:

@@ -11,13 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from flows.features import features
+from pipeline_lib.artifacts import Recipe, layout
+from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.features import FeatureReader, extract_features
-from pipeline_lib.params import ChunkParams, StreamParams, SubsampleParams
+from pipeline_lib.params import ChunkParams, StreamParams, SubsampleParams, load_params
 from pipeline_lib.predict.predictor import Predictor
 from pipeline_lib.streams.stream import Span
 from pipeline_lib.subsample import subsample_video
+from tasks.features import backbone_recipe
+from tasks.stage import Context
 from tests.models import make_bundle, write_video
 
 SMALL = {"weights": "random", "image_size": 32, "grid": 2, "precision": "fp32"}
@@ -123,3 +128,59 @@ def test_nothing_is_overwritten(video: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"--output .*: is not empty"):
         run([video], tmp_path)
+
+
+TUNED = [
+    *SETTINGS[1:],
+    f"features={json.dumps({'device': 'cpu', 'streams': {'rgb': STREAMS['rgb'], 'flow': STREAMS['flow']}})}",
+    "finetune.enabled=true",
+]
+
+
+def make_tuned(workspace: Path, fold: int, seed: int) -> str:
+    """Make the artifacts of a fold's clips and of the weights tuned on them, and return the weights' SHA-256."""
+    params = load_params("hmdb51", [*TUNED, f"workspace={workspace}"])
+    context = Context(workspace=workspace)
+    clips = Recipe("chunk", "chunk", params.chunk.of_fold(fold).recipe())
+    made = context.store.make(clips, lambda folder: (folder / layout.CLIPS).write_text(str(fold)) and {})
+    values = {"finetune": params.finetune.recipe(), "backbone": backbone_recipe(context, params.tuned_streams["rgb"])}
+    tuned = build_backbone("vgg_small", "random", grid=2, seed=seed)
+
+    def write(folder: Path) -> dict[str, Any]:
+        save_file(tuned.extractor.state_dict(), folder / layout.BACKBONE)
+        return {}
+
+    context.store.make(Recipe("finetune", "finetune", values, {"clips": made.content_key}), write)
+    return str(tuned.weights_sha256)
+
+
+def sha256_of(path: Path) -> str:
+    with h5py.File(path) as file:
+        return str(file.attrs["weights_sha256"])
+
+
+def test_a_tuned_stream_has_its_tuned_weights(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [*TUNED, f"workspace={tmp_path / 'workspace'}"]
+    first, second = (make_tuned(tmp_path / "workspace", fold, seed=fold + 3) for fold in (1, 2))
+    assert run([video], tmp_path / "one", settings=settings) == 0
+    assert "weights     rgb: tuned on fold 1" in capsys.readouterr().out
+    assert sha256_of(tmp_path / "one" / "rgb" / "a_b.h5") == first
+    assert sha256_of(tmp_path / "one" / "flow" / "a_b.h5") not in (first, second)
+    assert run([video], tmp_path / "two", settings=[*settings, "chunk.fold=2"], streams=("rgb",)) == 0
+    assert sha256_of(tmp_path / "two" / "rgb" / "a_b.h5") == second
+    with pytest.raises(ValueError, match=r"was tuned for the folds 1, 2: choose one, such as `--set chunk\.fold=1`$"):
+        run([video], tmp_path / "both", settings=[*settings, "chunk.fold=[1,2]"])
+    with pytest.raises(ValueError, match=r"^features\.streams\.rgb is tuned, but .* has no weights .* `--weights rgb=PATH`"):
+        run([video], tmp_path / "none", settings=[*settings, "finetune.epochs=77"])
+    assert run([video], tmp_path / "flow", settings=[*settings, "finetune.epochs=77"], streams=("flow",)) == 0
+
+
+def test_weights_can_be_given(video: Path, tmp_path: Path) -> None:
+    given = build_backbone("vgg_small", "random", grid=2, seed=7)
+    save_file(given.extractor.state_dict(), tmp_path / "given.safetensors")
+    weights = [f"rgb={tmp_path / 'given.safetensors'}"]
+    assert run([video], tmp_path / "out", settings=TUNED, streams=("rgb",), weights=weights) == 0
+    assert sha256_of(tmp_path / "out" / "rgb" / "a_b.h5") == given.weights_sha256
+    for text, message in (("clip=x", "give STREAM=PATH with one of .*: rgb, flow$"), ("rgb=none.pth", "no such file")):
+        with pytest.raises(ValueError, match=f"^--weights {text}: {message}"):
+            run([video], tmp_path / "bad", settings=TUNED, weights=[text])

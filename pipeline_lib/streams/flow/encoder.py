@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from pipeline_lib.streams.flow.encoding import encode_flow
-from pipeline_lib.streams.flow.method import FlowMethod
-from pipeline_lib.streams.flow.opencv import METHODS, import_opencv, single_threaded
+from pipeline_lib.streams.flow.method import DecoderMethod, FlowMethod, find_method
+from pipeline_lib.streams.flow.opencv import import_opencv, single_threaded
 
 BATCH_FLOWS = 16
 """Flows computed at a time. Fixed, so that a method on a GPU sees the same batches however a video is split into arrays."""
@@ -45,14 +45,16 @@ class FlowSpec:
 
 
 def flow_images(frames: Iterator[np.ndarray], *spec: Any) -> Iterator[np.ndarray]:
-    """Yield the flow images (uint8 SSC) of frames with one of OpenCV's methods; runs in a decoder process.
+    """Yield the flow images (uint8 SSC) of frames; runs in a decoder process, with a method that such processes compute.
 
     Args:
         frames: all frames of one video in order (uint8 RGB, HWC).
         spec: the values of a `FlowSpec`.
     """
     flow_spec = FlowSpec(*spec)
-    return FlowEncoder(flow_spec, METHODS[flow_spec.method]()).encode(frames)
+    method = find_method(flow_spec.method)
+    assert isinstance(method, DecoderMethod)
+    return FlowEncoder(flow_spec, method.open()).encode(frames)
 
 
 class FlowEncoder:

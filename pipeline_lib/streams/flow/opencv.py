@@ -1,4 +1,4 @@
-"""OpenCV's optical flow methods on grey images: DIS, Farneback and TV-L1.
+"""What OpenCV's optical flow methods share: they take pairs of grey images.
 
 Shape suffix: S side in pixels.
 """
@@ -16,58 +16,11 @@ import numpy as np
 from pipeline_lib.errors import UserError
 from pipeline_lib.streams.flow.method import FlowFunction, FlowMethod
 
-FARNEBACK = {
-    "pyr_scale": 0.5,
-    "levels": 3,
-    "winsize": 15,
-    "iterations": 3,
-    "poly_n": 5,
-    "poly_sigma": 1.2,
-    "flags": 0,
-}
-"""The values of OpenCV's documentation."""
-
 PairFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Returns flow_SS2 from one grey image to the next."""
 
 
-def dis() -> FlowMethod:
-    """Return DIS (Kroeger et al. 2016) with the preset `fast`; see docs/performance.md for the others."""
-    cv2 = import_opencv()
-
-    def start() -> PairFunction:
-        algorithm = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        return lambda first_SS, second_SS: algorithm.calc(first_SS, second_SS, None)
-
-    return _of_pairs(start)
-
-
-def farneback() -> FlowMethod:
-    """Return Farneback's method (2003)."""
-    cv2 = import_opencv()
-    return _of_pairs(lambda: lambda first_SS, second_SS: cv2.calcOpticalFlowFarneback(first_SS, second_SS, None, **FARNEBACK))
-
-
-def tvl1() -> FlowMethod:
-    """Return TV-L1 (Zach et al. 2007).
-
-    Raises:
-        UserError: OpenCV was built without its contrib modules.
-    """
-    cv2 = import_opencv()
-    if not hasattr(getattr(cv2, "optflow", None), "DualTVL1OpticalFlow_create"):
-        raise UserError(
-            "features.method = tvl1: OpenCV's contrib modules are missing; run `pip install opencv-contrib-python-headless`"
-        )
-
-    def start() -> PairFunction:
-        algorithm = cv2.optflow.DualTVL1OpticalFlow_create()
-        return lambda first_SS, second_SS: algorithm.calc(first_SS, second_SS, None)
-
-    return _of_pairs(start)
-
-
-def _of_pairs(start: Callable[[], PairFunction]) -> FlowMethod:
+def of_pairs(start: Callable[[], PairFunction]) -> FlowMethod:
     """Return the method that applies a function to each pair; OpenCV's objects keep buffers, so each thread has its own."""
 
     def start_all() -> FlowFunction:
@@ -75,10 +28,6 @@ def _of_pairs(start: Callable[[], PairFunction]) -> FlowMethod:
         return lambda images: itertools.starmap(flow_of_pair, itertools.pairwise(images))
 
     return FlowMethod(start_all, is_grey=True)
-
-
-METHODS: dict[str, Callable[[], FlowMethod]] = {"dis": dis, "farneback": farneback, "tvl1": tvl1}
-"""By their names in `StreamParams.method`."""
 
 
 def import_opencv() -> Any:

@@ -1,4 +1,4 @@
-"""Open the optical flow of a stream: OpenCV's methods are computed by the decoder processes, RAFT by this one."""
+"""Open the optical flow of a stream, which the decoder processes compute, or this one on its device."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import torch
 
 from pipeline_lib.params.stages import StreamParams
 from pipeline_lib.streams.flow.encoder import FlowEncoder, FlowSpec, flow_images
-from pipeline_lib.streams.flow.opencv import METHODS
-from pipeline_lib.streams.flow.raft import raft
+from pipeline_lib.streams.flow.method import DeviceMethod, find_method
 from pipeline_lib.video.decoders import Derived
 
 
@@ -18,11 +17,11 @@ def open_flow(params: StreamParams, device: torch.device, *, kept_side: int | No
 
     Args:
         params: the stream.
-        device: where RAFT is computed.
+        device: where a method that decoders do not compute runs.
         kept_side: leave flows unstacked, and scale them down to this side; their values stay pixels at `image_size`.
 
     Raises:
-        UserError: OpenCV or the method's weights are not available.
+        UserError: the method's library or weights are not available.
     """
     spec = FlowSpec(
         method=params.method,
@@ -32,7 +31,8 @@ def open_flow(params: StreamParams, device: torch.device, *, kept_side: int | No
         stack=1 if kept_side else params.stack,
         kept_side=kept_side or params.image_size,
     )
-    if params.method == "raft":
-        return FlowEncoder(spec, raft(params, device))
-    METHODS[params.method]()  # what is missing is missing in the decoder processes, too
+    method = find_method(params.method)
+    if isinstance(method, DeviceMethod):
+        return FlowEncoder(spec, method.open(params, device))
+    method.open()  # what is missing is missing in the decoder processes, too
     return Derived(flow_images, astuple(spec))

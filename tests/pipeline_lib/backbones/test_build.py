@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import get_model
 
-from pipeline_lib.backbones import torchvision_images
 from pipeline_lib.backbones.build import Backbone, build_backbone, check_name
+from pipeline_lib.backbones import registry, torchvision_images
 from pipeline_lib.backbones.weights import sha256_of_weights
+from pipeline_lib.params.stages import path_of_weights
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -215,14 +216,24 @@ def test_image_networks_have_a_step_a_frame() -> None:
 @pytest.mark.parametrize(
     ("name", "weights", "choices"),
     [
-        ("vgg16", "kinetics", "`imagenet`, `random`, or a path"),
-        ("mc3_18", "imagenet", "`kinetics`, `random`, or a path"),
-        ("vgg_small", "hub", "`random`, or a path"),
+        ("vgg16", "kinetics", "`imagenet`, `random`"),
+        ("vgg16", "imagenett", "`imagenet`, `random`"),
+        ("mc3_18", "imagenet", "`kinetics`, `random`"),
+        ("vgg_small", "hub", "`random`"),
     ],
 )
 def test_word_for_another_familys_weights_is_one_line_with_the_right_words(name: str, weights: str, choices: str) -> None:
-    with pytest.raises(ValueError, match=rf"^features\.weights = {weights}: {name} has none; give {choices}$"):
+    message = rf"^features\.weights = {weights}: {name} has none; give {choices}, or a path such as \./{weights}$"
+    with pytest.raises(ValueError, match=message):
         build_backbone(name, weights, grid=7, seed=0)
+
+
+def test_words_of_families_are_no_paths() -> None:
+    words = [family.pretrained for family in registry.FAMILIES if family.pretrained]
+    assert words
+    assert [path_of_weights(word) for word in ("random", *words)] == [None] * (len(words) + 1)
+    paths = ("./imagenet", "tuned.pth", "weights/vgg16", "/tmp/w", "Tuned")
+    assert [str(path_of_weights(path)) for path in paths] == ["imagenet", *paths[1:]]
 
 
 def test_backbone_that_does_not_take_the_streams_input_is_told() -> None:

@@ -10,6 +10,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -122,6 +124,20 @@ def test_boxes_are_there_where_they_are_known(run: RunReport, tmp_path: Path) ->
     assert clip["models"][0]["tube"] == {"boxes": [[0.1, 0.2, 0.3, 0.4]] * 12, "iou": [0.8] * 11 + [None]}
     assert [model["tube"] for model in clip["models"][1:]] == [None, None]
     assert "dashed ones are the actors" in page.words
+
+
+def test_weights_of_frames_are_there_for_a_model_that_attends_over_time(run: RunReport, tmp_path: Path) -> None:
+    assert "an equal weight" not in write(run, tmp_path / "plain").words
+    with h5py.File(run.models[0].evaluation / "attention.h5", "r+") as file:
+        num_clips, num_frames = file["attention"].shape[:2]
+        weights_T = np.arange(num_frames) / np.arange(num_frames).sum()
+        file.create_dataset("importance", data=np.tile(weights_T, (num_clips, 1)))
+    page = write(run, tmp_path / "report")
+    for clip in page.data["clips"]:
+        first, *others = [model["importance"] for model in clip["models"]]
+        assert first == pytest.approx(weights_T * num_frames, abs=1e-3)
+        assert others == [None] * len(others)
+    assert "the line is an equal weight" in page.words
 
 
 def test_measures_of_boxes_have_the_best_box_of_whole_cells(run: RunReport, tmp_path: Path) -> None:

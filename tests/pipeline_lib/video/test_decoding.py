@@ -65,6 +65,18 @@ def test_lookahead_is_bounded_and_leaving_early_stops_the_threads(monkeypatch: p
     assert threading.active_count() == before
 
 
+def test_workers_finish_videos_that_the_lookahead_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else all but one of them would wait for their turn, and nothing would be decoded in parallel."""
+    videos = FakeVideos(monkeypatch)
+    opened = read_ahead(names(5, 6, 7), workers=3, lookahead=7)
+    next(opened)
+    deadline = time.monotonic() + 10
+    while len(videos.closed) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sorted(videos.closed) == ["5", "6", "7"]
+    opened.close()
+
+
 def test_what_is_left_unread_is_not_the_next_videos(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeVideos(monkeypatch)
     seen = [(name, len(next(arrays))) for name, arrays in read_ahead(names(50, 7, 30), workers=1)]
@@ -120,12 +132,12 @@ def test_a_late_video_is_waited_for_whatever_the_next_ones_hold(tmp_path, monkey
             time.sleep(0.3)
         check_file(path)
 
-    monkeypatch.setattr(decoding, "LOOKAHEAD", 1)
     monkeypatch.setattr(decoders, "check_file", check_late)
     counts: dict[str, int] = {}
 
     def read(videos: list[Path]) -> None:
-        counts.update((name, sum(map(len, arrays))) for name, arrays in read_ahead([(path.stem, path) for path in videos]))
+        named = [(path.stem, path) for path in videos]
+        counts.update((name, sum(map(len, arrays))) for name, arrays in read_ahead(named, lookahead=1))
 
     threads = [threading.Thread(target=read, args=(paths[first::readers],), daemon=True) for first in range(readers)]
     for thread in threads:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -15,21 +16,22 @@ import pytest
 import torch
 from torchvision.models.optical_flow import raft_small
 
-from pipeline_lib.params.stages import StreamParams
+from pipeline_lib.params.stages import FlowMethodName, StreamParams
 from pipeline_lib.streams.flow import encoder
-from pipeline_lib.streams.flow import raft as raft_module
 from pipeline_lib.streams.flow.encoder import FlowEncoder, FlowSpec
 from pipeline_lib.streams.flow.encoding import encode_flow, mirror
-from pipeline_lib.streams.flow.method import FlowMethod
-from pipeline_lib.streams.flow.opencv import METHODS, single_threaded
+from pipeline_lib.streams.flow.method import DecoderMethod, DeviceMethod, FlowMethod, find_method
+from pipeline_lib.streams.flow.methods import dis
+from pipeline_lib.streams.flow.methods import raft as raft_module
+from pipeline_lib.streams.flow.opencv import single_threaded
 from pipeline_lib.streams.flow.opening import open_flow
-from pipeline_lib.streams.flow.raft import raft
 from pipeline_lib.video import decode_worker
 from pipeline_lib.video.decoders import Derived, read_arrays, read_images
 from pipeline_lib.video.writing import VideoWriter
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 CPU = torch.device("cpu")
+REPOSITORY = Path(__file__).resolve().parents[4]
 
 
 def stream(**changes: Any) -> StreamParams:
@@ -52,9 +54,15 @@ def moving(num_frames: int, side: int = 64, *, step: tuple[int, int] = (2, -1)) 
     return np.repeat(np.stack(frames)[..., None], 3, axis=-1)
 
 
+def decoder_method(name: str) -> FlowMethod:
+    method = find_method(name)
+    assert isinstance(method, DecoderMethod)
+    return method.open()
+
+
 def flows_of(method: str, frames_NHWC: np.ndarray) -> np.ndarray:
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames_NHWC]
-    return np.stack(list(METHODS[method]().start()(grey)))
+    return np.stack(list(decoder_method(method).start()(grey)))
 
 
 def open_encoder(kept_side: int | None = None, **changes: Any) -> FlowEncoder:
@@ -63,12 +71,22 @@ def open_encoder(kept_side: int | None = None, **changes: Any) -> FlowEncoder:
     if isinstance(flow, FlowEncoder):
         return flow
     spec = FlowSpec(*flow.arguments)
-    return FlowEncoder(spec, METHODS[spec.method]())
+    return FlowEncoder(spec, decoder_method(spec.method))
 
 
 def encoded(frames_NHWC: np.ndarray, *sizes: int, **changes: Any) -> np.ndarray:
     arrays = np.split(frames_NHWC, np.cumsum(sizes))
     return np.concatenate(list(open_encoder(**changes).encode_arrays(arrays)))
+
+
+def test_every_name_is_a_module_and_nothing_else_names_a_method() -> None:
+    assert all(isinstance(find_method(name), DecoderMethod | DeviceMethod) for name in get_args(FlowMethodName))
+    modules = {path.stem for path in Path(str(dis.__file__)).parent.glob("*.py")} - {"__init__"}
+    assert modules == set(get_args(FlowMethodName))
+    named = re.compile("|".join(rf"[\"']{name}[\"']|methods\.{name}\b|import {name}\b" for name in modules))
+    sources = [path for package in ("pipeline_lib", "tasks", "flows") for path in (REPOSITORY / package).rglob("*.py")]
+    naming = [path.relative_to(REPOSITORY).as_posix() for path in sources if named.search(path.read_text(encoding="utf-8"))]
+    assert naming == ["pipeline_lib/params/stages.py"]
 
 
 @pytest.mark.parametrize(("method", "side", "tolerance"), [("dis", 64, 0.1), ("farneback", 64, 0.1), ("tvl1", 32, 0.2)])
@@ -145,7 +163,7 @@ def numbered(monkeypatch: pytest.MonkeyPatch) -> None:
         ramp_SS2 = np.stack(np.meshgrid(*[np.linspace(-1, 1, len(images[0]))] * 2), axis=-1).astype(np.float32)
         return (np.float32(image_SS[0, 0]) * ramp_SS2 for image_SS in images[:-1])
 
-    monkeypatch.setitem(METHODS, "dis", lambda: FlowMethod(lambda: flows, is_grey=True))
+    monkeypatch.setattr(dis, "METHOD", DecoderMethod(lambda: FlowMethod(lambda: flows, is_grey=True)))
 
 
 def levels(num_frames: int) -> np.ndarray:
@@ -303,7 +321,7 @@ def raft_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("image_size", [20, 132])
 def test_raft_runs_on_any_size_and_pads_at_the_end(raft_weights: str, image_size: int) -> None:
-    method = raft(stream(method="raft", method_weights=raft_weights), CPU)
+    method = raft_module.METHOD.open(stream(method="raft", method_weights=raft_weights), CPU)
     frames_NHWC = moving(3, image_size)
     flows_MSS2 = np.stack(list(method.start()(list(frames_NHWC))))
     assert flows_MSS2.shape == (2, image_size, image_size, 2)

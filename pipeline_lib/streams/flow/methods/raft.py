@@ -18,7 +18,7 @@ from pipeline_lib.compute.determinism import seeded
 from pipeline_lib.compute.gpu_sharing import deterministic_inference
 from pipeline_lib.errors import UserError
 from pipeline_lib.params.stages import StreamParams
-from pipeline_lib.streams.flow.method import FlowMethod
+from pipeline_lib.streams.flow.method import DeviceMethod, FlowMethod
 
 MULTIPLE, MIN_SIDE = 8, 128
 """RAFT takes images whose sides are multiples of 8 and at least 128 pixels."""
@@ -27,12 +27,8 @@ _lock = threading.Lock()
 """One batch at a time: threads that share a device gain nothing from more, and their memory would add up."""
 
 
-def raft(params: StreamParams, device: torch.device) -> FlowMethod:
-    """Return RAFT on a device, with the weights at `method_weights` or torchvision's.
-
-    Raises:
-        UserError: the weights cannot be read or downloaded, or are another network's.
-    """
+def _open(params: StreamParams, device: torch.device) -> FlowMethod:
+    """Return RAFT on a device, with the weights at `method_weights` or torchvision's."""
     network = _load(params.method_weights).to(device).eval()
     return FlowMethod(lambda: lambda images: _flows(network, np.stack(images), device), is_grey=False)
 
@@ -81,3 +77,6 @@ def _flows(network: nn.Module, images_NSSC: np.ndarray, device: torch.device) ->
 def _padding(side: int) -> int:
     """Return the pixels to add to a side, at its end."""
     return max(MIN_SIDE, -(-side // MULTIPLE) * MULTIPLE) - side
+
+
+METHOD = DeviceMethod(_open)
