@@ -1,11 +1,13 @@
 """Grad-CAM (Selvaraju et al. 2017) on the last feature map of a model's backbone, for any model over cached features.
 
-    y_c = mean_t logit_tc          c: the class with the highest mean probability over the clip; means over the valid steps
-    w_t = mean_i dy_c / dX_ti      one weight a channel
-    m_ti = relu(w_t . X_ti)        scaled to sum to 1 over the cells of a step
+    y = mean_t (logit_tc - mean_k logit_tk)      over the valid steps t; c: the class with the highest mean probability
+    w_t = mean_i dy / dX_ti                      one weight a channel
+    m_ti = relu(w_t . X_ti)                      scaled to sum to 1 over the cells of a step
 
-The class is the predicted one, so that no label is used. For `mean_pool`, w_t is the class's row of the linear layer, and the
-map is the class activation map of Zhou et al. 2016. A step in which no cell speaks for the class has a uniform map. A model of
+The class is the predicted one, so that no label is used. The paper takes the logit itself. But a number that is added to all
+logits changes no probability, and so must not change the map: with few classes, what all of them have in common can outweigh
+what tells one from the others. For `mean_pool`, w_t is the class's row of the linear layer less the mean row, and the map is
+the class activation map of Zhou et al. 2016. A step in which no cell speaks for the class has a uniform map. A model of
 several streams has them side by side in X, and the map is of all of them.
 """
 
@@ -26,7 +28,8 @@ def grad_cam(model: nn.Module, features_BTKKD: torch.Tensor, valid_steps_B: torc
     valid_BT1 = valid_mask(valid_steps_B, logits_BTC.shape[1]).unsqueeze(2)
     with torch.no_grad():
         class_B = (logits_BTC.softmax(dim=2) * valid_BT1).sum(dim=1).argmax(dim=1)
-    score_BC = (logits_BTC * valid_BT1).sum(dim=1) / valid_steps_B[:, None]
+    centred_BTC = logits_BTC - logits_BTC.mean(dim=2, keepdim=True)
+    score_BC = (centred_BTC * valid_BT1).sum(dim=1) / valid_steps_B[:, None]
     [gradient_BTKKD] = torch.autograd.grad(score_BC.gather(1, class_B[:, None]).sum(), features_BTKKD)
     with torch.no_grad():
         weight_BT11D = gradient_BTKKD.mean(dim=(2, 3), keepdim=True)

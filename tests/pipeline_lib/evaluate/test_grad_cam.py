@@ -33,11 +33,11 @@ def make_features(seed=0):
 
 
 def clip_scores(model, features_BTKKD):
-    """Return score_BC and the class_B with the highest probability, with loops instead of masks."""
+    """Return score_BC, logits less their mean, and the class_B with the highest probability; with loops instead of masks."""
     with torch.no_grad():
         logits_BTC = model(features_BTKKD, VALID).logits_BTC.numpy()
     valid = [logits_TC[:count] for logits_TC, count in zip(logits_BTC, VALID.tolist(), strict=True)]
-    score_BC = np.stack([logits_TC.mean(axis=0) for logits_TC in valid])
+    score_BC = np.stack([(logits_TC - logits_TC.mean(axis=1, keepdims=True)).mean(axis=0) for logits_TC in valid])
     probability_BC = np.stack([(np.exp(one) / np.exp(one).sum(axis=1, keepdims=True)).mean(axis=0) for one in valid])
     return score_BC, probability_BC.argmax(axis=1)
 
@@ -74,11 +74,29 @@ def test_of_the_mean_pool_it_is_the_class_activation_map():
     model, features_BTKKD = make_model("mean_pool"), make_features()
     _, class_B = clip_scores(model, features_BTKKD)
     weight_CD = dict(model.named_parameters())["network.head.weight"].detach()
-    level_BTKK = torch.einsum("bd,btijd->btij", weight_CD[class_B], features_BTKKD).relu()
+    level_BTKK = torch.einsum("bd,btijd->btij", weight_CD[class_B] - weight_CD.mean(dim=0), features_BTKKD).relu()
     expected_BTKK = level_BTKK / level_BTKK.sum(dim=(2, 3), keepdim=True)
     map_BTKK = grad_cam(model, features_BTKKD, VALID)
     torch.testing.assert_close(map_BTKK[0], expected_BTKK[0])
     torch.testing.assert_close(map_BTKK[1, :2], expected_BTKK[1, :2])
+
+
+class WithACommonTerm(torch.nn.Module):
+    """A model whose logits have one and the same function of the features added."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, features_BTKKD, valid_steps_B):
+        logits_BTC, *others = self.model(features_BTKKD, valid_steps_B)
+        return logits_BTC - 9 * features_BTKKD.square().mean(dim=(2, 3, 4))[..., None], *others
+
+
+def test_what_all_logits_have_in_common_changes_nothing():
+    model, features_BTKKD = make_model("mean_pool"), make_features()
+    maps = [grad_cam(one, features_BTKKD, VALID) for one in (model, WithACommonTerm(model))]
+    torch.testing.assert_close(*maps)
 
 
 class OneChannelForEachClass(torch.nn.Module):
