@@ -38,8 +38,9 @@ from pipeline_lib.compute.gpu_sharing import own_stream
 from pipeline_lib.compute.gpus import count_gpus
 from pipeline_lib.compute.planning import training_needs
 from pipeline_lib.features import SHARDS_ON_GPU, FeatureReader, extract_features
-from pipeline_lib.networks.registry import MODELS, build_model
+from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import ChunkParams, ModelName, StreamParams, TrainParams, load_params, num_streams
+from pipeline_lib.params.models import MODELS
 from pipeline_lib.train import train_model
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer
