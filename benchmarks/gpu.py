@@ -1,7 +1,7 @@
 """What GPUs do: features of a whole collection, training steps, seeds side by side.
 
 `python -m benchmarks.gpu VIDEOS` measures everything; with `--only extraction` or `--only seeds`, that alone. Training steps
-need no videos: `python -m benchmarks.gpu . --only motion`.
+need no videos: `python -m benchmarks.gpu . --only models` compares those of all models.
 
 Shape suffixes: N frames, C colour channels (3), H W pixels, D feature channels.
 """
@@ -39,8 +39,8 @@ from pipeline_lib.compute.gpus import count_gpus
 from pipeline_lib.compute.planning import training_needs
 from pipeline_lib.features import SHARDS_ON_GPU, FeatureReader, extract_features
 from pipeline_lib.networks.registry import build_model
-from pipeline_lib.params import ChunkParams, ModelName, StreamParams, TrainParams, load_params
-from pipeline_lib.params.models import SECOND_INPUT
+from pipeline_lib.params import ChunkParams, ModelName, StreamParams, TrainParams, load_params, num_streams
+from pipeline_lib.params.models import MODELS
 from pipeline_lib.train import train_model
 from pipeline_lib.train.loss import frame_cross_entropy
 from pipeline_lib.train.trainer import Trainer
@@ -51,7 +51,10 @@ FLOW = StreamParams(input="flow", backbone="vgg16", weights="random", image_size
 ARTICLE = Path(__file__).parents[1] / "params" / "hmdb51.yaml"
 SHARD_VIDEOS = 128
 STEPS = 50
-PARTS = ("steps", "motion", "extraction", "flow", "streaming", "seeds")
+PARTS = ("steps", "models", "extraction", "flow", "streaming", "seeds")
+UNITS = 512
+OTHER_UNITS: Mapping[ModelName, int] = {"alstm": 1024, "lrcn": 1024}
+"""Widths of the papers' parameter files that are measured besides: Sharma et al. 2016, and LRCN's flow stream."""
 SEEDS = 4
 """How many are trained, one after the other and side by side."""
 SEED_SHARDS = 12
@@ -76,9 +79,9 @@ def main() -> None:
     parts = options.only or PARTS
     if "steps" in parts:
         print_steps()
-    if "motion" in parts:
-        print_motion_steps(options.repeats)
-    if set(parts) - {"steps", "motion"}:
+    if "models" in parts:
+        print_model_steps(options.repeats)
+    if set(parts) - {"steps", "models"}:
         with tempfile.TemporaryDirectory() as folder, open_engine(is_local_ray=count_gpus() > 1, num_gpus=count_gpus()):
             measure_stages(Path(folder), options.videos, options.frames, options.repeats, parts)
     gpus = f"{count_gpus()} x {torch.cuda.get_device_name()}"
@@ -95,19 +98,38 @@ def print_steps() -> None:
         )
 
 
-def print_motion_steps(repeats: int) -> None:
-    """Print how long a training step of each model of two streams takes, at VideoLSTM's sizes on UCF-101."""
-    device, grid, channels, num_classes = torch.device("cuda"), 7, (512, 512), 101
+def print_model_steps(repeats: int) -> None:
+    """Print how long a training step of each model takes at VideoLSTM's sizes, and which are slower than ConvALSTM."""
+    found: dict[tuple[ModelName, int], float] = {}
+    for model, units in [*((model, UNITS) for model in MODELS), *OTHER_UNITS.items()]:
+        milliseconds = [1000 / rate for rate in model_rates(model, units, repeats)]
+        found[model, units] = statistics.median(milliseconds)
+        print(f"{model}, {units} units, B 16, T 30: {spread(milliseconds)} ms a step", flush=True)
+    for line in slower_than(("conv_alstm", UNITS), found):
+        print(line)
+
+
+def slower_than(reference: tuple[ModelName, int], found: Mapping[tuple[ModelName, int], float]) -> list[str]:
+    """Return a line for each model, of any width, whose step takes longer than the reference's."""
+    limit, (name, units) = found[reference], reference
+    return [
+        f"SLOWER than {name} of {units} units ({limit:.2f} ms): {model} of {width} units, {value / limit:.2f} times as long"
+        for (model, width), value in found.items()
+        if value > limit
+    ] or [f"no model is slower than {name} of {units} units ({limit:.2f} ms)"]
+
+
+def model_rates(model: ModelName, units: int, repeats: int) -> list[float]:
+    """Return training steps a second of a model on 7x7x512 of each stream that it can read."""
+    device, channels = torch.device("cuda"), (512,) * num_streams(model)
     generator = torch.Generator().manual_seed(0)
-    features_BTKKD = torch.rand(16, 30, grid, grid, sum(channels), generator=generator).sub_(0.73).clamp_(min=0)
+    features_BTKKD = torch.rand(16, 30, 7, 7, sum(channels), generator=generator).sub_(0.73).clamp_(min=0)
     batch = Batch(features_BTKKD.half().to(device), torch.full((16,), 30, device=device), torch.arange(16, device=device))
-    for model in SECOND_INPUT:
-        params = TrainParams(alstm_units=512, conv_alstm_units=512).of(model)
-        with reproducible(0, deterministic=True), own_stream(device):
-            network = build_model(params, channels=channels, grid=grid, num_classes=num_classes).to(device).train()
-            with closing(Trainer(network, device, params, train=None, val=None)) as trainer:  # type: ignore[arg-type] # steps alone
-                milliseconds = [1000 / rate for rate in step_rates(trainer, batch, repeats)]
-        print(f"{model}, B 16, T 30, {grid}x{grid}x{channels}, 512 units: {spread(milliseconds)} ms a step", flush=True)
+    params = TrainParams(alstm_units=units, conv_alstm_units=units).of(model)
+    with reproducible(0, deterministic=True), own_stream(device):
+        network = build_model(params, channels=channels, grid=7, num_classes=101).to(device).train()
+        with closing(Trainer(network, device, params, train=None, val=None)) as trainer:  # type: ignore[arg-type] # steps alone
+            return step_rates(trainer, batch, repeats)
 
 
 def step_rates(trainer: Trainer, batch: Batch, repeats: int) -> list[float]:

@@ -21,7 +21,7 @@ from pipeline_lib.training.fusion import video_means
 
 @dataclass(frozen=True)
 class BoxScores:
-    """All measures of the boxes of one model, of the controls and of the oracle."""
+    """All measures of the boxes of one model, of other maps, of the controls and of the oracle."""
 
     localisation: Localisation
     totals: pd.DataFrame
@@ -31,7 +31,12 @@ class BoxScores:
 
 
 def score_boxes(
-    test: pd.DataFrame, attention_NTI: np.ndarray, actor: Actor | None, probability_NTC: np.ndarray, classes: Sequence[str]
+    test: pd.DataFrame,
+    attention_NTI: np.ndarray,
+    actor: Actor | None,
+    probability_NTC: np.ndarray,
+    classes: Sequence[str],
+    others: Mapping[str, np.ndarray] | None = None,
 ) -> BoxScores | None:
     """Localise the actor in the test clips and score the boxes; return None if no frame has a box.
 
@@ -41,10 +46,11 @@ def score_boxes(
         actor: the actor's boxes.
         probability_NTC: class probabilities, which rank the tubes.
         classes: the names of C.
+        others: further map_NTI by name.
     """
     if actor is None:
         return None
-    found = localise(test, attention_NTI, actor)
+    found = localise(test, attention_NTI, actor, others)
     videos = test.drop_duplicates("video")[VIDEO]
     probability_VC = video_means(probability_NTC, test["valid_frames"].to_numpy(), pd.factorize(test["video"])[0])
     return BoxScores(

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,19 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
+import torch
+from torch import nn
 
 from pipeline_lib.artifacts import layout
 from pipeline_lib.compute.devices import choose_device
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluate.box_scores import score_boxes
 from pipeline_lib.evaluate.confusion import draw_confusion
-from pipeline_lib.evaluate.maps import ScoredMaps, curve_totals, map_totals, write_maps
+from pipeline_lib.evaluate.explainers import EXPLAINERS, IN_PLACE_OF_ATTENTION, explain
+from pipeline_lib.evaluate.flow_magnitude import flow_maps
+from pipeline_lib.evaluate.maps import ATTENTION, ScoredMaps, curve_totals, map_totals, write_maps
 from pipeline_lib.evaluate.masking import Curves, choose_clips, masked_curves, masked_features
+from pipeline_lib.evaluate.measures import FLOW
 from pipeline_lib.evaluate.permutation import video_footage
 from pipeline_lib.evaluate.pointing import Actor, find_actor
 from pipeline_lib.evaluate.predictions import clip_predictions, video_predictions
@@ -29,6 +34,7 @@ from pipeline_lib.evaluate.scores import class_scores, confusion_counts, overall
 from pipeline_lib.params import EvaluateParams
 from pipeline_lib.streams.feature_files import FeatureReader
 from pipeline_lib.streams.joined import JoinedReader, open_features, other_clips
+from pipeline_lib.streams.steps import steps_of_frames
 from pipeline_lib.training.batches import ClipLoader
 from pipeline_lib.training.checkpoints import Metadata, load_checkpoint
 from pipeline_lib.training.inference import Outputs, infer, infer_frames
@@ -49,13 +55,14 @@ def evaluate_model(
     *,
     fps: float,
     boxes: pd.DataFrame | None = None,
+    video_path: Callable[[str], Path] | None = None,
 ) -> dict[str, Any]:
     """Score a checkpoint on the whole test split of `clips` and return the metrics.
 
     Writes metrics.json, predictions.parquet, videos.parquet, per_class.csv, confusion.png and attention.h5, which for a model
-    with attention over time also has `importance`. For a model with attention over cells it also writes maps.json, maps.parquet
-    and with boxes tubes.parquet (see `pipeline_lib.evaluate.maps`). probabilities.h5 has the class probabilities on the val and
-    test splits, for score fusion.
+    with attention over time also has `importance`. For maps of more than one cell it also writes maps.json, maps.parquet and
+    with boxes tubes.parquet (see `pipeline_lib.evaluate.maps`), for a model without attention over cells those of an
+    explainer's map. probabilities.h5 has the class probabilities on the val and test splits, for score fusion.
 
     Args:
         checkpoint: the model.
@@ -65,6 +72,8 @@ def evaluate_model(
         params: batch size, device, ...
         fps: frame rate of the clips.
         boxes: actor boxes (video, time_seconds, x0, y0, x1, y1) to compare attention with; None to skip it.
+        video_path: returns the path of a subsampled video by its id, to compare attention with the flow in videos that have
+            boxes; None to skip it.
 
     Raises:
         UserError: no test clips, a damaged checkpoint or feature file, or features that differ from those of the training.
@@ -86,10 +95,10 @@ def evaluate_model(
         val = clips[clips["split"] == "val"]
         on_val = infer_frames(network, loader_of(val), batch_size) if len(val) else None
         maps = None
-        if metadata.attends and metadata.grid > 1:
+        if metadata.grid > 1:
             actor = None if boxes is None else find_actor(test, outputs.attention_NTKK.shape[1], metadata.grid, boxes, fps=fps)
             curves_of = partial(masked_curves, network, batch_size=batch_size, masked_D=masked_features(reader, clips))
-            maps = _score_maps(curves_of, loader_of, test, of_steps, outputs, metadata, actor)
+            maps = _score_maps(network, curves_of, loader_of, test, of_steps, metadata, actor, video_path)
     for split, table, found in (("val", val, on_val), ("test", test, outputs)):
         if found:
             write_probabilities(directory, split, table["clip"].tolist(), metadata.classes, _probabilities(found))
@@ -112,23 +121,47 @@ def evaluate_model(
 
 
 def _score_maps(
+    network: nn.Module,
     curves_of: Callable[..., Curves],
     loader_of: Callable[[pd.DataFrame], ClipLoader],
     test: pd.DataFrame,
-    of_steps: Outputs,
-    of_frames: Outputs,
+    outputs: Outputs,
     metadata: Metadata,
     actor: Actor | None,
+    video_path: Callable[[str], Path] | None,
 ) -> ScoredMaps:
-    """Compute all attention measures; deletion and insertion run the network again on masked features."""
-    attention_NTI = of_frames.attention_NTKK.flatten(2).double().numpy()
+    """Compute all measures of maps; deletion and insertion run the network again on masked features."""
+    loader = loader_of(test)
+    maps = _maps_of_steps(network, loader, outputs, metadata)
+    kind = next(iter(maps))
     row_M = choose_clips(test)
     masked = test.iloc[row_M]
-    of_step_MTI = of_steps.attention_NTKK[row_M].flatten(2).double().numpy()
-    curves = curves_of(loader_of(masked), masked["clip"].tolist(), of_step_MTI)
-    totals = pd.concat([map_totals(test, attention_NTI, actor), curve_totals(masked, curves)], ignore_index=True)
-    boxes = score_boxes(test, attention_NTI, actor, _probabilities(of_frames), metadata.classes)
-    return ScoredMaps(test, metadata.classes, metadata.grid, totals, curves, boxes)
+    curves = curves_of(loader_of(masked), masked["clip"].tolist(), _cells(maps[kind][row_M]))
+    of_frames = {name: _cells(_of_frames(map_NTKK, loader)) for name, map_NTKK in maps.items()}
+    main_NTI = of_frames.pop(kind)
+    if actor and video_path:
+        of_frames[FLOW] = flow_maps(test, loader.num_frames, metadata.grid, actor.clip_F, video_path)
+    totals = pd.concat([map_totals(test, main_NTI, actor, of_frames), curve_totals(masked, curves)], ignore_index=True)
+    probability_NTC = _probabilities(outputs.of_frames(loader.step_frames, loader.num_frames))
+    boxes = score_boxes(test, main_NTI, actor, probability_NTC, metadata.classes, of_frames)
+    return ScoredMaps(test, metadata.classes, metadata.grid, totals, curves, boxes, kind)
+
+
+def _maps_of_steps(network: nn.Module, loader: ClipLoader, outputs: Outputs, metadata: Metadata) -> Mapping[str, torch.Tensor]:
+    """Return the model's map_NTKK of steps, first the one to be checked: its attention, or an explainer's map."""
+    names = list(EXPLAINERS) if metadata.attends else [IN_PLACE_OF_ATTENTION]
+    explained = {name: explain(EXPLAINERS[name], network, loader) for name in names}
+    return {ATTENTION: outputs.attention_NTKK} | explained if metadata.attends else explained
+
+
+def _of_frames(map_NTKK: torch.Tensor, loader: ClipLoader) -> torch.Tensor:
+    """Return each frame's map from those of steps, as `Outputs.of_frames` does."""
+    return map_NTKK[:, torch.from_numpy(steps_of_frames(loader.step_frames, loader.num_frames))]
+
+
+def _cells(map_NTKK: torch.Tensor) -> np.ndarray:
+    map_NTI: np.ndarray = map_NTKK.flatten(2).double().numpy()
+    return map_NTI
 
 
 def _check_classes(checkpoint: Path, test: pd.DataFrame, metadata: Metadata) -> None:

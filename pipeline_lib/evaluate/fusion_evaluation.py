@@ -20,7 +20,7 @@ from pipeline_lib.evaluate.box_scores import score_boxes
 from pipeline_lib.evaluate.complementarity import Overlap, overlap_of_errors
 from pipeline_lib.evaluate.evaluation import write_predictions, write_scores
 from pipeline_lib.evaluate.fusion_fitting import VideoScores, fit_fusion
-from pipeline_lib.evaluate.maps import ScoredMaps, map_totals, write_maps
+from pipeline_lib.evaluate.maps import ATTENTION, ScoredMaps, map_totals, write_maps
 from pipeline_lib.evaluate.permutation import video_footage
 from pipeline_lib.evaluate.pointing import find_actor
 from pipeline_lib.evaluate.probabilities import SplitProbabilities, read_probabilities
@@ -128,8 +128,9 @@ def _check_member(
 
 
 def _read_attention(folder: Path) -> np.ndarray | None:
-    """Return attention_NTKK of a model with attention maps, None for others."""
-    if not (folder / layout.MAPS).exists():
+    """Return attention_NTKK of a model with attention maps, None for others, whose maps are an explainer's."""
+    maps = folder / layout.MAPS
+    if not maps.exists() or json.loads(maps.read_text(encoding="utf-8"))["kind"] != ATTENTION:
         return None
     with h5py.File(folder / layout.ATTENTION, "r") as file:
         maps_NTKK: np.ndarray = file["attention"][:]

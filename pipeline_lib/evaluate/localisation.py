@@ -58,7 +58,7 @@ _IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
 
 @dataclass(frozen=True)
 class Localisation:
-    """The agreement of the boxes of each map (the model's, the controls', the oracle's) with the actors'."""
+    """The agreement of the boxes of each map (the model's, other ones, the controls', the oracle's) with the actors'."""
 
     values_F: Mapping[tuple[str, str], np.ndarray]
     """1 for each frame whose box is right, else 0, by map and measure."""
@@ -74,12 +74,15 @@ class Localisation:
     a frame without a box) and truth (x0, y0, x1, y1 of each box in turn)."""
 
 
-def localise(test: pd.DataFrame, attention_NTI: np.ndarray, actor: Actor) -> Localisation:
-    """Box the actor by the model's map and by the controls', and compare the boxes with the actor's."""
+def localise(
+    test: pd.DataFrame, attention_NTI: np.ndarray, actor: Actor, others: Mapping[str, np.ndarray] | None = None
+) -> Localisation:
+    """Box the actor by the model's map, by `others` (map_NTI by name) and by the controls, and compare with the truth."""
     grid = round(attention_NTI.shape[2] ** 0.5)
     maps = _videos(test, attention_NTI, actor, grid)
     controls = {name: _static_sweep(map_KK, actor) for name, map_KK in control_maps(grid).items()}
-    iou_PF = {MODEL: _sweep(maps, actor)} | controls | {ORACLE: whole_cells_iou(actor, grid)[None]}
+    moving = {name: _sweep(_videos(test, map_NTI, actor, grid), actor) for name, map_NTI in (others or {}).items()}
+    iou_PF = {MODEL: _sweep(maps, actor)} | controls | moving | {ORACLE: whole_cells_iou(actor, grid)[None]}
     video_F, videos = pd.factorize(test["video"].to_numpy()[actor.clip_F])
     tube_PV = {name: _video_means(own_PF, video_F) for name, own_PF in iou_PF.items()}
     best_of = {(name, TUBE_IOU): int(own_PV.mean(axis=1).argmax()) for name, own_PV in tube_PV.items()}

@@ -22,6 +22,7 @@ from pipeline_lib.evaluate.localisation import ORACLE
 from pipeline_lib.evaluate.masking import Curves
 from pipeline_lib.evaluate.measures import (
     CONTROLS,
+    FLOW,
     MEASURES,
     MODEL,
     UNIFORM,
@@ -34,6 +35,8 @@ from pipeline_lib.evaluate.measures import (
 from pipeline_lib.evaluate.pointing import Actor, mass_in_box, points_at_actor
 from pipeline_lib.evaluate.totals import add_up, interval_of_mean, mean_of_totals, subtract_totals
 from pipeline_lib.training.voting import valid_mask
+
+ATTENTION = "attention"
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class ScoredMaps:
     """None for the maps of a fusion, whose models did not run again."""
     boxes: BoxScores | None = None
     """None without boxes."""
+    kind: str = ATTENTION
+    """What the model's map is: its attention, or the name of an explainer."""
 
     def pointing(self) -> dict[str, Any]:
         """Return the metric `pointing` with `accuracy`, `chance` and `num_frames`; an empty dictionary without boxes."""
@@ -69,19 +74,22 @@ class ScoredMaps:
         return {"localisation": means | {name: row[MODEL] for name, row in self.boxes.video_map.items()}}
 
 
-def map_totals(test: pd.DataFrame, attention_NTI: np.ndarray, actor: Actor | None) -> pd.DataFrame:
-    """Return each video's totals for the model's map and each control (see `ScoredMaps.totals`)."""
+def map_totals(
+    test: pd.DataFrame, attention_NTI: np.ndarray, actor: Actor | None, others: Mapping[str, np.ndarray] | None = None
+) -> pd.DataFrame:
+    """Return each video's totals for the model's map, each control and `others` (see `ScoredMaps.totals`)."""
     controls = control_maps(round(attention_NTI.shape[2] ** 0.5))
     static = {name: np.broadcast_to(map_KK.ravel(), attention_NTI.shape) for name, map_KK in controls.items()}
-    every_map = {MODEL: attention_NTI.astype(np.float64)} | static
-    return pd.concat(
-        [
-            add_up(test, name, measure, value_NT, counts_NT)
-            for name, maps_NTI in every_map.items()
-            for measure, value_NT, counts_NT in _frame_values(test, maps_NTI, actor)
-        ],
-        ignore_index=True,
-    )
+    every_map = {MODEL: attention_NTI.astype(np.float64)} | static | dict(others or {})
+    values = [
+        add_up(test, name, *value)
+        for name, maps_NTI in every_map.items()
+        if name != FLOW
+        for value in _frame_values(test, maps_NTI)
+    ]
+    if actor:
+        values += [add_up(test, name, *value) for name, maps in every_map.items() for value in _box_values(test, maps, actor)]
+    return pd.concat(values, ignore_index=True)
 
 
 def curve_totals(masked: pd.DataFrame, curves: Curves) -> pd.DataFrame:
@@ -91,20 +99,20 @@ def curve_totals(masked: pd.DataFrame, curves: Curves) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _frame_values(
-    test: pd.DataFrame, maps_NTI: np.ndarray, actor: Actor | None
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield each measure's name, its value_NT, and the mask of frames to count."""
+def _frame_values(test: pd.DataFrame, maps_NTI: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield the name, the value_NT and the mask of frames to count, of each measure of maps alone."""
     valid_NT = valid_mask(test["valid_frames"].to_numpy(), maps_NTI.shape[1])
     yield "entropy", entropy(maps_NTI), valid_NT
     yield "centre_bias", centre_bias(maps_NTI), valid_NT
     yield "drift", drift(maps_NTI), valid_NT & (np.arange(maps_NTI.shape[1]) > 0)
-    if actor is None:
-        return
-    has_box_NT = np.zeros(valid_NT.shape, dtype=bool)
+
+
+def _box_values(test: pd.DataFrame, maps_NTI: np.ndarray, actor: Actor) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield the same of each measure of maps and boxes."""
+    has_box_NT = np.zeros(maps_NTI.shape[:2], dtype=bool)
     has_box_NT[actor.clip_F, actor.time_F] = True
     for name, score in (("pointing", points_at_actor), ("mass_in_box", mass_in_box)):
-        value_NT = np.zeros(valid_NT.shape)
+        value_NT = np.zeros(has_box_NT.shape)
         value_NT[actor.clip_F, actor.time_F] = score(maps_NTI[actor.clip_F, actor.time_F], actor)
         yield name, value_NT, has_box_NT
 
@@ -114,10 +122,11 @@ def write_maps(directory: Path, scored: ScoredMaps) -> None:
 
     maps.json holds:
 
+    - `kind`: `attention`, or the explainer whose map stands for it in a model without attention
     - `num_clips`, `num_groups`, `num_masked` (videos in the curves, 0 without curves) and `grid`
-    - `measures`: for each one the model's value with its 95 % interval over groups and the controls' values. If a direction is
-      better, also the `differences` between the model and each control on the same videos, with intervals. Measures of boxes
-      also have the `oracle`'s value and the `thresholds` of the maps
+    - `measures`: for each one the model's value with its 95 % interval over groups, and the values of the controls and of
+      other maps (`grad_cam`, `flow`). If a direction is better, also the `differences` between the model and each of these on
+      the same videos, with intervals. Measures of boxes also have the `oracle`'s value and the `thresholds` of the maps
     - `classes`: the model's measures for each class
     - `curves`: the true class's mean probability at each fraction of masked cells; empty without curves
     - `boxes`: `Localisation.counts`; absent without boxes
@@ -129,6 +138,7 @@ def write_maps(directory: Path, scored: ScoredMaps) -> None:
     known = {name: rows for name, rows in by_measure.items() if len(rows)}
     curves = scored.curves
     content = {
+        "kind": scored.kind,
         "num_clips": len(scored.test),
         "num_groups": int(scored.test["group"].nunique()),
         "num_masked": len(curves.probability_NF[MODEL, "deletion"]) if curves else 0,
@@ -154,13 +164,13 @@ def _measure_rows(known: Mapping[str, pd.DataFrame], boxes: BoxScores | None) ->
 
 
 def _describe(measure: Measure, totals: pd.DataFrame) -> dict[str, Any]:
-    by_map = {name: totals[totals["map"] == name] for name in (MODEL, *CONTROLS)}
+    by_map = {str(name): rows for name, rows in totals.groupby("map", sort=False)}
     row = asdict(measure) | {name: mean_of_totals(rows) for name, rows in by_map.items()}
-    if (totals["map"] == ORACLE).any():
-        row[ORACLE] = mean_of_totals(totals[totals["map"] == ORACLE])
     row["interval"] = interval_of_mean(by_map[MODEL])
     if measure.better:
-        differences = {name: subtract_totals(by_map[MODEL], by_map[name]) for name in CONTROLS}
+        differences = {
+            name: subtract_totals(by_map[MODEL], rows) for name, rows in by_map.items() if name not in (MODEL, ORACLE)
+        }
         row["differences"] = {
             name: {"difference": mean_of_totals(rows), "interval": interval_of_mean(rows)} for name, rows in differences.items()
         }

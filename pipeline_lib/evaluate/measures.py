@@ -1,4 +1,4 @@
-"""Measures of attention maps that need no further forward pass, and the two control maps.
+"""Measures of attention maps that need no further forward pass, the two control maps, and names of maps.
 
 The controls are the uniform map and a Gaussian at the centre of the frame, which models the centre bias of cameras
 (Tatler 2007, "The central fixation bias in scene viewing").
@@ -15,6 +15,9 @@ import numpy as np
 
 MODEL, UNIFORM, CENTRE = "model", "uniform", "centre"
 CONTROLS = (UNIFORM, CENTRE)
+
+FLOW = "flow"
+"""The magnitude of optical flow, known only in videos with boxes and so only scored by the measures of boxes."""
 
 CENTRE_SIGMA = 0.25
 """Standard deviation of the Gaussian, as a share of the frame's side."""

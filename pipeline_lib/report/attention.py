@@ -11,8 +11,14 @@ from pipeline_lib.artifacts import layout
 from pipeline_lib.report.charts import Chart, Series
 from pipeline_lib.report.contents import ModelReport
 
-CONTROLS = {"uniform": "uniform", "centre": "centre", "oracle": "best box of whole cells"}
-"""The control maps, uniform attention and a Gaussian at the centre of the frame; measures of boxes also have the oracle."""
+CONTROLS = {
+    "uniform": "uniform",
+    "centre": "centre",
+    "grad_cam": "Grad-CAM",
+    "flow": "optical flow",
+    "oracle": "best box of whole cells",
+}
+"""The control maps, uniform attention and a Gaussian at the centre of the frame, the other maps, and the oracle for boxes."""
 
 QUESTIONS = {
     ("conv_alstm", "alstm"): "Does ConvALSTM attend better than ALSTM, as the article claims?",
@@ -45,7 +51,8 @@ class MapsReport:
 
 def gather_maps(models: Sequence[ModelReport], results: Mapping[str, Any]) -> MapsReport:
     """Collect the measures of all models with attention from their `maps.json`."""
-    found = {model.title: read for model in models if (read := _read_maps(model))}
+    read = {model.title: maps for model in models if (maps := _read_maps(model))}
+    found = {_titled(title, maps["kind"]): maps for title, maps in read.items()}
     names = dict.fromkeys(name for maps in found.values() for name in maps["measures"])
     return MapsReport(
         models=list(found),
@@ -56,6 +63,11 @@ def gather_maps(models: Sequence[ModelReport], results: Mapping[str, Any]) -> Ma
         boxes=next((maps["boxes"] for maps in found.values() if "boxes" in maps), None),
         missing=None if found else _explain_absence(models),
     )
+
+
+def _titled(model: str, kind: str) -> str:
+    """Return a model's title, which says if its map is not attention."""
+    return model if kind == "attention" else f"{model} ({CONTROLS[kind]})"
 
 
 def _by_question(claims: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:

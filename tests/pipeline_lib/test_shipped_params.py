@@ -6,7 +6,9 @@ import pytest
 
 from pipeline_lib.backbones.build import check_name
 from pipeline_lib.errors import UserError
-from pipeline_lib.params import load_params
+from pipeline_lib.evaluate.claims import CLAIMS
+from pipeline_lib.networks.registry import MODELS
+from pipeline_lib.params import load_params, split_model
 from pipeline_lib.params.shipped import find_params, shipped_names
 
 REPOSITORY = Path(__file__).parents[2]
@@ -50,6 +52,8 @@ PAPERS = {
     "ucf101_c3d": ("82.3", "85.2", "90.4"),
     "hmdb51_videolstm": ("43.3", "52.6", "56.4", "63.0"),
     "ucf101_lrcn": ("68.20", "77.28", "78.94", "82.34"),
+    "ucf101_karpathy": ("41.3", "64.1", "65.4", "62.2", "59.3", "57.7", "60.9", "63.9"),
+    "ucf101_yao": ("no accuracy",),
 }
 
 
@@ -65,7 +69,7 @@ def test_a_papers_file_loads_and_says_its_numbers_and_what_cannot_be_met(name):
     assert all(number in header for number in PAPERS[name])
 
 
-@pytest.mark.parametrize("name", ["hmdb51", "ucf101", *PAPERS])
+@pytest.mark.parametrize("name", ["hmdb51", "ucf101", "ucf101_all_systems", *PAPERS])
 def test_every_backbone_takes_what_its_stream_gives_and_a_clip_of_this_length(name):
     params = load_params(name)
     for stream in params.features.all_streams.values():
@@ -95,3 +99,39 @@ def test_lrcns_flow_counts_twice_and_has_more_units():
     params = load_params("ucf101_lrcn")
     assert params.evaluate.fusions["lrcn_third"].weights == (1, 2)
     assert (params.train.of("lrcn@rgb").units, params.train.of("lrcn@flow").units) == (256, 1024)
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_every_shipped_file_loads(name):
+    params = load_params(name)
+    for model in params.train.models:
+        assert params.streams_of(model)
+
+
+def test_all_systems_has_every_model_every_ablation_and_what_the_claims_compare():
+    params = load_params("ucf101_all_systems")
+    assert {split_model(name)[0] for name in params.train.models} == set(MODELS)
+    assert {model for claim in CLAIMS for model in claim} <= set(params.train.models)
+    on_flow = [name for name in params.train.models if name.startswith("motion_conv_alstm@")]
+    assert [params.train.of(name).motion for name in on_flow] == ["state", "map", "magnitude", "shuffled"]
+    assert params.chunk.folds == (1, 2, 3)
+
+
+def test_the_ablations_see_the_same_flow():
+    streams = load_params("ucf101_all_systems").features.all_streams
+    flow, *others = (stream.recipe() for name, stream in streams.items() if name.startswith("flow"))
+    assert flow["weights"] == "imagenet"  # with random ones the seed would be another network
+    assert len({stream["seed"] for stream in (flow, *others)}) == 4
+    assert all(stream | {"seed": 0} == flow for stream in others)
+
+
+def test_karpathys_mean_is_of_all_four_and_starts_from_a_tuned_network():
+    params = load_params("ucf101_karpathy")
+    assert params.evaluate.fusions["karpathy_mean"].members == params.train.models
+    assert list(params.tuned_streams) == ["rgb"]
+
+
+def test_yaos_decoder_reads_frames_and_a_3d_network_step_by_step():
+    params = load_params("ucf101_yao")
+    assert params.streams_of("temporal_attention@rgb+clip3d") == ("rgb", "clip3d")
+    assert params.chunk.frames == 26

@@ -123,6 +123,28 @@ def test_maps_are_measured_as_they_are_written(evaluated):
     assert maps["measures"]["entropy"]["model"] == pytest.approx(entropy.mean(), abs=1e-6)
 
 
+def test_a_map_of_an_explainer_stands_beside_attention(evaluated):
+    maps = json.loads((evaluated[1] / "maps.json").read_text())
+    assert maps["kind"] == "attention"
+    for name in ("entropy", "pointing", "mass_in_box", "tube_iou", "video_map_50"):
+        assert np.isfinite(maps["measures"][name]["grad_cam"]), name
+    assert list(maps["measures"]["pointing"]["differences"]) == ["uniform", "centre", "grad_cam"]
+    assert "grad_cam" not in maps["measures"]["deletion"]
+
+
+def test_a_model_without_attention_is_checked_by_grad_cam_which_finds_the_actor(feature_store, tmp_path):
+    params = TrainParams(epochs=12, learning_rate=1e-2, alstm_units=16, device="cpu").of("mean_pool")
+    train_model(feature_store.clips, feature_store.files, tmp_path, tmp_path, params)
+    metrics = evaluate(tmp_path / "checkpoint.safetensors", feature_store, tmp_path)
+    maps = json.loads((tmp_path / "maps.json").read_text())
+    assert maps["kind"] == "grad_cam"
+    assert metrics["pointing"]["accuracy"] > 0.8 > metrics["pointing"]["chance"]
+    assert metrics["localisation"]["box_accuracy_30"] > 0.5
+    assert maps["measures"]["deletion"]["model"] < maps["measures"]["deletion"]["uniform"]
+    with h5py.File(tmp_path / "attention.h5") as file:
+        assert np.ptp(file["attention"][:]) < 1e-6  # attention itself stays uniform
+
+
 def test_boxes_are_scored_as_they_are_written(evaluated, feature_store):
     metrics, directory = evaluated
     maps = json.loads((directory / "maps.json").read_text())

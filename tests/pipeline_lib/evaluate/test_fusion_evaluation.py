@@ -48,7 +48,7 @@ def write_member(folder: Path, knows: set[str], seed: int, *, attends: bool = Tr
     metrics = overall_scores(predictions, videos, CLASSES, train=CLIPS[CLIPS["split"] == "train"])
     (folder / "metrics.json").write_text(json.dumps(metrics))
     if attends:
-        (folder / "maps.json").write_text("{}")
+        (folder / "maps.json").write_text('{"kind": "attention"}')
     return folder
 
 
@@ -121,8 +121,12 @@ def test_members_without_attention_have_no_part_in_the_map(members, tmp_path):
     evaluate([plain, members[1]], tmp_path / "fused")
     with h5py.File(members[1] / "attention.h5") as own, h5py.File(tmp_path / "fused" / "attention.h5") as fused:
         np.testing.assert_allclose(fused["attention"][:], own["attention"][:], atol=1e-6)
+    (plain / "maps.json").write_text('{"kind": "grad_cam"}')
     evaluate([plain, plain], tmp_path / "none")
     assert not (tmp_path / "none" / "maps.json").exists()
+    evaluate([plain, members[1]], tmp_path / "explained")
+    with h5py.File(members[1] / "attention.h5") as own, h5py.File(tmp_path / "explained" / "attention.h5") as fused:
+        np.testing.assert_allclose(fused["attention"][:], own["attention"][:], atol=1e-6)
 
 
 def test_members_of_other_clips_are_refused(members, tmp_path):

@@ -66,7 +66,8 @@ def test_importance_finds_the_frame_that_says_the_class(two_streams, tmp_path, n
     metrics = evaluate(two_streams, tmp_path, name, streams=2)
     assert metrics["clip_accuracy"] == metrics["clip_accuracy_by_mean"] > 0.6
     assert len(read_metadata(tmp_path / "checkpoint.safetensors").streams) == 2
-    assert (tmp_path / "maps.json").exists() == (name == "local")
+    kind = json.loads((tmp_path / "maps.json").read_text())["kind"]
+    assert kind == {"local": "attention", "mean": "grad_cam"}[name]
     test = two_streams.clips[two_streams.clips["split"] == "test"]
     with h5py.File(tmp_path / "attention.h5") as file:
         importance_NT, attention_NTKK = file["importance"][:], file["attention"][:]

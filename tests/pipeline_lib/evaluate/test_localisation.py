@@ -183,3 +183,20 @@ def test_padded_frames_have_no_part():
     assert found.tube_V["model"] == pytest.approx([1])
     assert found.counts["frames_without"] == 0
     assert len(found.tubes) == 2
+
+
+def test_another_map_is_boxed_like_the_models():
+    """With the threshold that suits it; its values do not change the model's."""
+    right, wrong = one_cell(1, 2), one_cell(3, 0)
+    test = make_test(["a"])
+    boxes = pd.DataFrame([("a", frame / FPS, 0.5, 0.25, 0.75, 0.5) for frame in range(FRAMES)], columns=COLUMNS)
+    actor = find_actor(test, FRAMES, GRID, boxes, fps=FPS)
+    maps = {name: np.stack([map_KK] * FRAMES).reshape(1, FRAMES, -1) for name, map_KK in (("right", right), ("wrong", wrong))}
+    found = localise(test, maps["wrong"], actor, {"right": maps["right"]})
+    alone = localise(test, maps["wrong"], actor)
+    assert found.tube_V["right"] == [1]
+    assert found.tube_V["model"] == alone.tube_V["model"] == [0]
+    assert found.values_F["right", "box_accuracy_70"].tolist() == [1] * FRAMES
+    assert 0.4 < found.thresholds["right", TUBE_IOU] < 0.6
+    assert list(found.tube_V) == ["model", "uniform", "centre", "right", ORACLE]
+    pd.testing.assert_frame_equal(found.tubes, alone.tubes)

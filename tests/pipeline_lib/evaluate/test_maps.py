@@ -121,3 +121,27 @@ def test_differences_are_of_the_same_videos(tmp_path, attention_NTI):
     on_left = np.broadcast_to(np.eye(GRID**2)[4], attention_NTI.shape)
     pointing = written(tmp_path, score(on_left))["measures"]["pointing"]
     assert pointing["differences"]["uniform"] == {"difference": 0.5, "interval": [0.5, 0.5]}
+
+
+def test_flow_is_only_scored_where_it_is_known(tmp_path, attention_NTI):
+    """In frames with boxes; another map of all frames has all measures."""
+    left_NTI = np.zeros((len(TEST), FRAMES, GRID, GRID))
+    left_NTI[..., : GRID // 2] = 2 / GRID**2
+    left_NTI = left_NTI.reshape(len(TEST), FRAMES, -1)
+    actor = find_actor(TEST, FRAMES, GRID, boxes(["a"]), fps=FPS)
+    totals = map_totals(TEST, attention_NTI, actor, {"flow": left_NTI, "grad_cam": left_NTI})
+    measures = written(tmp_path, ScoredMaps(TEST, CLASSES, GRID, totals, None))["measures"]
+    assert {name: "flow" in row for name, row in measures.items()} == {
+        "entropy": False,
+        "centre_bias": False,
+        "drift": False,
+        "pointing": True,
+        "mass_in_box": True,
+    }
+    assert all("grad_cam" in row for row in measures.values())
+    assert measures["mass_in_box"]["flow"] == measures["pointing"]["flow"] == 1
+    assert list(measures["pointing"]["differences"]) == ["uniform", "centre", "flow", "grad_cam"]
+    difference = measures["mass_in_box"]["differences"]["flow"]["difference"]
+    assert difference == pytest.approx(measures["mass_in_box"]["model"] - 1)
+    known = map_totals(TEST, attention_NTI, None, {"flow": left_NTI})
+    assert set(known["map"]) == {"model", "uniform", "centre"}

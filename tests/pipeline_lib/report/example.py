@@ -119,6 +119,7 @@ def write_maps(model: ModelReport) -> None:
     curve = {"fraction": [0, 0.5, 1], "model": [0.9, 0.3, 0.1], "uniform": [0.9, 0.7, 0.1], "centre": [0.9, 0.6, 0.1]}
     rows = [{"class": "run", "clips": 2, "entropy": 0.77, "drift": None}]
     content = {
+        "kind": "attention",
         "num_clips": 6,
         "grid": K,
         "measures": measures,

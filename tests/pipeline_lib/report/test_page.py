@@ -153,6 +153,18 @@ def test_measures_of_boxes_have_the_best_box_of_whole_cells(run: RunReport, tmp_
     assert "Boxes of actors are known in 90 frames of 3 videos (7 frames with several" in words
 
 
+def test_a_map_that_is_not_attention_is_marked_and_other_maps_stand_below_the_models(run: RunReport, tmp_path: Path) -> None:
+    for model, kind in zip(run.models[:2], ("attention", "grad_cam"), strict=True):
+        write_maps(model)
+        path = model.evaluation / "maps.json"
+        maps = json.loads(path.read_text())
+        maps["measures"]["pointing"] |= {"grad_cam": 0.61, "flow": 0.42} if kind == "attention" else {}
+        path.write_text(json.dumps({**maps, "kind": kind}))
+    words = write(run, tmp_path / "report").words
+    assert "Measure alstm conv alstm (Grad-CAM)" in words
+    assert "uniform 0.12 \u00b7 centre 0.25 \u00b7 Grad-CAM 0.61 \u00b7 optical flow 0.42" in words
+
+
 def test_every_claim_answers_a_question() -> None:
     assert QUESTIONS.keys() == set(CLAIMS)
 

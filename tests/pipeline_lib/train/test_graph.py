@@ -13,7 +13,7 @@ from pipeline_lib.compute.determinism import reproducible
 from pipeline_lib.compute.devices import fp32_precision
 from pipeline_lib.compute.gpu_sharing import GPU_LOCK, own_stream, tensor_cores
 from pipeline_lib.networks.dropout import draw_from
-from pipeline_lib.networks.registry import build_model
+from pipeline_lib.networks.registry import MODELS, build_model
 from pipeline_lib.params import TrainParams
 from pipeline_lib.train.graph import GraphedStep
 from pipeline_lib.train.trainer import Trainer
@@ -44,7 +44,7 @@ def losses(model, *, graphed, short=True, steps=6, **changes):
 
 
 @needs_gpu
-@pytest.mark.parametrize("model", ["alstm", "conv_alstm", "mean_pool", "motion_conv_alstm", "motion_alstm"])
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("run", [{"short": True, "dropout": 0.0}, {"short": False, "dropout": 0.5}], ids=["short", "dropout"])
 def test_the_same_losses_as_without_a_graph(model, run):
     """Not both at once: a batch that is filled up draws other random numbers."""
@@ -53,8 +53,18 @@ def test_the_same_losses_as_without_a_graph(model, run):
 
 
 @needs_gpu
-def test_the_same_bits_twice():
-    assert losses("conv_alstm", graphed=True) == losses("conv_alstm", graphed=True)
+@pytest.mark.parametrize("motion", ["map", "magnitude"])
+def test_ablations_have_the_same_losses_as_without_a_graph(motion):
+    for ours, eager in zip(
+        *(losses("motion_conv_alstm", graphed=graphed, motion=motion) for graphed in (True, False)), strict=True
+    ):
+        assert ours == pytest.approx(eager, rel=1e-3)
+
+
+@needs_gpu
+@pytest.mark.parametrize("model", MODELS)
+def test_the_same_bits_twice(model):
+    assert losses(model, graphed=True) == losses(model, graphed=True)
 
 
 def graphed_on_cpu(trainer):
