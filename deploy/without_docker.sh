@@ -3,13 +3,13 @@
 #   deploy/without_docker.sh build FOLDER [option of buildah build]...   16 GB in FOLDER, as root
 #   deploy/without_docker.sh run FOLDER [option of buildah run]... -- COMMAND...
 #   deploy/without_docker.sh remove FOLDER
-# buildah and mmdebstrap are unpacked into FOLDER, not installed. A minimal Debian with its own Python stands in for the base
+# buildah and mmdebstrap are unpacked into FOLDER; only the library libgpgme11 is installed. A minimal Debian with its own Python stands in for the base
 # image `python:3.11-slim`. Containers are chroots: they have this machine's network and devices.
 set -euo pipefail
 
 IMAGE=localhost/har
 BASE=localhost/python:3.11-slim
-PACKAGES=(buildah mmdebstrap golang-github-containers-common golang-github-containers-image libgpgme11 libsubid4 uidmap)
+PACKAGES=(buildah mmdebstrap golang-github-containers-common golang-github-containers-image)
 REPOSITORY=$(cd "$(dirname "$0")/.." && pwd)
 
 usage() {
@@ -18,6 +18,8 @@ usage() {
 }
 
 unpack_tools() {
+  # buildah starts itself anew without LD_LIBRARY_PATH, so that a library in FOLDER would not be found.
+  ldconfig -p | grep -q libgpgme.so.11 || apt-get install --yes --quiet --no-install-recommends libgpgme11
   [ -x "$TOOLS/usr/bin/buildah" ] && return
   mkdir -p "$FOLDER/packages"
   (cd "$FOLDER/packages" && apt-get download -o APT::Sandbox::User=root "${PACKAGES[@]}")
@@ -25,8 +27,6 @@ unpack_tools() {
 }
 
 configure() {
-  LD_LIBRARY_PATH="$TOOLS/usr/lib/$(uname -m)-linux-gnu"
-  export LD_LIBRARY_PATH
   export CONTAINERS_REGISTRIES_CONF="$TOOLS/etc/containers/registries.conf"
   export CONTAINERS_STORAGE_CONF="$FOLDER/storage.conf"
   export TMPDIR="$FOLDER/tmp"
