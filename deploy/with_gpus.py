@@ -21,14 +21,13 @@ SECONDS_BETWEEN_CHECKS = 2.0
 
 
 def main() -> int:
-    """Return the exit code of the command, or 1 if the GPUs did not come in time."""
+    """Return the exit code of the command; exit with 1 if the GPUs did not come in time."""
     options = _parser().parse_args()
     ray.init(address="auto", log_to_driver=False)
     request_resources(bundles=[{"GPU": 1}] * options.gpus)
     try:
         if not wait_for_gpus(options.gpus, options.minutes):
-            print(f"with_gpus: {options.gpus} GPUs did not join the cluster within {options.minutes:g} minutes", file=sys.stderr)  # noqa: T201
-            return 1
+            sys.exit(f"with_gpus: {options.gpus} GPUs did not join the cluster within {options.minutes:g} minutes")
         return run([options.command, *options.arguments])
     finally:
         request_resources(bundles=[])

@@ -41,7 +41,11 @@ def test_the_specification_is_kept():
 
 @pytest.mark.parametrize(
     ("pattern", "replacement"),
-    [("condition: service_healthy", "condition: service_helthy"), ("healthcheck:", "healthchek:"), ("retries: 20", "retries: [20]")],
+    [
+        ("condition: service_healthy", "condition: service_helthy"),
+        ("healthcheck:", "healthchek:"),
+        ("retries: 20", "retries: [20]"),
+    ],
 )
 def test_both_find_a_fault(tmp_path, pattern, replacement):
     file = changed(COMPOSE, pattern, replacement, tmp_path)

@@ -15,7 +15,9 @@ SCRIPTS = [ROOT / "deploy" / "slurm" / "har.sbatch", ROOT / "deploy" / "without_
 
 
 def bash(*arguments, **environment):
-    return subprocess.run(["bash", *map(str, arguments)], env=os.environ | environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        ["bash", *map(str, arguments)], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)

@@ -45,10 +45,9 @@ def test_the_command_runs_once_the_gpus_are_there(with_gpus, monkeypatch, capfd)
 
 
 def test_gpus_that_do_not_come_are_an_error_and_given_back(with_gpus, monkeypatch, capfd):
-    assert main(with_gpus, monkeypatch, "--minutes", "0", "2", *TELL) == 1
-    captured = capfd.readouterr()
-    assert "2 GPUs did not join" in captured.err
-    assert "told" not in captured.out
+    with pytest.raises(SystemExit, match="2 GPUs did not join"):
+        main(with_gpus, monkeypatch, "--minutes", "0", "2", *TELL)
+    assert "told" not in capfd.readouterr().out
     assert with_gpus.asked[-1] == []
 
 
