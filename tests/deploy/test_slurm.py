@@ -14,9 +14,15 @@ from tests.deploy.checking import ROOT, changed
 SCRIPTS = [ROOT / "deploy" / "slurm" / "har.sbatch", ROOT / "deploy" / "without_docker.sh"]
 
 
-def bash(*arguments, **environment):
+def bash(*arguments, folder=ROOT, **environment):
     return subprocess.run(
-        ["bash", *map(str, arguments)], env=os.environ | environment, capture_output=True, text=True, check=False
+        ["bash", *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -29,18 +35,29 @@ def test_a_fault_is_found(tmp_path):
     assert bash("-n", changed(SCRIPTS[0], r"\bdone\b", "", tmp_path)).returncode != 0
 
 
-@pytest.mark.parametrize("address", ["127.0.1.1", ""])
-def test_a_head_that_other_nodes_cannot_reach_is_refused(tmp_path, address):
-    resolver = tmp_path / "bin" / "getent"
-    resolver.parent.mkdir()
-    resolver.write_text(f"#!/bin/sh\necho '{address} STREAM node1'\n")
-    resolver.chmod(0o755)
-    (tmp_path / "venv" / "bin").mkdir(parents=True)
-    (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
-    path = os.pathsep.join([str(resolver.parent), os.environ["PATH"]])
-    result = bash(SCRIPTS[0], SLURM_JOB_ID="77", SLURM_NNODES="2", VENV=str(tmp_path / "venv"), PATH=path)
+def batch(folder, **commands):
+    """Run the batch script with stand-ins for some commands."""
+    for name, text in commands.items():
+        stand_in = folder / "bin" / name
+        stand_in.parent.mkdir(exist_ok=True)
+        stand_in.write_text(f"#!/bin/sh\n{text}\n")
+        stand_in.chmod(0o755)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    variables = {"SLURM_JOB_ID": "77", "SLURM_NNODES": "2", "SLURM_CPUS_ON_NODE": "1", "SLURMD_NODENAME": "node1"}
+    return bash(SCRIPTS[0], folder=folder, VENV=str(folder), **variables)
+
+
+@pytest.mark.parametrize("answer", ["echo '127.0.1.1 STREAM node1'", "exit 2"])
+def test_a_head_that_other_nodes_cannot_reach_is_refused(tmp_path, answer):
+    result = batch(tmp_path, getent=answer)
     assert result.returncode == 1
     assert "HEAD_IP" in result.stderr
+
+
+def test_nodes_that_do_not_start_end_the_job_at_once(tmp_path):
+    result = batch(tmp_path, getent="echo '192.0.2.7 STREAM node1'", ray="exit 1", srun="exit 1")
+    assert result.returncode == 1
+    assert "not all 2 nodes joined" in result.stderr
 
 
 def test_another_call_of_the_build_script_is_refused_with_its_usage():
