@@ -91,13 +91,19 @@ def rendered(node, values):
             return node
 
 
+MISPLACED = ("completions", "parallelism")
+"""Fields of a job that Prefect's worker demands in the pod's specification, where Kubernetes ignores them."""
+
+
 def check_job(template):
     """Raise KeyError for a variable that has no value, ValidationError for a job that Kubernetes refuses."""
     env = [{"name": name, "value": value} for name, value in job_variables()["env"].items()]
     values = OF_THE_WORKER | job_variables() | {"env": env}
     job = rendered(template["job_configuration"]["job_manifest"], values)
+    pod = job["spec"]["template"]["spec"]
+    assert [pod.pop(name) for name in MISPLACED] == [1, 1]
     kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
-    return job["spec"]["template"]["spec"]
+    return pod
 
 
 def test_the_pools_variables_are_those_of_its_template():
