@@ -238,7 +238,8 @@ def _unpack_own(path: str) -> Path:
     """
     if not _is_own.get():
         raise UserError(
-            f"{path}: nodes without a shared folder cannot use this; a sweep on them needs a database (HAR_DATABASE, docs/servers.md)"
+            f"{path}: nodes without a shared folder cannot use this; "
+            "a sweep on them needs a database (HAR_DATABASE, docs/servers.md)"
         )
     return Path(path)
 
