@@ -269,6 +269,9 @@
 
   /* ---- user input ---- */
 
+  /* Signed in before: the token of the address that `har app` prints has done its work. */
+  if (location.hash.startsWith("#token=")) history.replaceState(null, "", location.pathname);
+
   node("file").addEventListener("change", () => {
     const files = [...node("file").files];
     node("file").value = "";
