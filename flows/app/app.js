@@ -269,8 +269,10 @@
 
   /* ---- user input ---- */
 
-  /* Signed in before: the token of the address that `har app` prints has done its work. */
-  if (location.hash.startsWith("#token=")) history.replaceState(null, "", location.pathname);
+  /* Who has signed in before needs no token in the address. */
+  const hideToken = () => { if (location.hash.startsWith("#token=")) history.replaceState(null, "", location.pathname); };
+  hideToken();
+  addEventListener("hashchange", hideToken);
 
   node("file").addEventListener("change", () => {
     const files = [...node("file").files];
