@@ -32,7 +32,7 @@ from pipeline_lib.predict.prediction import ModelPrediction
 from pipeline_lib.video.ffmpeg import VideoError
 from pipeline_lib.video.reading import count_frames
 from tasks.mlflow.loading import Opened
-from tests.listening import beyond_loopback
+from tests.listening import beyond_loopback, listening
 from tests.models import CLASSES, make_bundle, make_opened, write_video
 
 ORIGIN = "http://127.0.0.1:7860"
@@ -426,6 +426,7 @@ def test_the_command_says_where_it_is_listens_there_alone_and_ends_clean(tmp_pat
     assert job["state"] == "done"
     assert (tmp_path / "workspace" / "app" / identity).is_dir()
     assert beyond_loopback(process.pid) == []
+    assert address.removeprefix("http://") in listening(process.pid)
     process.send_signal(signal.SIGINT)
     assert process.wait(15) == 0
     assert list((tmp_path / "workspace" / "app").iterdir()) == []
