@@ -286,6 +286,13 @@ class FeatureReader:
                 raise UserError(f"{path} and {first_path} differ in {', '.join(differing)}; run with `--refresh features`")
 
 
+def bytes_in_memory(path: Path) -> int:
+    """Return the size in bytes of a file's features when they are read, whatever they take on disk."""
+    with _open(path) as file:
+        features = file["features"]
+        return int(features.size) * int(features.dtype.itemsize)
+
+
 def _open(path: Path) -> h5py.File:
     """Open a feature file for reading and check its format.
 
