@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
+from starlette.requests import ClientDisconnect
 
 from pipeline_lib.errors import UserError
 
@@ -229,7 +230,9 @@ class Guard:
 
     def _refusal(self, request: Request) -> Response | None:
         if not self._is_ours(request.headers.get("host", "")):
-            return PlainTextResponse("Unknown host name: use the address that har app prints.", 403)
+            return PlainTextResponse("Unknown host name: use the address that har app prints, or tell it --public-url.", 403)
+        if self._root_path and request.scope["path"] == self._root_path:
+            return RedirectResponse(f"{self._root_path}/", 307)  # addresses in the page begin at the slash
         if self._access is None:
             return self._refuse_proxy(request) or self._refuse_foreign(request)
         return self._refuse_stranger(request, self._access)
@@ -260,7 +263,7 @@ class Guard:
                 return None
         except TooManyError:
             return JSONResponse({"detail": _too_many()}, 429, {"Retry-After": f"{GUESS_SECONDS:.0f}"})
-        if request.method == "GET" and path in ("", "/"):
+        if request.method == "GET" and path == "/":
             return RedirectResponse(access.root_path + SIGN_IN, 303)
         return JSONResponse({"detail": "signed out; reload the page to sign in"}, 401, {"WWW-Authenticate": "Bearer"})
 
@@ -289,10 +292,11 @@ def add_sign_in(app: FastAPI, access: Access, render: Callable[[str | None], str
 async def _sent_token(request: Request) -> str:
     """Return the token of a form; nothing if the form is too large."""
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_FORM_BYTES:
-            return ""
+    with suppress(ClientDisconnect):
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_FORM_BYTES:
+                return ""
     return parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()
 
 

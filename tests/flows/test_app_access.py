@@ -199,6 +199,7 @@ def test_behind_a_proxy_with_tls(opened, tmp_path, host, path):
     with client_of(opened, tmp_path, site) as client:
         client.headers["host"] = host
         assert client.get(path).headers["location"] == "/har/sign-in"
+        assert client.get("/har").headers["location"] == "/har/"
         answer = client.post(f"{path}sign-in", data={"token": TOKEN}, headers={"origin": "https://lab.example.org"})
         assert answer.headers["location"] == "/har/"
         assert answer.headers["set-cookie"].endswith("; HttpOnly; Path=/har/; SameSite=strict; Secure")
