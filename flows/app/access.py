@@ -133,7 +133,7 @@ class Guesses:
 
     def are_spent(self, client: str) -> bool:
         """Return whether a client has sent `MAX_GUESSES` wrong tokens within `GUESS_SECONDS`."""
-        times = self._times.get(client, ())
+        times = self._times.get(client, deque())
         return len(times) == MAX_GUESSES and times[0] > time.monotonic() - GUESS_SECONDS
 
     def note(self, client: str) -> None:
