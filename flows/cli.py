@@ -90,7 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     app.add_argument("--model", default=DEFAULT_MODEL, metavar="MODEL",
                      help="registered model, checkpoint or run id; default: %(default)s, else the newest")  # fmt: skip
     app.add_argument("--port", type=int, default=7860, metavar="PORT", help="default: %(default)s")
-    app.add_argument("--host", default=HOST, metavar="ADDRESS", help="default: %(default)s, this machine only")
+    app.add_argument("--host", default=HOST, metavar="ADDRESS",
+                     help="default: %(default)s, this machine only; others ask for the token in HAR_APP_TOKEN")  # fmt: skip
+    app.add_argument("--public-url", metavar="URL", help="address of the page at the reverse proxy in front of it")
+    app.add_argument("--max-size", type=_size, default="200MB", metavar="SIZE", help="largest video; default: %(default)s")
+    app.add_argument("--max-minutes", type=_minutes, default="10", metavar="N", help="longest video; default: %(default)s")
     app.set_defaults(command=_app)
     promote = commands.add_parser("promote", help="make a registered model the champion, the default of `har predict`")
     promote.add_argument("which", nargs="?", metavar="VERSION|RUN_ID", help="default: the newest version")
@@ -168,6 +172,11 @@ def _age(text: str) -> float:
 def _size(text: str) -> float:
     """Return a size in bytes."""
     return _quantity(text, {"MB": 1e6, "GB": 1e9, "TB": 1e12}, "a size such as 500MB or 50GB")
+
+
+def _minutes(text: str) -> float:
+    """Return minutes in seconds."""
+    return _quantity(f"{text}m", {"m": 60}, "a number of minutes such as 10")
 
 
 def _quantity(text: str, units: dict[str, float], expected: str) -> float:
@@ -260,9 +269,11 @@ def _features(options: argparse.Namespace) -> int:
 
 
 def _app(options: argparse.Namespace) -> int:
+    from flows.app.server import Limits
     from flows.app.serving import serve
 
-    return serve(options.model, options.workspace, options.host, options.port)
+    limits = Limits(max_bytes=int(options.max_size), max_seconds=options.max_minutes)
+    return serve(options.model, options.workspace, options.host, options.port, options.public_url, limits)
 
 
 def _promote(options: argparse.Namespace) -> int:

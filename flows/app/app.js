@@ -269,6 +269,11 @@
 
   /* ---- user input ---- */
 
+  /* Who has signed in before needs no token in the address. */
+  const hideToken = () => { if (location.hash.startsWith("#token=")) history.replaceState(null, "", location.pathname); };
+  hideToken();
+  addEventListener("hashchange", hideToken);
+
   node("file").addEventListener("change", () => {
     const files = [...node("file").files];
     node("file").value = "";

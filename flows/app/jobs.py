@@ -22,6 +22,9 @@ from pipeline_lib.video.ffmpeg import VideoError
 KEPT_SECONDS = 3600.0
 """Lifetime of a finished job's files."""
 MAX_WAITING = 10
+"""Videos that wait or arrive while one is predicted."""
+MAX_KEPT = 100
+"""Videos kept with their results; the oldest go first."""
 STOP_SECONDS = 5.0
 """Time that the worker gets to end when the server stops."""
 
@@ -156,9 +159,11 @@ class Jobs:
         job.delete_files()
 
     def expired(self) -> list[Job]:
-        """Return the jobs past their lifetime."""
+        """Return the jobs past their lifetime, and the oldest of more finished ones than are kept."""
         earliest = time.monotonic() - KEPT_SECONDS
-        return [job for job in self._jobs.values() if not job.is_pending and job.since < earliest]
+        old = [job for job in self._jobs.values() if not job.is_pending and job.since < earliest]
+        done = sorted((job for job in self._jobs.values() if job.state == "done"), key=lambda job: job.since)
+        return old + [job for job in done[: max(0, len(done) - MAX_KEPT)] if job not in old]
 
     def close(self) -> None:
         """Stop the worker and remove all jobs."""
@@ -174,6 +179,8 @@ class Jobs:
             if not job.is_cancelled:
                 job.enter("running")
                 self._do(job)
+            if job.state != "done":
+                job.delete_files()
 
     def _do(self, job: Job) -> None:
         try:

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import json
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from importlib import resources
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 import jinja2
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
+from fastapi.responses import FileResponse, HTMLResponse
 from markupsafe import Markup
 from PIL import Image
 from starlette.requests import ClientDisconnect
 
+from flows.app.access import LOCAL, Access, Guard, Site, add_sign_in
 from flows.app.jobs import FullError, Job, Jobs
 from flows.app.results import file_result, page_result, title_of
 from pipeline_lib.artifacts import file_sha256
@@ -41,15 +39,6 @@ SEEN = "seen.mp4"
 """The resampled video in a job's folder."""
 PAGE_RESULT, FILE_RESULT = "page.json", "predictions.json"
 STILL_WIDTH = 240
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-}
 
 
 @dataclass(frozen=True)
@@ -60,6 +49,8 @@ class Limits:
     max_seconds: float = MAX_SECONDS
     silence_seconds: float = 30.0
     """Timeout for the next chunk of an upload."""
+    upload_seconds: float = 1800.0
+    """Timeout for an upload."""
 
 
 class TooLargeError(Exception):
@@ -67,7 +58,7 @@ class TooLargeError(Exception):
 
 
 def make_app(
-    opened: Opened, folder: Path, examples: Sequence[Example] = (), *, limits: Limits = Limits(), host: str = "127.0.0.1"
+    opened: Opened, folder: Path, examples: Sequence[Example] = (), *, limits: Limits = Limits(), site: Site = LOCAL
 ) -> FastAPI:
     """Create the web application.
 
@@ -76,12 +67,15 @@ def make_app(
         folder: folder of uploaded videos, kept for an hour or until the server ends.
         examples: example videos of the page.
         limits: limits of uploads.
-        host: address it is reached at, besides this machine's own names.
+        site: where the page is reached, and the token that it asks for.
     """
     jobs = Jobs(folder, lambda job: predict_job(job, opened, limits))
+    access = Access(site, site.token) if site.token else None
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: keep_tidy(jobs))
-    app.middleware("http")(Guard(host))
-    _add_page(app, render_page(opened, examples, limits))
+    app.middleware("http")(Guard(site, access))
+    if access:
+        add_sign_in(app, access, render_sign_in)
+    _add_page(app, render_page(opened, examples, limits, can_sign_out=access is not None))
     _add_examples(app, jobs, examples)
     _add_uploads(app, jobs, limits)
     _add_jobs(app, jobs)
@@ -111,36 +105,6 @@ async def discard(jobs: Jobs, *unwanted: Job) -> None:
         await asyncio.to_thread(job.delete_files)
 
 
-class Guard:
-    """Middleware that rejects cross-origin requests and adds `HEADERS`."""
-
-    def __init__(self, host: str) -> None:
-        """Accept `host`, this machine's name and IP addresses, which guards against DNS rebinding."""
-        self._names = {"localhost", socket.gethostname().lower(), host.lower()}
-
-    async def __call__(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        """Reject or answer a request."""
-        refusal = self._refusal(request)
-        response = PlainTextResponse(refusal, 403) if refusal else await call_next(request)
-        for name, value in HEADERS.items():
-            response.headers[name] = value
-        return response
-
-    def _refusal(self, request: Request) -> str | None:
-        host = request.headers.get("host", "")
-        if not self._is_ours(host):
-            return "Unknown host name: use the address that har app prints."
-        if request.method != "GET" and request.headers.get("origin", "").partition("://")[2] != host:
-            return "Cross-origin request refused."
-        return None
-
-    def _is_ours(self, host: str) -> bool:
-        with suppress(ValueError):
-            name = urlsplit(f"//{host}").hostname or ""
-            return name in self._names or bool(ipaddress.ip_address(name))
-        return False
-
-
 def predict_job(job: Job, opened: Opened, limits: Limits) -> None:
     """Predict a job's video by all models, and write the results to the job's folder.
 
@@ -164,32 +128,45 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
 
 
-def render_page(opened: Opened, examples: Sequence[Example], limits: Limits) -> str:
+def render_sign_in(problem: str | None) -> str:
+    """Render the page that asks for the token, with what was wrong before."""
+    return _templates().get_template("sign_in.html.j2").render(problem=problem)
+
+
+def render_page(opened: Opened, examples: Sequence[Example], limits: Limits, *, can_sign_out: bool = False) -> str:
     """Render the page, which is the same for every user."""
-    environment = jinja2.Environment(
+    predictor = opened.predictor
+    classes = predictor.classes(opened.model)
+    data = {"model": title_of(opened.model), "num_classes": len(classes), "max_bytes": limits.max_bytes}
+    return (
+        _templates()
+        .get_template("page.html.j2")
+        .render(
+            title=opened.title,
+            model=title_of(opened.model),
+            classes=classes,
+            examples=examples,
+            max_megabytes=limits.max_bytes // 1_000_000,
+            max_minutes=limits.max_seconds / 60,
+            can_sign_out=can_sign_out,
+            data=Markup(json.dumps(data, ensure_ascii=False).replace("<", r"\u003c")),
+        )
+    )
+
+
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    predictor = opened.predictor
-    classes = predictor.classes(opened.model)
-    data = {"model": title_of(opened.model), "num_classes": len(classes), "max_bytes": limits.max_bytes}
-    return environment.get_template("page.html.j2").render(
-        title=opened.title,
-        model=title_of(opened.model),
-        classes=classes,
-        examples=examples,
-        max_megabytes=limits.max_bytes // 1_000_000,
-        max_minutes=limits.max_seconds / 60,
-        data=Markup(json.dumps(data, ensure_ascii=False).replace("<", r"\u003c")),
-    )
 
 
 def _add_page(app: FastAPI, page: str) -> None:
     files = {name: REPORT_ASSETS / name for name in (*PLAYER_FILES, "style.css")}
-    files |= {name: ASSETS / name for name in ("app.css", "app.js")}
+    files |= {name: ASSETS / name for name in ("app.css", "app.js", "sign_in.js")}
     files["chart.js"] = Path(str(resources.files("chartkick").joinpath(report_page.CHART_LIBRARY)))
 
     @app.get("/")
@@ -222,7 +199,7 @@ def _add_examples(app: FastAPI, jobs: Jobs, examples: Sequence[Example]) -> None
         label, sha256 = examples[number].label, digests[number]
         if known := jobs.find_done(sha256, label):
             return {"id": known.id}
-        job = _create(jobs, label)
+        job = await _create(jobs, label)
         job.video, job.sha256 = examples[number].video, sha256
         jobs.submit(job)
         return {"id": job.id}
@@ -245,7 +222,7 @@ def _add_uploads(app: FastAPI, jobs: Jobs, limits: Limits) -> None:
     async def upload(request: Request) -> dict[str, str]:
         if int(request.headers.get("content-length", "0")) > limits.max_bytes:
             raise HTTPException(413, _too_large(limits))
-        job = _create(jobs)
+        job = await _create(jobs)
         job.video = job.folder / "upload"
         try:
             job.sha256 = await receive(request, job.video, limits)
@@ -265,7 +242,8 @@ def _refusal(error: TooLargeError | ClientDisconnect | OSError, limits: Limits) 
     if isinstance(error, TooLargeError):
         return HTTPException(413, _too_large(limits))
     if isinstance(error, TimeoutError):  # an OSError, too
-        return HTTPException(408, f"upload stalled for {limits.silence_seconds:g} s; try again")
+        longest = f"{limits.upload_seconds / 60:g} minutes"
+        return HTTPException(408, f"upload stalled for {limits.silence_seconds:g} s, or took more than {longest}; try again")
     if isinstance(error, OSError):
         return HTTPException(507, f"cannot be stored on the server: {error.strerror}")
     return HTTPException(400, "the upload was interrupted")
@@ -307,7 +285,8 @@ def _add_jobs(app: FastAPI, jobs: Jobs) -> None:
         return serve(identity, SEEN)
 
 
-def _create(jobs: Jobs, label: str | None = None) -> Job:
+async def _create(jobs: Jobs, label: str | None = None) -> Job:
+    await discard(jobs, *jobs.expired())
     try:
         return jobs.create(label)
     except FullError:
@@ -323,14 +302,15 @@ async def receive(request: Request, destination: Path, limits: Limits) -> str:
 
     Raises:
         TooLargeError: the body exceeds the limit.
-        TimeoutError: the upload stalled.
+        TimeoutError: the upload stalled, or took too long.
         ClientDisconnect: the client disconnected.
     """
     digest, num_bytes = hashlib.sha256(), 0
     parts = request.stream()
+    deadline = asyncio.get_running_loop().time() + limits.upload_seconds
     with destination.open("xb") as file:
         while True:
-            async with asyncio.timeout(limits.silence_seconds):
+            async with asyncio.timeout_at(deadline), asyncio.timeout(limits.silence_seconds):
                 part = await anext(parts, None)
             if part is None:
                 return digest.hexdigest()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
-from flows.app.server import make_app
+from flows.app.access import TOKEN_VARIABLE, Site, open_site
+from flows.app.server import Limits, make_app
 from flows.terminal import say
 from pipeline_lib.artifacts import Store
 from pipeline_lib.errors import UserError
@@ -20,27 +22,48 @@ from tasks.mlflow.loading import open_predictor
 FOLDER = "app"
 
 
-def serve(source: str, workspace: Path, host: str, port: int) -> int:
+def serve(source: str, workspace: Path, host: str, port: int, public_url: str | None, limits: Limits) -> int:
     """Load the models and serve the page until Ctrl-C.
 
     Raises:
-        UserError: the model does not exist, or the address is not available.
+        UserError: the model does not exist, an address is not available, or the token is too short.
     """
+    site = open_site(host, port, public_url)
     listener = listen(host, port)
     with listener:
+        site = replace(site, port=listener.getsockname()[1])
         opened = open_predictor(source, workspace, siblings=True)
         say(f"model       {opened.title}")
         if opened.note:
             say(f"            {opened.note}")
-        app = make_app(opened, workspace / FOLDER, _examples(workspace, opened.checkpoint_sha256), host=host)
-        shown = f"[{host}]" if ":" in host else host
-        say(f"app         http://{shown}:{listener.getsockname()[1]}  (Ctrl-C to stop)")
-        if not is_loopback(host):
-            say(f"            {host} is reachable from other machines, and the page has no password")
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3, server_header=False)
+        app = make_app(opened, workspace / FOLDER, _examples(workspace, opened.checkpoint_sha256), limits=limits, site=site)
+        for line in describe_site(site):
+            say(line)
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            uvicorn.Server(configure(app, site)).run(sockets=[listener])
     return 0
+
+
+def configure(app: FastAPI, site: Site) -> uvicorn.Config:
+    """Return the server's settings. `FORWARDED_ALLOW_IPS` names the reverse proxy whose headers are believed."""
+    return uvicorn.Config(
+        app,
+        log_level="warning",  # requests are not logged
+        timeout_graceful_shutdown=3,
+        server_header=False,
+        proxy_headers=site.public_url is not None,
+    )
+
+
+def describe_site(site: Site) -> list[str]:
+    """Return lines with the address, and how to sign in."""
+    end = f"/#token={site.token}" if site.is_generated else "/" if site.root_path else ""
+    lines = [f"app         {site.url}{end}  (Ctrl-C to stop)"]
+    if site.token:
+        lines.append(f"            asks for {'this token' if site.is_generated else f'the token in {TOKEN_VARIABLE}'}")
+    if site.token and site.url.startswith("http:"):
+        lines.append("            not encrypted: use it in a network that you trust, or behind a reverse proxy (--public-url)")
+    return lines
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -58,13 +81,6 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise UserError(f"--host {host} --port {port}: {reason}; choose another port or host") from None
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is reachable from this machine only."""
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 def _examples(workspace: Path, checkpoint_sha256: str) -> list[Example]:

@@ -150,6 +150,7 @@ class _Job:
                 frame_shape=stream.frame_shape,
                 frames=shard.chunk.frames,
                 step_frames=stream.step_frames if stream.reads_clips else None,
+                compression=stream.params.compression,
             )
         )
         self._writer.describe(stream.provenance | {"fps": fps, "tool_versions": tool_versions()})

@@ -15,6 +15,7 @@ from pipeline_lib.params.section import Device
 from pipeline_lib.params.stages import (
     Addresses,
     ChunkParams,
+    Compression,
     EvaluateParams,
     FeaturesParams,
     FetchParams,
@@ -36,6 +37,7 @@ __all__ = [
     "STAGES",
     "Addresses",
     "ChunkParams",
+    "Compression",
     "Device",
     "EvaluateParams",
     "FeaturesParams",

@@ -182,6 +182,7 @@ class FinetuneParams(Section):
     seed: int = 0
 
 
+Compression = Literal["none", "lz4"]
 FlowMethodName = Literal["dis", "farneback", "tvl1", "raft"]
 """The registry of optical flow methods: each name is that of a module in `pipeline_lib/streams/flow/methods/`."""
 
@@ -217,6 +218,8 @@ class StreamParams(Section):
     device: Device = operational("auto")
     batch_frames: PositiveInt | None = operational(None)
     """Frames per batch; default: 256 on a GPU, fewer on a CPU. A batch that does not fit the GPU's memory is halved."""
+    compression: Compression = operational("none")
+    """`lz4`: smaller files of features after a ReLU, slower to read; existing files stay as they are."""
 
     @model_validator(mode="after")
     def _fits_input(self) -> StreamParams:
@@ -266,6 +269,9 @@ def path_of_weights(weights: str) -> Path | None:
 FLOW_KEYS = ("method", "method_weights", "stack", "encoding", "bound")
 """Keys of `StreamParams` that only streams of optical flow have."""
 
+SHARED_KEYS = ("device", "batch_frames", "compression")
+"""Keys of `StreamParams` that are given once for all streams."""
+
 StreamName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
 
 
@@ -277,18 +283,18 @@ class FeaturesParams(StreamParams):
 
     @model_validator(mode="after")
     def _one_or_several(self) -> FeaturesParams:
-        flat = sorted(self._changed() - {"streams", "device", "batch_frames"})
+        flat = sorted(self._changed() - {"streams", *SHARED_KEYS})
         if self.streams and flat:
             raise UserError(f"features.{flat[0]} and features.streams exclude each other; give {flat[0]} in each stream")
         for name, stream in (self.streams or {}).items():
-            if shared := sorted(stream._changed() & {"device", "batch_frames"}):
+            if shared := sorted(stream._changed() & set(SHARED_KEYS)):
                 raise UserError(f"features.streams.{name}.{shared[0]}: give it once for all streams, as features.{shared[0]}")
         return self
 
     @property
     def all_streams(self) -> dict[str, StreamParams]:
-        """All streams by name, with the section's device and batch size."""
-        shared = {"device": self.device, "batch_frames": self.batch_frames}
+        """All streams by name, with what the section says for all."""
+        shared = {name: getattr(self, name) for name in SHARED_KEYS}
         if self.streams is None:
             return {"rgb": StreamParams(**{name: getattr(self, name) for name in self.model_fields_set - {"streams"}})}
         return {name: stream.model_copy(update=shared) for name, stream in self.streams.items()}

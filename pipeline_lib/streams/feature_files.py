@@ -1,6 +1,7 @@
 """Read and write feature files: one self-describing HDF5 file per shard, one chunk per clip.
 
-They are not compressed, because reading would be much slower (docs/performance.md).
+They are not compressed, because reading would be slower, unless the network or the disk is the limit
+(docs/decisions/2026-11-29-feature-storage.md).
 Shape suffixes: N clips (steps in `FeatureWriter.append`), S steps of a clip, K grid side, D feature channels.
 """
 
@@ -12,6 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +25,8 @@ import torch
 from torch import Tensor
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.params import Compression
+from pipeline_lib.streams.clip_compression import LZ4_FILTER, compress, decompress
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +57,7 @@ class FeatureWriter:
         frame_shape: tuple[int, int, int],
         frames: int,
         step_frames: Sequence[int] | None = None,
+        compression: Compression = "none",
     ) -> None:
         """Create the file for a table of clips.
 
@@ -63,8 +68,10 @@ class FeatureWriter:
             frames: frames per clip.
             step_frames: the frame in the middle of each step, if every clip comes with all steps. By default a step is a
                 frame, and only valid frames come: the last one is repeated as padding.
+            compression: how clips are stored.
         """
         self.path = path
+        self.is_compressed = compression == "lz4"
         self.clip_SKKD = np.empty((frames if step_frames is None else len(step_frames), *frame_shape), np.float16)
         self.given_steps = clips["valid_frames"].tolist() if step_frames is None else [len(step_frames)] * len(clips)
         self.num_filled = 0
@@ -80,9 +87,18 @@ class FeatureWriter:
 
     def _create_features(self, num_clips: int) -> h5py.Dataset:
         shape = self.clip_SKKD.shape
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        if self.is_compressed:
+            properties.set_filter(LZ4_FILTER, h5py.h5z.FLAG_OPTIONAL)  # HDF5 need not have it
         # A chunk may not be larger than a fixed axis; maxshape allows shards without clips.
         dataset = self.file.create_dataset(
-            "features", (num_clips, *shape), np.float16, chunks=(1, *shape), maxshape=(None, *shape), track_times=False
+            "features",
+            (num_clips, *shape),
+            np.float16,
+            chunks=(1, *shape),
+            maxshape=(None, *shape),
+            track_times=False,
+            dcpl=properties,
         )
         dataset.attrs["axes"] = AXES
         return dataset
@@ -105,7 +121,8 @@ class FeatureWriter:
 
     def _write_clip(self) -> None:
         self.clip_SKKD[self.num_filled :] = self.clip_SKKD[self.num_filled - 1]
-        self.dataset.id.write_direct_chunk((self.num_written, 0, 0, 0, 0), self.clip_SKKD)  # a clip is a chunk
+        chunk = compress(self.clip_SKKD) if self.is_compressed else self.clip_SKKD  # a clip is a chunk
+        self.dataset.id.write_direct_chunk((self.num_written, 0, 0, 0, 0), chunk)
         self.num_written += 1
         self.num_filled = 0
 
@@ -118,6 +135,16 @@ class FeatureWriter:
             self.path.unlink(missing_ok=True)
             return
         assert self.num_written == len(self.given_steps), "fewer steps than the clips hold"
+
+
+@dataclass(frozen=True)
+class _Location:
+    """Where a clip is: the index of its file, its first byte there, and how many."""
+
+    file_index: int
+    offset: int
+    num_bytes: int
+    is_compressed: bool
 
 
 class FeatureReader:
@@ -157,7 +184,7 @@ class FeatureReader:
     def _reset(self) -> None:
         self._stack: ExitStack | None = None
         self._files: list[h5py.File] = []
-        self._locations: dict[str, tuple[int, int]] = {}
+        self._locations: dict[str, _Location] = {}
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
@@ -205,14 +232,24 @@ class FeatureReader:
             pass  # iterate to raise the threads' errors
         return features_NSKKD
 
-    def _read(self, location: tuple[int, int], clip_SKKD: np.ndarray) -> None:
-        """Fill the array with the clip at a location (file index, offset in bytes)."""
-        file_index, offset = location
-        rest = clip_SKKD.reshape(-1).view(np.uint8).data
+    def _read(self, location: _Location, clip_SKKD: np.ndarray) -> None:
+        """Fill the array with the clip at a location."""
+        if not location.is_compressed:
+            self._read_bytes(location, clip_SKKD.reshape(-1).view(np.uint8).data)
+            return
+        chunk = bytearray(location.num_bytes)
+        self._read_bytes(location, memoryview(chunk))
+        try:
+            decompress(chunk, clip_SKKD)
+        except OSError as error:
+            raise _damaged(self.paths[location.file_index], error) from None
+
+    def _read_bytes(self, location: _Location, rest: memoryview) -> None:
+        offset = location.offset
         while rest:  # a read may return fewer bytes than requested
-            num_read = os.preadv(self._descriptors[file_index], [rest], offset)
+            num_read = os.preadv(self._descriptors[location.file_index], [rest], offset)
             if num_read == 0:
-                raise _damaged(self.paths[file_index], OSError("it ends within a clip"))
+                raise _damaged(self.paths[location.file_index], OSError("it ends within a clip"))
             rest, offset = rest[num_read:], offset + num_read
 
     def _open_files(self) -> list[h5py.File]:
@@ -226,14 +263,15 @@ class FeatureReader:
                 self._stack = stack.pop_all()
         return self._files
 
-    def _locate_clips(self) -> dict[str, tuple[int, int]]:
-        """Return the location of each clip: the index of its file and the offset in bytes."""
-        locations: dict[str, tuple[int, int]] = {}
+    def _locate_clips(self) -> dict[str, _Location]:
+        """Return the location of each clip."""
+        locations: dict[str, _Location] = {}
         for file_index, (path, file) in enumerate(zip(self.paths, self._files, strict=True)):
-            for clip, offset in zip(file["clip"].asstr()[:], _offsets(path, file["features"]), strict=True):
+            found = _locate(path, file["features"], file_index)
+            for clip, location in zip(file["clip"].asstr()[:], found, strict=True):
                 if clip in locations:
-                    raise UserError(f"{path}: clip {clip} is also in {self.paths[locations[clip][0]]}")
-                locations[clip] = (file_index, offset)
+                    raise UserError(f"{path}: clip {clip} is also in {self.paths[locations[clip].file_index]}")
+                locations[clip] = location
         return locations
 
     def _check_consistent(self) -> None:
@@ -246,6 +284,13 @@ class FeatureReader:
                 differing.append(STEP_FRAMES)
             if differing:
                 raise UserError(f"{path} and {first_path} differ in {', '.join(differing)}; run with `--refresh features`")
+
+
+def bytes_in_memory(path: Path) -> int:
+    """Return the size in bytes of a file's features when they are read, whatever they take on disk."""
+    with _open(path) as file:
+        features = file["features"]
+        return int(features.size) * int(features.dtype.itemsize)
 
 
 def _open(path: Path) -> h5py.File:
@@ -268,23 +313,30 @@ def _open(path: Path) -> h5py.File:
     return file
 
 
-def _offsets(path: Path, features: h5py.Dataset) -> list[int]:
-    """Return each clip's offset in the file in bytes.
+def _locate(path: Path, features: h5py.Dataset, file_index: int) -> list[_Location]:
+    """Return each clip's location.
 
     Raises:
         UserError: clips are missing, or not stored as `FeatureWriter` stores them.
     """
-    offsets: dict[int, int] = {}
+    locations: dict[int, _Location] = {}
     clip_bytes = features.dtype.itemsize * int(np.prod(features.shape[1:]))
+    filters = _filters(features)
 
     def note(chunk: Any) -> None:
-        if chunk.size == clip_bytes:
-            offsets[chunk.chunk_offset[0]] = chunk.byte_offset
+        if filters or chunk.size == clip_bytes:
+            locations[chunk.chunk_offset[0]] = _Location(file_index, chunk.byte_offset, chunk.size, bool(filters))
 
     features.id.chunk_iter(note)
-    if features.dtype != np.float16 or features.compression or len(offsets) < len(features):
-        raise UserError(f"{path}: clips are missing or compressed; run with `--refresh features`")
-    return [offsets[row] for row in range(len(features))]
+    if features.dtype != np.float16 or filters not in ([], [LZ4_FILTER]) or len(locations) < len(features):
+        raise UserError(f"{path}: clips are missing, or compressed in another way than LZ4; run with `--refresh features`")
+    return [locations[row] for row in range(len(features))]
+
+
+def _filters(features: h5py.Dataset) -> list[int]:
+    """Return the numbers of a data set's HDF5 filters."""
+    properties = features.id.get_create_plist()
+    return [properties.get_filter(position)[0] for position in range(properties.get_nfilters())]
 
 
 def _damaged(path: Path, error: OSError) -> UserError:

@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from flows.deployments import deployment_names, deployment_parameters
 from flows.service_state import running_services
+from flows.services import start_temporary_prefect, stop_temporary_prefect, wait_for_prefect
 from pipeline_lib.params import STAGES
 from tests.e2e.conftest import Pipeline
+from tests.listening import beyond_loopback, listening
 from tests.servers import free_port
 
 PROJECT = Path(__file__).parents[2]
@@ -65,6 +68,21 @@ def test_a_stage_completes_as_a_deployment(services, tiny_collection):
     with temporary_settings({PREFECT_API_URL: address}):
         train = run_deployment("har/train", parameters={"params": str(params_file)}, poll_interval=1, timeout=200)
     assert train.state.name == "Completed"
+
+
+def test_no_server_is_reached_from_other_machines(services):
+    workspace, _ = services
+    assert [beyond_loopback(service.pid) for service in running_services(workspace).values()] == [[], [], []]
+
+
+def test_the_temporary_server_of_a_run_is_not_either(tmp_path):
+    address = start_temporary_prefect(tmp_path)
+    try:
+        wait_for_prefect(address)
+        assert beyond_loopback(os.getpid()) == []
+        assert listening(os.getpid()) >= {f"127.0.0.1:{urlsplit(address).port}"}
+    finally:
+        stop_temporary_prefect()
 
 
 def test_up_again_says_where_they_are_and_starts_nothing(services):

@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
 from flows.app import jobs as jobs_module
 from flows.app import server
+from flows.app.access import is_loopback
 from flows.app.jobs import FullError, Job, Jobs
 from flows.app.results import POINTS, probability_chart
 from flows.app.server import Limits, discard, make_app, middle_frame
-from flows.app.serving import is_loopback, listen
+from flows.app.serving import listen
 from pipeline_lib.artifacts import file_sha256
 from pipeline_lib.predict.examples import Example
 from pipeline_lib.predict.prediction import ModelPrediction
 from pipeline_lib.video.ffmpeg import VideoError
 from pipeline_lib.video.reading import count_frames
 from tasks.mlflow.loading import Opened
+from tests.listening import beyond_loopback, listening
 from tests.models import CLASSES, make_bundle, make_opened, write_video
 
 ORIGIN = "http://127.0.0.1:7860"
@@ -55,13 +56,13 @@ def client(opened: Opened, video: Path, tmp_path: Path) -> Iterator[TestClient]:
         yield client
 
 
-def finish(client: TestClient, identity: str) -> dict[str, Any]:
+def finish(client: httpx.Client, identity: str) -> dict[str, Any]:
     while (job := client.get(f"/jobs/{identity}").json())["state"] in ("waiting", "running"):
         time.sleep(0.01)
     return job
 
 
-def upload(client: TestClient, content: bytes) -> tuple[str, dict[str, Any]]:
+def upload(client: httpx.Client, content: bytes) -> tuple[str, dict[str, Any]]:
     answer = client.post("/jobs", content=content)
     assert answer.status_code == 201, answer.text
     return answer.json()["id"], finish(client, answer.json()["id"])
@@ -174,6 +175,32 @@ def test_uploads_that_stall_give_their_slots_back(opened, tmp_path, monkeypatch)
     assert list((tmp_path / "app").iterdir()) == []
 
 
+def test_an_upload_that_trickles_ends(opened, tmp_path):
+    app = make_app(opened, tmp_path / "app", limits=dataclasses.replace(LIMITS, upload_seconds=0.1))
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status"))
+
+    asyncio.run(asyncio.wait_for(app(SCOPE, receive, send), 20))
+    assert statuses[0] == 408
+    assert list((tmp_path / "app").iterdir()) == []
+
+
+def test_more_videos_than_are_kept_push_the_oldest_out(client, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs_module, "MAX_KEPT", 2)
+    first, *others = (upload(client, write_video(tmp_path / "v.mp4", number).read_bytes())[0] for number in (31, 33, 35))
+    assert client.get(f"/jobs/{first}").status_code == 200  # until the next one comes
+    failed, _ = upload(client, b"no video")
+    assert client.get(f"/jobs/{first}").json() == {"detail": "expired; upload the video again"}
+    assert {path.name for path in (tmp_path / "app").iterdir()} == set(others)  # a file that failed takes no space
+    assert client.get(f"/jobs/{failed}").json()["state"] == "failed"
+
+
 def test_the_event_loop_neither_writes_nor_deletes_files(client, video, monkeypatch):
     threads: set[str] = set()
 
@@ -245,6 +272,12 @@ def test_the_page_names_what_the_models_know_and_runs_no_script_of_others(client
     for name in ("tokens.css", "player.css", "style.css", "app.css", "player.js", "app.js", "chart.js"):
         assert client.get(f"/static/{name}").status_code == 200
     assert client.get("/").headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_is_told_the_limits(opened, tmp_path):
+    app = make_app(opened, tmp_path / "app", limits=Limits(max_bytes=50_000_000, max_seconds=90))
+    with TestClient(app, base_url=ORIGIN) as client:
+        assert "Up to 1.5 minutes and 50 MB, any common format." in client.get("/").text
 
 
 def test_everything_is_removed_at_the_end(opened, video, tmp_path):
@@ -380,18 +413,20 @@ def test_loopback_is_known():
     assert not any(is_loopback(host) for host in ("0.0.0.0", "192.168.1.7", "example.org"))
 
 
-def test_the_command_says_where_it_is_and_ends_clean(tmp_path):
+def test_the_command_says_where_it_is_listens_there_alone_and_ends_clean(tmp_path):
     (tmp_path / "model").mkdir()
     make_bundle(tmp_path / "parts", "mean_pool").save(tmp_path / "model")
     command = [sys.executable, "-m", "flows.cli", "app", "--model", str(tmp_path / "model"), "--port", "0"]
     process = subprocess.Popen([*command, "--workspace", str(tmp_path / "workspace")], stdout=subprocess.PIPE, text=True)
     assert process.stdout
     address = next(line.split()[1] for line in process.stdout if line.startswith("app "))
-    with urllib.request.urlopen(address) as page:
-        assert "mean pool" in page.read().decode()
-    request = urllib.request.Request(f"{address}/jobs", b"no video", {"Origin": address})
-    with urllib.request.urlopen(request) as answer:
-        assert (tmp_path / "workspace" / "app" / json.load(answer)["id"]).is_dir()
+    with httpx.Client(base_url=address, headers={"origin": address}) as client:
+        assert "mean pool" in client.get("/").text
+        identity, job = upload(client, write_video(tmp_path / "v.mp4", 31).read_bytes())
+    assert job["state"] == "done"
+    assert (tmp_path / "workspace" / "app" / identity).is_dir()
+    assert beyond_loopback(process.pid) == []
+    assert address.removeprefix("http://") in listening(process.pid)
     process.send_signal(signal.SIGINT)
     assert process.wait(15) == 0
     assert list((tmp_path / "workspace" / "app").iterdir()) == []

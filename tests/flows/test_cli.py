@@ -8,6 +8,7 @@ import pytest
 
 from flows import cli
 from pipeline_lib.errors import UserError
+from pipeline_lib.predict.videos import MAX_BYTES, MAX_SECONDS
 from tasks.mlflow import loading
 
 HEAVY = ("torch", "prefect", "mlflow", "pandas", "numpy", "pydantic")
@@ -53,6 +54,8 @@ def test_the_engine_is_a_parameter_that_overrides_the_file():
         ["gc", "--older-than", "nand"],
         ["gc", "--keep-size", "lots"],
         ["gc", "--keep-size", "5GBGB"],
+        ["app", "--max-size", "200"],
+        ["app", "--max-minutes", "ten"],
     ],
 )
 def test_a_wrong_call_says_how_to_call(arguments, capsys):
@@ -65,6 +68,13 @@ def test_a_wrong_call_says_how_to_call(arguments, capsys):
 def test_the_default_model_is_the_one_that_falls_back_to_the_newest():
     """The command line has its own copy: importing the other would cost `har --help` its speed."""
     assert cli.DEFAULT_MODEL == loading.DEFAULT
+
+
+def test_the_limits_of_the_app_are_those_of_the_served_model_unless_told():
+    options = cli._parser().parse_args(["app"])
+    assert (options.max_size, options.max_minutes, options.public_url) == (MAX_BYTES, MAX_SECONDS, None)
+    options = cli._parser().parse_args(["app", "--max-size", "1GB", "--max-minutes", "1.5"])
+    assert (options.max_size, options.max_minutes) == (1e9, 90)
 
 
 def call_with(error: Exception, monkeypatch) -> None:

@@ -131,6 +131,7 @@ def test_what_only_says_where_or_how_fast_stays_out_of_the_recipe():
     params = Params.model_validate({"fetch": {"kind": "hmdb51"}})
     assert "device" not in params.features.recipe()
     assert "batch_frames" not in params.features.recipe()
+    assert "compression" not in params.features.recipe()
     assert "max_quarantined" not in params.subsample.recipe()
     assert params.subsample.recipe()["fps"] == 15
 
@@ -258,6 +259,7 @@ def test_recipes_hold_what_a_stream_is_made_from():
         ("features: {streams: {flow: {stack: 3}}}", r"features\.streams\.flow: stack is for streams with `input: flow`"),
         ("features: {grid: 5, streams: {rgb: {}}}", r"features\.grid and features\.streams exclude each other"),
         ("features: {streams: {rgb: {device: cpu}}}", r"features\.streams\.rgb\.device: give it once"),
+        ("features: {streams: {rgb: {compression: lz4}}}", r"features\.streams\.rgb\.compression: give it once"),
         ("features: {streams: {rgb: {gird: 7}}}", r"unknown key features\.streams\.rgb\.gird; accepted here: input, backbone"),
         ("features: {streams: {a: {input: flow, encoding: image, stack: 2}}}", r"image takes one flow, but stack = 2"),
         ("features: {streams: {}}", r"features\.streams = \{\}"),

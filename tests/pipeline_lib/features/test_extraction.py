@@ -101,6 +101,14 @@ def test_equal_input_gives_equal_bytes(shard: Path, features: Path, tmp_path: Pa
     assert (tmp_path / "features.h5").read_bytes() == features.read_bytes()
 
 
+def test_compressed_features_are_the_same(shard: Path, features: Path, tmp_path: Path) -> None:
+    extract(shard, tmp_path, PARAMS.model_copy(update={"compression": "lz4"}))
+    with FeatureReader([features]) as plain, FeatureReader([tmp_path / "features.h5"]) as packed:
+        assert torch.equal(packed.load(plain.clips), plain.load(plain.clips))
+        assert packed.provenance == plain.provenance
+    assert (tmp_path / "features.h5").stat().st_size < features.stat().st_size
+
+
 def test_dropped_clips_are_left_out(shard: Path, tmp_path: Path) -> None:
     chunk = ChunkParams(frames=8, short="drop", tail="drop")
     counts = extract(shard, tmp_path, chunk=chunk)

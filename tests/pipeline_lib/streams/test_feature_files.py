@@ -13,6 +13,9 @@ import pytest
 import torch
 
 from pipeline_lib.features import FeatureReader, FeatureWriter
+from pipeline_lib.params import Compression
+from pipeline_lib.streams.clip_compression import HEADER, compress, decompress
+from pipeline_lib.streams.feature_files import bytes_in_memory
 
 PROVENANCE = {
     "backbone": "vgg16",
@@ -25,12 +28,14 @@ PROVENANCE = {
 }
 
 
-def write(path: Path, videos: list[str], *, frames: int = 3, grid: int = 2, **provenance: object) -> Path:
+def write(
+    path: Path, videos: list[str], *, frames: int = 3, grid: int = 2, compression: Compression = "none", **provenance: object
+) -> Path:
     """Write one clip of two valid frames a video; all values of a frame are its number over all files of the test."""
     clips = pd.DataFrame({"video": pd.Series(videos, dtype=str)})
     clips["clip"] = clips["video"] + "#00000"
     clips = clips.assign(class_name="wave", first_frame=0, valid_frames=2)
-    with FeatureWriter(path, clips, frame_shape=(grid, grid, 4), frames=frames) as writer:
+    with FeatureWriter(path, clips, frame_shape=(grid, grid, 4), frames=frames, compression=compression) as writer:
         writer.describe(PROVENANCE | provenance)
         numbers = [float(video[-1]) * 10 + frame for video in videos for frame in range(2)]
         features_NKKD = np.stack([np.full((grid, grid, 4), number) for number in numbers]) if numbers else []
@@ -39,9 +44,10 @@ def write(path: Path, videos: list[str], *, frames: int = 3, grid: int = 2, **pr
     return path
 
 
-@pytest.fixture
-def paths(tmp_path: Path) -> list[Path]:
-    return [write(tmp_path / "a.h5", ["w/1", "w/2", "w/3"]), write(tmp_path / "b.h5", ["w/4", "w/5"])]
+@pytest.fixture(params=["none", "lz4"])
+def paths(tmp_path: Path, request: pytest.FixtureRequest) -> list[Path]:
+    files = {"a.h5": ["w/1", "w/2", "w/3"], "b.h5": ["w/4", "w/5"]}
+    return [write(tmp_path / name, videos, compression=request.param) for name, videos in files.items()]
 
 
 def test_clips_come_in_the_order_asked_for_over_files(paths: list[Path]) -> None:
@@ -142,7 +148,9 @@ def test_clips_that_are_not_stored_plainly_are_refused(paths: list[Path], how: s
         if how == "compressed":
             features[:] = 1
         file["features"].attrs["axes"] = file.attrs["axes"]
-    with pytest.raises(ValueError, match=r"a\.h5: clips are missing or compressed; run with `--refresh features`"):
+    with pytest.raises(
+        ValueError, match=r"a\.h5: clips are missing, or compressed in another way than LZ4; run with `--refresh features`"
+    ):
         _ = FeatureReader(paths).shape
 
 
@@ -176,6 +184,43 @@ def test_clip_in_two_files_is_refused(paths: list[Path], tmp_path: Path) -> None
     again = write(tmp_path / "again.h5", ["w/1"])
     with pytest.raises(ValueError, match=r"again\.h5: clip w/1#00000 is also in .*a\.h5"):
         _ = FeatureReader([*paths, again]).shape
+
+
+def test_compressed_files_are_smaller_and_read_together_with_others(tmp_path: Path) -> None:
+    plain, packed = write(tmp_path / "a.h5", ["w/1"], grid=16), write(tmp_path / "b.h5", ["w/2"], grid=16, compression="lz4")
+    with FeatureReader([plain, packed]) as reader:
+        assert reader.load(["w/2#00000", "w/1#00000"])[:, :, 15, 15, 3].tolist() == [[20, 21, 21], [10, 11, 11]]
+    assert packed.stat().st_size < plain.stat().st_size - 5000
+    assert bytes_in_memory(packed) == bytes_in_memory(plain) == 3 * 16 * 16 * 4 * 2
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["zeros", "half zeros", "incompressible"])
+def test_any_clip_survives_compression(share: float) -> None:
+    random = np.random.default_rng(0)
+    clip_SKKD = random.integers(0, 2**16, (3, 2, 2, 50), np.uint16) * (random.random((3, 2, 2, 50)) < share)
+    clip_SKKD = clip_SKKD.astype(np.uint16).view(np.float16)  # with infinities and signed zeros
+    chunk, read_SKKD = compress(clip_SKKD), np.empty_like(clip_SKKD)
+    decompress(bytearray(chunk), read_SKKD)
+    assert read_SKKD.tobytes() == clip_SKKD.tobytes()
+    assert len(chunk) <= clip_SKKD.nbytes + HEADER.size
+
+
+def test_another_program_reads_compressed_clips(tmp_path: Path) -> None:
+    pytest.importorskip("hdf5plugin", reason="hdf5plugin, with which others read LZ4, is not installed")
+    with h5py.File(write(tmp_path / "a.h5", ["w/1", "w/2"], grid=16, compression="lz4")) as file:
+        assert file["features"][:, :, 0, 0, 0].tolist() == [[10, 11, 11], [20, 21, 21]]
+
+
+@pytest.mark.parametrize("place", [0, HEADER.size - 1, HEADER.size])
+def test_a_damaged_compressed_clip_is_told(tmp_path: Path, place: int) -> None:
+    path = write(tmp_path / "a.h5", ["w/1"], grid=16, compression="lz4")
+    with FeatureReader([path]) as reader:
+        assert reader.shape[0] == 1
+        content = bytearray(path.read_bytes())
+        content[reader._locations["w/1#00000"].offset + place] ^= 0xFF
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.h5: damaged \(.*LZ4.*--refresh features|a\.h5: damaged \(.*Lz4"):
+            reader.load(["w/1#00000"])
 
 
 def test_failed_writing_leaves_no_file(tmp_path: Path) -> None:
