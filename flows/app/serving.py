@@ -6,7 +6,6 @@ import os
 import socket
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
@@ -14,7 +13,7 @@ from fastapi import FastAPI
 from flows.app.access import TOKEN_VARIABLE, Site, open_site
 from flows.app.server import Limits, make_app
 from flows.terminal import say
-from pipeline_lib.artifacts import Store
+from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.errors import UserError
 from pipeline_lib.predict.examples import Example, find_examples
 from tasks.mlflow.loading import open_predictor
@@ -22,7 +21,7 @@ from tasks.mlflow.loading import open_predictor
 FOLDER = "app"
 
 
-def serve(source: str, workspace: Path, host: str, port: int, public_url: str | None, limits: Limits) -> int:
+def serve(source: str, workspace: Workspace, host: str, port: int, public_url: str | None, limits: Limits) -> int:
     """Load the models and serve the page until Ctrl-C.
 
     Raises:
@@ -36,7 +35,9 @@ def serve(source: str, workspace: Path, host: str, port: int, public_url: str | 
         say(f"model       {opened.title}")
         if opened.note:
             say(f"            {opened.note}")
-        app = make_app(opened, workspace / FOLDER, _examples(workspace, opened.checkpoint_sha256), limits=limits, site=site)
+        app = make_app(
+            opened, workspace.folder / FOLDER, _examples(workspace, opened.checkpoint_sha256), limits=limits, site=site
+        )
         for line in describe_site(site):
             say(line)
         with suppress(KeyboardInterrupt):
@@ -83,10 +84,10 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"--host {host} --port {port}: {reason}; choose another port or host") from None
 
 
-def _examples(workspace: Path, checkpoint_sha256: str) -> list[Example]:
-    if not workspace.is_dir():
+def _examples(workspace: Workspace, checkpoint_sha256: str) -> list[Example]:
+    if not workspace.exists:
         return []
-    store = Store(workspace)
+    store = workspace.open()
     try:
         return find_examples(store, checkpoint_sha256)
     finally:

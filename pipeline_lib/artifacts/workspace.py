@@ -33,6 +33,11 @@ class Workspace(BaseModel):
         """The address, or else the folder."""
         return self.address or str(self.folder)
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is something to open; of an object store this is not known before."""
+        return self.address is not None or self.folder.is_dir()
+
     def open(self, on_transfer: OnTransfer | None = None) -> Store:
         """Open the workspace's artifacts, creating the folder if needed."""
         if self.address is None:

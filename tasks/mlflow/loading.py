@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline_lib.artifacts import layout
+from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.predict.bundle import INPUT_SPEC_FILE, ModelBundle, read_input_spec
@@ -46,7 +47,7 @@ class Opened:
     """Heatmap parameters of its run."""
 
 
-def open_predictor(source: str, workspace: Path, *, siblings: bool = False) -> Opened:
+def open_predictor(source: str, workspace: Workspace, *, siblings: bool = False) -> Opened:
     """Load a model, without leaving downloaded files behind.
 
     Args:
@@ -61,19 +62,18 @@ def open_predictor(source: str, workspace: Path, *, siblings: bool = False) -> O
     from pipeline_lib.predict.predictor import Predictor
 
     with tempfile.TemporaryDirectory(prefix="har-") as scratch:
-        found = _Finder(workspace.absolute(), Path(scratch)).find(source)
+        found = _Finder(workspace, Path(scratch)).find(source)
         bundles = [found.bundle, *(_siblings(found, Path(scratch)) if siblings else ())]
         name, sha256 = found.bundle.name, file_sha256(found.bundle.members[0].checkpoint)
         return Opened(Predictor(bundles), name, found.title, found.note, sha256, _drawing(workspace, sha256))
 
 
-def _drawing(workspace: Path, checkpoint_sha256: str) -> HeatmapsParams:
-    from pipeline_lib.artifacts import Store
+def _drawing(workspace: Workspace, checkpoint_sha256: str) -> HeatmapsParams:
     from pipeline_lib.predict.examples import find_drawing
 
-    if not workspace.is_dir():
+    if not workspace.exists:
         return HeatmapsParams()
-    store = Store(workspace)
+    store = workspace.open()
     try:
         return find_drawing(store, checkpoint_sha256)
     finally:
@@ -91,7 +91,7 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Finder:
-    workspace: Path
+    workspace: Workspace
     scratch: Path
 
     def find(self, source: str) -> _Found:
@@ -101,20 +101,21 @@ class _Finder:
         if path.is_file():
             return _Found(self._of_checkpoint(path), source)
         if source.startswith("models:/"):
-            tracking.open_tracking(self.workspace)
+            tracking.open_tracking(self.workspace.folder)
             return self._of_registry(source)
         if RUN_ID.fullmatch(source):
-            tracking.open_tracking(self.workspace)
+            tracking.open_tracking(self.workspace.folder)
             return self._of_run(source)
         raise UserError(f"{source}: no such model; give {ACCEPTED}")
 
     def _of_checkpoint(self, path: Path) -> ModelBundle:
-        from pipeline_lib.artifacts import Store
         from pipeline_lib.predict.provenance import bundle_of_training, find_training
 
-        if not self.workspace.is_dir():
-            raise UserError(f"{self.workspace}: no such workspace; name the one that {path} was trained in with --workspace")
-        store = Store(self.workspace)
+        if not self.workspace.exists:
+            raise UserError(
+                f"{self.workspace.name}: no such workspace; name the one that {path} was trained in with --workspace"
+            )
+        store = self.workspace.open()
         try:
             return bundle_of_training(store, find_training(store, path))
         finally:
