@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.markup import escape
@@ -14,6 +15,7 @@ from rich.markup import escape
 from flows.output import FreeNames, Step, new_folder, show_progress
 from flows.terminal import console, say
 from pipeline_lib.artifacts import Artifact, digest, layout
+from pipeline_lib.artifacts.workspace import locate_workspace
 from pipeline_lib.chunk import cut_clips
 from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.errors import UserError
@@ -24,6 +26,9 @@ from pipeline_lib.predict.videos import RequestedVideo, find_videos
 from pipeline_lib.streams.feature_files import FeatureReader
 from pipeline_lib.subsample import subsample_video
 from pipeline_lib.video.ffmpeg import VideoError
+
+if TYPE_CHECKING:
+    from tasks.stage import Context
 
 GROUP = 32
 """Videos that are downloaded, subsampled and encoded together; bounds temporary files, and gives a GPU full batches."""
@@ -186,11 +191,14 @@ def _tuned_weights(params: Params, name: str) -> Path:
     Raises:
         UserError: there are none in the workspace, or those of several folds.
     """
-    workspace = Path(params.workspace).expanduser().absolute()
-    by_fold = _tuned_by_fold(workspace, params, name) if (workspace / "artifacts").is_dir() else {}
+    from tasks.stage import Context  # imports Prefect, which is slow
+
+    workspace = locate_workspace(params.workspace, params.cache)
+    context = Context(workspace=workspace)
+    by_fold = _tuned_by_fold(context, params, name) if workspace.exists else {}
     if not by_fold:
         raise UserError(
-            f"features.streams.{name} is tuned, but {workspace} has no weights that were tuned with these parameters: "
+            f"features.streams.{name} is tuned, but {workspace.name} has no weights that were tuned with these parameters: "
             f"make them by `har run PARAMS --until finetune`, give `--weights {name}=PATH`, or write untuned features with "
             "`--set finetune.enabled=false`"
         )
@@ -200,17 +208,15 @@ def _tuned_weights(params: Params, name: str) -> Path:
             f"`--set chunk.fold={next(iter(by_fold))}`"
         )
     ((fold, artifact),) = by_fold.items()
-    path = artifact.path(layout.BACKBONE)
+    path = context.store.file(artifact, layout.BACKBONE)
     say(f"weights     {name}: tuned on fold {fold}, {artifact.manifest.created}, {path}")
     return path
 
 
-def _tuned_by_fold(workspace: Path, params: Params, name: str) -> dict[int, Artifact]:
+def _tuned_by_fold(context: Context, params: Params, name: str) -> dict[int, Artifact]:
     """Return the newest weights of a stream that were tuned with these parameters, by fold."""
-    from tasks.features import backbone_recipe  # imports Prefect, which is slow
-    from tasks.stage import Context
+    from tasks.features import backbone_recipe
 
-    context = Context(workspace=workspace)
     folds = {clips.content_key: clips.manifest.params["fold"] for clips in context.store.artifacts("chunk")}
     values = {"finetune": params.finetune.recipe(), "backbone": backbone_recipe(context, params.tuned_streams[name])}
     found = [

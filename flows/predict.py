@@ -17,6 +17,7 @@ from rich.table import Table
 from flows.output import FreeNames, Step, new_folder, show_progress
 from flows.terminal import console, say
 from pipeline_lib.addresses import redact
+from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.errors import UserError
 from pipeline_lib.predict.boxes import BoxFile, find_boxes
 from pipeline_lib.predict.heatmap import draw_heatmap
@@ -30,7 +31,7 @@ def predict(
     arguments: Sequence[str],
     *,
     source: str,
-    workspace: Path,
+    workspace: Workspace,
     output: Path | None,
     overlap: float,
     heatmaps: bool,
@@ -48,7 +49,7 @@ def predict(
         raise UserError(f"--overlap {overlap:g}: must be 0 or more, and less than 1")
     videos = find_videos(arguments)
     opened = open_predictor(source, workspace)
-    folder = new_folder(output or _unused(workspace / "predictions" / time.strftime("%Y-%m-%d_%H%M%S")))
+    folder = new_folder(output or _unused(workspace.folder / "predictions" / time.strftime("%Y-%m-%d_%H%M%S")))
     say(f"model       {opened.title}")
     if opened.note:
         say(f"            {opened.note}")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flows.predict import _Job, predict
+from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.predict import predictor
 from pipeline_lib.predict.videos import RequestedVideo
 from pipeline_lib.video import decoders
@@ -29,7 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def run(arguments: list[str], model: str, folder: Path, **options: Any) -> int:
     defaults = {"output": None, "overlap": 0.0, "heatmaps": True}
-    return predict(arguments, source=model, workspace=folder / "workspace", **(defaults | options))
+    return predict(arguments, source=model, workspace=Workspace(folder=folder / "workspace"), **(defaults | options))
 
 
 def test_a_folder_of_videos_becomes_a_table_json_csv_and_heatmaps(models, tmp_path, capsys):

@@ -14,6 +14,7 @@ import pytest
 
 from flows.promote import promote
 from pipeline_lib.artifacts import file_sha256
+from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.params import TrackingParams
 from pipeline_lib.predict.predictor import Predictor
 from tasks.mlflow import loading, registry, tracking
@@ -95,7 +96,7 @@ def test_every_source_gives_its_model(tracked: Tracked, video: Path, tmp_path: P
         conv_alstm.run_id: conv_alstm,
         str(tmp_path / "folder"): conv_alstm,
     }.items():
-        opened = loading.open_predictor(source, tracked.workspace)
+        opened = loading.open_predictor(source, Workspace(folder=tracked.workspace))
         assert opened.model == expected.bundle.input_spec.name, source
         assert opened.checkpoint_sha256 == file_sha256(expected.bundle.checkpoint)
         found = opened.predictor.predict(video).models[opened.model]
@@ -104,7 +105,7 @@ def test_every_source_gives_its_model(tracked: Tracked, video: Path, tmp_path: P
 
 
 def test_the_other_models_of_the_run_come_along_where_they_are_wanted(tracked: Tracked):
-    opened = loading.open_predictor("models:/har/1", tracked.workspace, siblings=True)
+    opened = loading.open_predictor("models:/har/1", Workspace(folder=tracked.workspace), siblings=True)
     assert opened.model == "alstm"
     assert opened.predictor.models[0] == "alstm"
     assert set(opened.predictor.models) == set(MODELS)
@@ -112,12 +113,12 @@ def test_the_other_models_of_the_run_come_along_where_they_are_wanted(tracked: T
 
 def test_loading_leaves_no_files(tracked: Tracked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    loading.open_predictor("models:/har/1", tracked.workspace, siblings=True)
+    loading.open_predictor("models:/har/1", Workspace(folder=tracked.workspace), siblings=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_promotion_is_a_step_of_its_own(tracked: Tracked, capsys: pytest.CaptureFixture[str]):
-    note = loading.open_predictor(loading.DEFAULT, tracked.workspace).note
+    note = loading.open_predictor(loading.DEFAULT, Workspace(folder=tracked.workspace)).note
     assert note == "no champion yet, this is the newest version; `har promote 1` makes it the champion"
     (first,) = registry.versions()
     assert registry.standing(first) == "the default of har predict"
@@ -127,10 +128,10 @@ def test_promotion_is_a_step_of_its_own(tracked: Tracked, capsys: pytest.Capture
         "previous champion  none",
         "new champion       version 1 (alstm, fold 1, seed 0, validation 50.0%)",
     ]
-    assert loading.open_predictor(loading.DEFAULT, tracked.workspace).note is None
+    assert loading.open_predictor(loading.DEFAULT, Workspace(folder=tracked.workspace)).note is None
     promote(tracked.children["conv_alstm"].run_id, tracked.workspace)  # not registered before
     assert "new champion       version 2 (conv_alstm" in capsys.readouterr().out
-    assert loading.open_predictor(loading.DEFAULT, tracked.workspace).model == "conv_alstm"
+    assert loading.open_predictor(loading.DEFAULT, Workspace(folder=tracked.workspace)).model == "conv_alstm"
     assert registry.standing(first) == "har promote 1 makes it the default of har predict"
     promote(tracked.parent, tracked.workspace)
     assert capsys.readouterr().out.startswith("previous champion  version 2")
@@ -169,16 +170,16 @@ def test_a_run_that_trained_nothing_is_not_promoted(tracked: Tracked):
 )
 def test_a_source_that_is_none_is_one_clear_line(tracked: Tracked, source: str, reason: str):
     with pytest.raises(ValueError, match=reason) as caught:
-        loading.open_predictor(source, tracked.workspace)
+        loading.open_predictor(source, Workspace(folder=tracked.workspace))
     assert "\n" not in str(caught.value)
 
 
 def test_a_workspace_without_runs_or_models_says_what_to_do(tmp_path: Path):
     with pytest.raises(ValueError, match="no run in this workspace yet"):
-        loading.open_predictor(loading.DEFAULT, tmp_path)
+        loading.open_predictor(loading.DEFAULT, Workspace(folder=tmp_path))
     assert list(tmp_path.iterdir()) == []
     tracking.init_tracking(TrackingParams(), tmp_path)
-    for act in (lambda: promote(None, tmp_path), lambda: loading.open_predictor(loading.DEFAULT, tmp_path)):
+    for act in (lambda: promote(None, tmp_path), lambda: loading.open_predictor(loading.DEFAULT, Workspace(folder=tmp_path))):
         with pytest.raises(ValueError, match="no model is registered yet"):
             act()
 
@@ -195,7 +196,7 @@ def test_a_strangers_model_is_refused(tracked: Tracked, tmp_path: Path):
     with mlflow.start_run(experiment_id=experiment):
         info = mlflow.pyfunc.log_model(name="stranger", python_model=str(tmp_path / "stranger.py"), pip_requirements=["mlflow"])
     with pytest.raises(ValueError, match="not a model that this project registered"):
-        loading.open_predictor(info.model_uri, tracked.workspace)
+        loading.open_predictor(info.model_uri, Workspace(folder=tracked.workspace))
 
 
 SERVED = """
