@@ -197,7 +197,7 @@ def _pickle(store: Store, work: Any) -> tuple[bytes, list[Place]]:
     """Return an object pickled with its paths as places, and these places."""
     file = io.BytesIO()
     pickler = _Pickler(file, store)
-    pickler.dump(work)
+    pickler.dump(work)  # type: ignore[no-untyped-call]
     return file.getvalue(), sorted(pickler.places)
 
 
@@ -205,7 +205,7 @@ class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
     """Pickles paths in the workspace as places."""
 
     def __init__(self, file: io.BytesIO, store: Store) -> None:
-        super().__init__(file)
+        super().__init__(file)  # type: ignore[no-untyped-call]
         self._workspace_store = store
         self.places: set[Place] = set()
 
@@ -217,7 +217,7 @@ class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
             return _unpack_path, (tuple(place),)
         if isinstance(value, Path) and value.is_relative_to(self._workspace_store.workspace):
             return _unpack_own, (str(value),)
-        return super().reducer_override(value)
+        return super().reducer_override(value)  # type: ignore[no-untyped-call]
 
 
 def _unpickle(content: bytes, store: SharedStore, is_own: bool) -> Any:
