@@ -76,8 +76,13 @@ def recipes(
 def needs_of_model(context: Context, device: Device, key: str, features: FeaturesOfModel, side_by_side: SideBySide) -> Needs:
     """Return the resources that training or evaluating one model on these features needs."""
     refs = [shard[stream] for stream, shards in features.items() for shard in shards]
-    features_bytes = sum(context.store.file_bytes(ref, layout.FEATURES) for ref in refs)
+    features_bytes = sum(_bytes_in_memory(context, ref) for ref in refs)
     return training_needs(device, features_bytes, side_by_side.number, is_limit=side_by_side.is_limit, key=key)
+
+
+def _bytes_in_memory(context: Context, features: Ref) -> int:
+    """Return the size of features when they are read; artifacts from before it was counted are not compressed."""
+    return features.counts.get("bytes_in_memory") or context.store.file_bytes(features, layout.FEATURES)
 
 
 def feature_inputs(features: FeaturesOfModel) -> dict[str, str]:

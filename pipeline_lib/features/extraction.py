@@ -180,7 +180,12 @@ class _Job:
             shares,
         )
         sharing = SHARDS_ON_GPU if self.stream.encoder.device.type == "cuda" else 1
-        return {"clips": num_clips, "frames": num_frames, "busy_seconds": self.timings.rounded(seconds / sharing)}
+        return {
+            "clips": num_clips,
+            "frames": num_frames,
+            "bytes_in_memory": self._writer.bytes_in_memory,
+            "busy_seconds": self.timings.rounded(seconds / sharing),
+        }
 
 
 def _extract(

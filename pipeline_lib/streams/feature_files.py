@@ -74,6 +74,8 @@ class FeatureWriter:
         self.is_compressed = compression == "lz4"
         self.clip_SKKD = np.empty((frames if step_frames is None else len(step_frames), *frame_shape), np.float16)
         self.given_steps = clips["valid_frames"].tolist() if step_frames is None else [len(step_frames)] * len(clips)
+        self.bytes_in_memory = len(clips) * self.clip_SKKD.nbytes
+        """Size of the features when they are read, whatever they take on disk."""
         self.num_filled = 0
         self.num_written = 0
         self.file = h5py.File(path, "w", libver="latest")
@@ -284,13 +286,6 @@ class FeatureReader:
                 differing.append(STEP_FRAMES)
             if differing:
                 raise UserError(f"{path} and {first_path} differ in {', '.join(differing)}; run with `--refresh features`")
-
-
-def bytes_in_memory(path: Path) -> int:
-    """Return the size in bytes of a file's features when they are read, whatever they take on disk."""
-    with _open(path) as file:
-        features = file["features"]
-        return int(features.size) * int(features.dtype.itemsize)
 
 
 def _open(path: Path) -> h5py.File:

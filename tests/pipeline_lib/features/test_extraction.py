@@ -47,6 +47,8 @@ def test_counts_and_progress(shard: Path, tmp_path: Path) -> None:
     seen: list[int] = []
     counts = extract(shard, tmp_path, on_frames=seen.append)
     assert (counts["clips"], counts["frames"]) == (6, 33)
+    with FeatureReader([tmp_path / "features.h5"]) as reader:
+        assert counts["bytes_in_memory"] == np.prod(reader.shape) * 2
     assert set(counts["busy_seconds"]) == {"network", "writing", "waiting_for_frames", "all"}
     assert min(counts["busy_seconds"].values()) >= 0
     assert 0 < counts["busy_seconds"]["network"] <= counts["busy_seconds"]["all"]
