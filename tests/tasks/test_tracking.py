@@ -9,6 +9,7 @@ import pytest
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import TrackingParams
+from tasks.background import Background
 from tasks.mlflow import tracking
 from tests.e2e.tracking_server import TrackingServer
 
@@ -65,8 +66,19 @@ def test_a_workspace_with_a_server_uses_it_unless_another_is_named(tmp_path: Pat
     assert tracking.tracking_uri(TrackingParams(), tmp_path) == "http://elsewhere"
 
 
-@pytest.mark.parametrize(("code", "is_outage"), [("TEMPORARILY_UNAVAILABLE", True), ("INVALID_PARAMETER_VALUE", False)])
-def test_a_server_whose_database_restarts_is_an_outage(code: str, is_outage: bool) -> None:
-    from mlflow.exceptions import RestException
+@pytest.mark.parametrize(("errors", "calls", "is_lost"), [(0, 1, False), (1, 2, False), (9, 2, True)])
+def test_a_record_is_sent_again_after_one_internal_error(errors, calls, is_lost, monkeypatch, caplog) -> None:
+    from mlflow.exceptions import MlflowException
 
-    assert tracking.is_outage(RestException({"error_code": code, "message": "text"})) is is_outage
+    def log(run_id: str) -> None:
+        told.append(run_id)
+        if len(told) <= errors:
+            raise MlflowException("API request to http://lab failed: Max retries exceeded (too many 500 error responses)")
+
+    monkeypatch.setattr(tracking, "AGAIN_SECONDS", 0.0)
+    told: list[str] = []
+    background = Background("MLflow", tracking.is_outage)
+    tracking.TrackedRun(background, "run").log(log)
+    background.close()
+    assert told == ["run"] * calls
+    assert ("was not written" in caplog.text) is is_lost

@@ -65,6 +65,15 @@ def test_the_test_part_changes_nothing(tmp_path, feature_store, store_without_te
 
 
 @pytest.mark.slow
+def test_a_database_changes_nothing_but_the_place(tmp_path, feature_store, postgresql):
+    _, in_folder = sweep(feature_store, tmp_path / "folder")
+    _, in_database = sweep(feature_store, tmp_path / "database", database=postgresql.address("searches"))
+    for name in ("trials.csv", "best.json", "importance.json"):
+        assert (in_database / name).read_bytes() == (in_folder / name).read_bytes()
+    assert list((tmp_path / "database" / "study").iterdir()) == []
+
+
+@pytest.mark.slow
 def test_two_workers_and_another_model(tmp_path, feature_store):
     params = SweepParams(trials=6, units=(8, 16), head_channels=(None, 4), workers=2)
     counts, directory = sweep(feature_store, tmp_path, params, TRAIN.of("conv_alstm"))

@@ -87,7 +87,7 @@ def test_a_database_that_restarts_on_the_way_is_waited_for(open_there, postgresq
         postgresql.start()
 
     study = open_there()
-    with ThreadPoolExecutor(1) as pool:
+    with study.place.hold(), ThreadPoolExecutor(1) as pool:
         told = search(study, restart_in_the_second_trial, 3)
     assert stopped
     assert "does not answer" in caplog.text
