@@ -1,8 +1,9 @@
-"""The batch script for SLURM, and what it does before Ray starts."""
+"""The scripts: the batch script for SLURM, what it does before Ray starts, and the build without Docker."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,13 @@ def bash(*arguments, folder=ROOT, **environment):
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 def test_bash_can_read_it(script):
     assert bash("-n", script).returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed (Debian: apt install shellcheck)")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_shellcheck_warns_of_nothing(script):
+    result = subprocess.run(["shellcheck", "--severity=warning", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
 
 
 def test_a_fault_is_found(tmp_path):
