@@ -25,6 +25,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,6 +36,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import psutil
+from obstore.store import from_url
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -69,6 +71,7 @@ BROKEN = 1_000
 ROOT = Path("videos")
 DATASET_VIDEOS = 100_000
 """Above this number MLflow is not given the clip table: it takes a quarter of an hour at a million."""
+NUM_REQUESTS, AT_ONCE = 500, 16
 FRAME_BYTES = 7 * 7 * 512 * 2
 """Features of a frame: VGG16, 7 x 7 cells, fp16."""
 ATTENTION_BYTES = 7 * 7 * 4
@@ -196,17 +199,16 @@ def _subsample(videos: Sequence[CollectionVideo], params: SubsampleParams, direc
     return subsample_shard(ROOT, videos, directory, params)
 
 
-def find_shards(context: Context, recipes: Iterable[Recipe]) -> list[Ref]:
+def shard_keys(context: Context, shards: Mapping[str, Sequence[CollectionVideo]]) -> list[str]:
+    """Return every shard's key."""
+    params = SubsampleParams()
+    return [tasks.subsample.recipe(context, shard, videos, ROOT, params).key for shard, videos in shards.items()]
+
+
+def find_shards(context: Context, keys: Iterable[str]) -> list[Ref]:
     """Return the shards' artifacts from the store, as a run answered from the cache does."""
-    found = [context.store.find(recipe.stage, recipe.key) for recipe in recipes]
+    found = (context.store.find("subsample", key) for key in keys)
     return [Ref.to(artifact, made=False) for artifact in found if artifact]
-
-
-def shard_recipes(context: Context, shards: Mapping[str, Sequence[CollectionVideo]]) -> list[Recipe]:
-    """Return every shard's recipe, with its key computed."""
-    recipes = [tasks.subsample.recipe(context, shard, videos, ROOT, SubsampleParams()) for shard, videos in shards.items()]
-    assert len({recipe.key for recipe in recipes}) == len(shards)
-    return recipes
 
 
 def make_clips(context: Context, collection: Ref, shards: Sequence[Ref], params: ChunkParams, *, official: bool) -> Ref:
@@ -374,8 +376,8 @@ def simulate(num_videos: int, shard_videos: int, workspace: Path) -> Simulation:
     shards_of = functools.partial(read_collection, context, collection, shard_videos)
     sim.step("(shards: pixels stood in for)", lambda: make_shards(context, shards_of()), "{:,} shards".format)
     sim.step("shards' videos, from fetch's table", lambda: len(shards_of()))
-    recipes = sim.step("shards' recipes and keys", lambda: shard_recipes(context, shards_of()))
-    shards = sim.step("store.find of all shards", lambda: find_shards(context, recipes))
+    keys = sim.step("shards' recipes and keys", lambda: shard_keys(context, shards_of()))
+    shards = sim.step("store.find of all shards", lambda: find_shards(context, keys))
     folders = functools.partial(map, lambda shard: shard.directory(context), shards)
     sim.step("quarantine check", lambda: check_quarantine([read_videos(folders())], SubsampleParams().max_quarantined))
     official = functools.partial(make_clips, context, collection, shards, official=True)
@@ -435,18 +437,39 @@ def print_prefect(context: Context, num_tasks: int) -> None:
         print(f"  {name} a task: {value:,.4f}")
 
 
+def print_requests(url: str) -> None:
+    """Print milliseconds of small requests to an object store, one and `AT_ONCE` at a time; keys are in the environment."""
+    store, names = from_url(url), [f"million/{number}" for number in range(NUM_REQUESTS)]
+    kinds = {
+        "put of 30 kB": lambda name: store.put(name, bytes(30_000)),
+        "get of 30 kB": lambda name: len(store.get(name).bytes()),
+        "delete": store.delete,
+    }
+    for kind, request in kinds.items():
+        for at_once in (1, AT_ONCE) if kind != "delete" else (AT_ONCE,):
+            with ThreadPoolExecutor(at_once) as pool:
+                started = time.perf_counter()
+                list(pool.map(request, names))
+                taken = time.perf_counter() - started
+            print(f"  {kind}, {at_once} at once: {1000 * taken / len(names):.2f} ms a request")
+
+
 def main() -> None:
     """Run the sizes asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, nargs="+", default=SIZES, help="sizes to simulate")
     parser.add_argument("--shard-videos", type=int, default=SubsampleParams().shard_videos, help="subsample.shard_videos")
     parser.add_argument("--tasks", type=int, nargs="*", default=(), help="numbers of Prefect tasks to measure, instead")
+    parser.add_argument("--store", help="address of an object store, to measure requests to it, instead")
     parser.add_argument("--folder", type=Path, help="keeps the workspaces, and has those of an earlier call")
     options = parser.parse_args()
     logging.getLogger("pipeline_lib").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         workspaces = {number: folder / f"{number}-{options.shard_videos}" for number in options.videos}
+        if options.store:
+            print_requests(options.store)
+            return
         if options.tasks:
             for number in options.tasks:
                 print_prefect(Context(workspace=workspaces[options.videos[0]]), number)
