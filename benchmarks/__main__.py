@@ -36,7 +36,7 @@ def main() -> None:
     print(f"\n{time_hmdb51()}")
     minutes = (time.monotonic() - started) / 60
     print(f"\nlowest – median – highest of {len(comparisons[0].ours)} repeats in turns; {minutes:.1f} minutes in all")
-    print(f"{_processor()}: {describe_device(torch.device('cpu'))}, {torch.get_num_threads()} threads; load before: {load:.1f}")
+    print(f"{processor()}: {describe_device(torch.device('cpu'))}, {torch.get_num_threads()} threads; load before: {load:.1f}")
     print(f"Python {platform.python_version()}, " + ", ".join(f"{tool} {version(tool)}" for tool in TOOLS))
 
 
@@ -60,7 +60,7 @@ def _table(comparisons: Iterable[Comparison]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return the processor's name as Linux tells it, else as Python does."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
