@@ -145,6 +145,36 @@ def test_a_model_without_attention_is_checked_by_grad_cam_which_finds_the_actor(
         assert np.ptp(file["attention"][:]) < 1e-6  # attention itself stays uniform
 
 
+def test_flow_is_that_of_the_videos_with_boxes(checkpoint, feature_store, tmp_path, monkeypatch):
+    """Of a collection in which one video has boxes."""
+    asked = []
+
+    def flow_maps(test, num_frames, grid, clip_N, path_of):
+        asked.extend(path_of(video) for video in set(test["video"].iloc[clip_N]))
+        map_NTI = np.zeros((len(test), num_frames, grid**2))
+        map_NTI[:, :, 0] = 1
+        return map_NTI
+
+    monkeypatch.setattr("pipeline_lib.evaluate.evaluation.flow_maps", flow_maps)
+    video = feature_store.clips.query("split == 'test'")["video"].iloc[0]
+    own = feature_store.boxes.query("video == @video").assign(x0=0.0, y0=0.0, x1=0.25, y1=0.25)
+    evaluate_model(
+        checkpoint,
+        feature_store.clips,
+        feature_store.files,
+        tmp_path,
+        PARAMS,
+        fps=feature_store.fps,
+        boxes=own,
+        video_path=tmp_path.joinpath,
+    )
+    measures = json.loads((tmp_path / "maps.json").read_text())["measures"]
+    assert asked == [tmp_path / video]
+    assert measures["pointing"]["flow"] == measures["mass_in_box"]["flow"] == measures["tube_iou"]["flow"] == 1
+    assert list(measures["tube_iou"]["differences"]) == ["uniform", "centre", "grad_cam", "flow"]
+    assert "flow" not in measures["entropy"]
+
+
 def test_boxes_are_scored_as_they_are_written(evaluated, feature_store):
     metrics, directory = evaluated
     maps = json.loads((directory / "maps.json").read_text())
