@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import object_store, postgresql  # noqa: F401
+from tests.servers import object_store, postgresql, with_object_store  # noqa: F401
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PREFECT = Path(tempfile.mkdtemp(prefix="har-tests-"))

