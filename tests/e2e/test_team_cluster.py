@@ -1,7 +1,7 @@
 """A cluster on one host, as docs/scaling.md describes it: four Ray nodes that share no folder, an object store, PostgreSQL.
 
-While the flow runs, a worker is killed, a node is killed, another one freezes, and the database is killed and restarted. What is
-made equals what one machine makes. The rendered collection and, where it is beside the checkout, the real one.
+While the flow runs, a worker is killed, a node is killed, another one freezes, and the database is killed and restarted. What
+is made equals what one machine makes. The rendered collection and, where it is beside the checkout, the real one.
 """
 
 from __future__ import annotations
@@ -130,10 +130,8 @@ def published(address: str) -> dict[str, Manifest]:
 
 def content(address: str) -> dict[str, str]:
     """Return the digests of every artifact's files, by stage and key."""
-    return {
-        name: json.dumps(manifest.model_dump(mode="json")["files"], sort_keys=True)
-        for name, manifest in published(address).items()
-    }
+    files = {name: manifest.model_dump(mode="json")["files"] for name, manifest in published(address).items()}
+    return {name: json.dumps(records, sort_keys=True) for name, records in files.items()}
 
 
 def test_what_a_disturbed_cluster_makes_is_what_one_machine_makes(
@@ -144,9 +142,8 @@ def test_what_a_disturbed_cluster_makes_is_what_one_machine_makes(
     address, log, began = f"s3://lab/{tmp_path.name}", site.folder / "log", time.monotonic()
     process = start(site, fetch, address)
 
-    wait_until(lambda: any(name.startswith("subsample/") for name in published(address)), process, log)
-    working = [worker for name in "cde" for worker in workers(site.nodes[name])]
-    os.kill(working[0].pid, signal.SIGKILL)
+    wait_until(lambda: any(workers(site.nodes[name]) for name in "cde"), process, log)
+    os.kill(next(worker for name in "cde" for worker in workers(site.nodes[name])).pid, signal.SIGKILL)
     wait_until(lambda: any(name.startswith("features/") for name in published(address)), process, log)
     site.nodes["d"].signal(signal.SIGKILL)
     site.postgresql.kill()
