@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import get_model
 
-from pipeline_lib.backbones.build import Backbone, build_backbone, check_name
 from pipeline_lib.backbones import registry, torchvision_images
+from pipeline_lib.backbones.build import Backbone, build_backbone, check_name
 from pipeline_lib.backbones.weights import sha256_of_weights
 from pipeline_lib.params.stages import path_of_weights
 
