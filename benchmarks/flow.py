@@ -10,6 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pipeline_lib.params import StreamParams
 from pipeline_lib.streams.flow.encoder import stack_flows
 from pipeline_lib.streams.flow.encoding import encode_flow
 from pipeline_lib.streams.flow.method import DecoderMethod, find_method
+from pipeline_lib.streams.flow.opencv import import_opencv
 from pipeline_lib.video import decode_worker
 
 SIDE = StreamParams(input="flow").image_size
@@ -112,10 +114,8 @@ STEPS: dict[str, tuple[str, Callable[[list[Any]], list[Any]]]] = {
 
 def print_methods(paths: Sequence[Path]) -> None:
     """Print the endpoint errors and the milliseconds a pair of OpenCV's methods, for known motions of several sizes."""
-    candidates: dict[str, Method] = {
-        f"DIS {name}": lambda pair, preset=preset: _dis(preset, pair) for name, preset in PRESETS.items()
-    }
-    candidates |= {name: lambda pair, name=name: _flows(name, pair)[0] for name in ("farneback", "tvl1")}
+    candidates: dict[str, Method] = {f"DIS {name}": partial(_dis, preset) for name, preset in PRESETS.items()}
+    candidates |= {name: partial(_flow, name) for name in ("farneback", "tvl1")}
     by_motion = {motion: list(warped_pairs(paths, *motion)) for motion in MOTIONS}
     for name, method in candidates.items():
         errors, milliseconds = [], []
@@ -128,8 +128,12 @@ def print_methods(paths: Sequence[Path]) -> None:
 
 
 def _dis(preset: int, pair: list[np.ndarray]) -> np.ndarray:
-    flow_SS2: np.ndarray = cv2.DISOpticalFlow_create(preset).calc(*pair, None)
+    flow_SS2: np.ndarray = import_opencv().DISOpticalFlow_create(preset).calc(*pair, None)
     return flow_SS2
+
+
+def _flow(method: str, pair: list[np.ndarray]) -> np.ndarray:
+    return _flows(method, pair)[0]
 
 
 def _measure(method: Method, first_SS: np.ndarray, second_SS: np.ndarray, known_SS2: np.ndarray) -> tuple[float, float]:
