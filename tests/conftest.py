@@ -5,7 +5,9 @@ With pytest-xdist every worker has its own of everything here: Prefect server, i
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests.servers import object_store, postgresql, with_object_store  # noqa: F
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PREFECT = Path(tempfile.mkdtemp(prefix="har-tests-"))
+atexit.register(shutil.rmtree, PREFECT, ignore_errors=True)
 
 os.environ.update(
     PREFECT_HOME=str(PREFECT / "prefect"),
