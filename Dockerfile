@@ -29,6 +29,7 @@ ENV VIRTUAL_ENV=/opt/venv \
     PATH=/opt/venv/bin:$PATH \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     MLFLOW_DISABLE_TELEMETRY=true \
+    MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
     RAY_USAGE_STATS_ENABLED=0
 WORKDIR /opt/har
 COPY --from=environment /opt/venv /opt/venv
