@@ -180,8 +180,9 @@ class Record:
     def _log_evaluation(self, child: tracking.TrackedRun, ref: Ref) -> None:
         folder = ref.checkout(self.context)
         maps = folder / layout.MAPS
-        attention = _read_json(maps)["measures"] if maps.is_file() else {}
-        child.log(tracking.log_metrics, _test_metrics(_read_json(folder / layout.METRICS), attention))
+        found = _read_json(maps) if maps.is_file() else {"kind": "attention", "measures": {}}
+        measures = {f"{found['kind']}_{name}": row for name, row in found["measures"].items()}
+        child.log(tracking.log_metrics, _test_metrics(_read_json(folder / layout.METRICS), measures))
         child.log(tracking.log_folder, folder, "evaluation")
 
     def _log_results(self, folder: Path) -> None:
@@ -272,9 +273,8 @@ def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _test_metrics(metrics: dict[str, Any], attention: dict[str, Any]) -> dict[str, float]:
-    """Return an evaluation's metrics and attention measures as MLflow metrics; an interval becomes its two bounds."""
-    measures = {f"attention_{name}": row for name, row in attention.items()}
+def _test_metrics(metrics: dict[str, Any], measures: dict[str, Any]) -> dict[str, float]:
+    """Return an evaluation's metrics and measures of maps as MLflow metrics; an interval becomes its two bounds."""
     metrics = metrics | {name: row["model"] for name, row in measures.items()}
     intervals = metrics["intervals"] | {name: row["interval"] for name, row in measures.items()}
     ends = {f"{name}_{end}": value for name, pair in intervals.items() for end, value in zip(ENDS, pair, strict=True)}
@@ -286,7 +286,7 @@ def _parent_metrics(results: dict[str, Any]) -> dict[str, float]:
     """Return the run's overall metrics: means and SDs of models, means of controls, differences of claims."""
     metrics: dict[str, float] = {}
     for row in results["models"]:
-        model = row["model"].replace("@", " on ")  # MLflow refuses names of metrics with an @
+        model = tracking.accepted(row["model"])
         metrics |= {f"{model}/{name}": value for name, value in row["mean"].items()}
         metrics |= {f"{model}/{name}_sd": value for name, value in row["standard_deviation"].items()}
     for claim in results["attention_claims"]:

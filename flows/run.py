@@ -247,6 +247,7 @@ class Run(RunState):
                 trained=trained,
                 clips=clips[training.fold],
                 features=_of(features[training.fold], training.streams),
+                shards=shards,
                 collection=collection,
                 params=self.params.evaluate,
                 fps=self.params.subsample.fps,

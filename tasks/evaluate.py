@@ -16,8 +16,8 @@ from tasks.stage import Context, Ref, stage
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = "evaluate-6"
-FUSION_VERSION = "fusion-2"
+VERSION = "evaluate-7"
+FUSION_VERSION = "fusion-3"
 CONTROLS_VERSION = "controls-3"
 RESULTS_VERSION = "results-6"
 
@@ -31,14 +31,15 @@ def recipe(
     trained: Ref,
     clips: Ref,
     features: FeaturesOfModel,
+    shards: Sequence[Ref],
     collection: Ref,
     params: EvaluateParams,
     fps: float,
     side_by_side: SideBySide,
 ) -> Recipe:
-    """Return what scores depend on: the checkpoint, the clips, their features and the collection's boxes."""
+    """Return what scores depend on: the checkpoint, the clips, their features, the videos and the collection's boxes."""
     inputs = {"trained": trained.content_key, "clips": clips.content_key, "collection": collection.content_key}
-    inputs |= feature_inputs(features)
+    inputs |= feature_inputs(features) | {f"shard {n}": ref.content_key for n, ref in enumerate(shards)}
     return Recipe("evaluate", VERSION, params.recipe() | {"fps": fps}, inputs)
 
 
@@ -50,16 +51,19 @@ def evaluate(
     trained: Ref,
     clips: Ref,
     features: FeaturesOfModel,
+    shards: Sequence[Ref],
     collection: Ref,
     params: EvaluateParams,
     fps: float,
     side_by_side: SideBySide,
 ) -> Mapping[str, Any]:
     """Write a model's test metrics, predictions, confusion matrix, attention maps and their measures."""
-    from pipeline_lib.artifacts.tables import read_clips
+    from pipeline_lib.artifacts.tables import read_clips, video_paths
     from pipeline_lib.evaluate import evaluate_model
 
     files = feature_files(context, features)
+    boxes = _read_boxes(context, collection)
+    shards_with_tables = () if boxes is None else (shard.checkout(context, layout.VIDEOS) for shard in shards)
     return run_at(
         evaluate_model,
         trained.directory(context) / layout.CHECKPOINT,
@@ -68,7 +72,8 @@ def evaluate(
         directory,
         params,
         fps=fps,
-        boxes=_read_boxes(context, collection),
+        boxes=boxes,
+        video_path=context.files(video_paths(shards_with_tables)).__getitem__,
         needs=needs_of_model(context, params.device, "evaluate.device", features, side_by_side),
     )
 

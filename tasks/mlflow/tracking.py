@@ -318,7 +318,7 @@ def _start(experiment_id: str, name: str, tags: Mapping[str, str], params: Mappi
 
     client = _client()
     run_id = str(client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id)
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(redact_all(params)).items()])
+    client.log_batch(run_id, params=[Param(accepted(key), str(value)) for key, value in flatten(redact_all(params)).items()])
     return run_id
 
 
@@ -328,6 +328,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def accepted(name: str) -> str:
+    """Return a name of a parameter or metric as MLflow accepts it, which refuses the @ and + of `MODEL@STREAM+STREAM`."""
+    return name.replace("@", " on ").replace("+", " and ")
 
 
 def end_run(run_id: str, status: str) -> None:
