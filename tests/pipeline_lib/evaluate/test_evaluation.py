@@ -270,10 +270,3 @@ def test_features_of_another_backbone_are_refused(checkpoint, feature_store, tmp
         file.attrs["weights_sha256"] = "b" * 64
     with pytest.raises(ValueError, match=r"trained on features with weights_sha256 a+, but these have b+"):
         evaluate(checkpoint, replace(feature_store, files=[other]), tmp_path)
-
-
-def test_a_model_without_attention_has_no_maps(feature_store, tmp_path):
-    params = TrainParams(epochs=1, device="cpu").of("mean_pool")
-    train_model(feature_store.clips, feature_store.files, tmp_path, None, params)
-    assert "pointing" not in evaluate(tmp_path / "checkpoint.safetensors", feature_store, tmp_path)
-    assert not list(tmp_path.glob("maps.*"))
