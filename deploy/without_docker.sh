@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Build the Dockerfile and run the image on a Debian machine that has neither Docker's daemon nor an image registry.
-#   deploy/without_docker.sh build FOLDER [option of buildah build]...   16 GB in FOLDER, as root
+#   deploy/without_docker.sh build FOLDER [option of buildah build]...   24 GB in FOLDER, as root
 #   deploy/without_docker.sh run FOLDER [option of buildah run]... -- COMMAND...
 #   deploy/without_docker.sh remove FOLDER
-# buildah and mmdebstrap are unpacked into FOLDER; only the library libgpgme11 is installed. A minimal Debian with its own Python stands in for the base
-# image `python:3.11-slim`. Containers are chroots: they have this machine's network and devices.
+# buildah and mmdebstrap are unpacked into FOLDER; only the library libgpgme11 is installed. A minimal Debian with its own Python
+# stands in for the base image `python:3.11-slim`. Containers are chroots: they have this machine's network and devices.
 set -euo pipefail
 
 IMAGE=localhost/har
