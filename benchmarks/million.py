@@ -70,7 +70,7 @@ BROKEN = 1_000
 """One video in so many cannot be decoded."""
 ROOT = Path("videos")
 DATASET_VIDEOS = 100_000
-"""Above this number MLflow is not given the clip table: it takes a quarter of an hour at a million."""
+"""Above this number MLflow is not given the clip table: at a million it takes minutes and 4 GB."""
 NUM_REQUESTS, AT_ONCE = 500, 16
 FRAME_BYTES = 7 * 7 * 512 * 2
 """Features of a frame: VGG16, 7 x 7 cells, fp16."""
