@@ -70,7 +70,7 @@ BROKEN = 1_000
 """One video in so many cannot be decoded."""
 ROOT = Path("videos")
 DATASET_VIDEOS = 100_000
-"""Above this number MLflow is not given the clip table: it takes a quarter of an hour at a million."""
+"""Above this number MLflow is not given the clip table: at a million it takes minutes and 4 GB."""
 NUM_REQUESTS, AT_ONCE = 500, 16
 FRAME_BYTES = 7 * 7 * 512 * 2
 """Features of a frame: VGG16, 7 x 7 cells, fp16."""
@@ -97,8 +97,8 @@ class Simulation:
 
     def step(self, name: str, work: Callable[[], Any], note: Callable[[Any], str] = lambda _: "") -> Any:
         """Run `work` in a process of its own, print what it took, and return its result."""
-        result, *taken = in_child(work)
-        self.rows.append(row := Row(name, *taken))
+        result, seconds, cpu_seconds, peak_bytes = in_child(work)
+        self.rows.append(row := Row(name, seconds, cpu_seconds, peak_bytes))
         times = f"{row.seconds:8.2f} s {row.cpu_seconds:8.2f} CPU s {row.peak_bytes / 2**20:6.0f} MB"
         print(f"{self.num_videos:>9,}  {name:<42}{times}  {note(result)}", flush=True)
         return result
@@ -320,14 +320,15 @@ def _submit_all(context: Context, home: Path, shards: Sequence[tuple[str, Sequen
         ]
         refs = [future.result() for future in submitted]
         ended = time.perf_counter()
-        assert len(_count_refs.submit(submitted).result()) == len({ref.key for ref in refs})
+        assert len(_keys_of.submit(submitted).result()) == len({ref.key for ref in refs})
         return ended - started, time.perf_counter() - ended
 
     return run()
 
 
 @task(cache_policy=NO_CACHE)
-def _count_refs(refs: Sequence[Ref]) -> list[str]:
+def _keys_of(refs: Sequence[Any]) -> list[str]:
+    """Return the keys of references, which are given as futures."""
     return [ref.key for ref in refs]
 
 
@@ -440,7 +441,7 @@ def print_prefect(context: Context, num_tasks: int) -> None:
 def print_requests(url: str) -> None:
     """Print milliseconds of small requests to an object store, one and `AT_ONCE` at a time; keys are in the environment."""
     store, names = from_url(url), [f"million/{number}" for number in range(NUM_REQUESTS)]
-    kinds = {
+    kinds: dict[str, Callable[[str], object]] = {
         "put of 30 kB": lambda name: store.put(name, bytes(30_000)),
         "get of 30 kB": lambda name: len(store.get(name).bytes()),
         "delete": store.delete,

@@ -60,5 +60,5 @@ def video_paths(shards: Iterable[Path]) -> dict[str, Path]:
 def _read_tables(shards: Iterable[Path], columns: Sequence[str] | None) -> Iterator[tuple[Path, pa.Table]]:
     """Yield the table of each shard. `pandas.read_parquet` would take six times as long."""
     for shard in shards:
-        file = pq.ParquetFile(shard / layout.VIDEOS)  # type: ignore[no-untyped-call]
-        yield shard, file.read(columns, use_threads=False)  # type: ignore[no-untyped-call]
+        with pq.ParquetFile(shard / layout.VIDEOS) as file:  # type: ignore[no-untyped-call]
+            yield shard, file.read(columns, use_threads=False)
