@@ -13,6 +13,8 @@ from pipeline_lib.errors import UserError
 from tasks.mlflow import tracking
 from tests.servers import PASSWORD, QUOTED
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch):

@@ -9,6 +9,8 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.postgresql import for_asyncpg, make_databases, reveal
 from tests.servers import PASSWORD, QUOTED
 
+pytestmark = pytest.mark.integration
+
 SHAPE = "not an address like postgresql://USER:PASSWORD@HOST:PORT/NAME"
 
 
