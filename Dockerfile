@@ -16,7 +16,7 @@ RUN --mount=type=secret,id=ca --mount=type=cache,id=uv,target=/root/.cache/uv \
     python3 -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir ${SSL_CERT_FILE:+--cert "$SSL_CERT_FILE"} "uv==$UV_VERSION" \
     && /opt/venv/bin/uv pip install --quiet --constraint constraints.txt \
-        --requirements deploy/image.txt --requirements pyproject.toml --extra postgresql --extra timm --extra hf
+        --requirements deploy/image.txt --requirements pyproject.toml --extra postgresql --extra s3 --extra timm --extra hf
 
 FROM python:${PYTHON}-slim
 # gcc: Triton compiles its launchers when a model first trains on a GPU. wget: KubeRay's probes.

@@ -51,6 +51,9 @@ docs: $(INSTALLED)  ## draw the import graph and build the docs site into site/
 	$(BIN)/python docs/draw_imports.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
+image:  ## build the container image (docs/scaling.md)
+	docker build --tag har .
+
 pins: $(INSTALLED)  ## write constraints.txt anew after a change of dependencies; pins that still fit stay
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-annotate --quiet \
 		--custom-compile-command "make pins" --output-file constraints.txt
@@ -58,4 +61,4 @@ pins: $(INSTALLED)  ## write constraints.txt anew after a change of dependencies
 clean:  ## remove the environment and caches; the workspace stays
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build site *.egg-info
 
-.PHONY: help install demo check unit test test-all up down lint bench docs pins clean
+.PHONY: help install demo check unit test test-all up down lint bench docs image pins clean
