@@ -16,6 +16,7 @@ from pipeline_lib.artifacts.store import find_drafts, remove_drafts
 from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.artifacts.workspace_lock import hold_workspace, is_held, known_id
 from pipeline_lib.errors import UserError
+from pipeline_lib.params import TrackingParams
 
 PACKAGES = ("prefect", "mlflow", "torch", "torchvision", "h5py", "fastapi")
 MIN_FREE_BYTES = 5 * 1024**3
@@ -145,7 +146,9 @@ def _dead_runs(workspace: Path) -> list[str]:
     from tasks.mlflow import tracking
 
     name = known_id(workspace)
-    if name is None or not (workspace / "mlflow" / "mlflow.db").is_file() or tracking.ENVIRONMENT_VARIABLE in os.environ:
+    if name is None or not (workspace / "mlflow" / "mlflow.db").is_file():
         return []
+    if not tracking.tracking_uri(TrackingParams(), workspace).startswith("sqlite:"):
+        return []  # a server's records, of which other workspaces have some
     tracking.open_tracking(workspace)
     return tracking.find_dead_runs(name)
