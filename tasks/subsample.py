@@ -58,4 +58,5 @@ def quarantine(context: Context, shards: Sequence[Ref], params: SubsampleParams)
     from pipeline_lib.artifacts.tables import read_videos
     from pipeline_lib.subsample import check_quarantine
 
-    check_quarantine([read_videos(shard.checkout(context, layout.VIDEOS) for shard in shards)], params.max_quarantined)
+    tables = (shard.checkout(context, layout.VIDEOS) for shard in shards)
+    check_quarantine([read_videos(tables, ["video", "reason"])], params.max_quarantined)

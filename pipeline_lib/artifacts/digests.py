@@ -52,6 +52,15 @@ class DigestCache:
             found = self._connection.execute("SELECT stamp, sha256 FROM digests WHERE path = ?", (_name(path),)).fetchone()
         return str(found[1]) if found and found[0] == stamp else self.read(path)
 
+    def below(self, folder: Path) -> dict[Path, Digest]:
+        """Return the known digests of a folder's files, with the stamps that these had when they were read."""
+        name = _name(folder)
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT path, stamp, sha256 FROM digests WHERE path > ? AND path < ?", (f"{name}/", f"{name}0")
+            ).fetchall()
+        return {Path(path): Digest(stamp, sha256) for path, stamp, sha256 in rows}
+
     def read(self, path: Path) -> str:
         """Read the file, update the cache and return the SHA-256; a file that cannot be read is removed from the cache."""
         try:

@@ -104,24 +104,21 @@ class SharedStore(Store):
         if artifact is None:
             raise UserError(f"{self.remote.address}: {stage}/{key} is gone; run again to make it anew")
         files = [file for file in artifact.manifest.files if not names or _is_in(file.path, names)]
-        if missing := [file for file in files if not self._is_here(stage, key, file)]:
+        if missing := self._missing(artifact, files):
             with self._locks[stage, key], _locked(artifact.directory.with_name(f".{key}.lock")):
-                self._download(artifact, [file for file in missing if not self._is_here(stage, key, file)])
+                self._download(artifact, self._missing(artifact, missing))
         with suppress(OSError):
             os.utime(artifact.directory / MANIFEST)  # the time of its last use
         return artifact.directory
 
-    def _is_here(self, stage: str, key: str, file: FileRecord) -> bool:
-        if (stage, key, file.path) in self._here:
-            return True
-        path = self.directory(stage, key) / file.path
-        try:
-            is_whole = path.stat().st_size == file.size_bytes and self.digests.sha256(path) == file.sha256
-        except OSError:
-            return False
-        if is_whole:
-            self._here.add((stage, key, file.path))
-        return is_whole
+    def _missing(self, artifact: Artifact, files: Sequence[FileRecord]) -> list[FileRecord]:
+        """Return those files that are not in the cache."""
+        unseen = [file for file in files if (artifact.stage, artifact.key, file.path) not in self._here]
+        known = self.digests.below(artifact.directory) if unseen else {}
+        missing = [file for file in unseen if not self.is_whole(artifact.path(file.path), file, known)]
+        whole = {file.path for file in unseen} - {file.path for file in missing}
+        self._here.update((artifact.stage, artifact.key, path) for path in whole)
+        return missing
 
     def _download(self, artifact: Artifact, files: Sequence[FileRecord]) -> None:
         stage, key, folder = artifact.stage, artifact.key, artifact.directory

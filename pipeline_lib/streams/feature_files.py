@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -41,6 +42,9 @@ STRINGS = ("clip", "video", "class_name")
 NUMBERS = ("first_frame", "valid_frames")
 STEP_FRAMES = "step_frames"
 """Data set with the frame in the middle of each step of a clip; left out where steps are frames."""
+HANDLES = 2
+"""Open files that a reader holds for each of its own: HDF5's and the one that is read directly."""
+FILES_OPEN_OTHERWISE = 512
 
 
 class FeatureWriter:
@@ -160,6 +164,7 @@ class FeatureReader:
         if not paths:
             raise UserError("no feature files to read; run the features stage first")
         self.paths = list(paths)
+        _allow_open_files(FILES_OPEN_OTHERWISE + HANDLES * len(self.paths))
         self._reset()
 
     def __enter__(self) -> FeatureReader:
@@ -286,6 +291,14 @@ class FeatureReader:
                 differing.append(STEP_FRAMES)
             if differing:
                 raise UserError(f"{path} and {first_path} differ in {', '.join(differing)}; run with `--refresh features`")
+
+
+def _allow_open_files(number: int) -> None:
+    """Raise this process's limit of open files to `number`, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < number:
+        allowed = number if hard == resource.RLIM_INFINITY else min(number, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
 
 
 def _open(path: Path) -> h5py.File:

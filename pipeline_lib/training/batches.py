@@ -83,7 +83,8 @@ class ClipLoader:
         """The frame in the middle of each step."""
         self.valid_frames_N = torch.tensor(clips["valid_frames"].to_numpy(copy=True), dtype=torch.int64)
         self.valid_steps_N = torch.from_numpy(valid_steps(self.step_frames, self.valid_frames_N.numpy()))
-        self.labels_N = torch.tensor([classes.index(name) for name in clips["class_name"]], dtype=torch.int64)
+        label_of = {name: label for label, name in enumerate(classes)}
+        self.labels_N = torch.tensor([label_of[name] for name in clips["class_name"]], dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self._clips)

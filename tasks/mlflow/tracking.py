@@ -6,6 +6,7 @@ MLflow takes seconds to import, so the functions that use it import it.
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import tempfile
@@ -61,6 +62,8 @@ IN_A_RUN = {
 }
 """Environment for runs: MLflow gives up a request within half a minute (`Background` retries) and prints no URLs."""
 RUNS_A_PAGE = 1000
+SCHEMA_ROWS = 1000
+"""Rows of a table from which MLflow infers its schema."""
 EPOCH_METRICS = {
     "train_loss": "train/loss",
     "train_frame_accuracy": "train/frame_accuracy",
@@ -427,11 +430,13 @@ def _dataset_inputs(folder: Path, name: str, digest: str) -> list[DatasetInput]:
 
     from pipeline_lib.artifacts.tables import read_clips
 
+    def describe(split: str, rows: pd.DataFrame) -> dict[str, str]:
+        """Return what `from_pandas(rows)` says, which would go through all rows for the schema."""
+        described = from_pandas(rows.head(SCHEMA_ROWS), name=f"{name}-{split}", digest=digest[:16]).to_dict()
+        return described | {"profile": json.dumps({"num_rows": len(rows), "num_elements": int(rows.size)})}
+
     return [
-        DatasetInput(
-            Dataset(**from_pandas(rows, name=f"{name}-{split}", digest=digest[:16]).to_dict()),
-            [InputTag("mlflow.data.context", str(split))],
-        )
+        DatasetInput(Dataset(**describe(str(split), rows)), [InputTag("mlflow.data.context", str(split))])
         for split, rows in read_clips(folder).groupby("split")
     ]
 
