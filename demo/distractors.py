@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from demo.actions import ACTIONS, Manner, walk
+from demo.actions import ACTIONS, Action, Manner, walk
 from demo.brush import Brush, Color, brush_on, hex_colors, shade
 from demo.figures import Look, Place, body_parts, draw_figure, random_look
 from demo.skeleton import Pose
@@ -19,7 +19,7 @@ PAINTS = hex_colors("d7263d f2a541 2e86ab 1b998b f4efe1 7b4f9e e06c9f 3f5fc4")
 ROUND, UPRIGHT = (1.0, 1.0, 1.5), (0.75, 1.45, 0.12)
 """How far things and people reach from where they are: to the sides, up and down, in sizes."""
 
-NUM_ONLOOKERS, ONLOOKER_HEIGHTS = (4, 7), (90.0, 150.0)
+NUM_ONLOOKERS, ONLOOKER_HEIGHTS = (4, 7), (105.0, 165.0)
 """Fewest, and one more than most; standing heights in pixels of the frame."""
 
 Path = Callable[[float], complex]
@@ -127,7 +127,9 @@ def _passer_by(rng: np.random.Generator, width: int, horizon: float, height: int
 
 
 def paint_onlookers(rng: np.random.Generator, picture: Image.Image, frame: tuple[complex, complex], horizon: float) -> None:
-    """Paint people who keep still in the actions' poses, larger than the actor or as large, into the picture of a place.
+    """Paint people who keep still in poses of one action, larger than the actor or as large, into the picture of a place.
+
+    The action is chosen at random, whatever the actor does: it is the one that most of the picture shows.
 
     Args:
         rng: chooses who they are and where they are.
@@ -137,7 +139,9 @@ def paint_onlookers(rng: np.random.Generator, picture: Image.Image, frame: tuple
     """
     top_left, bottom_right = frame
     scale = (bottom_right - top_left).imag / 240
-    people = [_onlooker(rng, top_left, bottom_right, horizon, scale) for _ in range(rng.integers(*NUM_ONLOOKERS))]
+    action = list(ACTIONS.values())[rng.integers(len(ACTIONS))]
+    count = rng.integers(*NUM_ONLOOKERS)
+    people = [_onlooker(rng, action, top_left, bottom_right, horizon, scale) for _ in range(count)]
     for pose, look, place in sorted(people, key=lambda person: person[2].origin.imag):
         side, up, down = (place.height * reach for reach in UPRIGHT)
         foot = place.origin
@@ -147,9 +151,8 @@ def paint_onlookers(rng: np.random.Generator, picture: Image.Image, frame: tuple
 
 
 def _onlooker(
-    rng: np.random.Generator, top_left: complex, bottom_right: complex, horizon: float, scale: float
+    rng: np.random.Generator, action: Action, top_left: complex, bottom_right: complex, horizon: float, scale: float
 ) -> tuple[Pose, Look, Place]:
-    action = list(ACTIONS.values())[rng.integers(len(ACTIONS))]
     pose = action.pose(float(rng.random()), Manner(1.0, float(rng.random())))
     height = float(rng.uniform(*ONLOOKER_HEIGHTS)) * action.size * scale
     lowest = max(horizon + 18, top_left.imag + height)
