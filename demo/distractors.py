@@ -1,4 +1,4 @@
-"""What else goes on in a picture: things that drift, bounce or sway, and people who stand about."""
+"""What else goes on in a picture: things that drift, bounce or sway, and people who pass by."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from demo.actions import Manner, stand
+from demo.actions import ACTIONS, Action, Manner, walk
 from demo.brush import Brush, Color, brush_on, hex_colors, shade
 from demo.figures import Look, Place, body_parts, draw_figure, random_look
+from demo.skeleton import Pose
 
 PAINTS = hex_colors("d7263d f2a541 2e86ab 1b998b f4efe1 7b4f9e e06c9f 3f5fc4")
+
+ROUND, UPRIGHT = (1.0, 1.0, 1.5), (0.75, 1.45, 0.12)
+"""How far things and people reach from where they are: to the sides, up and down, in sizes."""
+
+NUM_ONLOOKERS, ONLOOKER_HEIGHTS = (4, 7), (105.0, 165.0)
+"""Fewest, and one more than most; standing heights in pixels of the frame."""
 
 Path = Callable[[float], complex]
 """Where something is after so many seconds, in pixels of the frame."""
@@ -32,23 +39,25 @@ class Distractor:
     size: float
     color: Color
     look: Look | None = field(default=None, repr=False)
+    speed: float = 0.0
+    """Of somebody who walks, in pixels per second to the right."""
 
     def paint(self, frame: Image.Image, seconds: float, shift: complex) -> None:
         """Draw it on a frame at a time; `shift` is how far the camera has moved the picture."""
         center = self.path(seconds) + shift
-        reach = 1.4 * self.size
-        box = (center.real - reach, center.imag - reach, center.real + reach, center.imag + reach)
-        with brush_on(frame, box) as brush:
+        side, up, down = (self.size * reach for reach in (ROUND if self.look is None else UPRIGHT))
+        box = (center.real - side, center.imag - up, center.real + side, center.imag + down)
+        with brush_on(frame, box, factor=2) as brush:
             if brush is not None:
                 self.draw(brush, self, center, seconds)
 
 
 def random_distractors(rng: np.random.Generator, width: int, horizon: float, height: int, indoors: bool) -> list[Distractor]:
     """Choose what else is in a video whose frame has its horizon here."""
-    makers: tuple[Maker, ...] = (_bouncing_ball, _bystander, _balloon)
+    movers: tuple[Maker, ...] = (_bouncing_ball, _balloon, _balloon, _passer_by)
     if not indoors:
-        makers += (_cloud, _cloud, _car, _bird)
-    chosen = [makers[rng.integers(len(makers))] for _ in range(rng.integers(2, 5))]
+        movers += (_cloud, _car, _bird)
+    chosen = [movers[rng.integers(len(movers))] for _ in range(rng.integers(2, 4))]
     distractors = [make(rng, width, horizon, height) for make in chosen]
     return sorted(distractors, key=lambda distractor: distractor.path(0.0).imag)
 
@@ -68,27 +77,24 @@ def _drift(start: complex, pixels_per_second: float, width: int, margin: float) 
 
 
 def _bouncing_ball(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
-    floor, leap, phase = rng.uniform(horizon + 10, height - 12), rng.uniform(15, 45), rng.uniform(0, 1)
-    along = _drift(complex(rng.uniform(0, width), floor), float(rng.choice((-1, 1)) * rng.uniform(0, 45)), width, 20)
-    pace = rng.uniform(0.9, 1.5)
+    floor, leap, phase = rng.uniform(horizon + 10, height - 12), rng.uniform(15, 30), rng.uniform(0, 1)
+    along = _drift(complex(rng.uniform(0, width), floor), float(rng.choice((-1, 1)) * rng.uniform(5, 20)), width, 20)
+    pace = rng.uniform(0.3, 0.5)
 
     def path(seconds: float) -> complex:
         return along(seconds) - 1j * leap * abs(math.sin(math.pi * (pace * seconds + phase)))
 
-    return Distractor(_draw_ball, path, float(rng.uniform(6, 10)), _paint(rng))
+    return Distractor(_draw_ball, path, float(rng.uniform(13, 22)), _paint(rng))
 
 
 def _balloon(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
-    foot, sway, phase = (
-        complex(rng.uniform(0, width), rng.uniform(0.25, 0.8) * height),
-        rng.uniform(3, 8),
-        rng.uniform(0, 6),
-    )
+    middle = complex(rng.uniform(0, width), rng.uniform(0.3, 0.7) * height)
+    rise, phase = float(rng.choice((-1, 1)) * rng.uniform(10, 40)), rng.uniform(0, 6)
 
     def path(seconds: float) -> complex:
-        return foot + complex(sway * math.sin(1.6 * seconds + phase), 2 * math.cos(2.1 * seconds + phase))
+        return middle + complex(3 * math.sin(1.2 * seconds + phase), rise * (1.0 - seconds))
 
-    return Distractor(_draw_balloon, path, float(rng.uniform(14, 22)), _paint(rng))
+    return Distractor(_draw_balloon, path, float(rng.uniform(35, 60)), _paint(rng))
 
 
 def _cloud(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
@@ -103,20 +109,55 @@ def _cloud(rng: np.random.Generator, width: int, horizon: float, height: int) ->
 
 def _car(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
     start = complex(rng.uniform(0, width), horizon + rng.uniform(8, 24))
-    speed = float(rng.choice((-1, 1)) * rng.uniform(25, 85))
-    return Distractor(_draw_car, _drift(start, speed, width, 50), float(rng.uniform(26, 36)), _paint(rng))
+    speed = float(rng.choice((-1, 1)) * rng.uniform(10, 30))
+    return Distractor(_draw_car, _drift(start, speed, width, 50), float(rng.uniform(40, 60)), _paint(rng))
 
 
 def _bird(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
     start = complex(rng.uniform(0, width), rng.uniform(0.15, 0.8) * max(horizon, 30))
-    speed = float(rng.choice((-1, 1)) * rng.uniform(20, 50))
+    speed = float(rng.choice((-1, 1)) * rng.uniform(10, 25))
     return Distractor(_draw_bird, _drift(start, speed, width, 15), float(rng.uniform(7, 11)), (58, 56, 70))
 
 
-def _bystander(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
-    foot = complex(rng.uniform(0, width), horizon + rng.uniform(4, 30))
-    size = float(rng.uniform(32, 42) * (1 + 0.006 * (foot.imag - horizon)))
-    return Distractor(_draw_bystander, lambda seconds: foot, size, _paint(rng), random_look(rng))
+def _passer_by(rng: np.random.Generator, width: int, horizon: float, height: int) -> Distractor:
+    size = float(rng.uniform(100, 150))
+    start = complex(rng.uniform(0, width), rng.uniform(max(horizon + 20, size), height + 20))
+    speed = float(rng.choice((-1, 1)) * rng.uniform(8, 24))
+    return Distractor(_draw_passer_by, _drift(start, speed, width, 60), size, _paint(rng), random_look(rng), speed)
+
+
+def paint_onlookers(rng: np.random.Generator, picture: Image.Image, frame: tuple[complex, complex], horizon: float) -> None:
+    """Paint people who keep still in poses of one action, larger than the actor or as large, into the picture of a place.
+
+    The action is chosen at random, whatever the actor does: it is the one that most of the picture shows.
+
+    Args:
+        rng: chooses who they are and where they are.
+        picture: painted on.
+        frame: top left and bottom right corner of what the camera sees of it.
+        horizon: where the ground begins, in pixels of the picture.
+    """
+    top_left, bottom_right = frame
+    scale = (bottom_right - top_left).imag / 240
+    action = list(ACTIONS.values())[rng.integers(len(ACTIONS))]
+    count = rng.integers(*NUM_ONLOOKERS)
+    people = [_onlooker(rng, action, top_left, bottom_right, horizon, scale) for _ in range(count)]
+    for pose, look, place in sorted(people, key=lambda person: person[2].origin.imag):
+        side, up, down = (place.height * reach for reach in UPRIGHT)
+        foot = place.origin
+        with brush_on(picture, (foot.real - side, foot.imag - up, foot.real + side, foot.imag + down)) as brush:
+            if brush is not None:
+                draw_figure(brush, pose, body_parts(pose, look), look, place)
+
+
+def _onlooker(
+    rng: np.random.Generator, action: Action, top_left: complex, bottom_right: complex, horizon: float, scale: float
+) -> tuple[Pose, Look, Place]:
+    pose = action.pose(float(rng.random()), Manner(1.0, float(rng.random())))
+    height = float(rng.uniform(*ONLOOKER_HEIGHTS)) * action.size * scale
+    lowest = max(horizon + 18, top_left.imag + height)
+    foot = complex(rng.uniform(top_left.real, bottom_right.real), rng.uniform(lowest, max(lowest, bottom_right.imag - 5)))
+    return pose, random_look(rng), Place(foot, height, mirrored=bool(rng.random() < 0.5))
 
 
 def _draw_ball(brush: Brush, ball: Distractor, center: complex, seconds: float) -> None:
@@ -177,7 +218,8 @@ def _draw_bird(brush: Brush, bird: Distractor, center: complex, seconds: float) 
         brush.capsule(elbow, elbow + complex(0.5 * side, 0.2 + 0.7 * flap) * bird.size, 1.0, 0.6, bird.color)
 
 
-def _draw_bystander(brush: Brush, person: Distractor, foot: complex, seconds: float) -> None:
+def _draw_passer_by(brush: Brush, person: Distractor, foot: complex, seconds: float) -> None:
     assert person.look is not None
-    pose = stand(0.3 * seconds + person.size, Manner(1.0, person.size % 1.0))
-    draw_figure(brush, pose, body_parts(pose, person.look), person.look, Place(foot, person.size, mirrored=False), outline=0.0)
+    pose = walk(seconds * abs(person.speed) / (0.8 * person.size) + person.size, Manner(1.0, 0.5))
+    place = Place(foot, person.size, mirrored=person.speed < 0)
+    draw_figure(brush, pose, body_parts(pose, person.look), person.look, place)

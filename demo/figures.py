@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,8 @@ SHIRTS = hex_colors("e4572e f2a541 2e86ab 7b4f9e 1b998b d7263d f4efe1 3f5fc4 e06
 TROUSERS = hex_colors("2f3e5c 4a4a55 6b4f3a 23555c 8a7f6a 5a2a3c 9aa3ad 1f1f2b")
 SHOES = hex_colors("f5f5f0 2a2a30 c0392b 3d6fb0 e0a030")
 FRAMES = hex_colors("c1272d 1f6fb2 2a9d5b e09f1f f0f0f0 5b3a8c")
+VEST = (190, 255, 0)
+"""The colour of the shirt that actors wear and nobody else."""
 MATS = hex_colors("4f7cac c46a8d 6d9f71 8d6fb0 3a8f95")
 
 
@@ -82,6 +84,11 @@ def random_look(rng: np.random.Generator) -> Look:
         build=float(rng.uniform(0.92, 1.15)),
         tones=tones | {"frame": choose(FRAMES), "mat": choose(MATS)},
     )
+
+
+def in_vest(look: Look) -> Look:
+    """Dress somebody as an actor."""
+    return replace(look, shirt=VEST, long_sleeves=True)
 
 
 def body_parts(pose: Pose, look: Look) -> list[list[Part]]:

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from demo import scenes
 from demo.actions import ACTIONS, Action, Manner
 from demo.brush import brush_on
-from demo.distractors import Distractor, random_distractors
+from demo.distractors import Distractor, paint_onlookers, random_distractors
 from demo.figures import (
     Look,
     Part,
@@ -20,6 +20,7 @@ from demo.figures import (
     body_box,
     body_parts,
     draw_figure,
+    in_vest,
     prop_box,
     random_look,
 )
@@ -27,8 +28,8 @@ from demo.skeleton import Pose
 
 WIDTH, HEIGHT = 320, 240
 """Frame size in pixels: HMDB-51's."""
-ACTOR_HEIGHT = 138.0
-"""Standing height of a middling actor in pixels; with it, boxes cover about 11 % of the frame."""
+ACTOR_HEIGHT = 100.0
+"""Standing height of a middling actor in pixels; with it, boxes cover about 6 % of the frame."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
@@ -71,6 +72,11 @@ class Camera:
         """Return the exposure at a time, about 1."""
         return self.gain + self.flicker * math.sin(1.7 * seconds + self.phase)
 
+    @property
+    def frame(self) -> tuple[complex, complex]:
+        """The top left and the bottom right corner of the first frame, in pixels of the scene."""
+        return self.corner, self.corner + complex(WIDTH, HEIGHT) / self.zoom
+
     def view(self, scene: Image.Image, seconds: float) -> Image.Image:
         """Return what the camera sees of the scene's picture."""
         corner = self.corner - self.shift(seconds) / self.zoom
@@ -103,23 +109,24 @@ class Film:
 
     def __init__(self, rng: np.random.Generator, source: Source, action: str, fps: int, num_frames: int) -> None:
         """Direct the film: choose place, actor, manner, phase, speed, camera, and what else goes on."""
-        self._scene = source.scenes[rng.integers(len(source.scenes))]
-        self._look = source.cast[rng.integers(len(source.cast))]
-        self._mirrored_scene = bool(rng.random() < 0.5)
+        scene = source.scenes[rng.integers(len(source.scenes))]
+        self._look = in_vest(source.cast[rng.integers(len(source.cast))])
+        is_mirrored = bool(rng.random() < 0.5)
         self.facing_left = bool(rng.random() < 0.5)
         self._height = ACTOR_HEIGHT * ACTIONS[action].size * float(rng.uniform(0.9, 1.12))
-        self._camera, horizon = _random_camera(rng, self._scene)
+        self._camera, horizon = random_camera(rng, scene)
         self.is_shaky = self._camera.shake > 0.8
         times = [frame / fps for frame in range(num_frames)]
         self._moments = self._rehearse(rng, ACTIONS[action], times)
         self._ground = self._find_place(rng, horizon)
-        self._distractors = random_distractors(rng, WIDTH, horizon, HEIGHT, self._scene.indoors)
+        self._backdrop = ImageOps.mirror(scene.image) if is_mirrored else scene.image.copy()
+        paint_onlookers(rng, self._backdrop, self._camera.frame, scene.horizon)
+        self._distractors = random_distractors(rng, WIDTH, horizon, HEIGHT, scene.indoors)
 
     def frames(self) -> Iterator[tuple[Image.Image, Box]]:
         """Yield each frame with the actor's box, in fractions of the frame."""
-        scene = ImageOps.mirror(self._scene.image) if self._mirrored_scene else self._scene.image
         for moment in self._moments:
-            frame = self._camera.view(scene, moment.seconds)
+            frame = self._camera.view(self._backdrop, moment.seconds)
             shift = self._camera.shift(moment.seconds)
             _paint_all(self._distractors, frame, moment.seconds, shift)
             place = self._place(moment, self._ground)
@@ -134,8 +141,9 @@ class Film:
         moments = []
         for seconds in times:
             pose = action.pose(phase + pace * seconds, manner)
-            way = sign * action.travel_per_second * self._height * seconds
-            moments.append(Moment(seconds, pose, body_parts(pose, self._look), complex(way)))
+            # Halfway in the middle of the film, so that a film and its reverse lie alike in the frame.
+            way = action.travel_per_second * self._height * (seconds - 0.5 * times[-1])
+            moments.append(Moment(seconds, pose, body_parts(pose, self._look), complex(sign * way.real, -way.imag)))
         return moments
 
     def _find_place(self, rng: np.random.Generator, horizon: float) -> complex:
@@ -157,7 +165,7 @@ class Film:
         with brush_on(frame, (left - 4, top - 4, right + 4, max(bottom, place.origin.imag) + 8)) as brush:
             if brush is not None:
                 half = (right - left) * 0.46
-                brush.ellipse(complex((left + right) / 2, place.origin.imag + 1), half, 4.5, (30, 28, 44, 70))
+                brush.ellipse(complex((left + right) / 2, place.origin.imag + 1), half, 0.03 * self._height, (30, 28, 44, 70))
                 draw_figure(brush, moment.pose, moment.parts, self._look, place)
 
 
@@ -166,7 +174,7 @@ def _paint_all(distractors: list[Distractor], frame: Image.Image, seconds: float
         distractor.paint(frame, seconds, shift)
 
 
-def _random_camera(rng: np.random.Generator, scene: scenes.Scene) -> tuple[Camera, float]:
+def random_camera(rng: np.random.Generator, scene: scenes.Scene) -> tuple[Camera, float]:
     """Return a camera, and the height of the horizon in its first frame."""
     zoom = float(rng.uniform(0.92, 1.12))
     margin = 16.0

@@ -16,7 +16,7 @@ from pipeline_lib.errors import UserError
 VIDEOS, SPLITS = "videos.rar", "splits.rar"
 TABLES = ("groups.csv", "boxes.csv")
 DESCRIPTION = "collection.json"
-VERSION = 1
+VERSION = 2
 """Raise it when equal parameters give other bytes: folders that were rendered before are then rendered again."""
 
 

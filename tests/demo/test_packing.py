@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from demo.__main__ import main
+from demo.actions import ACTIONS
 from demo.collection import CollectionParams
 from demo.packing import make_collection
 from pipeline_lib.artifacts import file_sha256
@@ -19,7 +20,7 @@ from pipeline_lib.params import FetchParams, load_params
 
 PROJECT = Path(__file__).parents[2]
 SMALL = CollectionParams(videos_per_class=3, groups_per_class=3, seconds=0.3)
-OPTIONS = ["--videos-per-class", "3", "--groups-per-class", "3", "--seconds", "0.3"]
+OPTIONS = ["--videos-per-class", "3", "--groups-per-class", "3", "--seconds", "0.3", "--pictures", "0"]
 FILES = {"videos.rar", "splits.rar", "groups.csv", "boxes.csv", "collection.json"}
 
 
@@ -105,8 +106,8 @@ def test_the_fetch_stage_walks_through_its_archives(rendered: Path, tmp_path: Pa
     paths = {key: str(rendered / name) for key, name in fetched_names().items()}
     counts = fetch_collection(FetchParams(kind="archive", **paths), artifact, partial, sha256=file_sha256)  # type: ignore[arg-type]
     videos = list_videos(artifact / "videos")
-    assert counts["videos"] == len(videos) == 7 * 3 + 1
-    assert counts["split_files"] == len(list((artifact / "splits").iterdir())) == 7 * 3
+    assert counts["videos"] == len(videos) == len(ACTIONS) * 3 + 1
+    assert counts["split_files"] == len(list((artifact / "splits").iterdir())) == len(ACTIONS) * 3
     assert (rendered / "videos.rar").read_bytes()[:4] == b"Rar!"
     assert set(pd.read_csv(artifact / "groups.csv")["video"]) == {video.video for video in videos}
     assert list(pd.read_csv(artifact / "boxes.csv").columns) == ["video", "time_seconds", "x0", "y0", "x1", "y1"]
