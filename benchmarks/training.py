@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
 def compare_training(shards: Shards, directory: Path) -> Iterator[Comparison]:
     """Compare epochs over features in memory, without validation and files: of one training, and of one for each core."""
     demo = load_params(DEMO)
-    rgb = demo.features.all_streams["rgb"].model_copy(update={"device": "cpu"})
+    rgb = demo.features.all_streams["rgb"].model_copy(update={"device": "cpu", "weights": "random"})
     extract_features(shards.long, {"rgb": directory}, {"rgb": rgb}, demo.chunk, fps=FPS)
     clips = _whole_batches(shards.long, demo)
     keep_freed_memory()  # as the train stage does; both ways gain by it

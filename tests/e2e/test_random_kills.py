@@ -45,7 +45,7 @@ def fetch(request, tmp_path_factory) -> dict[str, str]:
             pytest.skip("needs ../shared/data/ucf101")
         return {"kind": "folder", "videos": str(shared / "videos"), "splits": str(shared / "splits")}
     folder = tmp_path_factory.mktemp("demo") / "collection"
-    sizes = ("--videos-per-class", "6", "--groups-per-class", "3", "--seconds", "1.5")
+    sizes = ("--pictures", "0", "--videos-per-class", "6", "--groups-per-class", "3", "--seconds", "1.5")
     subprocess.run([sys.executable, "-m", "demo", str(folder), *sizes], cwd=PROJECT, check=True)
     names = {"videos": "videos.rar", "splits": "splits.rar", "groups": "groups.csv", "boxes": "boxes.csv"}
     return {"kind": "archive"} | {key: str(folder / name) for key, name in names.items()}
