@@ -49,8 +49,9 @@ from flows.records import _counts, _params_of
 from flows.services import _temporary, start_temporary_prefect, stop_temporary_prefect, wait_for_prefect
 from flows.terminal import quiet_prefect
 from pipeline_lib.artifacts import Recipe, Store, layout
-from pipeline_lib.artifacts.store import MANIFEST
+from pipeline_lib.artifacts.manifest import MANIFEST
 from pipeline_lib.artifacts.tables import CollectionVideo, read_clips, read_shards, read_videos, video_paths
+from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.chunk import check_trainable, chunk_collection
 from pipeline_lib.params import ChunkParams, StreamParams, SubsampleParams
 from pipeline_lib.subsample import SubsampledVideo, check_quarantine, subsample_shard
@@ -196,7 +197,7 @@ def make_shards(context: Context, shards: Mapping[str, Sequence[CollectionVideo]
 
 
 def _subsample(videos: Sequence[CollectionVideo], params: SubsampleParams, directory: Path) -> dict[str, int]:
-    return subsample_shard(ROOT, videos, directory, params)
+    return subsample_shard({video.video: ROOT / video.video for video in videos}, videos, directory, params)
 
 
 def shard_keys(context: Context, shards: Mapping[str, Sequence[CollectionVideo]]) -> list[str]:
@@ -245,7 +246,7 @@ def record_run(context: Context, shards: Sequence[Ref]) -> int:
     """Write the run's record twice, after subsample and after features, and return its bytes."""
     for stage in ("subsample", "features"):
         context.store.record_run("million", [SimpleNamespace(stage=stage, key=ref.key) for ref in shards])
-    return (context.workspace / "runs" / "million.json").stat().st_size
+    return (context.folder / "runs" / "million.json").stat().st_size
 
 
 def dataset_inputs(context: Context, clips: Ref) -> int:
@@ -372,7 +373,7 @@ def _wait_recorded(home: Path, num_tasks: int) -> None:
 
 def simulate(num_videos: int, shard_videos: int, workspace: Path) -> Simulation:
     """Run every step for so many videos. The store is opened in children only: SQLite's connections do not survive a fork."""
-    sim, context = Simulation(num_videos), Context(workspace=workspace)
+    sim, context = Simulation(num_videos), Context(workspace=Workspace(folder=workspace))
     collection = sim.step("(collection: stood in for)", lambda: make_collection(context.store, num_videos))
     shards_of = functools.partial(read_collection, context, collection, shard_videos)
     sim.step("(shards: pixels stood in for)", lambda: make_shards(context, shards_of()), "{:,} shards".format)
@@ -473,7 +474,7 @@ def main() -> None:
             return
         if options.tasks:
             for number in options.tasks:
-                print_prefect(Context(workspace=workspaces[options.videos[0]]), number)
+                print_prefect(Context(workspace=Workspace(folder=workspaces[options.videos[0]])), number)
             return
         done = [simulate(number, options.shard_videos, workspace) for number, workspace in workspaces.items()]
         for small, large in itertools.pairwise(done):

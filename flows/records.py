@@ -180,7 +180,7 @@ class Record:
     def _log_evaluation(self, child: tracking.TrackedRun, ref: Ref) -> None:
         folder = ref.checkout(self.context)
         maps = folder / layout.MAPS
-        found = _read_json(maps) if maps.is_file() else {"kind": "attention", "measures": {}}
+        found: dict[str, Any] = _read_json(maps) if maps.is_file() else {"kind": "attention", "measures": {}}
         measures = {f"{found['kind']}_{name}": row for name, row in found["measures"].items()}
         child.log(tracking.log_metrics, _test_metrics(_read_json(folder / layout.METRICS), measures))
         child.log(tracking.log_folder, folder, "evaluation")
