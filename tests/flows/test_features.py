@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from flows.features import features
 from pipeline_lib.artifacts import Recipe, layout
+from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.backbones.build import build_backbone
 from pipeline_lib.features import FeatureReader, extract_features
 from pipeline_lib.params import ChunkParams, StreamParams, SubsampleParams, load_params
@@ -140,7 +141,7 @@ TUNED = [
 def make_tuned(workspace: Path, fold: int, seed: int) -> str:
     """Make the artifacts of a fold's clips and of the weights tuned on them, and return the weights' SHA-256."""
     params = load_params("hmdb51", [*TUNED, f"workspace={workspace}"])
-    context = Context(workspace=workspace)
+    context = Context(workspace=Workspace(folder=workspace))
     clips = Recipe("chunk", "chunk", params.chunk.of_fold(fold).recipe())
     made = context.store.make(clips, lambda folder: (folder / layout.CLIPS).write_text(str(fold)) and {})
     values = {"finetune": params.finetune.recipe(), "backbone": backbone_recipe(context, params.tuned_streams["rgb"])}

@@ -6,6 +6,7 @@ import pytest
 
 from flows import plan
 from flows.plan import best_training_run, engine_for, plan_fusions, plan_training_runs, side_by_side
+from pipeline_lib.artifacts import Store
 from pipeline_lib.params import Params
 
 
@@ -75,20 +76,22 @@ def test_folds_and_seeds_run_side_by_side_or_as_many_as_asked(sections, number, 
 
 
 @pytest.fixture
-def opened(monkeypatch):
+def opened(monkeypatch, tmp_path):
     """Return how the engine is opened for parameters on a machine."""
+    store = Store(tmp_path)
 
     def open_on(cores: int, gpus: int, **sections: Any) -> dict[str, Any]:
         calls: list[dict[str, Any]] = []
         monkeypatch.setattr(plan, "open_engine", lambda address, **options: calls.append({"address": address, **options}))
         monkeypatch.setattr(plan, "num_cores", lambda: cores)
         monkeypatch.setattr(plan, "count_gpus", lambda: gpus)
-        engine_for(params_of(**sections))
+        engine_for(params_of(**sections), store)
         (call,) = calls
         return call
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    return open_on
+    yield open_on
+    store.close()
 
 
 SEVERAL = {"seeds": [0, 1, 2]}
@@ -116,7 +119,8 @@ SEARCH = {"enabled": True, "models": ["alstm"]}
     ],
 )
 def test_ray_starts_where_there_are_several_places_to_work(opened, cores, gpus, sections, is_local_ray):
-    assert opened(cores, gpus, **sections) == {"address": None, "is_local_ray": is_local_ray, "num_gpus": gpus}
+    expected = {"address": None, "is_local_ray": is_local_ray, "num_gpus": gpus, "shipper": None}
+    assert opened(cores, gpus, **sections) == expected
 
 
 def test_a_cluster_is_joined_where_one_is_named(opened, monkeypatch):
