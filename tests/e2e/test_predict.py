@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.video.reading import count_frames
 from tasks.mlflow import tracking
 from tasks.mlflow.loading import open_predictor
@@ -37,7 +38,7 @@ def evaluations(finished) -> dict[str, Path]:
 def opened(finished):
     pipeline, summary = finished  # whose workspace other tests have run in: the newest version may be another run's
     tracking.open_tracking(pipeline.workspace)
-    return open_predictor(summary["mlflow"]["parent_run_id"], pipeline.workspace, siblings=True)
+    return open_predictor(summary["mlflow"]["parent_run_id"], Workspace(folder=pipeline.workspace), siblings=True)
 
 
 def frames_of(evaluation: Path, video: str) -> tuple[pd.DataFrame, np.ndarray]:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from flows.promote import promote
+from pipeline_lib.artifacts.workspace import Workspace
 from tasks.mlflow import tracking
 from tasks.mlflow.loading import DEFAULT, open_predictor
 from tests.e2e.conftest import TINY, Pipeline
@@ -56,7 +57,9 @@ def test_every_model_and_fusion_is_scored_under_its_name(run_of_streams):
 def test_raw_videos_give_what_evaluation_found_on_every_stream(run_of_streams):
     pipeline, summary = run_of_streams
     tracking.open_tracking(pipeline.workspace)
-    predictor = open_predictor(summary["mlflow"]["parent_run_id"], pipeline.workspace, siblings=True).predictor
+    predictor = open_predictor(
+        summary["mlflow"]["parent_run_id"], Workspace(folder=pipeline.workspace), siblings=True
+    ).predictor
     assert {*MODELS, "two_stream"} == set(predictor.models)
     evaluations = [path.parent for path in pipeline.workspace.glob("artifacts/evaluate/*/metrics.json")]
     for model in MODELS:
@@ -73,14 +76,14 @@ def test_a_fusion_is_predicted_with_and_can_be_promoted(run_of_streams):
     pipeline, summary = run_of_streams
     tracking.open_tracking(pipeline.workspace)
     run_id = summary["models"]["two_stream"]["mlflow_run_id"]
-    opened = open_predictor(run_id, pipeline.workspace)
+    opened = open_predictor(run_id, Workspace(folder=pipeline.workspace))
     video = next((pipeline.collection / "videos" / "wave").iterdir())
     models = opened.predictor.predict(video).models
     assert opened.model == "two_stream"
     members = [models[name].probability_TC for name in ("mean_pool", "alstm@flow")]
     np.testing.assert_allclose(models["two_stream"].probability_TC, sum(members) / 2, atol=1e-6)
     promote(run_id, pipeline.workspace)
-    champion = open_predictor(DEFAULT, pipeline.workspace)
+    champion = open_predictor(DEFAULT, Workspace(folder=pipeline.workspace))
     assert champion.model == "two_stream"
     np.testing.assert_array_equal(
         champion.predictor.predict(video).models["two_stream"].probability_TC, models["two_stream"].probability_TC

@@ -6,6 +6,7 @@ import os
 
 from flows.gc import collect
 from flows.verify import verify
+from pipeline_lib.artifacts.workspace import Workspace
 from tasks.mlflow.loading import DEFAULT, open_predictor
 from tests.e2e.test_caching import HIT
 
@@ -15,7 +16,7 @@ FUTURE = -3600.0
 
 def test_silent_damage_is_found_and_the_next_run_mends_it(copy_of_finished, capsys):
     pipeline = copy_of_finished()
-    assert verify(pipeline.workspace) == 0
+    assert verify(Workspace(folder=pipeline.workspace)) == 0
     file = max(pipeline.workspace.glob("artifacts/features/*/features.h5"), key=lambda path: path.stat().st_size)
     stat = file.stat()
     with file.open("r+b") as content:
@@ -24,10 +25,10 @@ def test_silent_damage_is_found_and_the_next_run_mends_it(copy_of_finished, caps
         content.seek(-1, os.SEEK_CUR)
         content.write(bytes([byte[0] ^ 0xFF]))
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert verify(pipeline.workspace) == 1
+    assert verify(Workspace(folder=pipeline.workspace)) == 1
     assert f"DAMAGED  features/{file.parent.name}: features.h5" in capsys.readouterr().out
     assert pipeline.caches() == HIT | {"features": "partial"}
-    assert verify(pipeline.workspace) == 0
+    assert verify(Workspace(folder=pipeline.workspace)) == 0
 
 
 def test_gc_keeps_what_the_newest_run_used_and_never_what_is_registered(pipeline):
@@ -35,10 +36,10 @@ def test_gc_keeps_what_the_newest_run_used_and_never_what_is_registered(pipeline
     pipeline.run(until="train")
     pipeline.run("train.learning_rate=0.001", until="train")
     num_trained = len(list(pipeline.workspace.glob("artifacts/train/*")))
-    collect(pipeline.workspace, FUTURE, None, 1, delete=True)
+    collect(Workspace(folder=pipeline.workspace), FUTURE, None, 1, delete=True)
     assert len(list(pipeline.workspace.glob("artifacts/train/*"))) == num_trained / 2
     assert pipeline.caches("train.learning_rate=0.001", until="train") == train
-    collect(pipeline.workspace, FUTURE, None, 0, delete=True)
+    collect(Workspace(folder=pipeline.workspace), FUTURE, None, 0, delete=True)
     assert not list(pipeline.workspace.glob("artifacts/*/*"))
-    assert open_predictor(DEFAULT, pipeline.workspace).model
+    assert open_predictor(DEFAULT, Workspace(folder=pipeline.workspace)).model
     assert pipeline.caches(until="train") == dict.fromkeys(train, "miss")

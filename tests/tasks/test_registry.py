@@ -154,7 +154,11 @@ def test_a_run_that_trained_nothing_is_not_promoted(tracked: Tracked):
     with pytest.raises(ValueError, match="registered no model: it ended before training"):
         promote(empty, tracked.workspace)
     trial = tracking.start_child(empty, "trial 1", {"stage": "sweep"}, {})
-    for act in (promote, loading.open_predictor):
+
+    def open_it(which: str, workspace: Path) -> None:
+        loading.open_predictor(which, Workspace(folder=workspace))
+
+    for act in (promote, open_it):
         with pytest.raises(ValueError, match="trained no model that predicts"):
             act(trial, tracked.workspace)
 
