@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline_lib.artifacts import Artifact, Store, layout
-from pipeline_lib.artifacts.store import open_workspace
+from pipeline_lib.artifacts.workspace import locate_workspace, open_workspace
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluate.comparison import TrainingRun
 from pipeline_lib.evaluate.intervals import accuracy_intervals, ratio_intervals
@@ -58,7 +58,7 @@ class Finished:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("workspace", type=Path)
+    parser.add_argument("workspace", type=locate_workspace)
     workspace = parser.parse_args().workspace
     try:
         with open_workspace(workspace) as store:
@@ -84,13 +84,13 @@ def read_newest(store: Store) -> Finished:
         found = by_content.get(newest.manifest.inputs[name])
         if found is None:
             raise UserError(f"{store.workspace}: the evaluation of {name} is no longer there; run the pipeline again")
-        return found.directory
+        return store.checkout(found)
 
     keys = [tuple(key) for key in newest.manifest.params["training_runs"]]
     return Finished(
         models=[read_training_run(folder(str(key)), *key) for key in keys],
         controls=[read_controls(folder(f"controls {fold}"), fold) for fold in _folds_with_controls(newest)],
-        results=json.loads(newest.path(layout.RESULTS).read_text(encoding="utf-8")),
+        results=json.loads(store.file(newest, layout.RESULTS).read_text(encoding="utf-8")),
     )
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -478,13 +478,18 @@ def _set_environment(*, is_local: bool) -> None:
     """Set what Ray reads from the environment when it is imported; what a user has set stays."""
     settings = dict(ENVIRONMENT)
     if is_local:
-        settings |= LOCAL_ENVIRONMENT | WORKER_ENVIRONMENT | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        settings |= LOCAL_ENVIRONMENT | WORKER_ENVIRONMENT | {"RAY_AUTH_TOKEN": _local_token()}
     else:
         settings |= JOIN_ENVIRONMENT
         if _has_token():
             settings |= {"RAY_AUTH_MODE": "token"}  # Ray itself does so for its nodes, but not for who joins them by address
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+@cache  # Ray reads it once a process, and the environment may have been restored since
+def _local_token() -> str:
+    return secrets.token_hex(32)
 
 
 def _has_token() -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import get_args
 
 from pipeline_lib.datasets.data_set import DataSet
@@ -42,7 +43,11 @@ def group_of_name(video: str) -> str:
     return next((group for group in groups if group is not None), f"{folder}{slash}{stem}")
 
 
-@functools.cache
 def _load(name: str) -> DataSet:
-    data_set: DataSet = import_module(f"pipeline_lib.datasets.{name}").DATA_SET
+    data_set: DataSet = _module(name).DATA_SET
     return data_set
+
+
+@functools.cache  # a million names are looked up
+def _module(name: str) -> ModuleType:
+    return import_module(f"pipeline_lib.datasets.{name}")

@@ -251,7 +251,7 @@ def test_a_phone_shows_all_without_sideways_scrolling(address: str, videos: Path
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_nothing(address: str, videos: Path, open_page: OpenPage, gate: Gate, scheme: str, tmp_path: Path) -> None:
     axe = pytest.importorskip(
         "axe_playwright_python.sync_playwright", reason="axe is not installed: pip install '.[dev]'"

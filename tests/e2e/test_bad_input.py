@@ -144,6 +144,7 @@ def test_a_port_taken_by_another_program(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="a full disk needs root to be made")
 def test_a_full_disk(pipeline, tmp_path):
     disk = tmp_path / "disk"

@@ -55,7 +55,8 @@ def is_daemon_of_ray(process):
 MANY_EPOCHS = "train.epochs=40", "train.patience=40", "train.models=[alstm]"
 
 
-@pytest.mark.parametrize("seeds", [(0,), pytest.param((0, 1), marks=pytest.mark.slow)], ids=["alone", "side by side"])
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)], ids=["alone", "side by side"])
 def test_training_goes_on_from_its_last_epoch_with_the_result_of_an_unbroken_run(copy_of_finished, finished, seeds):
     pipeline = copy_of_finished()
     states = pipeline.workspace / "partial" / "train"

@@ -75,6 +75,7 @@ def test_no_server_is_reached_from_other_machines(services):
     assert [beyond_loopback(service.pid) for service in running_services(workspace).values()] == [[], [], []]
 
 
+@pytest.mark.slow
 def test_the_temporary_server_of_a_run_is_not_either(tmp_path):
     address = start_temporary_prefect(tmp_path)
     try:

@@ -15,7 +15,7 @@ from tasks.mlflow import tracking
 from tasks.mlflow.loading import DEFAULT, open_predictor
 from tests.e2e.conftest import TINY, Pipeline
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 SMALL = {"backbone": "vgg_small", "weights": "random", "image_size": 32, "grid": 2}
 CLIP = {"input": "clip", "backbone": "r3d_18", "weights": "random", "image_size": 32, "grid": 2}

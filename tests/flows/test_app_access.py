@@ -254,7 +254,7 @@ def test_only_a_proxy_that_is_trusted_says_who_guesses(opened, tmp_path, monkeyp
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("is_chosen", [True, False], ids=["chosen", "generated"])
+@pytest.mark.parametrize("is_chosen", [pytest.param(True, marks=pytest.mark.slow), False], ids=["chosen", "generated"])
 def test_the_command_tells_a_token_once_and_logs_none(tmp_path, is_chosen):
     (tmp_path / "model").mkdir()
     make_bundle(tmp_path / "parts", "mean_pool").save(tmp_path / "model")

@@ -219,6 +219,7 @@ except mlflow.exceptions.MlflowException as error:
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_in_another_folder_predicts_the_same_from_the_bytes_of_a_video(tracked, video, tmp_path):
     bad = tmp_path / "bad.avi"
     bad.write_text("hello")

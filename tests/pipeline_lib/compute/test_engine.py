@@ -475,3 +475,13 @@ def test_threads_of_a_run_that_was_broken_off_begin_nothing_in_this_process():
         start(run_at, begun.append, 3).result(SECONDS)
     start(run_at, begun.append, 4).result(SECONDS)
     assert begun == [2, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_second_ray_starts_after_the_environment_was_restored():
+    for number in range(2):
+        before = dict(os.environ)
+        with open_engine(is_local_ray=True):
+            assert run_at(functions.add, number, 1) == number + 1
+        os.environ.clear()
+        os.environ.update(before)

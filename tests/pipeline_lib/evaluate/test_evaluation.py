@@ -30,10 +30,11 @@ def evaluate(checkpoint, store, directory, params=PARAMS):
     return evaluate_model(checkpoint, store.clips, store.files, directory, params, fps=store.fps, boxes=store.boxes)
 
 
-@pytest.fixture
-def evaluated(checkpoint, feature_store, tmp_path):
-    metrics = evaluate(checkpoint, feature_store, tmp_path)
-    return metrics, tmp_path
+@pytest.fixture(scope="module")
+def evaluated(checkpoint, feature_store, tmp_path_factory):
+    """Return the metrics and the folder of an evaluation, which tests leave as it is."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    return evaluate(checkpoint, feature_store, folder), folder
 
 
 def test_metrics_are_what_the_tables_say(evaluated, feature_store):

@@ -105,7 +105,7 @@ def test_per_class(tables):
     assert table.loc["jump", ["precision", "recall", "f1", "frame_accuracy", "video_accuracy"]].isna().all()
 
 
-@pytest.mark.parametrize("num_classes", [2, 7, 51])
+@pytest.mark.parametrize("num_classes", [2, 7, pytest.param(51, marks=pytest.mark.slow)])
 def test_confusion_is_drawn_for_any_number_of_classes(tmp_path, num_classes):
     counts = np.random.default_rng(0).integers(0, 3, (num_classes, num_classes)) + 20 * np.eye(num_classes, dtype=int)
     counts[0] = 0
