@@ -61,8 +61,8 @@ class CollectionParams:
         UserError: a value that no collection can have.
     """
 
-    videos_per_class: int = 48
-    groups_per_class: int = 48
+    videos_per_class: int = 40
+    groups_per_class: int = 40
     """Sets of scenes, actors and cameras that a class's videos are drawn from; a group never crosses splits."""
     seconds: float = 1.6
     """Typical length of a video; a few are much shorter."""
