@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,14 +20,16 @@ TELL = [sys.executable, "-c", "print('told')"]
 
 @pytest.fixture
 def with_gpus(monkeypatch):
+    asked = []
+    joined = iter([{}, {"GPU": 1.0}, {"CPU": 8.0, "GPU": 2.0}])
+    # The real Ray would be imported without the engine's settings, which it reads only then.
+    ray = SimpleNamespace(init=lambda **options: None, cluster_resources=lambda: next(joined))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.autoscaler", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "ray.autoscaler.sdk", SimpleNamespace(request_resources=lambda bundles: asked.append(bundles)))
     spec = importlib.util.spec_from_file_location("with_gpus", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    asked = []
-    joined = iter([{}, {"GPU": 1.0}, {"CPU": 8.0, "GPU": 2.0}])
-    monkeypatch.setattr(module.ray, "init", lambda **options: None)
-    monkeypatch.setattr(module.ray, "cluster_resources", lambda: next(joined))
-    monkeypatch.setattr(module, "request_resources", lambda bundles: asked.append(bundles))
     monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKS", 0.0)
     monkeypatch.setattr(module.signal, "signal", lambda number, handler: None)
     module.asked = asked

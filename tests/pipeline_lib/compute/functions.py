@@ -92,7 +92,7 @@ def log(line: str) -> None:
     thread.start()
     thread.join()
     logging.getLogger("other").info("not sent")
-    warnings.warn("a warning of Python", stacklevel=1)
+    warnings.warn(f"a warning of Python, {line}", stacklevel=1)  # of equal ones a process shows the first
 
 
 def kill_self(on_frame: Callable[[Any], None], seconds: float = 0.5) -> None:
