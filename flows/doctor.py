@@ -39,12 +39,11 @@ def _object_store(workspace: Workspace) -> Iterator[Finding]:
     """Check that the workspace's object store, if it has one, can be read and written, and say who uses it."""
     if workspace.address is None:
         return
-    from pipeline_lib.artifacts.lease import live_holders
-    from pipeline_lib.artifacts.remote import Remote, check_reachable
+    from pipeline_lib.artifacts.lease import SECONDS_TO_ANSWER, live_holders
+    from pipeline_lib.artifacts.remote import Remote
 
     try:
-        check_reachable(workspace.address)
-        holders = live_holders(Remote(workspace.address))
+        holders = live_holders(Remote(workspace.address, SECONDS_TO_ANSWER))
     except UserError as error:
         yield False, str(error)
         return

@@ -50,7 +50,7 @@ def collect(workspace: Workspace, older_than: float | None, max_bytes: float | N
 def _alone(store: Store) -> Iterator[Callable[[], None]]:
     """Use a workspace in an object store alone; yields a function that fails when that is no longer certain."""
     if isinstance(store, SharedStore):
-        with hold_lease(store.remote, "gc") as lease:
+        with hold_lease(store.remote.address, "gc") as lease:
             yield lease.check
     else:
         yield lambda: None

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import inf
 from statistics import mean
 from typing import Any
 
@@ -159,11 +160,16 @@ def side_by_side(params: Params) -> SideBySide:
     return SideBySide(len(params.chunk.folds) * len(params.train.all_seeds), is_limit=False)
 
 
+def cache_bytes(params: Params) -> float:
+    """Return the limit of a cache's size."""
+    return inf if params.cache_gb is None else params.cache_gb * 1e9
+
+
 def engine_for(params: Params, store: Store) -> AbstractContextManager[None]:
     """Open the engine of a run: this process, or Ray if the run uses several GPUs or processes."""
     address = params.run.engine or ("auto" if "RAY_ADDRESS" in os.environ else None)
     num_gpus = count_gpus()
-    shipper = Shipper(store) if isinstance(store, SharedStore) else None
+    shipper = Shipper(store, cache_bytes(params)) if isinstance(store, SharedStore) else None
     is_local_ray = _has_several_places(params, num_gpus)
     return open_engine(address, is_local_ray=is_local_ray, num_gpus=num_gpus, shipper=shipper)
 

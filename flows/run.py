@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 import tasks.chunk
@@ -28,6 +27,7 @@ from flows.execution import FailedWorkError, Future, StageReached, StageResult, 
 from flows.plan import (
     Overrides,
     TestedRun,
+    cache_bytes,
     engine_for,
     plan_fusions,
     plan_training_runs,
@@ -36,7 +36,6 @@ from flows.plan import (
 from flows.state import RunState
 from pipeline_lib.artifacts import Store, layout
 from pipeline_lib.artifacts.lease import hold_lease
-from pipeline_lib.artifacts.remote import check_reachable
 from pipeline_lib.artifacts.shared_store import SharedStore
 from pipeline_lib.artifacts.tables import read_shards
 from pipeline_lib.artifacts.workspace import locate_workspace
@@ -349,14 +348,12 @@ def _of(features: Mapping[str, Sequence[Future]], streams: Iterable[str]) -> dic
 
 
 @contextmanager
-def _shared(store: Store, cache_gb: float | None) -> Iterator[None]:
+def _shared(store: Store, max_bytes: float) -> Iterator[None]:
     """Hold a lease on a workspace in an object store, and keep its cache within its limit before and after the block."""
     if not isinstance(store, SharedStore):
         yield
         return
-    max_bytes = inf if cache_gb is None else cache_gb * 1e9
-    check_reachable(store.remote.address)
-    with hold_lease(store.remote, "run"):
+    with hold_lease(store.remote.address, "run"):
         store.trim(max_bytes)
         try:
             yield
@@ -372,7 +369,7 @@ def open_run(params: Params, *, until: str | None, refresh: Sequence[str]) -> It
         raise UserError(f"{unknown[0]} is not a stage; the stages are {', '.join(STAGES)}")
     workspace = locate_workspace(params.workspace, params.cache)
     context = Context(workspace=workspace, refresh=tuple(refresh))
-    with hold_workspace(workspace.folder), _shared(context.store, params.cache_gb), engine_for(params, context.store):
+    with hold_workspace(workspace.folder), _shared(context.store, cache_bytes(params)), engine_for(params, context.store):
         context.store.remove_drafts()
         progress.begin()
         record = records.open_record(params, workspace, workspace_id(workspace.folder))

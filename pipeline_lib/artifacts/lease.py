@@ -25,6 +25,7 @@ from pipeline_lib.errors import UserError
 
 SECONDS_BETWEEN_HEARTBEATS = 20.0
 SECONDS_TO_EXPIRE = 90.0
+SECONDS_TO_ANSWER = 10.0
 Purpose = Literal["run", "gc"]
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Lease:
 
 @contextmanager
 def hold_lease(
-    remote: Remote,
+    address: str,
     purpose: Purpose,
     *,
     heartbeat: float = SECONDS_BETWEEN_HEARTBEATS,
@@ -112,8 +113,10 @@ def hold_lease(
 ) -> Iterator[Lease]:
     """Hold a lease on a workspace in the block; leases of dead processes are deleted.
 
+    Its requests wait for a store that is away only for `SECONDS_TO_ANSWER`, so that a mistyped address is told at once.
+
     Args:
-        remote: the workspace's object store.
+        address: of the workspace's object store.
         purpose: `gc` needs the workspace alone.
         heartbeat: seconds between two signs of life.
         expire: seconds after the last one when a holder counts as dead.
@@ -121,7 +124,7 @@ def hold_lease(
     Raises:
         WorkspaceBusyError: another process uses the workspace; names it.
     """
-    lease = Lease(remote, purpose, heartbeat, expire)
+    lease = Lease(Remote(address, SECONDS_TO_ANSWER), purpose, heartbeat, expire)
     lease.take()
     try:
         yield lease

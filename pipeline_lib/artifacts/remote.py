@@ -31,7 +31,6 @@ from pipeline_lib.errors import UserError
 
 SCHEMES = ("s3://", "gs://", "az://", "file://")
 RETRY_SECONDS = 120
-SECONDS_TO_ANSWER = 10
 MAX_RETRIES = 1000
 """The time ends the retries, not their number."""
 DOWNLOADS = 3
@@ -61,15 +60,6 @@ class Object(NamedTuple):
 def is_remote(address: str) -> bool:
     """Return whether a workspace's address is in an object store."""
     return address.startswith(SCHEMES)
-
-
-def check_reachable(address: str) -> None:
-    """Fail within seconds if an object store does not answer, where later requests wait longer for one that is away.
-
-    Raises:
-        UserError: it does not answer, or refuses access.
-    """
-    Remote(address, retry_seconds=SECONDS_TO_ANSWER).get("leases/none")
 
 
 class Remote:
@@ -104,8 +94,8 @@ class Remote:
 
     def put_file(self, path: str, file: Path) -> None:
         """Write a file as an object, a large one in parts."""
-        with self._explained(), self._written():
-            obstore.put(self._store, path, file, chunk_size=PART_BYTES, max_concurrency=PARTS)
+        with file.open("rb") as content, self._explained(), self._written():
+            obstore.put(self._store, path, content, chunk_size=PART_BYTES, max_concurrency=PARTS)
 
     def create(self, path: str, content: bytes) -> bool:
         """Write an object unless it exists; return whether it was written."""
@@ -127,10 +117,13 @@ class Remote:
         return None
 
     def delete(self, paths: Iterable[str]) -> None:
-        """Delete objects; those that are gone already are no matter."""
-        for path in paths:
+        """Delete objects, several at once; those that are gone already are no matter."""
+
+        def delete(path: str) -> None:
             with self._explained(), suppress(FileNotFoundError):
                 obstore.delete(self._store, path)
+
+        _map_in_threads(delete, list(paths))
 
     # Artifacts
 
@@ -237,12 +230,12 @@ class Remote:
             yield
         except (FileNotFoundError, UserError):
             raise
-        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError) as error:
+        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
             raise UserError(
                 f"workspace: {self.address}: access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's "
                 f"policy ({_first_line(error)})"
             ) from None
-        except (exceptions.BaseError, OSError) as error:
+        except (exceptions.BaseError, ConnectionError, TimeoutError) as error:  # not a full disk of this machine
             if is_last:
                 raise UserError(
                     f"workspace: {self.address}: the object store does not answer; finished work is kept in the cache, "

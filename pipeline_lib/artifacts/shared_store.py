@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from pipeline_lib.artifacts.digests import Digest
+from pipeline_lib.artifacts.garbage import folder_bytes
 from pipeline_lib.artifacts.manifest import MANIFEST, FileRecord, Manifest
 from pipeline_lib.artifacts.remote import CONNECTIONS, DamagedError, Remote, folder_of
 from pipeline_lib.artifacts.store import Artifact, Reference, RunRecord, SealedFile, Store, seal, write_durably
@@ -50,9 +52,8 @@ class SharedStore(Store):
         """Drafts that a worker on another node may fill."""
         self._on_transfer = on_transfer or (lambda kind, expected, done: None)
         self._manifests: dict[tuple[str, str], Manifest] = {}
-        self._here: set[tuple[str, str, str]] = set()
-        """Files, as (stage, key, path), that this process found whole in the cache."""
-        self._locks: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
+        self._here: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        """Paths of an artifact's files that this process found whole in the cache."""
         self._use = os.open(self.workspace / ".use.lock", os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.flock(self._use, fcntl.LOCK_SH)
 
@@ -105,19 +106,19 @@ class SharedStore(Store):
             raise UserError(f"{self.remote.address}: {stage}/{key} is gone; run again to make it anew")
         files = [file for file in artifact.manifest.files if not names or _is_in(file.path, names)]
         if missing := self._missing(artifact, files):
-            with self._locks[stage, key], _locked(artifact.directory.with_name(f".{key}.lock")):
+            with _locked(artifact.directory.with_name(f".{key}.lock")):
                 self._download(artifact, self._missing(artifact, missing))
         with suppress(OSError):
-            os.utime(artifact.directory / MANIFEST)  # the time of its last use
+            os.utime(artifact.directory)  # the time of its last use
         return artifact.directory
 
     def _missing(self, artifact: Artifact, files: Sequence[FileRecord]) -> list[FileRecord]:
         """Return those files that are not in the cache."""
-        unseen = [file for file in files if (artifact.stage, artifact.key, file.path) not in self._here]
+        here = self._here[artifact.stage, artifact.key]
+        unseen = [file for file in files if file.path not in here]
         known = self.digests.below(artifact.directory) if unseen else {}
         missing = [file for file in unseen if not self.is_whole(artifact.path(file.path), file, known)]
-        whole = {file.path for file in unseen} - {file.path for file in missing}
-        self._here.update((artifact.stage, artifact.key, path) for path in whole)
+        here.update({file.path for file in unseen} - {file.path for file in missing})
         return missing
 
     def _download(self, artifact: Artifact, files: Sequence[FileRecord]) -> None:
@@ -135,7 +136,7 @@ class SharedStore(Store):
         except DamagedError as error:
             self.withdraw(artifact)
             raise DamagedError(f"{error}; the artifact {stage}/{key} is withdrawn, run again to make it anew") from None
-        self._here.update((stage, key, file.path) for file in files)
+        self._here[stage, key].update(file.path for file in files)
         write_durably(folder / MANIFEST, artifact.manifest.model_dump_json(indent=2))
 
     def withdraw(self, artifact: Artifact) -> None:
@@ -145,7 +146,7 @@ class SharedStore(Store):
 
     def _forget(self, stage: str, key: str) -> None:
         self._manifests.pop((stage, key), None)
-        self._here = {file for file in self._here if file[:2] != (stage, key)}
+        self._here.pop((stage, key), None)
 
     def _seal(self, draft: Path) -> Sequence[SealedFile]:
         """Return the draft's files, which a worker on another node may have uploaded already."""
@@ -164,6 +165,7 @@ class SharedStore(Store):
         records = [record for record, _ in files]
         self._upload(stage, key, draft, records)
         final = self.directory(stage, key)
+        self._forget(stage, key)
         shutil.rmtree(final, ignore_errors=True)
         draft.replace(final)
         self.digests.remember({final / record.path: Digest(stamp, record.sha256) for record, stamp in files})
@@ -289,11 +291,13 @@ class SharedStore(Store):
 
         Only what the object store has is deleted, and nothing while another process uses the cache.
         """
+        if max_bytes == inf:
+            return 0
         with self._used_alone() as is_alone:
             if not is_alone:
                 return 0
-            manifests = sorted((self.workspace / "artifacts").glob(f"*/[!.]*/{MANIFEST}"), key=_modified)
-            sizes = {path.parent: _folder_bytes(path.parent) for path in manifests}
+            folders = sorted((self.workspace / "artifacts").glob("*/[!.]*"), key=_modified)
+            sizes = {folder: folder_bytes(folder) for folder in folders}
             total = before = sum(sizes.values())
             for folder, size in sizes.items():
                 if total <= max_bytes:
@@ -367,17 +371,13 @@ def _is_in(path: str, names: Sequence[str]) -> bool:
     return any(path == name or path.startswith(f"{name}/") for name in names)
 
 
-def _folder_bytes(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
-
-
 def _modified(path: Path) -> float:
     return path.stat().st_mtime
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock, so that of several processes of this machine one downloads."""
+    """Hold a file's lock, so that of several threads and processes of this machine one downloads."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -104,9 +105,9 @@ class LocalFiles(Mapping[str, Path]):
 class Shipper:
     """Prepares calls whose arguments have paths in a workspace in an object store."""
 
-    def __init__(self, store: SharedStore) -> None:
-        """Prepare calls for the store of the driver."""
-        self._store = store
+    def __init__(self, store: SharedStore, max_cache_bytes: float = inf) -> None:
+        """Prepare calls for the store of the driver; caches of other nodes have the same limit."""
+        self._store, self._max_cache_bytes = store, max_cache_bytes
         self._owner = workspace_id(store.workspace)
 
     @contextmanager
@@ -119,8 +120,8 @@ class Shipper:
         """Return the work pickled, as a context manager that yields it on another node."""
         content, places = _pickle(self._store, work)
         self._store.shipped.update(place.folder.path(self._store) for place in places if place.is_draft)
-        shipment = Shipment(self._store.remote.address, str(self._store.workspace), self._owner, tuple(places), content)
-        return cloudpickle.dumps(shipment)
+        address, cache = self._store.remote.address, str(self._store.workspace)
+        return cloudpickle.dumps(Shipment(address, cache, self._max_cache_bytes, self._owner, tuple(places), content))
 
 
 @dataclass
@@ -130,6 +131,7 @@ class Shipment(AbstractContextManager[Any]):
     address: str
     cache: str
     """The driver's cache."""
+    max_cache_bytes: float
     owner: str
     """The id of the driver's cache, which its own node finds there as well."""
     places: tuple[Place, ...]
@@ -143,7 +145,7 @@ class Shipment(AbstractContextManager[Any]):
         vars(self).update(state, _stack=ExitStack())
 
     def __enter__(self) -> Any:
-        store = _node_store(self.address, self.cache)
+        store = _node_store(self.address, self.cache, self.max_cache_bytes)
         is_own = known_id(store.workspace) == self.owner
         work = copy_context().run(_unpickle, self.content, store, is_own)
         self._stack.enter_context(_prepared(store, self.places, is_own=is_own))
@@ -154,10 +156,15 @@ class Shipment(AbstractContextManager[Any]):
 
 
 @functools.lru_cache(maxsize=4)
-def _node_store(address: str, cache: str) -> SharedStore:
-    """Return this process's store. The node's own folder of caches wins over the driver's, which may be the same one."""
+def _node_store(address: str, cache: str, max_cache_bytes: float) -> SharedStore:
+    """Return this process's store, its cache within its limit if no other process of the node uses it.
+
+    The node's own folder of caches wins over the driver's, which may be the same one.
+    """
     folder = default_cache(address) if os.environ.get(CACHE_VARIABLE) else Path(cache)
-    return SharedStore(folder, Remote(address))
+    store = SharedStore(folder, Remote(address))
+    store.trim(max_cache_bytes)
+    return store
 
 
 @contextmanager

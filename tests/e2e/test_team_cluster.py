@@ -26,8 +26,8 @@ import yaml
 from pipeline_lib.artifacts.manifest import Manifest
 from pipeline_lib.artifacts.remote import Remote
 from tests.e2e.test_random_kills import COMPARED, PARAMS, Trial, fetch, finish, is_worker
+from tests.e2e.test_team_servers import har
 from tests.pipeline_lib.compute.test_cluster import Node, environment
-from tests.pipeline_lib.compute.test_cluster import free_port as free_ray_port
 from tests.servers import ObjectStore, PostgresServer, free_port
 
 __all__ = ["fetch"]
@@ -47,17 +47,14 @@ class Site:
     folder: Path
     postgresql: PostgresServer
     variables: dict[str, str]
+    """Environment of the flow."""
+    engine: str = ""
+    """Address of the cluster."""
     nodes: dict[str, Node] = field(default_factory=dict)
 
     @property
     def token(self) -> Path:
         return self.folder / "token"
-
-
-def har(*arguments: object, env: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
-    done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -73,7 +70,8 @@ def site(postgresql: PostgresServer, object_store: ObjectStore) -> Iterator[Site
     options = ("--workspace", workspace, "--prefect-port", ports[0], "--mlflow-port", ports[1])
     site = Site(folder, postgresql, object_store.environment | servers)
     try:
-        har("up", *options, "--artifacts", "s3://lab/mlflow", env=env)
+        up = har("up", *options, "--artifacts", "s3://lab/mlflow", env=env)
+        assert up.returncode == 0, up.stdout + up.stderr
         start_nodes(site, object_store.environment)
         yield site
     finally:
@@ -86,7 +84,7 @@ def site(postgresql: PostgresServer, object_store: ObjectStore) -> Iterator[Site
 
 def start_nodes(site: Site, store: dict[str, str]) -> None:
     """Start four nodes with a core each, in folders and with caches of their own; the flow runs on the first."""
-    port = free_ray_port()
+    port = free_port()
     address = f"127.0.0.1:{port}"
     head = ("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={site.folder / 'ray'}")
     for number, name in enumerate("acde", start=1):
@@ -96,17 +94,16 @@ def start_nodes(site: Site, store: dict[str, str]) -> None:
             name, site.folder / name, site.token, *options, f"--node-ip-address=127.0.0.{number}", "--num-gpus=0", **own
         )
     site.variables |= {"RAY_AUTH_TOKEN_PATH": str(site.token), "HAR_CACHE": str(site.folder / "cache-a")}
-    site.variables["HAR_ENGINE"] = address
+    site.engine = address
 
 
 def start(site: Site, fetch: dict[str, str], address: str) -> subprocess.Popen[bytes]:
     """Start the flow on the first node."""
     path = site.folder / "params.yaml"
     path.write_text(yaml.safe_dump({"workspace": address, "fetch": fetch} | PARAMS))
-    variables = dict(site.variables)
-    command = [sys.executable, "-m", "flows.cli", "run", str(path), "--engine", variables.pop("HAR_ENGINE")]
+    command = [sys.executable, "-m", "flows.cli", "run", str(path), "--engine", site.engine]
     with (site.folder / "log").open("wb") as log:
-        return subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log, env=environment(**variables))
+        return subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log, env=environment(**site.variables))
 
 
 def wait_until(condition: Callable[[], Any], process: subprocess.Popen[bytes], log: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,39 @@ def test_publishers_at_once_publish_one(machine):
     assert len(set(made)) == 1
 
 
+def test_threads_may_publish_and_check_out_at_once(machine):
+    store = machine("a")
+    made = store.make(RECIPE, write(**{f"file{number}": "x" for number in range(50)}))
+    ended = threading.Event()
+
+    def publish_until_ended(name: str) -> None:
+        number = 0
+        while not ended.is_set():
+            number += 1
+            store.make(Recipe("chunk", f"{name} {number}", {}), write(hello="hello"))
+
+    with ThreadPoolExecutor(2) as pool:
+        publishing = [pool.submit(publish_until_ended, name) for name in "ab"]
+        for _ in range(100):
+            store._forget("chunk", made.key)
+            store.checkout(made)
+        ended.set()
+        for future in publishing:
+            future.result()
+
+
+def test_a_full_disk_is_not_taken_for_a_store_that_is_away(machine, monkeypatch):
+    made = machine("a").make(RECIPE, write(hello="hello"))
+    other = machine("b")
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(other.remote, "_stream", fail)
+    with pytest.raises(OSError, match="No space left"):
+        other.checkout(made)
+
+
 def test_what_could_not_be_published_is_kept_and_published_later(machine, monkeypatch):
     store = machine("a")
 
@@ -205,7 +240,7 @@ def test_gc_stops_when_its_lease_is_lost(machine):
 def test_the_cache_forgets_what_was_used_least_recently(machine):
     store = machine("a")
     old, new = (store.make(Recipe("chunk", str(number), {}), write(data="x" * 1000)) for number in range(2))
-    os.utime(old.directory / MANIFEST, (1, 1))
+    os.utime(old.directory, (1, 1))
     assert store.trim(1e9) == 0
     freed = store.trim(2500)
     assert 1000 < freed < 2500
@@ -264,14 +299,14 @@ def test_unfinished_work_is_copied_while_it_grows(machine):
 
 def test_runs_may_share_a_workspace_and_gc_may_not(machine):
     remote = machine("a").remote
-    with hold_lease(remote, "run"), hold_lease(remote, "run"):
+    with hold_lease(remote.address, "run"), hold_lease(remote.address, "run"):
         assert len(live_holders(remote)) == 2
         with (
             pytest.raises(WorkspaceBusyError, match=r"file://.*: a run \(host .*, process \d+, since .*\) is using this"),
-            hold_lease(remote, "gc"),
+            hold_lease(remote.address, "gc"),
         ):
             pass
-    with hold_lease(remote, "gc"), pytest.raises(WorkspaceBusyError, match="har gc"), hold_lease(remote, "run"):
+    with hold_lease(remote.address, "gc"), pytest.raises(WorkspaceBusyError, match="har gc"), hold_lease(remote.address, "run"):
         pass
     assert live_holders(remote) == {}
 
@@ -279,10 +314,10 @@ def test_runs_may_share_a_workspace_and_gc_may_not(machine):
 def test_a_dead_holder_is_taken_over_and_a_living_one_is_not(machine):
     remote = machine("a").remote
     remote.put("leases/dead.json", json.dumps({"purpose": "gc", "host": "h", "pid": 1, "since": "then"}).encode())
-    with pytest.raises(WorkspaceBusyError), hold_lease(remote, "run"):
+    with pytest.raises(WorkspaceBusyError), hold_lease(remote.address, "run"):
         pass
     time.sleep(1.1)
-    with hold_lease(remote, "run", heartbeat=0.1, expire=1.0):
+    with hold_lease(remote.address, "run", heartbeat=0.1, expire=1.0):
         time.sleep(2.5)
         assert [holder.purpose for holder in live_holders(remote, expire=1.0).values()] == ["run"]
 

@@ -164,3 +164,14 @@ def test_what_only_the_driver_has_is_refused_elsewhere(driver, node, monkeypatch
     monkeypatch.delenv("HAR_CACHE")
     _node_store.cache_clear()
     assert call(packed) == "study"
+
+
+def test_a_nodes_cache_has_the_drivers_limit(driver, node, address):
+    one = make(driver, a="A" * 1000)
+    shipper = Shipper(driver, max_cache_bytes=500)
+    assert call(shipper.pack((name_of, (one.directory,), {}))) == one.key
+    assert (node / "artifacts/chunk" / one.key).is_dir(), "it stays while it is used"
+    _node_store(address, str(driver.workspace), 500).close()  # as when that process ends
+    _node_store.cache_clear()
+    assert call(shipper.pack((name_of, (Path("elsewhere"),), {}))) == "elsewhere"
+    assert not (node / "artifacts/chunk" / one.key).exists()
