@@ -8,7 +8,6 @@ import json
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -121,27 +120,6 @@ def test_publishers_at_once_publish_one(machine):
         thread.join()
     assert len(made) == len(stores)
     assert len(set(made)) == 1
-
-
-def test_threads_may_publish_and_check_out_at_once(machine):
-    store = machine("a")
-    made = store.make(RECIPE, write(**{f"file{number}": "x" for number in range(50)}))
-    ended = threading.Event()
-
-    def publish_until_ended(name: str) -> None:
-        number = 0
-        while not ended.is_set():
-            number += 1
-            store.make(Recipe("chunk", f"{name} {number}", {}), write(hello="hello"))
-
-    with ThreadPoolExecutor(2) as pool:
-        publishing = [pool.submit(publish_until_ended, name) for name in "ab"]
-        for _ in range(100):
-            store._forget("chunk", made.key)
-            store.checkout(made)
-        ended.set()
-        for future in publishing:
-            future.result()
 
 
 def test_a_full_disk_is_not_taken_for_a_store_that_is_away(machine, monkeypatch):
