@@ -16,11 +16,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pipeline_lib.report.overview import Overview, fusions_overview, pairs_overview, results_overview
 from tasks import progress
 
 if TYPE_CHECKING:
     from flows.execution import StageResult
+    from pipeline_lib.report.overview import Overview
 
 PLAIN_WIDTH = 120
 """Columns where output is not a terminal; wide enough for the results table."""
@@ -120,6 +120,9 @@ def _megabytes(done_bytes: float, total_bytes: float | None, bytes_per_second: f
 def say_summary(summary: Mapping[str, Any]) -> None:
     """Print the results tables, and where the report and MLflow's records are."""
     if summary.get("results"):
+        # Its package draws, and loads SciPy for it: more than a second that `har down` need not take.
+        from pipeline_lib.report.overview import fusions_overview, pairs_overview, results_overview
+
         _say_table(results_overview(summary["results"]))
         if summary["results"]["pairs"]:
             _say_table(pairs_overview(summary["results"]))

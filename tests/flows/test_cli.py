@@ -15,7 +15,7 @@ HEAVY = ("torch", "prefect", "mlflow", "pandas", "numpy", "pydantic")
 
 LOADED = """
 import sys
-sys.argv = ["har", "--help"]
+sys.argv = ["har", *{arguments}]
 from flows.cli import main
 try:
     main()
@@ -25,13 +25,20 @@ finally:
 
 
 def test_help_loads_nothing_heavy():
-    code = LOADED.format(names=HEAVY)
+    code = LOADED.format(names=HEAVY, arguments=["--help"])
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
     assert all(
         command in result.stdout
         for command in ("run", "predict", "features", "app", "promote", "up", "down", "doctor", "verify", "gc")
     )
+
+
+def test_down_loads_nothing_heavy(tmp_path):
+    names = ("torch", "prefect", "mlflow", "pandas", "scipy", "matplotlib")
+    code = LOADED.format(names=names, arguments=["down", "--workspace", str(tmp_path)])
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (0, "no servers of this workspace are running\n"), result.stderr
 
 
 def test_the_engine_is_a_parameter_that_overrides_the_file():
