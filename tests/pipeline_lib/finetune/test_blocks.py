@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from torch import nn
 
@@ -28,6 +30,15 @@ BLOCKS = [
     ("swin_t", 4),
     ("swin_v2_t", 4),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_random_numbers() -> Iterator[None]:
+    """Leave weights as they are allocated: drawing millions takes most of the time, and blocks do not depend on them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "trunc_normal_", "uniform_", "xavier_uniform_"):
+            patch.setattr(nn.init, name, lambda weight, *_, **__: weight)
+        yield
 
 
 def random_backbone(name: str) -> Backbone:
