@@ -40,6 +40,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="trainings 
 device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 
 Store = tuple[pd.DataFrame, list[Path]]
+Alone = Callable[[ModelParams], bytes]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,6 +96,20 @@ def train(store: Store, folder: Path, params: ModelParams, on_epoch: Callable[[d
     return (folder / "artifact" / "checkpoint.safetensors").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def train_alone(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    """Return a function that trains with nothing beside it and returns the checkpoint: once, however often it is asked."""
+    checkpoints: dict[str, bytes] = {}
+
+    def train_alone(params: ModelParams) -> bytes:
+        key = params.model_dump_json()
+        if key not in checkpoints:
+            checkpoints[key] = train(store, tmp_path_factory.mktemp("alone"), params)
+        return checkpoints[key]
+
+    return train_alone
+
+
 def train_together(store: Store, folder: Path, trainings: Sequence[ModelParams]) -> list[bytes]:
     with ThreadPoolExecutor(len(trainings)) as pool:
         jobs = [pool.submit(train, store, folder / str(number), params) for number, params in enumerate(trainings)]
@@ -142,11 +157,13 @@ def make_batch() -> Batch:
 
 @device
 @pytest.mark.parametrize("models", [("alstm", "conv_alstm"), ("alstm", "alstm", "conv_alstm", "attention_pool")])
-def test_each_gives_the_bits_that_it_gives_alone(tmp_path: Path, store: Store, device: str, models: Sequence[str]) -> None:
+def test_each_gives_the_bits_that_it_gives_alone(
+    tmp_path: Path, store: Store, train_alone: Alone, device: str, models: Sequence[str]
+) -> None:
     """Both scorers of ALSTM among them."""
     scorers = "pooled", *["local"] * len(models)
     trainings = [params_of(model, device, seed, scorer=scorers[seed]) for seed, model in enumerate(models)]
-    alone = [train(store, tmp_path / f"alone{number}", params) for number, params in enumerate(trainings)]
+    alone = [train_alone(params) for params in trainings]
     for turn in range(1 if device == "cpu" else 3):
         assert train_together(store, tmp_path / f"together{turn}", trainings) == alone
     assert len(set(alone)) == len(models)
@@ -156,13 +173,15 @@ def test_each_gives_the_bits_that_it_gives_alone(tmp_path: Path, store: Store, d
 
 @device
 @pytest.mark.parametrize("model", ["alstm", "conv_alstm"])
-def test_killed_beside_another_and_resumed_beside_a_third(tmp_path: Path, store: Store, device: str, model: str) -> None:
+def test_killed_beside_another_and_resumed_beside_a_third(
+    tmp_path: Path, store: Store, train_alone: Alone, device: str, model: str
+) -> None:
     def break_off(row: dict[str, Any]) -> None:
         if row["epoch"] == 2:
             raise KeyboardInterrupt
 
     params, other = params_of(model, device), params_of("alstm", device, seed=5)
-    unbroken, other_alone = train(store, tmp_path / "unbroken", params), train(store, tmp_path / "other", other)
+    unbroken, other_alone = train_alone(params), train_alone(other)
     with ThreadPoolExecutor(2) as pool:
         broken = pool.submit(train, store, tmp_path / "broken", params, break_off)
         beside = pool.submit(train, store, tmp_path / "beside", other)
@@ -179,10 +198,10 @@ def test_killed_beside_another_and_resumed_beside_a_third(tmp_path: Path, store:
 
 
 @device
-def test_one_that_fails_leaves_the_others_alone(tmp_path: Path, store: Store, device: str) -> None:
+def test_one_that_fails_leaves_the_others_alone(tmp_path: Path, store: Store, train_alone: Alone, device: str) -> None:
     """Its loss is not finite, in the first epoch."""
     good = [params_of("alstm", device, seed) for seed in range(2)]
-    alone = [train(store, tmp_path / f"alone{seed}", params) for seed, params in enumerate(good)]
+    alone = [train_alone(params) for params in good]
     bad = params_of("alstm", device, 3, learning_rate=1e38)
     with ThreadPoolExecutor(3) as pool:
         jobs = [pool.submit(train, store, tmp_path / str(number), params) for number, params in enumerate([bad, *good])]
@@ -193,10 +212,10 @@ def test_one_that_fails_leaves_the_others_alone(tmp_path: Path, store: Store, de
 
 @device
 def test_features_from_disk_give_the_same_bits_too(
-    tmp_path: Path, store: Store, device: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: Store, train_alone: Alone, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainings = [params_of("alstm", device, seed) for seed in range(2)]
-    alone = [train(store, tmp_path / f"alone{seed}", params) for seed, params in enumerate(trainings)]
+    alone = [train_alone(params) for params in trainings]
     monkeypatch.setattr(training, "fits_in_memory", lambda *_: False)
     assert train_together(store, tmp_path / "together", trainings) == alone
 
