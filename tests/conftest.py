@@ -20,6 +20,8 @@ from sqlalchemy import Engine, event
 from tests.servers import object_store, postgresql, with_object_store  # noqa: F401
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+UNUSED_SERVICES = ("TRIGGERS", "EVENT_PERSISTER", "SCHEDULER", "LATE_RUNS", "FOREMAN")
+"""Of Prefect's server, for automations, its page of events, schedules and workers: no test of `prefect_server` has any."""
 PREFECT = Path(tempfile.mkdtemp(prefix="har-tests-"))
 atexit.register(shutil.rmtree, PREFECT, ignore_errors=True)
 
@@ -74,7 +76,10 @@ def prefect_server() -> Iterator[str]:
     """Start one Prefect server for the session; yields its API address."""
     from flows.services import start_temporary_prefect, stop_temporary_prefect, wait_for_prefect
 
-    address = start_temporary_prefect(PREFECT)
+    with pytest.MonkeyPatch.context() as patch:
+        for service in UNUSED_SERVICES:
+            patch.setenv(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
+        address = start_temporary_prefect(PREFECT)
     wait_for_prefect(address)
     os.environ["PREFECT_API_URL"] = address
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
