@@ -20,6 +20,8 @@ from sqlalchemy import Engine, event
 from tests.servers import object_store, postgresql, with_object_store  # noqa: F401
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+WITH_PREFECT = ("tests/e2e/", "tests/tasks/test_stage.py")
+"""How the names of tests begin that ask for `prefect_server`."""
 UNUSED_SERVICES = ("TRIGGERS", "EVENT_PERSISTER", "SCHEDULER", "LATE_RUNS", "FOREMAN")
 """Of Prefect's server, for automations, its page of events, schedules and workers: no test of `prefect_server` has any."""
 PREFECT = Path(tempfile.mkdtemp(prefix="har-tests-"))
@@ -54,6 +56,23 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_unconfigure() -> None:
     """Let the interpreter take everything down as usual."""
     gc.unfreeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep what asks for `prefect_server` on one of two workers: one server and one `finished` are enough.
+
+    More workers would wait for that one in the end.
+    """
+    if config.getoption("dist") != "loadfile" or len(config.getoption("tx")) != 2:
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class PrefectTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "Prefect" if nodeid.startswith(WITH_PREFECT) else super()._split_scope(nodeid)
+
+    return PrefectTogether(config, log)
 
 
 @event.listens_for(Engine, "connect")
