@@ -99,7 +99,7 @@ def test_more_quarantined_than_allowed_and_as_many_as_allowed(copy_of_finished):
     video = sorted((pipeline.collection / "videos" / "wave").iterdir())[0]
     video.write_bytes(b"this is no video")
     fails_with(pipeline, "subsample.max_quarantined", "1 of 16", video.name, until="subsample")
-    summary = pipeline.run("subsample.max_quarantined=0.1")
+    summary = pipeline.run("subsample.max_quarantined=0.1", "train.models=[mean_pool]")
     assert summary["dataset"]["quarantined"] == 1
     assert sum(summary["dataset"]["cut"]["videos"].values()) == 15
 

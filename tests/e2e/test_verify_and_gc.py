@@ -8,6 +8,7 @@ from flows.gc import collect
 from flows.verify import verify
 from pipeline_lib.artifacts.workspace import Workspace
 from tasks.mlflow.loading import DEFAULT, open_predictor
+from tests.e2e.conftest import TINY
 from tests.e2e.test_caching import HIT
 
 FUTURE = -3600.0
@@ -32,6 +33,7 @@ def test_silent_damage_is_found_and_the_next_run_mends_it(copy_of_finished, caps
 
 
 def test_gc_keeps_what_the_newest_run_used_and_never_what_is_registered(pipeline):
+    pipeline.params = {"train": TINY["train"] | {"models": ["alstm", "mean_pool"]}}
     train = {"subsample": "hit", "chunk": "hit", "fetch": "hit", "features": "hit", "train": "hit"}
     pipeline.run(until="train")
     pipeline.run("train.learning_rate=0.001", until="train")
