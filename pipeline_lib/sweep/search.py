@@ -22,7 +22,7 @@ from pipeline_lib.params import ModelParams, SweepParams
 from pipeline_lib.sweep.results import write_results
 from pipeline_lib.sweep.running import OnEpoch, OnTrial, run_study
 from pipeline_lib.sweep.space import make_space
-from pipeline_lib.sweep.storage import place_of
+from pipeline_lib.sweep.storage import study_location
 from pipeline_lib.sweep.study import Study
 from pipeline_lib.train import train_model
 
@@ -75,9 +75,9 @@ def search(
     known = clips[clips["split"].isin(("train", "val"))].reset_index(drop=True)
     val_clips = int((known["split"] == "val").sum())
     needs, at_once = _plan(feature_files, params, base)
-    place = place_of(study_folder, database)
-    with place.hold(), _scratch(study_folder / "scratch") as scratch:
-        study = Study(place, make_space(params, base), seed=params.seed, val_clips=val_clips)
+    location = study_location(study_folder, database)
+    with location.hold(), _scratch(study_folder / "scratch") as scratch:
+        study = Study(location, make_space(params, base), seed=params.seed, val_clips=val_clips)
         objective = partial(_train, known, feature_files, streams, scratch)
         run_study(study, objective, at_once, needs, params.trials, on_trial)
         return write_results(directory, study)

@@ -40,7 +40,7 @@ GONE_SECONDS = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_k
 
 
 @dataclass(frozen=True)
-class Place:
+class StudyLocation:
     """Where a study is: in the folder of its search, or under that folder's name in a database."""
 
     folder: Path
@@ -77,8 +77,8 @@ class Place:
             yield
 
 
-def place_of(folder: Path, address: str | None) -> Place:
-    """Return the place of a search, and create the database and tables if needed.
+def study_location(folder: Path, address: str | None) -> StudyLocation:
+    """Return the location of a search, and create the database and tables if needed.
 
     Args:
         folder: folder of the search, made if it is not there; its name is that of no other search.
@@ -89,12 +89,12 @@ def place_of(folder: Path, address: str | None) -> Place:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not address:
-        return Place(folder)
+        return StudyLocation(folder)
     database = make_databases(address, [PURPOSE])[PURPOSE]
     with connect(database, VARIABLE) as connection:  # two processes that create tables at once would both fail
         connection.execute("select pg_advisory_lock(%s)", (TABLES,))
         _connect(database).engine.dispose()
-    return Place(folder, database)
+    return StudyLocation(folder, database)
 
 
 def _connect(database: URL, *, skip_table_creation: bool = False) -> RDBStorage:
