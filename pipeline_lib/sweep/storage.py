@@ -41,20 +41,24 @@ GONE_SECONDS = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_k
 
 @dataclass(frozen=True)
 class StudyLocation:
-    """Where a study is: in the folder of its search, or under that folder's name in a database."""
+    """Where a study is: in the folder of its search, or in a database, which nodes without that folder can use."""
 
-    folder: Path
+    search: str
+    """Name of the search; that of its folder."""
+    folder: Path | None
+    """None if it is in a database: paths of the workspace cannot be sent to a node that does not share it."""
     database: URL | None = None
 
     def open(self) -> BaseStorage:
         """Return Optuna's storage; a database's tables must be there."""
-        if self.database is None:
-            return JournalStorage(_Journal(self.folder / FILE))
-        return _Patient(_connect(self.database, skip_table_creation=True))
+        if self.database:
+            return _Patient(_connect(self.database, skip_table_creation=True))
+        assert self.folder
+        return JournalStorage(_Journal(self.folder / FILE))
 
     def name(self, model: str) -> str:
         """Return the name of a model's study: a database has those of all searches."""
-        return f"{self.folder.name} {model}" if self.database else model
+        return f"{self.search} {model}" if self.database else model
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -68,12 +72,12 @@ class StudyLocation:
         if self.database is None:
             yield
             return
-        number = int.from_bytes(hashlib.sha256(self.folder.name.encode()).digest()[:8], signed=True)
+        number = int.from_bytes(hashlib.sha256(self.search.encode()).digest()[:8], signed=True)
         with connect(self.database, VARIABLE) as connection:
             for name, value in GONE_SECONDS.items():
                 connection.execute("select set_config(%s, %s, false)", (name, str(value)))
             if connection.execute("select pg_try_advisory_lock(%s)", (number,)).fetchone() != (True,):
-                raise UserError(f"sweep: another run is at the same search ({self.folder.name}) in the database; wait for it")
+                raise UserError(f"sweep: another run is at the same search ({self.search}) in the database; wait for it")
             yield
 
 
@@ -89,12 +93,12 @@ def study_location(folder: Path, address: str | None) -> StudyLocation:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not address:
-        return StudyLocation(folder)
+        return StudyLocation(folder.name, folder)
     database = make_databases(address, [PURPOSE])[PURPOSE]
     with connect(database, VARIABLE) as connection:  # two processes that create tables at once would both fail
         connection.execute("select pg_advisory_lock(%s)", (TABLES,))
         _connect(database).engine.dispose()
-    return StudyLocation(folder, database)
+    return StudyLocation(folder.name, None, database)
 
 
 def _connect(database: URL, *, skip_table_creation: bool = False) -> RDBStorage:
