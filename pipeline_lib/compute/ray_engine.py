@@ -34,8 +34,8 @@ from pipeline_lib.compute.needs import Callbacks, EndedError, Ledger, Needs, Wor
 from pipeline_lib.errors import UserError
 
 ENVIRONMENT = {
-    # A node that froze is noticed after some 95 s, not after 7 minutes. Ray's workers end a connection that is pinged more often
-    # than every 60 s while nothing else is sent, and the work with it ("Too many pings").
+    # A node that froze is noticed after some 95 s, not after 7 minutes. A worker that is pinged oftener than every 60 s while
+    # nothing else is sent ends the connection, and Ray the work with it ("Too many pings").
     "RAY_grpc_client_keepalive_time_ms": "75000",
     "RAY_grpc_client_keepalive_timeout_ms": "20000",
     "RAY_ENABLE_AUTO_CONNECT": "0",  # or a call after the shutdown would start a cluster
