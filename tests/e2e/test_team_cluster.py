@@ -122,7 +122,7 @@ def wait_until(condition: Callable[[], Any], process: subprocess.Popen[bytes], l
 
 def trials(site: Site) -> dict[int, str]:
     """Return the states of the search's trials in the database, by number."""
-    with suppress(psycopg.OperationalError):  # it is down, or not yet made
+    with suppress(psycopg.Error):  # it is down, or has no tables yet
         return dict(site.postgresql.execute("cluster_sweeps", "select number, state::text from trials"))
     return {}
 
