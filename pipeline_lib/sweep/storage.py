@@ -20,7 +20,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, _CachedStorage
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.postgresql import VARIABLE, connect, make_databases, reveal
@@ -120,7 +120,7 @@ def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
         while True:
             try:
                 return method(*arguments, **options)
-            except (StorageInternalError, DBAPIError) as error:
+            except (StorageInternalError, DBAPIError, PendingRollbackError) as error:
                 if not _is_outage(error):
                     raise
             if time.monotonic() >= deadline:
@@ -135,7 +135,8 @@ def _is_outage(error: BaseException) -> bool:
     from psycopg import OperationalError
 
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    return isinstance(cause, DBAPIError) and isinstance(cause.orig, OperationalError)
+    is_broken_off = isinstance(cause, PendingRollbackError)  # the connection was lost within a transaction
+    return is_broken_off or (isinstance(cause, DBAPIError) and isinstance(cause.orig, OperationalError))
 
 
 for _name in BaseStorage.__abstractmethods__:

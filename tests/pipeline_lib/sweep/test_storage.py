@@ -7,6 +7,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import PendingRollbackError
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.sweep import storage
@@ -96,6 +98,18 @@ def test_a_database_that_restarts_on_the_way_is_waited_for(open_there, postgresq
     assert stopped
     assert "does not answer" in caplog.text
     assert {trial.state for trial in told} <= {"complete", "pruned"}
+
+
+def test_a_transaction_that_a_restart_broke_off_is_tried_again(monkeypatch):
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.0)
+    errors = [PendingRollbackError("Can't reconnect until invalid transaction is rolled back.")]
+
+    def commit():
+        if errors:
+            raise StorageInternalError("An exception is raised during the commit.") from errors.pop()
+        return "done"
+
+    assert storage._patient(commit)() == "done"
 
 
 def test_a_database_that_stays_away_ends_the_search(open_there, postgresql, monkeypatch):
