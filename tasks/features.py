@@ -75,9 +75,13 @@ def recipes(
 
 def needs_of_model(context: Context, device: Device, key: str, features: FeaturesOfModel, side_by_side: SideBySide) -> Needs:
     """Return the resources that training or evaluating one model on these features needs."""
-    refs = [shard[stream] for stream, shards in features.items() for shard in shards]
-    features_bytes = sum(_bytes_in_memory(context, ref) for ref in refs)
-    return training_needs(device, features_bytes, side_by_side.number, is_limit=side_by_side.is_limit, key=key)
+    num_bytes = bytes_in_memory(context, features)
+    return training_needs(device, num_bytes, side_by_side.number, is_limit=side_by_side.is_limit, key=key)
+
+
+def bytes_in_memory(context: Context, features: FeaturesOfModel) -> int:
+    """Return the size of a model's features when they are read."""
+    return sum(_bytes_in_memory(context, shard[stream]) for stream, shards in features.items() for shard in shards)
 
 
 def _bytes_in_memory(context: Context, features: Ref) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.artifacts import Recipe, layout
 from pipeline_lib.params import ModelParams, SweepParams
-from tasks.features import FeaturesOfModel, feature_files, feature_inputs
+from tasks.features import FeaturesOfModel, bytes_in_memory, feature_files, feature_inputs
 from tasks.mlflow.tracking import TrackedRun, log_trial
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
@@ -72,7 +72,18 @@ def sweep(
     files = feature_files(context, features)
     table = read_clips(clips.checkout(context, layout.CLIPS))
     study, database = study_folder(context, made_from), os.environ.get(VARIABLE)
-    return search(table, files, directory, study, params, base, streams=len(features), on_trial=on_trial, database=database)
+    return search(
+        table,
+        files,
+        directory,
+        study,
+        params,
+        base,
+        features_bytes=bytes_in_memory(context, features),
+        streams=len(features),
+        on_trial=on_trial,
+        database=database,
+    )
 
 
 def read_best(directory: Path) -> dict[str, Any]:

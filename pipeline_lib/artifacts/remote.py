@@ -40,6 +40,13 @@ CONNECTIONS = 8
 PART_BYTES = 8 * 2**20
 PARTS = 4
 """Parts of a large file that are uploaded at once."""
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
+    "gs": "GOOGLE_SERVICE_ACCOUNT or GOOGLE_APPLICATION_CREDENTIALS, and the bucket's policy",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY and the container's policy",
+    "file": "the folder's permissions",
+}
+"""What to check if access is denied, by scheme."""
 
 OnBytes = Callable[[int], None]
 """Called with the number of bytes that were transferred."""
@@ -231,10 +238,8 @@ class Remote:
         except (FileNotFoundError, UserError):
             raise
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-            raise UserError(
-                f"workspace: {self.address}: access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's "
-                f"policy ({_first_line(error)})"
-            ) from None
+            check = CREDENTIALS[self.address.partition("://")[0]]
+            raise UserError(f"workspace: {self.address}: access is denied; check {check} ({_first_line(error)})") from None
         except (exceptions.BaseError, ConnectionError, TimeoutError) as error:  # not a full disk of this machine
             if is_last:
                 raise UserError(
@@ -265,8 +270,9 @@ def _options(address: str, retry_seconds: float) -> dict[str, Any]:
     options: dict[str, Any] = {"retry_config": retries, "client_options": {"timeout": "300s", "connect_timeout": "5s"}}
     if address.startswith("s3://"):
         options["checksum_algorithm"] = "sha256"
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-        options["client_options"]["allow_http"] = endpoint.startswith("http://")
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if address.startswith("s3://") else ("AZURE_STORAGE_ENDPOINT",)
+    endpoint = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    options["client_options"]["allow_http"] = endpoint.startswith("http://")
     return options
 
 

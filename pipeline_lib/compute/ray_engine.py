@@ -34,8 +34,10 @@ from pipeline_lib.compute.needs import Callbacks, EndedError, Ledger, Needs, Wor
 from pipeline_lib.errors import UserError
 
 ENVIRONMENT = {
-    "RAY_grpc_client_keepalive_time_ms": "10000",  # a node that froze is noticed after some 25 s, not after 7 minutes
-    "RAY_grpc_client_keepalive_timeout_ms": "5000",
+    # A node that froze is noticed within 95 s, not after 7 minutes. A worker that is pinged oftener than every 60 s while
+    # nothing else is sent ends the connection, and Ray the work with it ("Too many pings").
+    "RAY_grpc_client_keepalive_time_ms": "75000",
+    "RAY_grpc_client_keepalive_timeout_ms": "20000",
     "RAY_ENABLE_AUTO_CONNECT": "0",  # or a call after the shutdown would start a cluster
     "RAY_DEDUP_LOGS": "0",
     "GRPC_VERBOSITY": "NONE",  # a node that is gone is told once, by us

@@ -14,7 +14,7 @@ from pipeline_lib.compute.engine import Needs, WorkerLostError, run_at
 from pipeline_lib.compute.needs import EndedError
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import ModelParams
-from pipeline_lib.sweep.storage import Place
+from pipeline_lib.sweep.storage import StudyLocation
 from pipeline_lib.sweep.study import Running, Study, open_study, open_trial, report
 from pipeline_lib.sweep.trials import Row, Trial, is_over
 
@@ -72,7 +72,7 @@ def _run_trials(
             while missing := study.num_missing(trials):
                 while len(under_way) < min(at_once, missing):
                     running = study.ask()
-                    under_way[pool.submit(run_at, run_trial, objective, study.place, running, needs=needs)] = running
+                    under_way[pool.submit(run_at, run_trial, objective, study.location, running, needs=needs)] = running
                 for work in wait(under_way, return_when=FIRST_COMPLETED).done:
                     yield _close(study, under_way.pop(work), work), work.exception()
         finally:
@@ -99,14 +99,14 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST_REASON]
 
 
-def run_trial(objective: Objective, place: Place, running: Running) -> bool:
+def run_trial(objective: Objective, location: StudyLocation, running: Running) -> bool:
     """Train with a trial's parameters, and append every epoch to the study; return whether the trial was pruned.
 
     Raises:
         Exception: what the objective raises.
         optuna.exceptions.UpdateFinishedTrialError: the search has closed the trial meanwhile.
     """
-    trial = open_trial(open_study(place, running.params), running.number)
+    trial = open_trial(open_study(location, running.params), running.number)
     history: list[Row] = []
 
     def on_epoch(row: Row) -> None:

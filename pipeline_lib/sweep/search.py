@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -22,7 +19,7 @@ from pipeline_lib.params import ModelParams, SweepParams
 from pipeline_lib.sweep.results import write_results
 from pipeline_lib.sweep.running import OnEpoch, OnTrial, run_study
 from pipeline_lib.sweep.space import make_space
-from pipeline_lib.sweep.storage import place_of
+from pipeline_lib.sweep.storage import study_location
 from pipeline_lib.sweep.study import Study
 from pipeline_lib.train import train_model
 
@@ -40,6 +37,7 @@ def search(
     params: SweepParams,
     base: ModelParams,
     *,
+    features_bytes: int,
     streams: int | None = None,
     on_trial: OnTrial | None = None,
     database: str | None = None,
@@ -58,9 +56,10 @@ def search(
         clips: the clip table; with columns `clip`, `class_name`, `split` and `valid_frames`.
         feature_files: where the clips' features are.
         directory: the artifact's.
-        study_folder: for the study, and for what trainings write and nobody keeps.
+        study_folder: for the study.
         params: what is searched.
         base: the default; also what every trial has in common.
+        features_bytes: size of the features in memory.
         streams: number of streams that the files hold (see `train_model`).
         on_trial: called here, in the caller's thread, once for each trial that is over, those of earlier runs first.
         database: address of a PostgreSQL server that keeps the study instead, under the name of `study_folder`.
@@ -74,11 +73,11 @@ def search(
     """
     known = clips[clips["split"].isin(("train", "val"))].reset_index(drop=True)
     val_clips = int((known["split"] == "val").sum())
-    needs, at_once = _plan(feature_files, params, base)
-    place = place_of(study_folder, database)
-    with place.hold(), _scratch(study_folder / "scratch") as scratch:
-        study = Study(place, make_space(params, base), seed=params.seed, val_clips=val_clips)
-        objective = partial(_train, known, feature_files, streams, scratch)
+    needs, at_once = _plan(features_bytes, params, base)
+    location = study_location(study_folder, database)
+    with location.hold():
+        study = Study(location, make_space(params, base), seed=params.seed, val_clips=val_clips)
+        objective = partial(_train, known, feature_files, streams)
         run_study(study, objective, at_once, needs, params.trials, on_trial)
         return write_results(directory, study)
 
@@ -87,30 +86,15 @@ def _train(
     clips: pd.DataFrame,
     feature_files: Sequence[Path],
     streams: int | None,
-    scratch: Path,
     params: ModelParams,
     on_epoch: OnEpoch,
 ) -> None:
     """Train a model and keep nothing of it; what counts has been reported, epoch by epoch."""
-    scratch.mkdir(parents=True, exist_ok=True)  # another node may have no such folder
-    with TemporaryDirectory(dir=scratch) as folder:
-        train_model(clips, feature_files, Path(folder), None, params, streams=streams, on_epoch=on_epoch)
+    train_model(clips, feature_files, None, None, params, streams=streams, on_epoch=on_epoch)
 
 
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """Make an empty folder and remove it afterwards, and first what a killed run left there."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _plan(feature_files: Sequence[Path], params: SweepParams, base: ModelParams) -> tuple[Needs, int]:
+def _plan(features_bytes: int, params: SweepParams, base: ModelParams) -> tuple[Needs, int]:
     """Return what a trial needs, and how many run at once."""
-    features_bytes = sum(file.stat().st_size for file in feature_files)
     limit = params.workers or MAX_AT_ONCE
     needs = training_needs(base.device, features_bytes, limit, is_limit=bool(params.workers), key="train.device")
     at_once = min(limit, _num_places(needs))

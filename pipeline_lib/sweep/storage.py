@@ -20,7 +20,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, _CachedStorage
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.postgresql import VARIABLE, connect, make_databases, reveal
@@ -40,21 +40,25 @@ GONE_SECONDS = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_k
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a study is: in the folder of its search, or under that folder's name in a database."""
+class StudyLocation:
+    """Where a study is: in the folder of its search, or in a database, which nodes without that folder can use."""
 
-    folder: Path
+    search: str
+    """Name of the search; that of its folder."""
+    folder: Path | None
+    """None if it is in a database: paths of the workspace cannot be sent to a node that does not share it."""
     database: URL | None = None
 
     def open(self) -> BaseStorage:
         """Return Optuna's storage; a database's tables must be there."""
-        if self.database is None:
-            return JournalStorage(_Journal(self.folder / FILE))
-        return _Patient(_connect(self.database, skip_table_creation=True))
+        if self.database:
+            return _Patient(_connect(self.database, skip_table_creation=True))
+        assert self.folder
+        return JournalStorage(_Journal(self.folder / FILE))
 
     def name(self, model: str) -> str:
         """Return the name of a model's study: a database has those of all searches."""
-        return f"{self.folder.name} {model}" if self.database else model
+        return f"{self.search} {model}" if self.database else model
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -68,17 +72,17 @@ class Place:
         if self.database is None:
             yield
             return
-        number = int.from_bytes(hashlib.sha256(self.folder.name.encode()).digest()[:8], signed=True)
+        number = int.from_bytes(hashlib.sha256(self.search.encode()).digest()[:8], signed=True)
         with connect(self.database, VARIABLE) as connection:
             for name, value in GONE_SECONDS.items():
                 connection.execute("select set_config(%s, %s, false)", (name, str(value)))
             if connection.execute("select pg_try_advisory_lock(%s)", (number,)).fetchone() != (True,):
-                raise UserError(f"sweep: another run is at the same search ({self.folder.name}) in the database; wait for it")
+                raise UserError(f"sweep: another run is at the same search ({self.search}) in the database; wait for it")
             yield
 
 
-def place_of(folder: Path, address: str | None) -> Place:
-    """Return the place of a search, and create the database and tables if needed.
+def study_location(folder: Path, address: str | None) -> StudyLocation:
+    """Return the location of a search, and create the database and tables if needed.
 
     Args:
         folder: folder of the search, made if it is not there; its name is that of no other search.
@@ -89,12 +93,12 @@ def place_of(folder: Path, address: str | None) -> Place:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not address:
-        return Place(folder)
+        return StudyLocation(folder.name, folder)
     database = make_databases(address, [PURPOSE])[PURPOSE]
     with connect(database, VARIABLE) as connection:  # two processes that create tables at once would both fail
         connection.execute("select pg_advisory_lock(%s)", (TABLES,))
         _connect(database).engine.dispose()
-    return Place(folder, database)
+    return StudyLocation(folder.name, None, database)
 
 
 def _connect(database: URL, *, skip_table_creation: bool = False) -> RDBStorage:
@@ -116,7 +120,7 @@ def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
         while True:
             try:
                 return method(*arguments, **options)
-            except (StorageInternalError, DBAPIError) as error:
+            except (StorageInternalError, DBAPIError, PendingRollbackError) as error:
                 if not _is_outage(error):
                     raise
             if time.monotonic() >= deadline:
@@ -131,7 +135,8 @@ def _is_outage(error: BaseException) -> bool:
     from psycopg import OperationalError
 
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    return isinstance(cause, DBAPIError) and isinstance(cause.orig, OperationalError)
+    is_broken_off = isinstance(cause, PendingRollbackError)  # the connection was lost within a transaction
+    return is_broken_off or (isinstance(cause, DBAPIError) and isinstance(cause.orig, OperationalError))
 
 
 for _name in BaseStorage.__abstractmethods__:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline_lib.params import ModelParams
 from pipeline_lib.sweep.space import Space
-from pipeline_lib.sweep.storage import Place
+from pipeline_lib.sweep.storage import StudyLocation
 from pipeline_lib.sweep.trials import Row, State, Trial, kept_epoch, score
 
 DEFAULT, EPOCH, REASON = "default", "epoch ", "reason"
@@ -34,12 +34,12 @@ STATES: dict[TrialState, State] = {
 }
 
 
-def open_study(place: Place, base: ModelParams) -> optuna.Study:
+def open_study(location: StudyLocation, base: ModelParams) -> optuna.Study:
     """Open the study of a model, or begin it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna.create_study(
-        storage=place.open(),
-        study_name=place.name(base.model),
+        storage=location.open(),
+        study_name=location.name(base.model),
         direction="maximize",
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(COMPLETE_BEFORE_PRUNING, round(SPARED_SHARE * base.epochs) + 1),
@@ -58,10 +58,10 @@ class Running:
 class Study:
     """Asks Optuna for trials and tells it what came of them."""
 
-    def __init__(self, place: Place, space: Space, *, seed: int, val_clips: int) -> None:
+    def __init__(self, location: StudyLocation, space: Space, *, seed: int, val_clips: int) -> None:
         """Open the study, or begin it; trials that a killed run left are closed and tried again."""
-        self.place, self.space, self._seed, self._val_clips = place, space, seed, val_clips
-        self._study = open_study(place, space.base)
+        self.location, self.space, self._seed, self._val_clips = location, space, seed, val_clips
+        self._study = open_study(location, space.base)
         self.close_interrupted()
 
     def close_interrupted(self) -> None:

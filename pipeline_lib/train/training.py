@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 def train_model(
     clips: pd.DataFrame,
     feature_files: Sequence[Path],
-    directory: Path,
+    directory: Path | None,
     partial: Path | None,
     params: ModelParams,
     *,
@@ -50,7 +50,7 @@ def train_model(
     Args:
         clips: table of all clips, with their split.
         feature_files: files with the features of the train and val clips.
-        directory: existing folder to write to.
+        directory: existing folder to write to. None writes nothing.
         partial: existing folder for the state that a killed run resumes from, to the same weights. None disables resuming.
         params: the model and its hyperparameters.
         streams: number of streams that the files hold, one after the other; default: as many as the model can read.
@@ -84,10 +84,11 @@ def train_model(
         if not in_memory:
             waited = sum(loader.seconds_waited for loader in loaders) / (time.perf_counter() - started)
             logger.info("%s: waited for features from disk for %.0f %% of the training time", params.model, 100 * waited)
-    save_checkpoint(directory / layout.CHECKPOINT, network, metadata)
-    # Durations would make equal runs differ; the manifest records them.
-    history = [{key: value for key, value in row.items() if key != "seconds"} for row in progress.history]
-    (directory / layout.HISTORY).write_text(json.dumps(history, indent=2), encoding="utf-8")
+    if directory:
+        save_checkpoint(directory / layout.CHECKPOINT, network, metadata)
+        # Durations would make equal runs differ; the manifest records them.
+        history = [{key: value for key, value in row.items() if key != "seconds"} for row in progress.history]
+        (directory / layout.HISTORY).write_text(json.dumps(history, indent=2), encoding="utf-8")
     return _summary(network, progress) | {"train_clips": len(train), "val_clips": len(val)}
 
 

@@ -53,12 +53,14 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",  # where there is no git, as in the image
 }
 """Environment that silences MLflow."""
 IN_A_RUN = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": QUIET["GIT_PYTHON_REFRESH"],
 }
 """Environment for runs: MLflow gives up a request within half a minute (`Background` retries) and prints no URLs."""
 RUNS_A_PAGE = 1000

@@ -15,16 +15,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 import yaml
 
 from pipeline_lib.artifacts.manifest import Manifest
 from pipeline_lib.artifacts.remote import Remote
+from tests.e2e.conftest import TINY
 from tests.e2e.test_random_kills import COMPARED, PARAMS, Trial, fetch, finish, is_worker
 from tests.e2e.test_team_servers import har
 from tests.pipeline_lib.compute.test_cluster import Node, environment
@@ -97,13 +100,16 @@ def start_nodes(site: Site, store: dict[str, str]) -> None:
     site.engine = address
 
 
-def start(site: Site, fetch: dict[str, str], address: str) -> subprocess.Popen[bytes]:
+def start(
+    site: Site, fetch: dict[str, str], address: str, *options: str, params: dict[str, Any] = PARAMS, **variables: str
+) -> subprocess.Popen[bytes]:
     """Start the flow on the first node."""
     path = site.folder / "params.yaml"
-    path.write_text(yaml.safe_dump({"workspace": address, "fetch": fetch} | PARAMS))
-    command = [sys.executable, "-m", "flows.cli", "run", str(path), "--engine", site.engine]
+    path.write_text(yaml.safe_dump({"workspace": address, "fetch": fetch} | params))
+    command = [sys.executable, "-m", "flows.cli", "run", str(path), "--engine", site.engine, *options]
+    env = environment(**site.variables | variables)
     with (site.folder / "log").open("wb") as log:
-        return subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log, env=environment(**site.variables))
+        return subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log, env=env)
 
 
 def wait_until(condition: Callable[[], Any], process: subprocess.Popen[bytes], log: Path) -> None:
@@ -112,6 +118,19 @@ def wait_until(condition: Callable[[], Any], process: subprocess.Popen[bytes], l
         assert process.poll() is None, log.read_text()[-3000:]
         assert time.monotonic() < end, log.read_text()[-3000:]
         time.sleep(0.3)
+
+
+def trials(site: Site) -> dict[int, str]:
+    """Return the states of the search's trials in the database, by number."""
+    with suppress(psycopg.Error):  # it is down, or has no tables yet
+        return dict(site.postgresql.execute("cluster_sweeps", "select number, state::text from trials"))
+    return {}
+
+
+def tracked_trials(site: Site) -> list[str]:
+    """Return the numbers of the trials that MLflow has as runs, in the order of their first row."""
+    query = "select value from tags join runs using (run_uuid) where key = 'trial' order by start_time"
+    return [number for (number,) in site.postgresql.execute("cluster_mlflow", query)]
 
 
 def workers(node: Node) -> list[psutil.Process]:
@@ -152,3 +171,36 @@ def test_what_a_disturbed_cluster_makes_is_what_one_machine_makes(
 
     assert content(address) == alone.content()
     sys.stderr.write(f"\n{fetch['kind']}: {time.monotonic() - began:.0f} s on the cluster, {seconds_alone:.0f} s alone\n")
+
+
+SEARCH: dict[str, Any] = TINY | {
+    "train": TINY["train"] | {"models": ["alstm"], "epochs": 20, "patience": 20},
+    "sweep": {"enabled": True, "models": ["alstm"], "trials": 8, "workers": 4, "units": [4, 8]},
+}
+
+
+def test_trials_of_nodes_without_a_shared_folder_are_in_the_database_and_outlive_it(
+    site: Site, tiny_collection: Path, tmp_path: Path, with_object_store: ObjectStore
+) -> None:
+    address, log = f"s3://lab/{tmp_path.name}", site.folder / "log"
+    fetch = {"kind": "folder", "videos": str(tiny_collection / "videos"), "splits": str(tiny_collection / "splits")}
+    site.variables["HAR_DATABASE"] = site.postgresql.address("cluster")
+    options = ("--until", "sweep")
+    process = start(site, fetch, address, *options, params=SEARCH)
+    wait_until(lambda: "COMPLETE" in trials(site).values(), process, log)
+    wait_until(lambda: any(workers(site.nodes[name]) for name in "cde"), process, log)
+    os.kill(next(worker for name in "cde" for worker in workers(site.nodes[name])).pid, signal.SIGKILL)
+    site.postgresql.kill()
+    time.sleep(5)
+    site.postgresql.start()
+    assert process.wait(SECONDS_TO_HAPPEN) == 0, log.read_text()[-3000:]
+    first = trials(site)
+    assert sum(state in ("COMPLETE", "PRUNED") for state in first.values()) == 8
+    assert sorted(map(int, tracked_trials(site))) == sorted(first)
+
+    more = SEARCH | {"sweep": SEARCH["sweep"] | {"trials": 10}}
+    process = start(site, fetch, address, *options, params=more, HAR_CACHE=str(site.folder / "empty"))  # as on another machine
+    assert process.wait(SECONDS_TO_HAPPEN) == 0, log.read_text()[-3000:]
+    second = trials(site)
+    assert {number: second[number] for number in first} == first
+    assert sum(state in ("COMPLETE", "PRUNED") for state in second.values()) == 10

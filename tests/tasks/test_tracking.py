@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +85,14 @@ def test_a_record_is_sent_again_after_one_internal_error(errors, calls, is_lost,
     background.close()
     assert told == ["run"] * calls
     assert ("was not written" in caplog.text) is is_lost
+
+
+def test_where_there_is_no_git_nothing_is_said_about_it(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from pipeline_lib.params import TrackingParams; from tasks.mlflow import tracking; "
+        f"tracking.init_tracking(TrackingParams(), Path({str(tmp_path)!r})); import git"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GIT_PYTHON_REFRESH"} | {"PATH": str(tmp_path)}
+    command, project = [sys.executable, "-c", code], Path(__file__).parents[2]
+    result = subprocess.run(command, env=environment, cwd=project, capture_output=True, text=True, timeout=300, check=False)
+    assert (result.returncode, "git" in result.stderr) == (0, False), result.stderr

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from obstore import exceptions
 
 from pipeline_lib.artifacts import Manifest, file_sha256
 from pipeline_lib.artifacts.manifest import FileRecord
@@ -119,3 +120,15 @@ def test_changed_and_lost_files_are_found(remote, folder, tmp_path):
     with pytest.raises(DamagedError, match="large is gone"):
         remote.download("chunk", "k", large, tmp_path / "copy")
     assert list(tmp_path.glob("*copy*")) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "named"),
+    [("gs://lab/x", "GOOGLE_SERVICE_ACCOUNT"), ("az://lab/x", "AZURE_STORAGE_ACCOUNT_NAME"), ("file://{}/x", "the folder's")],
+)
+def test_where_access_is_denied_the_variables_of_that_store_are_named(address, named, monkeypatch, tmp_path):
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "lab")
+    remote = Remote(address.format(tmp_path))
+    with pytest.raises(UserError, match=f"access is denied; check {named}") as caught, remote._explained():
+        raise exceptions.PermissionDeniedError("403")
+    assert "AWS_" not in str(caught.value)

@@ -265,10 +265,15 @@ def test_a_frozen_node_is_told(driver: Driver, node: Node, tmp_path: Path, recor
     begun = time.monotonic()
     node.signal(signal.SIGSTOP)
     for number in (lost, gpu):
-        kind, text = driver.outcome(number, 40)
+        kind, text = driver.outcome(number, 120)
         record_property("told", f"after {time.monotonic() - begun:.1f} s: {text}")
         assert kind == "WorkerLostError"
     assert driver.result(driver.call("where", needs={"cpus": 1}), 60)["node"] == "a"
+
+
+def test_work_of_which_nothing_is_heard_for_minutes_is_not_taken_for_lost(driver: Driver, node: Node, tmp_path: Path):
+    pid = driver.result(driver.call("live", str(tmp_path / "cpu"), 150, needs={"cpus": 2}), 200)
+    assert isinstance(pid, int)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])

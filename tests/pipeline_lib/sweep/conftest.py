@@ -10,7 +10,7 @@ from pipeline_lib.compute.engine import Needs
 from pipeline_lib.params import SweepParams, TrainParams
 from pipeline_lib.sweep.running import run_study
 from pipeline_lib.sweep.space import make_space
-from pipeline_lib.sweep.storage import place_of
+from pipeline_lib.sweep.storage import study_location
 from pipeline_lib.sweep.study import Study
 from tests.pipeline_lib.sweep.objectives import EPOCHS, VAL_CLIPS
 
@@ -19,7 +19,7 @@ BASE = TrainParams(epochs=EPOCHS, learning_rate=3e-4, attention_penalty=0.5, als
 
 def make_study(folder, name="study", seed=0, database=None):
     """Open a study in a folder or database."""
-    return Study(place_of(folder / name, database), make_space(SweepParams(), BASE), seed=seed, val_clips=VAL_CLIPS)
+    return Study(study_location(folder / name, database), make_space(SweepParams(), BASE), seed=seed, val_clips=VAL_CLIPS)
 
 
 def search(study, objective, trials, at_once=1):

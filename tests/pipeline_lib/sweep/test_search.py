@@ -1,6 +1,7 @@
 """The sweep stage, from feature files to its results, with real trainings."""
 
 import json
+import pickle
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,6 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline_lib.artifacts.remote import Remote
+from pipeline_lib.artifacts.shared_store import SharedStore
+from pipeline_lib.artifacts.shipping import Shipper
 from pipeline_lib.params import SweepParams, TrainParams
 from pipeline_lib.streams.feature_files import FeatureWriter
 from pipeline_lib.sweep.search import _plan, search
@@ -38,7 +42,9 @@ def store_without_test(tmp_path_factory, feature_store):
 def sweep(store, folder, params=SWEEP, base=TRAIN.of("alstm"), **options):  # noqa: B008 (frozen)
     directory = folder / "artifact"
     directory.mkdir(parents=True, exist_ok=True)
-    return search(store.clips, store.files, directory, folder / "study", params, base, **options), directory
+    return search(
+        store.clips, store.files, directory, folder / "study", params, base, features_bytes=1000, **options
+    ), directory
 
 
 def test_searches_without_the_test_part_and_leaves_what_can_be_run(tmp_path, feature_store, store_without_test):
@@ -71,6 +77,21 @@ def test_a_database_changes_nothing_but_the_place(tmp_path, feature_store, postg
     for name in ("trials.csv", "best.json", "importance.json"):
         assert (in_database / name).read_bytes() == (in_folder / name).read_bytes()
     assert list((tmp_path / "database" / "study").iterdir()) == []
+
+
+def test_with_a_database_trials_run_on_a_node_without_the_drivers_folder(tmp_path, feature_store, postgresql, monkeypatch):
+    store = SharedStore(tmp_path / "driver", Remote(f"file://{tmp_path / 'bucket'}"))
+    shipper = Shipper(store)
+    monkeypatch.setenv("HAR_CACHE", str(tmp_path / "node"))
+
+    def run_on_a_node(function, *args, needs):
+        with pickle.loads(shipper.pack((function, args, {}))) as (received, received_args, _):
+            return received(*received_args)
+
+    monkeypatch.setattr("pipeline_lib.sweep.running.run_at", run_on_a_node)
+    counts, _ = sweep(feature_store, tmp_path / "driver", database=postgresql.address("nodes"))
+    store.close()
+    assert {"trials": 3, "failed": 0}.items() <= counts.items()
 
 
 @pytest.mark.slow
@@ -113,6 +134,6 @@ def test_as_many_trials_run_at_once_as_there_is_room_for(monkeypatch, device, wo
     monkeypatch.setattr("pipeline_lib.compute.planning.smallest_gpu_bytes", lambda: 80 * 1024**3)
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=512 * 1024**3))
     base = TRAIN.model_copy(update={"device": device}).of("alstm")
-    needs, number = _plan([], SweepParams(workers=workers), base)
+    needs, number = _plan(0, SweepParams(workers=workers), base)
     assert number == at_once
     assert number * needs.gpus <= gpus if gpus else number * needs.cpus <= cores or number == 1

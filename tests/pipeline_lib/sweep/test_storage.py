@@ -7,10 +7,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import PendingRollbackError
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.sweep import storage
-from pipeline_lib.sweep.storage import place_of
+from pipeline_lib.sweep.storage import study_location
 from tests.pipeline_lib.sweep.conftest import make_study, search
 from tests.pipeline_lib.sweep.objectives import follow_formula
 from tests.servers import PASSWORD, QUOTED
@@ -29,8 +31,8 @@ def test_several_that_create_the_tables_at_once_all_find_them(tmp_path, postgres
     for attempt in range(2):
         address = postgresql.address(f"fresh{attempt}")
         with ThreadPoolExecutor(4) as pool:
-            places = list(pool.map(place_of, [tmp_path] * 4, [address] * 4))
-        assert places == [places[0]] * 4
+            locations = list(pool.map(study_location, [tmp_path] * 4, [address] * 4))
+        assert locations == [locations[0]] * 4
         assert postgresql.execute(f"fresh{attempt}_sweeps", "select count(*) from studies") == [(0,)]
 
 
@@ -53,20 +55,24 @@ def test_searches_of_other_keys_are_other_studies(open_there):
 
 
 def test_a_second_search_at_the_same_is_refused_until_the_first_ends(open_there):
-    place = open_there().place
-    with place.hold(), pytest.raises(UserError, match=r"^sweep: another run is at the same search \(key of "), place.hold():
+    location = open_there().location
+    with (
+        location.hold(),
+        pytest.raises(UserError, match=r"^sweep: another run is at the same search \(key of "),
+        location.hold(),
+    ):
         pass
-    with place.hold():
+    with location.hold():
         pass
 
 
-def test_nothing_that_is_printed_or_in_the_folder_holds_the_password(open_there, caplog):
+def test_nothing_that_is_printed_or_in_the_folder_holds_the_password(open_there, caplog, tmp_path):
     search(open_there(), follow_formula, 1)
-    place = open_there().place
-    shown = f"{place} {place!r} {caplog.text}"
+    location = open_there().location
+    shown = f"{location} {location!r} {caplog.text}"
     assert not any(secret in shown for secret in (PASSWORD, QUOTED))
-    assert list(place.folder.iterdir()) == []
-    assert pickle.loads(pickle.dumps(place)) == place  # as other nodes are sent it
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert pickle.loads(pickle.dumps(location)) == location  # as other nodes are sent it
 
 
 def test_a_database_that_restarts_on_the_way_is_waited_for(open_there, postgresql, caplog, monkeypatch):
@@ -87,11 +93,23 @@ def test_a_database_that_restarts_on_the_way_is_waited_for(open_there, postgresq
         postgresql.start()
 
     study = open_there()
-    with study.place.hold(), ThreadPoolExecutor(1) as pool:
+    with study.location.hold(), ThreadPoolExecutor(1) as pool:
         told = search(study, restart_in_the_second_trial, 3)
     assert stopped
     assert "does not answer" in caplog.text
     assert {trial.state for trial in told} <= {"complete", "pruned"}
+
+
+def test_a_transaction_that_a_restart_broke_off_is_tried_again(monkeypatch):
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.0)
+    errors = [PendingRollbackError("Can't reconnect until invalid transaction is rolled back.")]
+
+    def commit():
+        if errors:
+            raise StorageInternalError("An exception is raised during the commit.") from errors.pop()
+        return "done"
+
+    assert storage._patient(commit)() == "done"
 
 
 def test_a_database_that_stays_away_ends_the_search(open_there, postgresql, monkeypatch):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 
 
 def compute(study, running, objective=follow_formula):
-    return study.finish(running, is_pruned=run_trial(objective, study.place, running))
+    return study.finish(running, is_pruned=run_trial(objective, study.location, running))
 
 
 def run(study, num):
@@ -76,7 +76,7 @@ def test_what_was_interrupted_is_tried_again_and_not_listed(open_study):
     study = open_study()
     default, other = study.ask(), study.ask()
     with pytest.raises(KeyboardInterrupt):
-        run_trial(interrupt_after_an_epoch, study.place, default)
+        run_trial(interrupt_after_an_epoch, study.location, default)
     study = open_study()
     assert study.trials() == []
     first, second = study.ask(), study.ask()
@@ -110,7 +110,7 @@ def test_a_trial_that_was_closed_meanwhile_stops_at_its_next_epoch(open_study):
     running = study.ask()
     study.close_interrupted()
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
-        run_trial(follow_formula, study.place, running)
+        run_trial(follow_formula, study.location, running)
     assert study.trials() == []
 
 
@@ -118,7 +118,7 @@ def test_a_failed_trial_keeps_its_epochs(open_study):
     study = open_study()
     running = study.ask()
     with pytest.raises(KeyboardInterrupt):
-        run_trial(interrupt_after_an_epoch, study.place, running)
+        run_trial(interrupt_after_an_epoch, study.location, running)
     assert study.fail(running, "no luck").history == (next(rows_of(BASE)),)
 
 
@@ -126,7 +126,7 @@ def test_a_failed_trial_keeps_its_epochs(open_study):
 def test_what_a_killed_writer_left_of_a_line_is_cut_off(open_study, torn):
     study = open_study()
     before = run(study, 3)
-    with (study.place.folder / FILE).open("ab") as file:
+    with (study.location.folder / FILE).open("ab") as file:
         file.write(torn)
     assert study.trials() == before
     more = run(study, 2)
