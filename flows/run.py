@@ -117,6 +117,7 @@ class Run(RunState):
                     "finetune",
                     tasks.finetune.finetune,
                     (fold, name),
+                    name=name,
                     clips=table,
                     shards=shards,
                     params=self.params.finetune,
