@@ -127,7 +127,7 @@ def test_what_the_hub_does_not_have_is_one_line(monkeypatch: pytest.MonkeyPatch)
         raise OSError("nobody/nothing is not a model\nIf this is private, ...")
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", offline)
-    with pytest.raises(ValueError, match=r"^features\.backbone = hf:nobody/nothing: .*\(nobody/nothing is not a model\); give "):
+    with pytest.raises(ValueError, match=r"^features\.backbone = hf:nobody/nothing: .*\(nobody/nothing is not a model\); "):
         build_backbone("hf:nobody/nothing", "random", grid=7, seed=0)
 
 
