@@ -232,7 +232,7 @@ def _tune(trainer: FrameTrainer, state_path: Path, on_epoch: OnEpoch | None) -> 
         train_epoch=trainer.train_epoch,
         validate=trainer.validate,
         epochs=trainer.params.epochs,
-        patience=trainer.params.patience,
+        patience=trainer.params.patience or trainer.params.epochs,
         seed=trainer.params.seed,
         state_path=state_path,
         on_epoch=on_epoch,

@@ -178,7 +178,9 @@ class FinetuneParams(Section):
     colour: Annotated[float, Field(ge=0)] = 0.5
     """Maximum random change of contrast and brightness of each colour channel; 0 disables it. Optical flow has no
     colours."""
-    patience: PositiveInt = 3
+    patience: PositiveInt | None = None
+    """Epochs without a lower validation loss before tuning stops; null: all epochs run, as the learning rate falls until the
+    last one. The weights of the best epoch are kept either way."""
     seed: int = 0
 
 
