@@ -218,7 +218,9 @@ def _find_or_make(
     recipes: Mapping[str, Recipe],
     build: Callable[..., Mapping[str, Mapping[str, Any]]],
 ) -> Refs:
-    names = {recipe.key: name for name, recipe in reversed(recipes.items())}  # equal recipes are one artifact, made once
+    names: dict[str, str] = {}
+    for name, recipe in recipes.items():
+        names.setdefault(recipe.key, name)  # equal recipes are one artifact, made once
     wanted = {name: recipe for name, recipe in recipes.items() if names[recipe.key] == name}
     refs = {name: Ref.to(found, made=False) for name, recipe in wanted.items() if (found := _find(context, recipe))}
     if missing := {name: recipe for name, recipe in wanted.items() if name not in refs}:
