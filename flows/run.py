@@ -41,7 +41,7 @@ from pipeline_lib.artifacts.tables import read_shards
 from pipeline_lib.artifacts.workspace import locate_workspace
 from pipeline_lib.artifacts.workspace_lock import hold_workspace, workspace_id
 from pipeline_lib.compute.engine import cancel_work
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import UserError, naming
 from pipeline_lib.fetch.collection import videos_root
 from pipeline_lib.params import STAGES, Params, StreamParams
 from tasks import progress
@@ -72,8 +72,25 @@ class Run(RunState):
 
     def fetch(self) -> Ref:
         """Fetch the collection and wait for it."""
+        self._check_streams()
         self.submit("fetch", tasks.fetch.fetch, params=self.params.fetch)
         return self.gather_stage("fetch").refs[0]
+
+    def _check_streams(self) -> None:
+        """Find a mistake in a stream's backbone or weights before a collection is fetched for it, in a new workspace.
+
+        Raises:
+            UserError: there is no such backbone or file, or the backbone does not take what the stream gives.
+        """
+        is_wanted = self.until is None or STAGES.index(self.until) >= STAGES.index("finetune")
+        if not is_wanted or any(self.context.store.artifacts("features")):
+            return
+        from pipeline_lib.backbones.build import check_name  # imports PyTorch, which a run from the cache does not need
+
+        for name, stream in self.params.features.all_streams.items():
+            with naming(f"stream {name}"):
+                check_name(stream.backbone, "clip" if stream.input == "clip" else "image")
+                tasks.features.backbone_recipe(self.context, stream)
 
     def subsample(self, collection: Ref) -> list[Future]:
         """Subsample every shard."""
@@ -117,6 +134,7 @@ class Run(RunState):
                     "finetune",
                     tasks.finetune.finetune,
                     (fold, name),
+                    name=name,
                     clips=table,
                     shards=shards,
                     params=self.params.finetune,

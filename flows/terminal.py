@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 120
 """Columns where output is not a terminal; wide enough for the results table."""
 
+SIGNIFICANT = 0.05
+"""Holm-adjusted p below which a difference is printed where not all fit."""
+
 console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 IN_BYTES = ("fetch", "verify", "upload", "download")
 """Stages whose progress is counted in bytes."""
@@ -125,7 +128,7 @@ def say_summary(summary: Mapping[str, Any]) -> None:
 
         _say_table(results_overview(summary["results"]))
         if summary["results"]["pairs"]:
-            _say_table(pairs_overview(summary["results"]))
+            _say_pairs(summary["results"])
         if summary["results"].get("fusions"):
             _say_table(fusions_overview(summary["results"]))
     if leaked := summary["dataset"].get("cut", {}).get("leaked"):
@@ -137,7 +140,26 @@ def say_summary(summary: Mapping[str, Any]) -> None:
     say(f"MLflow      {summary['mlflow']['tracking_uri']}  (har up shows it in a browser)")
 
 
+def _say_pairs(results: Mapping[str, Any]) -> None:
+    """Print the paired tests as a table, or only the significant ones if it is wider than the terminal."""
+    overview = pairs_overview(results)
+    unbounded = console.options.update(max_width=sys.maxsize)
+    if console.measure(_table(overview), options=unbounded).maximum <= console.width:
+        _say_table(overview)
+        return
+    clear = [pair for pair in results["pairs"] if pair["p_holm"] < SIGNIFICANT]
+    say(f"\n{len(results['pairs'])} paired tests of video accuracy, {len(clear)} significant after Holm; the report has all")
+    for pair in clear:
+        names, points = f"{pair['first']} \u2212 {pair['second']}", 100 * pair["difference"]
+        say(f"  {names}: {points:+.1f} pp [{pair['p_holm']:.2g}]")
+
+
 def _say_table(overview: Overview) -> None:
+    say(f"\n{overview.title}")
+    console.print(_table(overview))
+
+
+def _table(overview: Overview) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for heading in overview.headings:
@@ -146,5 +168,4 @@ def _say_table(overview: Overview) -> None:
         table.add_row(*map(escape, row))
     for row in overview.references:
         table.add_row(*map(escape, row), style="dim")
-    say(f"\n{overview.title}")
-    console.print(table)
+    return table

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline_lib.artifacts import Recipe, digest, layout
 from pipeline_lib.compute.engine import Needs, run_at
 from pipeline_lib.compute.planning import SideBySide, training_needs, uses_gpu
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import UserError, naming
 from pipeline_lib.params import ChunkParams, Device, StreamParams
 from tasks.progress import advance
 from tasks.stage import Context, Ref, Refs, stage_of_several
@@ -68,7 +68,9 @@ def recipes(
     def recipe(stream: str, params: StreamParams) -> Recipe:
         inputs = {"shard": shard.content_key}
         inputs |= {"backbone": backbones[stream].content_key} if stream in backbones else {}
-        return Recipe("features", VERSION, backbone_recipe(context, params) | chunk.cut_recipe() | {"fps": fps}, inputs)
+        with naming(f"stream {stream}"):
+            backbone = backbone_recipe(context, params)
+        return Recipe("features", VERSION, backbone | chunk.cut_recipe() | {"fps": fps}, inputs)
 
     return {stream: recipe(stream, params) for stream, params in streams.items()}
 

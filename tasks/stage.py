@@ -218,15 +218,19 @@ def _find_or_make(
     recipes: Mapping[str, Recipe],
     build: Callable[..., Mapping[str, Mapping[str, Any]]],
 ) -> Refs:
-    refs = {name: Ref.to(found, made=False) for name, recipe in recipes.items() if (found := _find(context, recipe))}
-    if missing := {name: recipe for name, recipe in recipes.items() if name not in refs}:
+    names: dict[str, str] = {}
+    for name, recipe in recipes.items():
+        names.setdefault(recipe.key, name)  # equal recipes are one artifact, made once
+    wanted = {name: recipe for name, recipe in recipes.items() if names[recipe.key] == name}
+    refs = {name: Ref.to(found, made=False) for name, recipe in wanted.items() if (found := _find(context, recipe))}
+    if missing := {name: recipe for name, recipe in wanted.items() if name not in refs}:
         take_seconds_waited()
         refreshed = any(recipe.stage in context.refresh for recipe in missing.values())
         made = context.store.make_several(
             missing, lambda drafts: build(directories=drafts), take_seconds_waited, replace=refreshed
         )
         refs |= {name: Ref.to(artifact, made=True) for name, artifact in made.items()}
-    return {name: refs[name] for name in recipes}
+    return {name: refs[names[recipe.key]] for name, recipe in recipes.items()}
 
 
 def _has_lost_its_worker(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from pathlib import Path
@@ -83,6 +84,8 @@ def import_extra(name: str, package: str, extra: str) -> Any:
     Raises:
         UserError: it is not installed.
     """
+    # The Hub's client tells each of its retries before the one error that says what failed.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return importlib.import_module(package)
     except ImportError as error:

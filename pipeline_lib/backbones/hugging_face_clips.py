@@ -105,7 +105,10 @@ def _config(name: str) -> Any:
         )
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"features.backbone = {name}: transformers finds no configuration ({reason})") from None
+        raise UserError(
+            f"features.backbone = {name}: transformers finds no configuration ({reason}); give a model of the Hub, "
+            "or a local folder with its config.json"
+        ) from None
     if config.model_type not in TYPES:
         raise UserError(
             f"features.backbone = {name}: a {config.model_type} of transformers is no network for clips that har knows; "

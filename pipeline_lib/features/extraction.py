@@ -26,7 +26,7 @@ from pipeline_lib.artifacts import layout, tool_versions
 from pipeline_lib.chunk import cut_clips
 from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.compute.devices import choose_device
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import UserError, naming
 from pipeline_lib.params import ChunkParams, StreamParams
 from pipeline_lib.streams.encoding import Batches, PendingFeatures, pinned_array
 from pipeline_lib.streams.feature_files import FeatureWriter
@@ -79,7 +79,10 @@ def extract_features(
     """
     videos = pd.read_parquet(subsample_shard / layout.VIDEOS)
     shard = _Shard(subsample_shard, videos[videos["reason"].isna()], chunk)
-    opened = {name: _open_stream(params, chunk.frames, (weights or {}).get(name)) for name, params in streams.items()}
+    opened: dict[str, Stream] = {}
+    for name, params in streams.items():
+        with naming(f"stream {name}"):
+            opened[name] = _open_stream(params, chunk.frames, (weights or {}).get(name))
     counts: dict[str, dict[str, Any]] = {}
     # Decoded frames must not depend on what other streams need.
     for side in sorted({stream.decoded_side for stream in opened.values()}):

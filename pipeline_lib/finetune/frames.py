@@ -1,4 +1,4 @@
-"""Examples for tuning a backbone: videos are decoded once, and their images kept in memory; each epoch draws random examples.
+"""Examples for tuning a backbone: videos are decoded once, and their images kept; each epoch draws random examples.
 
 An example is one frame, a stack of consecutive flows, or the frames of a clip.
 
@@ -8,6 +8,7 @@ Shape suffixes: F images of all videos, N examples, T images of an example, C ch
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,11 @@ from pipeline_lib.video.decoding import process_ahead
 
 logger = logging.getLogger(__name__)
 
-MAX_STORE_BYTES = 4 * 1024**3
-"""Maximum memory for the images of one split; if they need more, evenly spaced examples of each video are kept."""
+MAX_MEMORY_BYTES = 4 * 1024**3
+"""Maximum memory for the images of one split; more are kept in a file, which the system caches in the memory that is free."""
+
+MAX_STORE_BYTES = 32 * 1024**3
+"""Maximum size of the images of one split, enough for the flows of UCF-101; of more, evenly spaced examples are kept."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ def load_frames(
     video_path: Callable[[str], Path],
     source: Source,
     *,
+    scratch: Path,
     examples_per_video: int | None = None,
 ) -> FrameStore:
     """Decode the videos of `clips` on all cores and return their examples, evenly spaced if not all images can be kept.
@@ -77,17 +82,18 @@ def load_frames(
         classes: class names in the order of the labels.
         video_path: returns the path of a video by its id.
         source: what examples are made from.
+        scratch: existing folder for images that exceed `MAX_MEMORY_BYTES`; the file has no name left when this returns.
         examples_per_video: number of examples per video to keep the images of; default: as many as fit into
             `MAX_STORE_BYTES`, and at least one.
 
     Raises:
-        UserError: a video cannot be decoded or is shorter than its clips.
+        UserError: a video cannot be decoded or is shorter than its clips, or the disk is full.
     """
     clips = clips.assign(end=clips["first_frame"] + clips["valid_frames"])
     videos = clips.groupby("video").agg(class_name=("class_name", "first"), num_frames=("end", "max"))
     limit = _max_images(videos["num_frames"], source, examples_per_video)
     kept = {str(video): _evenly_spaced(num_frames, limit, source.span) for video, num_frames in videos["num_frames"].items()}
-    images_FCHW = _decode(kept, video_path, source)
+    images_FCHW = _decode(kept, video_path, source, scratch)
     rows = list(_rows(kept.values(), source))
     sizes = torch.tensor([len(rows_NT) for rows_NT in rows])
     labels = torch.tensor([classes.index(name) for name in videos["class_name"]])
@@ -125,11 +131,10 @@ def _rows(kept: Iterable[Sequence[range]], source: Source) -> Iterator[Tensor]:
         yield torch.cat(examples)
 
 
-def _decode(kept: Mapping[str, Sequence[range]], video_path: Callable[[str], Path], source: Source) -> Tensor:
+def _decode(kept: Mapping[str, Sequence[range]], video_path: Callable[[str], Path], source: Source, scratch: Path) -> Tensor:
     """Return the kept images of every video as images_FCHW (channels last in memory), in order."""
     total = sum(len(numbers) for ranges in kept.values() for numbers in ranges)
-    shape = (total, source.channels, source.side, source.side)
-    images_FCHW = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+    images_FCHW = _empty(total * source.image_bytes, scratch).view(total, source.side, source.side, -1).permute(0, 3, 1, 2)
 
     def process(video: str, decoded: Iterator[tuple[Wanted, np.ndarray]]) -> Iterator[np.ndarray]:
         return _kept_images(video, kept[video], source.images(array for _, array in decoded))
@@ -142,6 +147,24 @@ def _decode(kept: Mapping[str, Sequence[range]], video_path: Callable[[str], Pat
             start += len(images_NHWC)
     assert start == total, "some images were not decoded"
     return images_FCHW
+
+
+def _empty(size: int, scratch: Path) -> Tensor:
+    """Return uint8 numbers to be set, in memory or in a file without a name that goes with the tensor."""
+    if size <= MAX_MEMORY_BYTES:
+        return torch.empty(size, dtype=torch.uint8)
+    path = scratch / "images"
+    try:
+        with path.open("wb") as file:
+            # Reserved, because a write to a mapped file on a full disk would end the process.
+            os.posix_fallocate(file.fileno(), 0, size) if hasattr(os, "posix_fallocate") else file.truncate(size)
+        return torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
+    except OSError as error:
+        raise UserError(
+            f"finetune: {scratch}: no room for {size / 1e9:.1f} GB of training images ({error.strerror}); free some of the disk"
+        ) from None
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _kept_images(video: str, ranges: Sequence[range], arrays: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -197,7 +197,8 @@ def finetune_backbone(
     backbone = _build(stream, clip_frames)
     tuned = last_blocks(backbone, params.blocks)
     # Loaded before the GPU is taken, because threads may compute flow on it.
-    stores = dict(_load_stores(clips, classes, video_path, params, source_of(stream, backbone, clip_frames, device)))
+    source = source_of(stream, backbone, clip_frames, device)
+    stores = dict(_load_stores(clips, classes, video_path, params, source, partial))
     # Dropout on a GPU uses the global generator, so no other thread may capture a graph or set TF32 meanwhile.
     with reproducible(params.seed, deterministic=True), exclusive_gpu(device):
         trainer = FrameTrainer(backbone, tuned, len(classes), stores, params, stream)
@@ -232,7 +233,7 @@ def _tune(trainer: FrameTrainer, state_path: Path, on_epoch: OnEpoch | None) -> 
         train_epoch=trainer.train_epoch,
         validate=trainer.validate,
         epochs=trainer.params.epochs,
-        patience=trainer.params.patience,
+        patience=trainer.params.patience or trainer.params.epochs,
         seed=trainer.params.seed,
         state_path=state_path,
         on_epoch=on_epoch,
@@ -258,12 +259,16 @@ def _load_stores(
     video_path: Callable[[str], Path],
     params: FinetuneParams,
     source: Source,
+    scratch: Path,
 ) -> Iterator[tuple[str, FrameStore]]:
     for split, examples_per_video in (("train", None), ("val", params.frames_per_video)):
         split_clips = clips[clips["split"] == split]
         if split_clips.empty:
             raise UserError(f"finetune: no clips in the {split} split; add videos or set `finetune.enabled: false`")
-        yield split, load_frames(split_clips, classes, video_path, source, examples_per_video=examples_per_video)
+        yield (
+            split,
+            load_frames(split_clips, classes, video_path, source, scratch=scratch, examples_per_video=examples_per_video),
+        )
 
 
 def _save(backbone: Backbone, path: Path) -> None:

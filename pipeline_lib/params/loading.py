@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +20,13 @@ from pipeline_lib.params.stages import Params
 
 logger = logging.getLogger(__name__)
 
+
+EXPECTED = {
+    "tuple_type": "input should be a list, such as [a, b]",
+    "dict_type": "input should be a section with keys",
+    "model_type": "input should be a section with keys",
+}
+"""What is expected of a value, by the type of pydantic's error, in the words of YAML instead of Python's."""
 
 RENAMED = {"chunk.split": "chunk.fold", "fetch.sources": "fetch.groups"}
 """Old keys with their new names. An old key works with a warning."""
@@ -49,7 +57,8 @@ def load_params(path: str | Path, settings: Iterable[str] = ()) -> Params:
     except ValidationError as error:
         # A list with a wrong entry is also reported as too short.
         mistakes = [mistake for mistake in error.errors() if mistake["type"] != "too_short" or error.error_count() == 1]
-        raise UserError("\n".join(_describe(path, mistake) for mistake in mistakes)) from None
+        by_value = groupby(mistakes, lambda mistake: (_location(mistake), repr(mistake["input"])))
+        raise UserError("\n".join(_describe(path, list(alike)) for _, alike in by_value)) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -101,18 +110,30 @@ def _apply_setting(values: dict[str, Any], setting: str) -> None:
         raise UserError(f"--set {redact_text(setting)}: the value is not valid YAML; quote it") from None
 
 
-def _describe(path: Path, mistake: Any) -> str:
-    """Format one pydantic error as a line for users."""
-    location = [part for part in mistake["loc"] if isinstance(part, int) or part.isidentifier()]
+def _describe(path: Path, mistakes: Sequence[Any]) -> str:
+    """Format one mistake as a line for users; pydantic has several errors where a value may be of several types."""
+    mistake = mistakes[0]
+    location = _location(mistake)
     name = ".".join(str(part) for part in location)
     if mistake["type"] == "extra_forbidden":
         return f"{path}: unknown key {name}; accepted here: {', '.join(_accepted_keys(location[:-1]))}"
     if mistake["type"] == "missing":
         return f"{path}: {name} is missing"
     if mistake["type"] == "value_error":
-        where = f"{name}: " if location[:2] in (["features", "streams"], ["evaluate", "fusions"]) else ""
-        return f"{path}: {where}{mistake['ctx']['error']}"
-    return f"{path}: {name} = {redact_all(mistake['input'])!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
+        message = str(mistake["ctx"]["error"])
+        where = f"{name}: " if location and str(location[0]) not in message else ""
+        return f"{path}: {where}{message}"
+    expected = " or ".join(dict.fromkeys(map(_expected, mistakes))).replace(" or input should be ", " or ")
+    return f"{path}: {name} = {redact_all(mistake['input'])!r}: {expected}"
+
+
+def _location(mistake: Any) -> list[Any]:
+    """Return where a mistake is, without pydantic's names of types."""
+    return [part for part in mistake["loc"] if isinstance(part, int) or (part.isidentifier() and part != "str")]
+
+
+def _expected(mistake: Any) -> str:
+    return EXPECTED.get(mistake["type"]) or mistake["msg"][0].lower() + mistake["msg"][1:]
 
 
 def _accepted_keys(location: list[Any]) -> list[str]:

@@ -178,7 +178,9 @@ class FinetuneParams(Section):
     colour: Annotated[float, Field(ge=0)] = 0.5
     """Maximum random change of contrast and brightness of each colour channel; 0 disables it. Optical flow has no
     colours."""
-    patience: PositiveInt = 3
+    patience: PositiveInt | None = None
+    """Epochs without a lower validation loss before tuning stops; null: all epochs run, as the learning rate falls until the
+    last one. The weights of the best epoch are kept either way."""
     seed: int = 0
 
 
@@ -226,6 +228,8 @@ class StreamParams(Section):
         others = sorted(self._changed() & set(FLOW_KEYS)) if self.input != "flow" else []
         if others:
             raise UserError(f"{others[0]} is for streams with `input: flow`, not `input: {self.input}`; remove it")
+        if self.method_weights is not None and self.method != "raft":
+            raise UserError(f"method_weights is for `method: raft`, not `method: {self.method}`; remove it")
         if self.encoding == "image" and self.stack > 1:
             raise UserError(f"encoding: image takes one flow, but stack = {self.stack}; remove one of the two")
         return self
@@ -483,27 +487,34 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _models_read_present_streams(self) -> Params:
-        present, readers = self.features.all_streams, dict[tuple[str, tuple[str, ...]], str]()
+        present = self.features.all_streams
+        for key, names in (("models", self.train.models), ("overrides", self.train.overrides)):
+            for model, stream in ((name, stream) for name in names for stream in split_model(name)[1]):
+                if stream not in present:
+                    raise UserError(
+                        f"train.{key} has {model}, but features.streams has only {', '.join(present)}; add {stream} there"
+                    )
         for model in self.train.models:
-            streams = self.streams_of(model)
-            if absent := [stream for stream in streams if stream not in present]:
-                raise UserError(
-                    f"train.models has {model}, but features.streams has only {', '.join(present)}; add {absent[0]} there"
-                )
-            same = readers.setdefault((split_model(model)[0], streams), model)
-            if same != model:
+            if (same := self._as_trained(model)) != model:
                 raise UserError(f"train.models has {same} and {model}, which are the same; remove one")
+        for name in self.train.overrides:
+            if split_model(name)[1] and (trained := self._as_trained(name)) not in (None, name):
+                raise UserError(f"train.overrides has {name}, which train.models calls {trained}; write {trained} here too")
         return self
 
     @model_validator(mode="after")
     def _fuses_what_is_trained(self) -> Params:
         for name, fusion in self.evaluate.fusions.items():
             if others := [model for model in fusion.members if model not in self.train.models]:
-                raise UserError(
-                    f"evaluate.fusions.{name}.members has {others[0]}, but train.models does not; "
-                    "add it there, or remove it here"
-                )
+                trained = self._as_trained(others[0])
+                advice = f"write {trained}, as train.models calls it" if trained else "add it there, or remove it here"
+                raise UserError(f"evaluate.fusions.{name}.members has {others[0]}, but train.models does not; {advice}")
         return self
+
+    def _as_trained(self, name: str) -> str | None:
+        """Return what `train.models` calls this model on these streams, or None if it does not have it."""
+        wanted = split_model(name)[0], self.streams_of(name)
+        return next((model for model in self.train.models if (split_model(model)[0], self.streams_of(model)) == wanted), None)
 
     @property
     def tuned_streams(self) -> dict[str, StreamParams]:

@@ -117,6 +117,13 @@ def test_an_unknown_backbone(finished):
     fails_with(finished[0], "vgg_17", settings=("features.backbone=vgg_17",))
 
 
+def test_a_mistake_in_a_stream_is_found_before_the_collection_is_fetched(pipeline):
+    pipeline.collection = pipeline.folder / "nowhere"
+    fails_with(pipeline, "stream rgb: features.backbone = vgg_17", settings=("features.backbone=vgg_17",))
+    fails_with(pipeline, "stream rgb: features.weights", settings=("features.weights=nothing.pth",))
+    fails_with(pipeline, "nowhere", settings=("features.weights=nothing.pth",), until="chunk")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_asked_for_and_absent(finished):
     fails_with(finished[0], "features.device", "cuda", settings=("features.device=cuda", "features.seed=1"))

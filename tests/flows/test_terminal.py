@@ -42,6 +42,20 @@ def test_the_summary_shows_models_and_what_needs_none(capsys):
     assert all(text in out for text in ("alstm", "75.0 [50, 100]", "majority class", "chance", "25.0", "+10.0 [0.5]"))
 
 
+def test_more_paired_tests_than_fit_are_told_by_those_that_are_significant(capsys):
+    names = [f"conv_alstm@stream{number}" for number in range(14)]
+    pairs = [
+        {"first": first, "second": second, "difference": 0.25, "p_holm": 0.003 if second == names[-1] else 1.0}
+        for number, first in enumerate(names)
+        for second in names[number + 1 :]
+    ]
+    terminal._say_pairs({"pairs": pairs})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "91 paired tests of video accuracy, 13 significant after Holm; the report has all"
+    assert lines[2] == "  conv_alstm@stream0 \u2212 conv_alstm@stream13: +25.0 pp [0.003]"
+    assert len(lines) == 2 + 13
+
+
 def test_the_widest_results_are_shown_whole(capsys):
     mean = dict.fromkeys(HEADINGS, 1.0) | {"num_videos": 8, "num_groups": 4, "pointing_accuracy": 0.574}
     mean |= {"chance": 0.1, "majority_class": 0.2, "majority_class_video": 0.2}

@@ -120,9 +120,7 @@ def test_all_systems_has_every_model_every_ablation_and_what_the_claims_compare(
 def test_the_ablations_see_the_same_flow():
     streams = load_params("ucf101_all_systems").features.all_streams
     flow, *others = (stream.recipe() for name, stream in streams.items() if name.startswith("flow"))
-    assert flow["weights"] == "imagenet"  # with random ones the seed would be another network
-    assert len({stream["seed"] for stream in (flow, *others)}) == 4
-    assert all(stream | {"seed": 0} == flow for stream in others)
+    assert others == [flow] * 3  # so that one artifact serves all
 
 
 def test_karpathys_mean_is_of_all_four_and_starts_from_a_tuned_network():

@@ -129,6 +129,18 @@ def test_several_artifacts_are_made_together_and_only_those_that_are_missing(con
     assert second["a"].content_key == chunk.fn(context, "a").content_key  # what one task makes, another finds
 
 
+def test_several_with_equal_recipes_are_made_once(context):
+    @stage_of_several(lambda context, text: {name: recipe(context, text) for name in ("x", "y")})
+    def twins(directories: Mapping[str, Path], context: Context, text: str) -> dict[str, dict[str, int]]:
+        built.extend(directories)
+        return {name: {} for name in directories}
+
+    first, second = twins.fn(context, "hello"), twins.fn(context, "hello")
+    assert built == ["x"]
+    assert first["x"] == first["y"]
+    assert [ref.made for ref in (*first.values(), *second.values())] == [True, True, False, False]
+
+
 def test_one_of_several_that_fails_leaves_none(context):
     @stage_of_several(recipes)
     def broken(directories: Mapping[str, Path], context: Context, text: str) -> dict[str, dict[str, str]]:

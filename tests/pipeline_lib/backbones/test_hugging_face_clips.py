@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from pipeline_lib.backbones.build import Backbone, build_backbone, check_name
+from pipeline_lib.backbones.family import import_extra
 from pipeline_lib.finetune.blocks import find_blocks, last_blocks
 
 transformers = pytest.importorskip("transformers", reason="the extra har[hf] is not installed")
@@ -125,8 +127,14 @@ def test_what_the_hub_does_not_have_is_one_line(monkeypatch: pytest.MonkeyPatch)
         raise OSError("nobody/nothing is not a model\nIf this is private, ...")
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", offline)
-    with pytest.raises(ValueError, match=r"^features\.backbone = hf:nobody/nothing: .*\(nobody/nothing is not a model\)$"):
+    with pytest.raises(ValueError, match=r"^features\.backbone = hf:nobody/nothing: .*\(nobody/nothing is not a model\); "):
         build_backbone("hf:nobody/nothing", "random", grid=7, seed=0)
+
+
+def test_the_hubs_retries_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    import_extra("hf:videomae", "transformers", "hf")
+    logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+    assert not caplog.records
 
 
 def test_other_types_of_networks_are_told(tmp_path: Path) -> None:

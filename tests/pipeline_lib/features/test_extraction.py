@@ -154,8 +154,8 @@ def test_damaged_video_is_named(shard: Path, tmp_path: Path) -> None:
         extract(copy, tmp_path)
 
 
-def test_image_too_small_for_the_backbone_is_told(shard: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"features\.image_size = 8 is too small"):
+def test_image_too_small_for_the_backbone_is_told_with_the_stream(shard: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^stream rgb: features\.image_size = 8 is too small"):
         extract(shard, tmp_path, PARAMS.model_copy(update={"image_size": 8}))
 
 

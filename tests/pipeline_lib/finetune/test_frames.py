@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.finetune import frames as frames_module
 from pipeline_lib.finetune.frames import FrameStore, load_frames
 from pipeline_lib.finetune.source import Source
@@ -40,7 +43,14 @@ def load(
     clips: pd.DataFrame, folder: Path, examples_per_video: int | None = None, offsets: tuple[int, ...] = (0,)
 ) -> FrameStore:
     source = Source(RGB, iter, 16, 3, offsets, 640)
-    return load_frames(clips, CLASSES, lambda video: folder / f"{video}.mp4", source, examples_per_video=examples_per_video)
+    return load_frames(
+        clips,
+        CLASSES,
+        lambda video: folder / f"{video}.mp4",
+        source,
+        scratch=folder,
+        examples_per_video=examples_per_video,
+    )
 
 
 def levels(store: FrameStore) -> list[int]:
@@ -67,7 +77,34 @@ def test_a_few_frames_of_each_video_not_clip_are_evenly_spaced(clips: pd.DataFra
     assert store.videos.tolist() == [0, 0, 1, 1]
 
 
-def test_memory_is_bounded(clips: pd.DataFrame, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_memory_does_not_hold_are_kept_in_a_file_that_is_gone(
+    clips: pd.DataFrame, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_memory, before = load(clips, folder), sorted(folder.iterdir())
+    monkeypatch.setattr(frames_module, "MAX_MEMORY_BYTES", 1)
+    in_file = load(clips, folder)
+    assert sorted(folder.iterdir()) == before
+    assert torch.equal(in_file.images, in_memory.images)
+    assert in_file.images.stride() == in_memory.images.stride()
+
+
+def test_full_disk_is_told(clips: pd.DataFrame, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reserve(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(frames_module, "MAX_MEMORY_BYTES", 1)
+    monkeypatch.setattr(os, "posix_fallocate", reserve, raising=False)
+    with pytest.raises(UserError, match=r"^finetune: .*no room for 0\.0 GB of training images \(No space left on device\)"):
+        load(clips, folder)
+
+
+def test_a_video_of_ucf101_keeps_all_its_flows() -> None:
+    num_frames = pd.Series([108] * 8200)  # the mean at 15 fps, and the videos of fold 1 that train
+    stacks = Source(RGB, iter, 112, 2, tuple(range(5)), 640)
+    assert frames_module._max_images(num_frames, stacks, None) >= 108
+
+
+def test_size_is_bounded(clips: pd.DataFrame, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames_module, "MAX_STORE_BYTES", 3 * 2 * 16 * 16 * 3)
     assert torch.bincount(load(clips, folder).videos).tolist() == [3, 3]
 

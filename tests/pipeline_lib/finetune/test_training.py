@@ -206,6 +206,12 @@ def test_early_stopping_keeps_the_best_epoch(run: Run, monkeypatch: pytest.Monke
     assert all(torch.equal(weight, seen[1][name]) for name, weight in run.weights.items())
 
 
+def test_all_epochs_run_unless_patience_is_given(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_val_losses(monkeypatch, [2.0, 1.0, 1.2, 1.1, 1.3, 0.5])
+    counts = run.start(epochs=5, patience=FinetuneParams().patience)
+    assert (counts["epochs"], counts["best_epoch"]) == (5, 5)
+
+
 def test_weights_stay_as_they_were_if_tuning_brings_nothing(pretrained_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     set_val_losses(monkeypatch, [0.9, 1.5, 1.0, 1.2])
     counts = pretrained_run.start(epochs=3)
