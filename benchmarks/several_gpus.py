@@ -33,7 +33,7 @@ from pipeline_lib.params import ModelName, load_params
 from pipeline_lib.train import train_model
 
 FOLDS, SEEDS = 3, 5
-EPOCHS = 10
+EPOCHS = 4
 TRAINING_SHARDS = 12
 """Shards whose features are trained on, about 1,500 videos."""
 
@@ -42,7 +42,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("videos", type=Path, help="folder of videos at 15 fps, as the subsample stage leaves them")
-    parser.add_argument("--frames", type=int, default=200_000)
+    parser.add_argument("--frames", type=int, default=120_000)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)  # a case's own process: the folder of the shards
     options = parser.parse_args()
