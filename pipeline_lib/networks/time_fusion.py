@@ -91,7 +91,10 @@ class SlowFusion(ConvolutionalFusion):
 
 
 class TimeConvolution(nn.Module):
-    """A convolution over time (dilated, without padding) and 3x3 cells (same padding) of maps with channels last."""
+    """A convolution over time (dilated, without padding) and 3x3 cells (same padding) of maps with channels last.
+
+    It is computed as one 2-D convolution for each step of the kernel: cuDNN's 3-D ones take up to three times as long.
+    """
 
     def __init__(self, channels: int, units: int, kernel: int, *, dilation: int) -> None:
         super().__init__()
@@ -100,8 +103,14 @@ class TimeConvolution(nn.Module):
 
     def forward(self, maps_BFKKD: torch.Tensor) -> torch.Tensor:
         """Return maps with fewer frames, channels last."""
-        maps: torch.Tensor = self.convolution(maps_BFKKD.permute(0, 4, 1, 2, 3))
-        return maps.permute(0, 2, 3, 4, 1)
+        weight_UDS33, dilation = self.convolution.weight, self.convolution.dilation[0]
+        num_steps = weight_UDS33.shape[2]
+        num_frames = maps_BFKKD.shape[1] - (num_steps - 1) * dilation
+        maps_NUKK = self.convolution.bias[:, None, None]
+        for step in range(num_steps):
+            frames_NDKK = maps_BFKKD[:, step * dilation :][:, :num_frames].flatten(0, 1).permute(0, 3, 1, 2)
+            maps_NUKK = maps_NUKK + nn.functional.conv2d(frames_NDKK, weight_UDS33[:, :, step], padding=1)
+        return maps_NUKK.permute(0, 2, 3, 1).unflatten(0, (len(maps_BFKKD), num_frames))
 
 
 def repeat_last(features_BTX: torch.Tensor, valid_steps_B: torch.Tensor, more: int) -> torch.Tensor:

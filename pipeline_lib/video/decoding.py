@@ -6,7 +6,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import cycle
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Generic, TypeVar
@@ -25,27 +24,35 @@ Video = tuple[str, Path]
 Item = TypeVar("Item")
 
 
-class _Worker(Generic[Item]):
-    """A thread that decodes its videos one after another into its own bounded queue.
+class _Output(Generic[Item]):
+    """What a worker makes of a video, in order, with the worker's slot that each item takes; last an error or None."""
 
-    It waits only for the reader of the queue, who reads videos in order, so workers cannot deadlock.
+    def __init__(self, video: Video) -> None:
+        self.video = video
+        self.queue: SimpleQueue[tuple[Item, threading.Semaphore] | Exception | None] = SimpleQueue()
+
+    def items(self) -> Iterator[Item]:
+        """Yield the video's items; errors of its decoding and processing are raised here."""
+        while (made := self.queue.get()) is not None:
+            if isinstance(made, Exception):
+                raise made
+            item, free_slots = made
+            free_slots.release()
+            yield item
+
+
+class _Worker(Generic[Item]):
+    """A thread that decodes one video after another: always the first that no other worker has taken.
+
+    It waits only for the reader, who reads videos in the order in which they are taken, so workers cannot deadlock.
     """
 
-    def __init__(self, videos: Sequence[Video], read: Callable[[Video], Iterator[Item]], lookahead: int) -> None:
-        self._videos, self._read = videos, read
+    def __init__(self, outputs: Iterator[_Output[Item]], read: Callable[[Video], Iterator[Item]], lookahead: int) -> None:
+        self._outputs, self._read = outputs, read
         self._free_slots = threading.Semaphore(lookahead)
-        self._decoded: SimpleQueue[Item | Exception | None] = SimpleQueue()
         self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
         self._thread.start()
-
-    def items(self) -> Iterator[Item]:
-        """Yield the items of the next video; errors of its decoding and processing are raised here."""
-        while (item := self._decoded.get()) is not None:
-            if isinstance(item, Exception):
-                raise item
-            self._free_slots.release()
-            yield item
 
     def stop(self) -> None:
         """Ask the thread to stop before its next item."""
@@ -57,23 +64,23 @@ class _Worker(Generic[Item]):
         self._thread.join()
 
     def _run(self) -> None:
-        for video in self._videos:
+        for output in self._outputs:
             error = None
             try:
-                self._decode(video)
+                self._decode(output)
             except Exception as raised:  # re-raised in `items`
                 error = raised
             if self._is_stopped:
                 return
-            self._decoded.put(error)
+            output.queue.put(error)
 
-    def _decode(self, video: Video) -> None:
-        with closing(self._read(video)) as items:  # type: ignore[type-var]  # it is a generator
+    def _decode(self, output: _Output[Item]) -> None:
+        with closing(self._read(output.video)) as items:  # type: ignore[type-var]  # it is a generator
             for item in items:
                 self._free_slots.acquire()
                 if self._is_stopped:
                     return
-                self._decoded.put(item)
+                output.queue.put((item, self._free_slots))
 
 
 def read_ahead(
@@ -107,7 +114,7 @@ def process_ahead(
 ) -> Iterator[tuple[str, Iterator[Item]]]:
     """Yield the name of each video in order, with what `process` makes from its name and its images in a decoding thread.
 
-    Of W workers, worker w decodes the videos w, w + W, w + 2 W, ... in its own process. Use the items of a video before
+    Each worker decodes in its own process, and takes the next video when it has ended one. Use the items of a video before
     requesting the next one. For `wanted`, `empty` and `max_side` see `read_images`.
 
     All workers are busy only if `lookahead` items hold most videos whole, because the end of a longer one is not made until it
@@ -122,11 +129,13 @@ def process_ahead(
         with closing(read_images(path, wanted, empty=empty, max_side=max_side)) as images:  # type: ignore[type-var]  # a generator
             yield from process(name, images)
 
-    videos = list(videos)
-    pool = [_Worker(videos[first::workers], read, lookahead) for first in range(min(workers, len(videos)))]
+    outputs: list[_Output[Item]] = [_Output(video) for video in videos]
+    next_outputs = iter(outputs)  # shared: a list's iterator gives each item to one thread
+    pool = [_Worker(next_outputs, read, lookahead) for _ in range(min(workers, len(outputs)))]
     try:
-        for (name, _), worker in zip(videos, cycle(pool), strict=False):
-            items = _named(name, worker.items())
+        for output in outputs:
+            name, _ = output.video
+            items = _named(name, output.items())
             yield name, items
             deque(items, maxlen=0)  # skip what the caller did not read
     finally:

@@ -24,7 +24,7 @@ from pipeline_lib.compute.devices import fp32_precision
 from pipeline_lib.compute.gpu_sharing import GPU_LOCK, own_stream, tensor_cores
 from pipeline_lib.networks.registry import build_model
 from pipeline_lib.params import ModelParams, TrainParams
-from pipeline_lib.streams.feature_files import FeatureWriter
+from pipeline_lib.streams.feature_files import FeatureReader, FeatureWriter
 from pipeline_lib.train import train_model, training
 from pipeline_lib.train.trainer import Trainer
 from pipeline_lib.training import batches
@@ -220,24 +220,13 @@ def test_features_from_disk_give_the_same_bits_too(
     assert train_together(store, tmp_path / "together", trainings) == alone
 
 
-class FromMemory:
-    """Gives the features that it was made with."""
-
-    def __init__(self, clips: pd.DataFrame, features_NTKKD: np.ndarray) -> None:
-        self.features = dict(zip(clips["clip"], torch.from_numpy(features_NTKKD).half(), strict=True))
-        self.shape = features_NTKKD.shape
-
-    def load(self, clips: Sequence[str], *, pinned: bool = False) -> torch.Tensor:
-        features_NTKKD = torch.stack([self.features[clip] for clip in clips])
-        return features_NTKKD.pin_memory() if pinned else features_NTKKD
-
-
 @needs_gpu
 @pytest.mark.parametrize("model", ["alstm", "attention_pool"])
-def test_inference_is_exact_while_another_thread_captures(model: str) -> None:
+def test_inference_is_exact_while_another_thread_captures(model: str, store: Store) -> None:
     gpu = torch.device("cuda")
-    clips, features_NTKKD = draw_clips(64)
-    source = ClipLoader(FromMemory(clips, features_NTKKD), clips, CLASSES, gpu, in_memory=True)  # type: ignore[arg-type]
+    clips, files = store
+    with FeatureReader(files) as reader:
+        source = ClipLoader(reader, clips, CLASSES, gpu, in_memory=True)
     network = make_trainer(1, model).network
 
     def logits() -> torch.Tensor:

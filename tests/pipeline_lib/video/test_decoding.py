@@ -68,13 +68,36 @@ def test_lookahead_is_bounded_and_leaving_early_stops_the_threads(monkeypatch: p
 def test_workers_finish_videos_that_the_lookahead_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else all but one of them would wait for their turn, and nothing would be decoded in parallel."""
     videos = FakeVideos(monkeypatch)
-    opened = read_ahead(names(5, 6, 7), workers=3, lookahead=7)
+    opened = read_ahead(names(5, 6, 7), workers=3, lookahead=5 + 6 + 7)  # one worker may be fast enough to take all
     next(opened)
     deadline = time.monotonic() + 10
     while len(videos.closed) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert sorted(videos.closed) == ["5", "6", "7"]
     opened.close()
+
+
+def test_a_worker_takes_the_next_video_when_it_has_ended_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one with long videos would go on alone at the end, after the others have ended theirs."""
+    may_end = threading.Event()
+    others = [threading.Event() for _ in range(4)]
+
+    def read(path: Path, *_: object, **__: object) -> Iterator[tuple[Wanted, np.ndarray]]:
+        number = int(path.name)
+        if number == 0:
+            may_end.wait(30)
+        else:
+            others[number - 1].set()
+        yield RGB, np.zeros((1, 1, 1, 3), np.uint8)
+
+    monkeypatch.setattr(decoding, "read_images", read)
+    opened = read_ahead(names(0, 1, 2, 3, 4), workers=2)
+    reader = threading.Thread(target=lambda: [list(arrays) for _, arrays in opened])
+    reader.start()
+    have_begun = [event.wait(10) for event in others]
+    may_end.set()
+    reader.join()
+    assert have_begun == [True] * 4
 
 
 def test_what_is_left_unread_is_not_the_next_videos(monkeypatch: pytest.MonkeyPatch) -> None:
