@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +128,7 @@ def say_summary(summary: Mapping[str, Any]) -> None:
 
         _say_table(results_overview(summary["results"]))
         if summary["results"]["pairs"]:
-            _say_pairs(summary["results"])
+            _say_pairs(pairs_overview(summary["results"]), summary["results"]["pairs"])
         if summary["results"].get("fusions"):
             _say_table(fusions_overview(summary["results"]))
     if leaked := summary["dataset"].get("cut", {}).get("leaked"):
@@ -140,15 +140,14 @@ def say_summary(summary: Mapping[str, Any]) -> None:
     say(f"MLflow      {summary['mlflow']['tracking_uri']}  (har up shows it in a browser)")
 
 
-def _say_pairs(results: Mapping[str, Any]) -> None:
+def _say_pairs(overview: Overview, pairs: Sequence[Mapping[str, Any]]) -> None:
     """Print the paired tests as a table, or only the significant ones if it is wider than the terminal."""
-    overview = pairs_overview(results)
     unbounded = console.options.update(max_width=sys.maxsize)
     if console.measure(_table(overview), options=unbounded).maximum <= console.width:
         _say_table(overview)
         return
-    clear = [pair for pair in results["pairs"] if pair["p_holm"] < SIGNIFICANT]
-    say(f"\n{len(results['pairs'])} paired tests of video accuracy, {len(clear)} significant after Holm; the report has all")
+    clear = [pair for pair in pairs if pair["p_holm"] < SIGNIFICANT]
+    say(f"\n{len(pairs)} paired tests of video accuracy, {len(clear)} significant after Holm; the report has all")
     for pair in clear:
         names, points = f"{pair['first']} \u2212 {pair['second']}", 100 * pair["difference"]
         say(f"  {names}: {points:+.1f} pp [{pair['p_holm']:.2g}]")

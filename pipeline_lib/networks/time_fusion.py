@@ -103,10 +103,11 @@ class TimeConvolution(nn.Module):
 
     def forward(self, maps_BFKKD: torch.Tensor) -> torch.Tensor:
         """Return maps with fewer frames, channels last."""
-        weight_UDS33, dilation = self.convolution.weight, self.convolution.dilation[0]
+        weight_UDS33, bias_U, dilation = self.convolution.weight, self.convolution.bias, self.convolution.dilation[0]
+        assert bias_U is not None
         num_steps = weight_UDS33.shape[2]
         num_frames = maps_BFKKD.shape[1] - (num_steps - 1) * dilation
-        maps_NUKK = self.convolution.bias[:, None, None]
+        maps_NUKK = bias_U[:, None, None]
         for step in range(num_steps):
             frames_NDKK = maps_BFKKD[:, step * dilation :][:, :num_frames].flatten(0, 1).permute(0, 3, 1, 2)
             maps_NUKK = maps_NUKK + nn.functional.conv2d(frames_NDKK, weight_UDS33[:, :, step], padding=1)

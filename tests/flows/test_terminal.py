@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from flows import terminal
 from flows.execution import StageResult
-from pipeline_lib.report.overview import HEADINGS, WITH_INTERVAL
+from pipeline_lib.report.overview import HEADINGS, WITH_INTERVAL, pairs_overview
 from tasks.stage import Ref
 
 
@@ -49,7 +49,7 @@ def test_more_paired_tests_than_fit_are_told_by_those_that_are_significant(capsy
         for number, first in enumerate(names)
         for second in names[number + 1 :]
     ]
-    terminal._say_pairs({"pairs": pairs})
+    terminal._say_pairs(pairs_overview({"pairs": pairs}), pairs)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "91 paired tests of video accuracy, 13 significant after Holm; the report has all"
     assert lines[2] == "  conv_alstm@stream0 \u2212 conv_alstm@stream13: +25.0 pp [0.003]"
