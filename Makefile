@@ -28,7 +28,7 @@ check: $(INSTALLED)  ## check style and types, and run the quick unit tests (und
 unit: $(INSTALLED)  ## run the quick unit tests
 	$(BIN)/python -m pytest -m "not slow and not integration" $(PARALLEL) tests/pipeline_lib tests/demo tests/test_imports.py
 
-test: $(INSTALLED)  ## run the tests (8 to 12 minutes on 2 cores)
+test: $(INSTALLED)  ## run the tests (5 to 8 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-all: test  ## run all tests, the slow trials too, one by one and with their times
