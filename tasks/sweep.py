@@ -67,7 +67,7 @@ def sweep(
     def on_trial(trial: Trial) -> None:
         advance("sweep")
         if mlflow_run:
-            mlflow_run.log(log_trial, trial)
+            log_trial(mlflow_run, trial)
 
     files = feature_files(context, features)
     table = read_clips(clips.checkout(context, layout.CLIPS))

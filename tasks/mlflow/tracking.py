@@ -228,12 +228,15 @@ class TrackedRun:
         self._background.call(call)
 
     def open_child(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> TrackedRun:
-        """Open a child of this run."""
+        """Open a child of this run. No other child of it may have the name."""
+        has_begun = False
 
         def open_it() -> str:
+            nonlocal has_begun
             if self._id is None:
                 raise RuntimeError(f"{name} has no parent run")
-            return start_child(self._id, name, tags, params)
+            is_retry, has_begun = has_begun, True
+            return start_child(self._id, name, tags, params, is_retry=is_retry)
 
         return TrackedRun(self._background, open_it)
 
@@ -311,18 +314,33 @@ def start_parent(experiment_id: str, name: str, tags: Mapping[str, str], params:
     return _start(experiment_id, name, tags, params)
 
 
-def start_child(parent_run_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
-    """Open a child run with its parent's workspace and flow run tags, and return its id."""
+def start_child(
+    parent_run_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any], *, is_retry: bool = False
+) -> str:
+    """Open a child run with its parent's workspace and flow run tags, and return its id.
+
+    If `is_retry`, an earlier call failed, perhaps after the run had been made. Then the child with this name is taken.
+    """
     parent = _client().get_run(parent_run_id)
     inherited = {key: value for key, value in parent.data.tags.items() if key.startswith(("har.", "prefect."))}
-    return _start(parent.info.experiment_id, name, {"mlflow.parentRunId": parent_run_id, **inherited, **tags}, params)
+    made = _find_child(parent.info.experiment_id, parent_run_id, name) if is_retry else None
+    tags = {"mlflow.parentRunId": parent_run_id, **inherited, **tags}
+    return _start(parent.info.experiment_id, name, tags, params, made=made)
 
 
-def _start(experiment_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
+def _find_child(experiment_id: str, parent_run_id: str, name: str) -> str | None:
+    wanted = f"tags.mlflow.parentRunId = '{parent_run_id}' and attributes.run_name = '{name}'"
+    found = _client().search_runs([experiment_id], wanted, max_results=1)
+    return str(found[0].info.run_id) if found else None
+
+
+def _start(
+    experiment_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any], *, made: str | None = None
+) -> str:
     from mlflow.entities import Param
 
     client = _client()
-    run_id = str(client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id)
+    run_id = made or str(client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id)
     client.log_batch(run_id, params=[Param(accepted(key), str(value)) for key, value in flatten(redact_all(params)).items()])
     return run_id
 
@@ -380,15 +398,15 @@ def log_epoch(run_id: str, record: Mapping[str, float]) -> None:
     log_metrics(run_id, metrics, step=int(record["epoch"]))
 
 
-def log_trial(sweep_run_id: str, trial: Trial) -> None:
+def log_trial(sweep_run: TrackedRun, trial: Trial) -> None:
     """Log a finished trial as a child run of its sweep."""
     tags = {"stage": "sweep", "trial": str(trial.number), "trial.state": trial.state}
-    run_id = start_child(sweep_run_id, f"trial {trial.number}", tags, trial.params)
+    run = sweep_run.open_child(f"trial {trial.number}", tags, trial.params)
     for record in trial.history:
-        log_epoch(run_id, record)
+        run.log(log_epoch, record)
     if trial.value is not None:
-        log_metrics(run_id, {"sweep/val_clip_accuracy": trial.value})
-    end_run(run_id, "FAILED" if trial.state == "failed" else "FINISHED")
+        run.log(log_metrics, {"sweep/val_clip_accuracy": trial.value})
+    run.log(end_run, "FAILED" if trial.state == "failed" else "FINISHED")
 
 
 def set_tags(run_id: str, tags: Mapping[str, str]) -> None:

@@ -6,12 +6,15 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import TrackingParams
+from pipeline_lib.sweep.trials import Trial
 from tasks.background import Background
 from tasks.mlflow import tracking
 from tests.e2e.tracking_server import TrackingServer
@@ -85,6 +88,35 @@ def test_a_record_is_sent_again_after_one_internal_error(errors, calls, is_lost,
     background.close()
     assert told == ["run"] * calls
     assert ("was not written" in caplog.text) is is_lost
+
+
+@pytest.mark.parametrize("function", ["create_run", "log_batch", "set_terminated"])
+def test_a_trial_whose_records_are_broken_off_is_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    from mlflow import MlflowClient
+
+    _, experiment_id = tracking.init_tracking(TrackingParams(), tmp_path)
+    record, failures = getattr(MlflowClient, function), [ConnectionError("the server went away after it had written this")]
+
+    def break_off(client: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+        written = record(client, *args, **kwargs)
+        if failures:
+            raise failures.pop()
+        return written
+
+    parent = MlflowClient().create_run(experiment_id).info.run_id
+    monkeypatch.setattr(MlflowClient, function, break_off)
+    history = ({"epoch": 1, "seconds": 0.5, "val_clip_accuracy": 0.25},)
+    trial = Trial(3, "complete", {"units": 8}, 0.25, history, is_default=False, reason=None)
+    background = Background("MLflow", tracking.is_outage, pause_seconds=0.01)
+    tracking.log_trial(tracking.TrackedRun(background, parent), trial)
+    while not (runs := MlflowClient().search_runs([experiment_id], "tags.trial = '3' and attributes.status = 'FINISHED'")):
+        time.sleep(0.05)
+    background.close()
+    assert not failures
+    assert len(MlflowClient().search_runs([experiment_id], "tags.trial = '3'")) == 1
+    assert (runs[0].data.params, runs[0].data.metrics["sweep/val_clip_accuracy"]) == ({"units": "8"}, 0.25)
 
 
 def test_where_there_is_no_git_nothing_is_said_about_it(tmp_path: Path) -> None:
