@@ -70,7 +70,13 @@ class Node:
                 process.send_signal(number)
 
     def end(self) -> None:
-        if self.process.poll() is None:
+        """End it in order: the head would send the next test's work to a killed one until it misses its heartbeats."""
+        if self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
             self.signal(signal.SIGKILL)
             self.process.wait(10)
 
