@@ -264,10 +264,7 @@ def measure_streaming(feature_files: list[Path]) -> None:
 
 def measure_seeds(feature_files: list[Path], folder: Path, repeats: int) -> None:
     """Train with several seeds, one after the other and side by side on all GPUs, from features to checkpoints."""
-    with FeatureReader(feature_files) as reader:
-        clips = pd.DataFrame({"clip": reader.clips, "valid_frames": 30})
-    clips["video"], clips["class_name"] = clips["clip"], [f"class {number % CLASSES}" for number in range(len(clips))]
-    clips["split"] = ["val" if number % 8 == 0 else "train" for number in range(len(clips))]
+    clips = clips_to_train_on(feature_files)
     train = load_params(ARTICLE).train.model_copy(update={"epochs": EPOCHS, "patience": EPOCHS})
     needs = training_needs("cuda", sum(file.stat().st_size for file in feature_files), SEEDS, key="train.device")
 
@@ -299,6 +296,15 @@ def measure_seeds(feature_files: list[Path], folder: Path, repeats: int) -> None
             f"{'same' if all(one == digests[0] for one in digests) else 'OTHER'} weights",
             flush=True,
         )
+
+
+def clips_to_train_on(feature_files: Sequence[Path], fold: int = 0) -> pd.DataFrame:
+    """Return the table of the files' clips, with made-up classes; an eighth, another in each fold, is for validation."""
+    with FeatureReader(feature_files) as reader:
+        clips = pd.DataFrame({"clip": reader.clips, "valid_frames": 30})
+    clips["video"], clips["class_name"] = clips["clip"], [f"class {number % CLASSES}" for number in range(len(clips))]
+    clips["split"] = ["val" if (number + fold) % 8 == 0 else "train" for number in range(len(clips))]
+    return clips
 
 
 def make_shards(folder: Path, videos: Path, num_frames: int) -> list[Path]:

@@ -17,10 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import psutil
 
-from benchmarks.gpu import ARTICLE, CLASSES, count_frames, extract, make_shards
+from benchmarks.gpu import ARTICLE, clips_to_train_on, count_frames, extract, make_shards
 from benchmarks.measuring import spread
 from benchmarks.training import PLAIN_MODELS
 from pipeline_lib.artifacts import layout
@@ -28,7 +27,7 @@ from pipeline_lib.compute.cores import core_numbers, num_cores
 from pipeline_lib.compute.engine import open_engine, run_at
 from pipeline_lib.compute.gpus import count_gpus
 from pipeline_lib.compute.planning import training_needs
-from pipeline_lib.features import SHARDS_ON_GPU, FeatureReader
+from pipeline_lib.features import SHARDS_ON_GPU
 from pipeline_lib.params import ModelName, load_params
 from pipeline_lib.train import train_model
 
@@ -50,6 +49,8 @@ def main() -> None:
         print(json.dumps(measure(options.inside)))
         return
     gpus, cores = count_gpus(), num_cores()
+    if gpus < 2:
+        parser.error(f"several GPUs are compared with one, and this process sees {gpus} (CUDA_VISIBLE_DEVICES)")
     cases = [(1, cores // gpus), (1, cores), (gpus, cores)]
     found: dict[tuple[int, int], list[dict[str, float]]] = {case: [] for case in cases}
     with tempfile.TemporaryDirectory() as folder:
@@ -107,9 +108,7 @@ def cores_busy(before: Any, seconds: float) -> float:
 
 def train_all(model: ModelName, feature_files: list[Path], folder: Path, *, epochs: int, seeds: int) -> None:
     """Train three folds with so many seeds, all submitted at once, as the flow does."""
-    with FeatureReader(feature_files) as reader:
-        clips = pd.DataFrame({"clip": reader.clips, "valid_frames": 30})
-    clips["video"], clips["class_name"] = clips["clip"], [f"class {number % CLASSES}" for number in range(len(clips))]
+    clips = [clips_to_train_on(feature_files, fold) for fold in range(FOLDS)]
     train = load_params(ARTICLE).train.model_copy(update={"epochs": epochs, "patience": epochs})
     runs = [(fold, seed) for fold in range(FOLDS) for seed in range(seeds)]
     needs = training_needs("cuda", sum(file.stat().st_size for file in feature_files), len(runs), key="train.device")
@@ -118,9 +117,8 @@ def train_all(model: ModelName, feature_files: list[Path], folder: Path, *, epoc
         fold, seed = run
         directory = folder / f"{model}_{fold}_{seed}"
         directory.mkdir(parents=True, exist_ok=True)
-        splits = ["val" if (number + fold) % 8 == 0 else "train" for number in range(len(clips))]
         params = train.of(model, seed)
-        run_at(train_model, clips.assign(split=splits), feature_files, directory, None, params, needs=needs)
+        run_at(train_model, clips[fold], feature_files, directory, None, params, needs=needs)
 
     with ThreadPoolExecutor(len(runs)) as pool:
         list(pool.map(one, runs))

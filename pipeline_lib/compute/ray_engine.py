@@ -34,7 +34,7 @@ from pipeline_lib.compute.needs import Callbacks, EndedError, Ledger, Needs, Wor
 from pipeline_lib.errors import UserError
 
 ENVIRONMENT = {
-    # A node that froze is noticed within 95 s, not after 7 minutes. A worker that is pinged oftener than every 60 s while
+    # A node that froze is noticed within 95 s, not after 7 minutes. A worker that is pinged more often than every 60 s while
     # nothing else is sent ends the connection, and Ray the work with it ("Too many pings").
     "RAY_grpc_client_keepalive_time_ms": "75000",
     "RAY_grpc_client_keepalive_timeout_ms": "20000",

@@ -93,7 +93,7 @@ class SlowFusion(ConvolutionalFusion):
 class TimeConvolution(nn.Module):
     """A convolution over time (dilated, without padding) and 3x3 cells (same padding) of maps with channels last.
 
-    It is computed as one 2-D convolution for each step of the kernel: cuDNN's 3-D ones take up to three times as long.
+    It is computed as one 2-D convolution for each step of the kernel, as cuDNN's 3-D ones are slow (docs/performance.md).
     """
 
     def __init__(self, channels: int, units: int, kernel: int, *, dilation: int) -> None:
