@@ -30,7 +30,8 @@ from pipeline_lib.streams.flow.opencv import import_opencv
 from pipeline_lib.video import decode_worker
 
 SIDE = StreamParams(input="flow").image_size
-BOUND = StreamParams(input="flow").bound
+DIS_SIDE = find_method("dis").side_of(SIDE)
+DIS_BOUND = StreamParams(input="flow").bound * DIS_SIDE / SIDE
 STACK = 5
 PAIRS = 24
 """For each motion."""
@@ -93,6 +94,12 @@ def _to_rgb(frames: list[av.VideoFrame]) -> list[np.ndarray]:
     return [decode_worker._to_array(decode_worker._to_rgb(reformatter, frame, None)) for frame in frames]
 
 
+def _reduce(grey_SS: np.ndarray) -> np.ndarray:
+    """Return an image of the side that DIS takes."""
+    image_SS: np.ndarray = cv2.resize(grey_SS, (DIS_SIDE, DIS_SIDE), interpolation=cv2.INTER_AREA)
+    return image_SS
+
+
 def _flows(method: str, images: Sequence[np.ndarray]) -> list[np.ndarray]:
     found = find_method(method)
     assert isinstance(found, DecoderMethod)
@@ -103,10 +110,10 @@ STEPS: dict[str, tuple[str, Callable[[list[Any]], list[Any]]]] = {
     "decode": ("path", _decode),
     "to RGB": ("decode", _to_rgb),
     "to grey": ("to RGB", lambda frames: [cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY) for frame_HWC in frames]),
-    "resize": ("to grey", lambda frames: [cv2.resize(grey_HW, (SIDE, SIDE)) for grey_HW in frames]),
+    "resize": ("to grey", lambda frames: [_reduce(cv2.resize(grey_HW, (SIDE, SIDE))) for grey_HW in frames]),
     "DIS": ("resize", lambda images: _flows("dis", images)),
-    "encode, image": ("DIS", lambda flows: [encode_flow(flow_SS2, BOUND, magnitude=True) for flow_SS2 in flows]),
-    "encode, x and y": ("DIS", lambda flows: [encode_flow(flow_SS2, BOUND, magnitude=False) for flow_SS2 in flows]),
+    "encode, image": ("DIS", lambda flows: [encode_flow(flow_SS2, DIS_BOUND, magnitude=True) for flow_SS2 in flows]),
+    "encode, x and y": ("DIS", lambda flows: [encode_flow(flow_SS2, DIS_BOUND, magnitude=False) for flow_SS2 in flows]),
     f"stack of {STACK}": ("encode, x and y", lambda flows: [stack_flows([flow_SS2] * STACK) for flow_SS2 in flows]),
 }
 """Each step with the step whose results it takes."""
@@ -115,7 +122,7 @@ STEPS: dict[str, tuple[str, Callable[[list[Any]], list[Any]]]] = {
 def print_methods(paths: Sequence[Path]) -> None:
     """Print the endpoint errors and the milliseconds a pair of OpenCV's methods, for known motions of several sizes."""
     candidates: dict[str, Method] = {f"DIS {name}": partial(_dis, preset) for name, preset in PRESETS.items()}
-    candidates |= {name: partial(_flow, name) for name in ("farneback", "tvl1")}
+    candidates |= {"dis": _reduced_dis} | {name: partial(_flow, name) for name in ("farneback", "tvl1")}
     by_motion = {motion: list(warped_pairs(paths, *motion)) for motion in MOTIONS}
     for name, method in candidates.items():
         errors, milliseconds = [], []
@@ -130,6 +137,12 @@ def print_methods(paths: Sequence[Path]) -> None:
 def _dis(preset: int, pair: list[np.ndarray]) -> np.ndarray:
     flow_SS2: np.ndarray = import_opencv().DISOpticalFlow_create(preset).calc(*pair, None)
     return flow_SS2
+
+
+def _reduced_dis(pair: list[np.ndarray]) -> np.ndarray:
+    """Return the flow of `method: dis`, enlarged."""
+    flow_SS2: np.ndarray = cv2.resize(_flow("dis", [_reduce(grey_SS) for grey_SS in pair]), (SIDE, SIDE))
+    return flow_SS2 * (SIDE / DIS_SIDE)
 
 
 def _flow(method: str, pair: list[np.ndarray]) -> np.ndarray:

@@ -352,7 +352,7 @@ def extract(folder: Path, shards: list[Path], others: Mapping[str, StreamParams]
         for directory in directories.values():
             _to_disk(directory / layout.FEATURES)
 
-    with ThreadPoolExecutor(SHARDS_ON_GPU * num_gpus()) as pool:
+    with ThreadPoolExecutor(len(shards)) as pool:
         list(pool.map(one, shards))
 
 

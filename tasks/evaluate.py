@@ -16,7 +16,7 @@ from tasks.stage import Context, Ref, stage
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = "evaluate-7"
+VERSION = "evaluate-8"
 FUSION_VERSION = "fusion-3"
 CONTROLS_VERSION = "controls-3"
 RESULTS_VERSION = "results-6"

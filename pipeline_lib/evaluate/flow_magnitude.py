@@ -21,8 +21,9 @@ import pandas as pd
 from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.params import StreamParams
 from pipeline_lib.streams.encoding import decoded_side
-from pipeline_lib.streams.flow.encoder import FlowSpec, flow_images
+from pipeline_lib.streams.flow.encoder import flow_images
 from pipeline_lib.streams.flow.encoding import CENTRE
+from pipeline_lib.streams.flow.opening import flow_spec
 from pipeline_lib.video.decoders import Derived
 from pipeline_lib.video.decoding import process_ahead
 
@@ -62,8 +63,7 @@ def flow_maps(test: pd.DataFrame, num_frames: int, grid: int, clip_N: np.ndarray
 @lru_cache(maxsize=3)
 def _magnitudes(paths: tuple[tuple[str, Path], ...]) -> dict[str, np.ndarray]:
     """Return the magnitude_FSS (uint8, proportional to pixels a frame) of each video."""
-    spec = FlowSpec(FLOW.method, FLOW.image_size, FLOW.bound, has_magnitude=True, stack=1, kept_side=SAMPLES)
-    wanted = Derived(flow_images, astuple(spec))
+    wanted = Derived(flow_images, astuple(flow_spec(FLOW, max_side=SAMPLES)))
     decoded = process_ahead(
         paths,
         lambda _, images: (image_NSSC[..., 2] - np.uint8(CENTRE) for _, image_NSSC in images),

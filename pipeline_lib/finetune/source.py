@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline_lib.backbones.build import Backbone
 from pipeline_lib.params import StreamParams
 from pipeline_lib.streams.encoding import decoded_side, normalise
-from pipeline_lib.streams.flow.opening import open_flow
+from pipeline_lib.streams.flow.opening import flow_spec, open_flow
 from pipeline_lib.video.decoders import RGB, Derived, Wanted
 
 
@@ -63,12 +63,12 @@ def source_of(stream: StreamParams, backbone: Backbone, clip_frames: int, device
         return Source(RGB, iter, side, 3, (0,), max_side)
     if stream.input == "clip":
         return Source(RGB, iter, side, 3, backbone.frames_of_clip(clip_frames), max_side)
-    # Flow is smooth: at half its side it takes a quarter of the memory and is still finer than what DIS computes.
-    half = (side + 1) // 2
-    channels = 3 if stream.flow_encoding == "image" else 2
-    flow = open_flow(stream, device, kept_side=half)
+    # Flow is smooth: at half its side it takes a quarter of the memory.
+    spec = flow_spec(stream, max_side=(side + 1) // 2)
+    channels = 3 if spec.has_magnitude else 2
+    flow = open_flow(spec, stream, device)
     wanted, images = (flow, iter) if isinstance(flow, Derived) else (RGB, flow.encode_arrays)
-    return Source(wanted, images, half, channels, tuple(range(stream.stack)), max_side)
+    return Source(wanted, images, spec.kept_side, channels, tuple(range(stream.stack)), max_side)
 
 
 def network_input(images_NTCHW: Tensor, backbone: Backbone, image_size: int) -> Tensor:

@@ -259,7 +259,9 @@ class StreamParams(Section):
             {"streams"} | (set() if self.input == "flow" else set(FLOW_KEYS)) | ({"input"} if self.input == "frame" else set())
         )
         values = {name: value for name, value in super().recipe().items() if name not in unused}
-        return values | ({"encoding": self.flow_encoding} if self.input == "flow" else {})
+        if self.input == "flow":
+            values |= {"encoding": self.flow_encoding, "method": FLOW_VERSIONS.get(self.method, self.method)}
+        return values
 
 
 WEIGHTS_WORD = re.compile("[a-z][a-z0-9_]*")
@@ -269,6 +271,9 @@ def path_of_weights(weights: str) -> Path | None:
     """Return the path that `weights` is, unless it is a word such as `random`, whose meaning the family of backbones says."""
     return None if WEIGHTS_WORD.fullmatch(weights) else Path(weights).expanduser()
 
+
+FLOW_VERSIONS = {"dis": "dis-2"}
+"""Methods that gave other flow in an earlier version of this package."""
 
 FLOW_KEYS = ("method", "method_weights", "stack", "encoding", "bound")
 """Keys of `StreamParams` that only streams of optical flow have."""

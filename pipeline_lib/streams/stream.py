@@ -259,6 +259,7 @@ def _describe_input(params: StreamParams, clip_frames: int) -> dict[str, Any]:
 
 
 def _open_flow(params: StreamParams, device: torch.device) -> Derived | FlowEncoder:
-    from pipeline_lib.streams.flow.opening import open_flow  # imports OpenCV and RAFT, which other streams do not need
+    # It imports OpenCV and RAFT, which other streams do not need.
+    from pipeline_lib.streams.flow.opening import flow_spec, open_flow
 
-    return open_flow(params, device)
+    return open_flow(flow_spec(params), params, device)

@@ -32,8 +32,15 @@ class FlowMethod:
     """Whether it takes grey images instead of RGB."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Method:
+    side_of: Callable[[int], int] = lambda side: side
+    """Returns the side in pixels of the images that it takes, from that of the images in whose pixels flow is measured. It is
+    smaller if the method finds no finer flow anyway."""
+
+
 @dataclass(frozen=True)
-class DecoderMethod:
+class DecoderMethod(_Method):
     """A method that decoder processes compute. They import its module, which therefore imports no PyTorch."""
 
     open: Callable[[], FlowMethod]
@@ -41,7 +48,7 @@ class DecoderMethod:
 
 
 @dataclass(frozen=True)
-class DeviceMethod:
+class DeviceMethod(_Method):
     """A method that the process of the backbone computes, on its device."""
 
     open: Callable[[StreamParams, torch.device], FlowMethod]

@@ -12,25 +12,31 @@ from pipeline_lib.streams.flow.method import DeviceMethod, find_method
 from pipeline_lib.video.decoders import Derived
 
 
-def open_flow(params: StreamParams, device: torch.device, *, kept_side: int | None = None) -> Derived | FlowEncoder:
+def flow_spec(params: StreamParams, *, max_side: int | None = None) -> FlowSpec:
+    """Return which flow images a stream needs; with `max_side` unstacked ones of at most this side."""
+    computed_side = find_method(params.method).side_of(params.image_size)
+    return FlowSpec(
+        method=params.method,
+        side=params.image_size,
+        computed_side=computed_side,
+        bound=params.bound,
+        has_magnitude=params.flow_encoding == "image",
+        stack=1 if max_side else params.stack,
+        kept_side=min(max_side or computed_side, computed_side),
+    )
+
+
+def open_flow(spec: FlowSpec, params: StreamParams, device: torch.device) -> Derived | FlowEncoder:
     """Return what makes a stream's flow images: the decoder, or an encoder of its frames in this process.
 
     Args:
+        spec: the images.
         params: the stream.
         device: where a method that decoders do not compute runs.
-        kept_side: leave flows unstacked, and scale them down to this side; their values stay pixels at `image_size`.
 
     Raises:
         UserError: the method's library or weights are not available.
     """
-    spec = FlowSpec(
-        method=params.method,
-        side=params.image_size,
-        bound=params.bound,
-        has_magnitude=params.flow_encoding == "image",
-        stack=1 if kept_side else params.stack,
-        kept_side=kept_side or params.image_size,
-    )
     method = find_method(params.method)
     if isinstance(method, DeviceMethod):
         return FlowEncoder(spec, method.open(params, device))

@@ -18,7 +18,7 @@ from pipeline_lib.finetune import training as training_module
 from pipeline_lib.finetune.source import network_input, source_of
 from pipeline_lib.params import FinetuneParams, StreamParams
 from pipeline_lib.params.stages import FetchParams, Params
-from pipeline_lib.streams.flow.opening import open_flow
+from pipeline_lib.streams.flow.opening import flow_spec, open_flow
 from pipeline_lib.video.decoders import Derived, read_images
 from pipeline_lib.video.writing import VideoWriter
 
@@ -130,7 +130,7 @@ def test_kept_flow_is_that_of_extraction_at_half_its_side(folder: Path) -> None:
     stream = FLOW.model_copy(update={"image_size": 48})
     source = source_of(stream, build_backbone("vgg_small", "random", grid=2, seed=0, channels_in=6), 10, CPU)
     assert (source.side, source.channels, source.offsets) == (24, 2, (0, 1, 2))
-    whole = open_flow(stream, CPU)
+    whole = open_flow(flow_spec(stream), stream, CPU)
     assert isinstance(whole, Derived)
     kept_FHWC, whole_NHWC = (
         np.concatenate([images for _, images in read_images(path, [wanted])]) for wanted in (source.wanted, whole)

@@ -60,7 +60,7 @@ def open_stream(params: StreamParams) -> Stream:
 def test_flow_at_a_clips_border_is_the_videos():
     frames = make_video()
     images = np.concatenate(list(open_stream(STACK).images(decoded(STACK, frames), SPAN)))
-    expected = list(flow_images(iter(frames), "dis", 32, 20.0, False, 3, 32))[:20]
+    expected = list(flow_images(iter(frames), "dis", 32, 32, 20.0, False, 3, 32))[:20]
     np.testing.assert_array_equal(images, expected)
     of_clip = np.concatenate(list(decoded(STACK, frames[:16])))
     assert not np.array_equal(images[15], of_clip[15])

@@ -24,7 +24,7 @@ from pipeline_lib.streams.flow.method import DecoderMethod, DeviceMethod, FlowMe
 from pipeline_lib.streams.flow.methods import dis
 from pipeline_lib.streams.flow.methods import raft as raft_module
 from pipeline_lib.streams.flow.opencv import single_threaded
-from pipeline_lib.streams.flow.opening import open_flow
+from pipeline_lib.streams.flow.opening import flow_spec, open_flow
 from pipeline_lib.video import decode_worker
 from pipeline_lib.video.decoders import Derived, read_arrays, read_images
 from pipeline_lib.video.writing import VideoWriter
@@ -65,9 +65,13 @@ def flows_of(method: str, frames_NHWC: np.ndarray) -> np.ndarray:
     return np.stack(list(decoder_method(method).start()(grey)))
 
 
-def open_encoder(kept_side: int | None = None, **changes: Any) -> FlowEncoder:
+def opened(params: StreamParams, max_side: int | None = None) -> Derived | FlowEncoder:
+    return open_flow(flow_spec(params, max_side=max_side), params, CPU)
+
+
+def open_encoder(max_side: int | None = None, **changes: Any) -> FlowEncoder:
     """Return the encoder that the decoder process uses, or for RAFT this one."""
-    flow = open_flow(stream(**changes), CPU, kept_side=kept_side)
+    flow = opened(stream(**changes), max_side)
     if isinstance(flow, FlowEncoder):
         return flow
     spec = FlowSpec(*flow.arguments)
@@ -108,9 +112,29 @@ def test_flow_is_in_pixels_of_the_resized_frame() -> None:
     frames_NHWC = np.repeat(texture(128)[None, :, :, None], 2, axis=0).repeat(3, axis=-1)
     frames_NHWC[:, 48:80, 48:80] = moving(2, 32, step=(4, 0))
     image_SSC = encoded(frames_NHWC)[0].astype(int)
-    background = np.median(image_SSC[:16, :, 0])
-    moved = np.median(image_SSC[28:36, 28:36, 0])
+    middle = slice(len(image_SSC) // 2 - 3, len(image_SSC) // 2 + 3)
+    background = np.median(image_SSC[:14, :, 0])
+    moved = np.median(image_SSC[middle, middle, 0])
     assert (moved - background) * 8 / 127 == pytest.approx(2, abs=0.25)
+
+
+@pytest.mark.parametrize(("side", "computed"), [(512, 128), (225, 57), (224, 56), (112, 56), (48, 48)])
+def test_dis_is_computed_at_a_quarter_of_the_side_but_not_below_its_least(side: int, computed: int) -> None:
+    images_NSSC = encoded(moving(2, 64), image_size=side)
+    assert images_NSSC.shape == (2, computed, computed, 3)
+    assert flow_spec(stream(image_size=side, method="farneback")).kept_side == side
+
+
+def test_dis_is_what_the_preset_finds_on_whole_images() -> None:
+    frames_NHWC = moving(2, 448, step=(6, -4))
+    frames_NHWC[:, 150:250, 150:250] = moving(2, 100, step=(-4, 6))
+    image_SSC = encoded(frames_NHWC, image_size=448)[0].astype(float)
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames_NHWC]
+    flow_SS2 = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(*grey, None)
+    expected_SSC = encode_flow(flow_SS2, 8.0, magnitude=True).astype(float)
+    enlarged_SSC = cv2.resize(image_SSC, (448, 448), interpolation=cv2.INTER_LINEAR)
+    assert np.ptp(expected_SSC) > 127
+    assert abs(enlarged_SSC - expected_SSC).mean() < 1
 
 
 def reference(flow_SS2: np.ndarray, bound: float) -> np.ndarray:
@@ -201,17 +225,17 @@ def test_image_shows_one_flow_and_the_last_one_again() -> None:
 @pytest.mark.parametrize("stack", [1, 4])
 def test_video_of_one_frame_stands_still(stack: int) -> None:
     images_NSSC = encoded(moving(1), stack=stack, encoding="stack")
-    assert images_NSSC.shape == (1, 64, 64, 2 * stack)
+    assert images_NSSC.shape == (1, 56, 56, 2 * stack)
     assert (images_NSSC == 128).all()
     assert (encoded(moving(1)) == 128).all()
 
 
 def test_smaller_flows_hold_the_same_motion() -> None:
-    whole, half = (np.stack(list(open_encoder(side).encode(iter(moving(3))))) for side in (None, 32))
-    assert half.shape == (3, 32, 32, 3)
-    means = whole.reshape(3, 32, 2, 32, 2, 3).mean(axis=(2, 4))
+    whole, half = (np.stack(list(open_encoder(side).encode(iter(moving(3))))) for side in (None, 28))
+    assert half.shape == (3, 28, 28, 3)
+    means = whole.reshape(3, 28, 2, 28, 2, 3).mean(axis=(2, 4))
     assert abs(half - means).max() <= 0.5
-    assert next(open_encoder(32).encode(iter(moving(1)))).shape == (32, 32, 3)
+    assert next(open_encoder(28).encode(iter(moving(1)))).shape == (28, 28, 3)
 
 
 def test_kept_flows_are_single_ones() -> None:
@@ -273,7 +297,7 @@ def video(tmp_path: Path) -> Path:
 @pytest.mark.integration
 @pytest.mark.parametrize("changes", [{}, {"stack": 3}, {"method": "farneback"}, {"image_size": 24}], ids=str)
 def test_decoder_process_makes_the_flow_of_its_frames(video: Path, changes: dict[str, Any]) -> None:
-    flow = open_flow(stream(**changes), CPU)
+    flow = opened(stream(**changes))
     assert isinstance(flow, Derived)
     made: dict[Any, list[np.ndarray]] = {None: [], flow: []}
     for kind, images_NHWC in read_images(video, [None, flow]):
@@ -291,7 +315,7 @@ def test_decoder_process_imports_no_pytorch_and_opencv_only_for_flow() -> None:
     code = (
         "import sys; from runpy import run_path\n"
         "worker = run_path(sys.argv[1]); before = set(sys.modules)\n"
-        "worker['_function']('pipeline_lib.streams.flow.encoder', 'flow_images')(iter([]), 'dis', 64, 8.0, True, 1, 64)\n"
+        "worker['_function']('pipeline_lib.streams.flow.encoder', 'flow_images')(iter([]), 'dis', 64, 56, 8.0, True, 1, 56)\n"
         "print('cv2' in before, 'cv2' in sys.modules, *{'torch', 'pydantic', 'pandas'} & set(sys.modules))\n"
     )
     command = [sys.executable, "-P", "-c", code, decode_worker.__file__]
@@ -302,13 +326,13 @@ def test_decoder_process_imports_no_pytorch_and_opencv_only_for_flow() -> None:
 def test_missing_opencv_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ValueError, match=r"^features\.input = flow: OpenCV cannot be imported .*pip install.*$"):
-        open_flow(stream(), CPU)
+        opened(stream())
 
 
 def test_missing_contrib_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(cv2, "optflow")
     with pytest.raises(ValueError, match=r"^features\.method = tvl1: .*pip install opencv-contrib-python-headless`$"):
-        open_flow(stream(method="tvl1"), CPU)
+        opened(stream(method="tvl1"))
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +369,7 @@ def test_unusable_raft_weights_are_one_line(tmp_path: Path, content: Any, messag
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(ValueError, match=rf"^features\.method_weights: .*{message}.*$"):
-        open_flow(stream(method="raft", method_weights=str(path)), CPU)
+        opened(stream(method="raft", method_weights=str(path)))
 
 
 def test_raft_that_cannot_be_downloaded_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,4 +378,4 @@ def test_raft_that_cannot_be_downloaded_is_one_line(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(raft_module, "raft_small", fail)
     with pytest.raises(ValueError, match=r"^features\.method = raft: .*\(no network\); .*method_weights.*$"):
-        open_flow(stream(method="raft"), CPU)
+        opened(stream(method="raft"))
