@@ -33,7 +33,7 @@ from benchmarks.training import PLAIN_MODELS
 from pipeline_lib.artifacts import file_sha256, layout
 from pipeline_lib.compute.cores import num_cores
 from pipeline_lib.compute.determinism import reproducible
-from pipeline_lib.compute.engine import Needs, num_gpus, open_engine, run_at
+from pipeline_lib.compute.engine import Needs, open_engine, run_at
 from pipeline_lib.compute.gpu_sharing import own_stream
 from pipeline_lib.compute.gpus import count_gpus
 from pipeline_lib.compute.planning import training_needs
