@@ -40,7 +40,7 @@ SHARDS_ON_GPU = 2
 """Shards that run on a GPU at the same time, so that it is not idle between shards."""
 
 LOOKAHEAD_ON_GPU = 16
-"""Arrays of images (up to 8 MB) that each decoder of a GPU may be ahead: 300 frames of 320 x 240 with their flow."""
+"""Arrays of images (up to 64 images and 8 MB) that each decoder of a GPU may be ahead: 300 frames of 320 x 240 with flow."""
 
 MAX_STREAMS = 16
 """Streams kept open: those of a run, or those of each fold when backbones are tuned."""

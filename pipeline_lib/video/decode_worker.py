@@ -30,6 +30,9 @@ IMAGES, END, ERROR = range(3)
 CHUNK_BYTES = 8 << 20
 """Maximum size of the images in one message, unless a single image is larger."""
 
+CHUNK_IMAGES = 64
+"""Maximum number of images in one message, so that small images are not sent long after large ones of the same frames."""
+
 ROOT = Path(__file__).parents[2]
 """Folder that this package is imported from."""
 
@@ -82,10 +85,11 @@ def _function(module: str, name: str) -> Any:
 
 
 def _chunks(images: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    """Yield lists of consecutive images of the same size, up to `CHUNK_BYTES` each."""
+    """Yield lists of consecutive images of the same size, up to `CHUNK_IMAGES` and `CHUNK_BYTES` each."""
     chunk: list[np.ndarray] = []
     for pixels in images:
-        if chunk and (pixels.shape != chunk[0].shape or (len(chunk) + 1) * pixels.nbytes > CHUNK_BYTES):
+        most = min(CHUNK_IMAGES, CHUNK_BYTES // pixels.nbytes)
+        if chunk and (pixels.shape != chunk[0].shape or len(chunk) >= most):
             yield chunk
             chunk = []
         chunk.append(pixels)

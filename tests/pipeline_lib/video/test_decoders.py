@@ -66,6 +66,12 @@ def test_arrays_hold_so_many_bytes_and_are_made_by_the_caller(tmp_path: Path) ->
     assert [shape[0] for shape in shapes] == [most] * (9 // most) + ([9 % most] if 9 % most else [])
 
 
+def test_small_images_are_not_sent_long_after_large_ones():
+    """A whole video of small images would fit into one message, for which all of its large frames would be kept."""
+    chunks = decode_worker._chunks(np.zeros((2, 2, 3), np.uint8) for _ in range(150))
+    assert [len(images) for images in chunks] == [64, 64, 22]
+
+
 @pytest.mark.parametrize(("max_side", "size"), [(None, (96, 128)), (128, (96, 128)), (100, (96, 100)), (64, (64, 64))], ids=str)
 def test_large_frames_are_scaled_down_while_they_are_decoded(tmp_path, max_side, size) -> None:
     """And those that are not large are left as they are, to the bit."""
