@@ -37,8 +37,12 @@ VERSION = "1"
 
 
 def pretrain_backbone(path: Path, *, num_pictures: int, seed: int) -> bool:
-    """Write pretrained weights to `path`, a safetensors file, unless they are there, and return whether they were made."""
-    metadata = {"version": VERSION, "pictures": str(num_pictures), "seed": str(seed)}
+    """Write pretrained weights to `path`, a safetensors file, unless they are there, and return whether they were made.
+
+    Equal weights give equal bytes, because artifacts made with the file depend on them.
+    """
+    # One key: safetensors does not write several in a fixed order.
+    metadata = {"made_from": f"version {VERSION}, {num_pictures} pictures, seed {seed}"}
     if _metadata(path) == metadata:
         return False
     with reproducible(seed, deterministic=True):

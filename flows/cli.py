@@ -208,7 +208,7 @@ def _run(options: argparse.Namespace) -> int:
     wait_for_prefect(os.environ["PREFECT_API_URL"])
     with show_progress():
         summary = har(options.params, conceal(settings), options.until, options.refresh)
-    say_summary(summary)
+    say_summary(summary, workspace)
     if options.summary:
         options.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return 0

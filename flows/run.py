@@ -402,7 +402,7 @@ def open_run(params: Params, *, until: str | None, refresh: Sequence[str]) -> It
         except BaseException as error:
             cancel_work()
             if isinstance(error, FailedWorkError):
-                terminal.say_summary(run.summary)
+                terminal.say_summary(run.summary, workspace.folder)
             run.settle_ended()
             record.close("FAILED" if isinstance(error, Exception) else "KILLED", run)
             raise

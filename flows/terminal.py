@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -120,8 +122,13 @@ def _megabytes(done_bytes: float, total_bytes: float | None, bytes_per_second: f
     return f"{_count(done_bytes / 1e6, total_bytes / 1e6 if total_bytes else None)} MB{rate}"
 
 
-def say_summary(summary: Mapping[str, Any]) -> None:
-    """Print the results tables, and where the report and MLflow's records are."""
+def say_summary(summary: Mapping[str, Any], workspace: Path) -> None:
+    """Print the results tables, and where the report and MLflow's records are.
+
+    Args:
+        summary: the run's.
+        workspace: the folder of the run's workspace on this machine.
+    """
     if summary.get("results"):
         # Its package draws, and loads SciPy for it: more than a second that `har down` need not take.
         from pipeline_lib.report.overview import fusions_overview, pairs_overview, results_overview
@@ -137,7 +144,12 @@ def say_summary(summary: Mapping[str, Any]) -> None:
         say(f"report      {summary['report']}")
     if summary.get("best_params"):
         say(f"best        {summary['best_params']}  (a parameter file for har run)")
-    say(f"MLflow      {summary['mlflow']['tracking_uri']}  (har up shows it in a browser)")
+    from tasks.mlflow.tracking import sqlite_uri
+
+    uri = summary["mlflow"]["tracking_uri"]
+    is_here = uri == sqlite_uri(workspace)
+    option = "" if workspace == Path("workspace").absolute() else f" --workspace {shlex.quote(str(workspace))}"
+    say(f"MLflow      {uri}" + (f"  (har up{option} shows it in a browser)" if is_here else ""))
 
 
 def _say_pairs(overview: Overview, pairs: Sequence[Mapping[str, Any]]) -> None:

@@ -350,11 +350,15 @@ class _Mirror:
                     self._pushed[path.name] = changed
 
 
+def address_of_cache(folder: Path) -> str | None:
+    """Return the address in an object store whose cache a folder is; None if it is none."""
+    owner = folder / OWNER
+    return json.loads(owner.read_text(encoding="utf-8"))["address"] if owner.is_file() else None
+
+
 def _claim(cache: Path, address: str) -> None:
     """Make a folder the cache of an address."""
-    owner = cache / OWNER
-    if owner.is_file():
-        found = json.loads(owner.read_text(encoding="utf-8"))["address"]
+    if found := address_of_cache(cache):
         if found != address:
             raise UserError(f"cache: {cache} is the cache of {found}, not of {address}; choose another folder")
         return
@@ -362,7 +366,7 @@ def _claim(cache: Path, address: str) -> None:
         raise UserError(f"cache: {cache} is a workspace of its own; choose another folder as the cache of {address}")
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        write_durably(owner, json.dumps({"address": address}))
+        write_durably(cache / OWNER, json.dumps({"address": address}))
     except OSError as error:
         raise UserError(f"cache: {cache} cannot be written ({error.strerror}); choose another folder") from None
 

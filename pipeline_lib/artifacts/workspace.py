@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline_lib.artifacts.manifest import digest
 from pipeline_lib.artifacts.remote import Remote, is_remote
-from pipeline_lib.artifacts.shared_store import OWNER, OnTransfer, SharedStore
+from pipeline_lib.artifacts.shared_store import OnTransfer, SharedStore, address_of_cache
 from pipeline_lib.artifacts.store import Store
 from pipeline_lib.errors import UserError
 
@@ -41,8 +41,6 @@ class Workspace(BaseModel):
     def open(self, on_transfer: OnTransfer | None = None) -> Store:
         """Open the workspace's artifacts, creating the folder if needed."""
         if self.address is None:
-            if (self.folder / OWNER).is_file():
-                raise UserError(f"{self.folder} is the cache of a workspace in an object store; give that workspace's address")
             return Store(self.folder)
         return SharedStore(self.folder, Remote(self.address), on_transfer)
 
@@ -51,7 +49,8 @@ def locate_workspace(address: str, cache: str | None = None) -> Workspace:
     """Return where the workspace of this address is.
 
     Args:
-        address: a folder, or an address in an object store, such as s3://bucket/prefix.
+        address: a folder, or an address in an object store, such as s3://bucket/prefix. The folder of an address's cache means
+            that address, with this cache.
         cache: folder of an object store's cache; default: one for each address in HAR_CACHE or ~/.cache/har.
     """
     if is_remote(address):
@@ -59,7 +58,8 @@ def locate_workspace(address: str, cache: str | None = None) -> Workspace:
         return Workspace(folder=Path(cache).expanduser().absolute() if cache else default_cache(address), address=address)
     if "://" in address:
         raise UserError(f"workspace: {address}: give a folder, or an address such as s3://bucket/prefix")
-    return Workspace(folder=Path(address).expanduser().absolute())
+    folder = Path(address).expanduser().absolute()
+    return Workspace(folder=folder, address=address_of_cache(folder))
 
 
 def default_cache(address: str) -> Path:

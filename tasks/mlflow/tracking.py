@@ -250,8 +250,8 @@ def open_tracking(workspace: Path) -> str:
     uri = tracking_uri(TrackingParams(), workspace)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise UserError(
-            f"{workspace}: no run in this workspace yet; start one with `har run`, name another with --workspace, "
-            f"or a server with {ENVIRONMENT_VARIABLE}"
+            f"{workspace}: no run was recorded here; start one with `har run`, name another workspace or cache with "
+            f"--workspace, or a server with {ENVIRONMENT_VARIABLE}"
         )
     if uri.startswith("http"):
         _refuse_silence(uri, workspace)

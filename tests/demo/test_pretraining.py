@@ -48,6 +48,14 @@ def test_the_weights_fit_the_network_of_the_demo_and_are_made_once(tmp_path: Pat
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+def test_equal_weights_are_equal_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("demo.pretraining.EPOCHS", 0)
+    paths = [tmp_path / f"{number}.safetensors" for number in range(8)]
+    for path in paths:
+        pretrain_backbone(path, num_pictures=1, seed=0)
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
 def test_the_demo_reads_the_file_where_it_is_written() -> None:
     params = load_params(PROJECT / "params" / "demo.yaml")
     rgb = params.features.all_streams["rgb"]

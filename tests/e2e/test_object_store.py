@@ -15,7 +15,7 @@ from flows.gc import collect
 from flows.predict import predict
 from flows.verify import verify
 from pipeline_lib.artifacts.remote import Remote
-from pipeline_lib.artifacts.workspace import Workspace, open_workspace
+from pipeline_lib.artifacts.workspace import Workspace, locate_workspace, open_workspace
 from tests.e2e.conftest import TINY, Pipeline
 from tests.e2e.test_caching import HIT
 
@@ -74,7 +74,7 @@ def test_keys_and_contents_are_those_of_a_folder(first, finished):
 
 
 def test_commands_work_on_the_address(first, monkeypatch, capsys, tmp_path):
-    workspace = Workspace(folder=first.folder / "cache", address=ADDRESS)
+    workspace = locate_workspace(str(first.folder / "cache"))
     assert verify(workspace) == 0
     assert collect(workspace, None, 0.0, 1, delete=False) == 0
     assert "dry run, nothing deleted" in capsys.readouterr().out

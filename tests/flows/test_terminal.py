@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 from flows import terminal
 from flows.execution import StageResult
 from pipeline_lib.report.overview import HEADINGS, WITH_INTERVAL, pairs_overview
+from tasks.mlflow.tracking import sqlite_uri
 from tasks.stage import Ref
 
 
@@ -36,7 +39,8 @@ def test_the_summary_shows_models_and_what_needs_none(capsys):
     pair = {"first": "alstm", "second": "lrcn", "difference": 0.1, "p_holm": 0.5}
     results = {"models": [row | {"model": "alstm"}, row | {"model": "lrcn"}], "controls": {}, "pairs": [pair]}
     terminal.say_summary(
-        {"dataset": {}, "models": {"alstm": {}}, "results": results, "report": None, "mlflow": {"tracking_uri": "sqlite:///x"}}
+        {"dataset": {}, "models": {"alstm": {}}, "results": results, "report": None, "mlflow": {"tracking_uri": "sqlite:///x"}},
+        Path(),
     )
     out = capsys.readouterr().out
     assert all(text in out for text in ("alstm", "75.0 [50, 100]", "majority class", "chance", "25.0", "+10.0 [0.5]"))
@@ -62,7 +66,7 @@ def test_the_widest_results_are_shown_whole(capsys):
     ends = {name: [0.62, 1.0] for name in WITH_INTERVAL}
     row = {"num_training_runs": 1, "mean": mean, "standard_deviation": {}, "intervals": ends}
     results = {"models": [row | {"model": "logistic_regression"}], "controls": {}, "pairs": []}
-    terminal.say_summary({"dataset": {}, "models": {}, "results": results, "mlflow": {"tracking_uri": "sqlite:///x"}})
+    terminal.say_summary({"dataset": {}, "models": {}, "results": results, "mlflow": {"tracking_uri": "sqlite:///x"}}, Path())
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "logistic regression" in line]
     assert line.count("100.0 [62, 100]") == len(WITH_INTERVAL)
     assert line.split()[-1] == "57.4"
@@ -76,9 +80,20 @@ def test_a_run_that_ended_before_training_prints_no_table(capsys):
             "results": {},
             "report": None,
             "mlflow": {"tracking_uri": "sqlite:///x"},
-        }
+        },
+        Path(),
     )
     assert capsys.readouterr().out.startswith("leak        184 test videos")
+
+
+def test_how_records_are_shown_is_told_where_they_are(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for folder, hint in (("workspace", "  (har up shows"), ("my cache", f"  (har up --workspace '{tmp_path}/my cache' shows")):
+        uri = sqlite_uri(tmp_path / folder)
+        terminal.say_summary({"dataset": {}, "mlflow": {"tracking_uri": uri}}, tmp_path / folder)
+        assert capsys.readouterr().out == f"MLflow      {uri}{hint} it in a browser)\n"
+    terminal.say_summary({"dataset": {}, "mlflow": {"tracking_uri": "http://server:5000"}}, tmp_path / "workspace")
+    assert capsys.readouterr().out == "MLflow      http://server:5000\n"
 
 
 def test_a_download_shows_its_rate():

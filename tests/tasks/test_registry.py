@@ -179,7 +179,7 @@ def test_a_source_that_is_none_is_one_clear_line(tracked: Tracked, source: str, 
 
 
 def test_a_workspace_without_runs_or_models_says_what_to_do(tmp_path: Path):
-    with pytest.raises(ValueError, match="no run in this workspace yet"):
+    with pytest.raises(ValueError, match=r"no run was recorded here; .* name another workspace or cache with --workspace"):
         loading.open_predictor(loading.DEFAULT, Workspace(folder=tmp_path))
     assert list(tmp_path.iterdir()) == []
     tracking.init_tracking(TrackingParams(), tmp_path)

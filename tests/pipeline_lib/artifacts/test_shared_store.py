@@ -242,8 +242,6 @@ def test_a_cache_belongs_to_one_workspace(machine, tmp_path):
     machine("a").make(RECIPE, write(hello="hello"))
     with pytest.raises(UserError, match=r"a is the cache of file://.*bucket, not of s3://other; choose another folder"):
         SharedStore(tmp_path / "a", Remote("s3://other"))
-    with pytest.raises(UserError, match="is the cache of a workspace in an object store"):
-        Workspace(folder=tmp_path / "a").open()
     (tmp_path / "disk/artifacts").mkdir(parents=True)
     with pytest.raises(UserError, match="is a workspace of its own"):
         SharedStore(tmp_path / "disk", Remote("s3://other"))
@@ -312,6 +310,16 @@ def test_each_address_has_its_own_cache(monkeypatch, tmp_path):
     assert default_cache("s3://bucket/team") != default_cache("s3://bucket-team")
     assert locate_workspace("s3://bucket/team/").folder == default_cache("s3://bucket/team")
     assert locate_workspace("s3://bucket/team", str(tmp_path / "mine")).folder == tmp_path / "mine"
+
+
+def test_a_cache_means_the_workspace_that_it_belongs_to(machine, tmp_path, address):
+    made = machine("a").make(RECIPE, write(hello="hello"))
+    machine("b")
+    workspace = locate_workspace(str(tmp_path / "b"))
+    assert workspace == Workspace(folder=tmp_path / "b", address=address)
+    with open_workspace(workspace) as store:
+        assert [artifact.manifest for artifact in store.artifacts()] == [made.manifest]
+    assert locate_workspace(str(tmp_path)) == Workspace(folder=tmp_path)
 
 
 def test_an_empty_workspace_can_be_opened(address):
