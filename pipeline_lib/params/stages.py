@@ -260,7 +260,7 @@ class StreamParams(Section):
         )
         values = {name: value for name, value in super().recipe().items() if name not in unused}
         if self.input == "flow":
-            values |= {"encoding": self.flow_encoding, "method": FLOW_VERSIONS.get(self.method, self.method)}
+            values |= {"encoding": self.flow_encoding} | FLOW_VERSIONS.get(self.method, {})
         return values
 
 
@@ -272,8 +272,8 @@ def path_of_weights(weights: str) -> Path | None:
     return None if WEIGHTS_WORD.fullmatch(weights) else Path(weights).expanduser()
 
 
-FLOW_VERSIONS = {"dis": "dis-2"}
-"""Methods that gave other flow in an earlier version of this package."""
+FLOW_VERSIONS = {"dis": {"method_version": 2}}
+"""What a recipe says of methods that gave other flow in an earlier version of this package."""
 
 FLOW_KEYS = ("method", "method_weights", "stack", "encoding", "bound")
 """Keys of `StreamParams` that only streams of optical flow have."""
