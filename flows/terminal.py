@@ -59,7 +59,7 @@ def say_stage(stage: str, result: StageResult) -> None:
 
 
 def _busy(result: StageResult) -> str:
-    """Return the share of the device's time that each step of a stage was busy; the steps overlap."""
+    """Return the share of the shards' time that each step was busy. Steps overlap, and so do shards on a GPU."""
     seconds = Counter[str]()
     for ref in result.refs:
         seconds.update(ref.counts.get("busy_seconds", {}) if ref.made else {})
@@ -73,7 +73,8 @@ def _busy(result: StageResult) -> str:
 def _totals(result: StageResult) -> dict[str, int]:
     shown = ("classes", "videos", "clips", "frames", "quarantined", "epochs", "successes", "failures")
     totals: dict[str, int] = {}
-    for ref in result.refs:
+    refs = result.refs[:1] if result.refs[0].stage == "chunk" else result.refs  # folds have the same videos
+    for ref in refs:
         for key in shown:
             value = ref.counts.get(key, 0)
             totals[key] = totals.get(key, 0) + (sum(value.values()) if isinstance(value, dict) else value)

@@ -72,7 +72,7 @@ def extract_features(
 
     Returns:
         for each stream `clips`, `frames` and `busy_seconds`. The latter holds the seconds of `network` and `writing` (they
-        overlap), `waiting_for_frames`, and `all`: the stream's share of the device's time.
+        overlap), `waiting_for_frames`, and `all`: the stream's share of the shard's time.
 
     Raises:
         UserError: a video's frame count differs from `videos.parquet`, or a backbone, weights or a device are not available.
@@ -182,12 +182,11 @@ class _Job:
             num_frames / seconds,
             shares,
         )
-        sharing = SHARDS_ON_GPU if self.stream.encoder.device.type == "cuda" else 1
         return {
             "clips": num_clips,
             "frames": num_frames,
             "bytes_in_memory": self._writer.bytes_in_memory,
-            "busy_seconds": self.timings.rounded(seconds / sharing),
+            "busy_seconds": self.timings.rounded(seconds),
         }
 
 

@@ -9,13 +9,19 @@ from tasks.mlflow.tracking import sqlite_uri
 from tasks.stage import Ref
 
 
-def ref(**counts):
-    return Ref(stage="features", key="k", content_key="c", counts=counts, seconds=2.0, made=True)
+def ref(stage="features", **counts):
+    return Ref(stage=stage, key="k", content_key="c", counts=counts, seconds=2.0, made=True)
 
 
 def test_a_stage_is_one_line_with_its_counts_summed_over_shards(capsys):
     terminal.say_stage("features", StageResult([ref(clips=3, frames=1000), ref(clips=4, frames=500)]))
     assert capsys.readouterr().out == "features   computed           4.0 s   7 clips, 1,500 frames\n"
+
+
+def test_the_videos_of_all_folds_are_the_same_and_counted_once(capsys):
+    folds = [ref("chunk", classes=5, videos={"train": train, "test": 193 - train}, clips=541) for train in (100, 120)]
+    terminal.say_stage("chunk", StageResult(folds))
+    assert capsys.readouterr().out == "chunk      computed           4.0 s   5 classes, 193 videos, 541 clips\n"
 
 
 def test_what_a_stage_was_busy_with_is_told_of_what_was_made(capsys):

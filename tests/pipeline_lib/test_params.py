@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.params import MODELS, STAGES, EvaluateParams, ModelParams, Params, TrainParams, load_params
+from pipeline_lib.params import MODELS, STAGES, EvaluateParams, ModelParams, Params, StreamParams, TrainParams, load_params
 
 PARAMS = sorted((Path(__file__).parents[2] / "params").glob("*.yaml"))
 
@@ -251,6 +251,17 @@ def test_overrides_hold_for_a_model_on_every_stream_or_on_one():
     assert (train.of("alstm").units, train.of("alstm@flow").units) == (8, 16)
     assert train.of("alstm@flow").dropout == 0.1
     assert train.of("alstm@clip3d") == train.of("alstm")
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"input": "flow"}, {"input": "flow", "stack": 5, "method": "tvl1"}, {"input": "clip"}], ids=str
+)
+def test_a_streams_recipe_gives_the_stream_again(values):
+    """Models are registered with the streams of their features' recipes."""
+    stream = StreamParams(**values)
+    recipe = stream.recipe()
+    again = StreamParams(**{name: recipe[name] for name in StreamParams.model_fields if name in recipe})
+    assert again.recipe() == recipe
 
 
 def test_recipes_hold_what_a_stream_is_made_from():
