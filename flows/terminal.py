@@ -73,7 +73,8 @@ def _busy(result: StageResult) -> str:
 def _totals(result: StageResult) -> dict[str, int]:
     shown = ("classes", "videos", "clips", "frames", "quarantined", "epochs", "successes", "failures")
     totals: dict[str, int] = {}
-    refs = result.refs[:1] if result.refs[0].stage == "chunk" else result.refs  # folds have the same videos
+    is_chunk = {ref.stage for ref in result.refs} == {"chunk"}
+    refs = result.refs[:1] if is_chunk else result.refs  # folds have the same videos
     for ref in refs:
         for key in shown:
             value = ref.counts.get(key, 0)
