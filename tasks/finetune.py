@@ -15,7 +15,7 @@ from tasks.features import backbone_recipe, with_absolute_weights
 from tasks.progress import advance
 from tasks.stage import Context, Ref, stage
 
-VERSION = "finetune-4"
+VERSION = "finetune-5"
 
 
 def recipe(
