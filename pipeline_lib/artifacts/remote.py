@@ -47,6 +47,8 @@ CREDENTIALS = {
     "file": "the folder's permissions",
 }
 """What to check if access is denied, by scheme."""
+METADATA_HOSTS = ("169.254.169.254", "metadata.google.internal")
+"""Where obstore asks for credentials if the environment has none; only a cloud's own machines get an answer."""
 
 OnBytes = Callable[[int], None]
 """Called with the number of bytes that were transferred."""
@@ -66,7 +68,7 @@ class Object(NamedTuple):
 
 def is_remote(address: str) -> bool:
     """Return whether a workspace's address is in an object store."""
-    return address.startswith(SCHEMES)
+    return address.startswith(SCHEMES) and bool(address.partition("://")[2].strip("/"))
 
 
 class Remote:
@@ -79,12 +81,13 @@ class Remote:
             UserError: the address or the configuration is not valid.
         """
         self.address = address.rstrip("/")
-        if not self.address.startswith(SCHEMES) or self.address + "/" in SCHEMES:
+        if not is_remote(address):
             raise UserError(f"workspace: {address}: give a folder, or an address such as s3://bucket/prefix")
+        options = _options(self.address, retry_seconds)
         try:
-            self._store = from_url(self.address, **_options(self.address, retry_seconds))
+            self._store = from_url(self.address, **options)
         except (exceptions.BaseError, ValueError, OSError) as error:
-            raise UserError(f"workspace: {self.address}: {_first_line(error)}") from None
+            raise UserError(f"workspace: {self.address}: {_first_line(error)}; check {self._credentials}") from None
 
     # Objects
 
@@ -238,14 +241,23 @@ class Remote:
         except (FileNotFoundError, UserError):
             raise
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-            check = CREDENTIALS[self.address.partition("://")[0]]
-            raise UserError(f"workspace: {self.address}: access is denied; check {check} ({_first_line(error)})") from None
+            raise UserError(
+                f"workspace: {self.address}: access is denied; check {self._credentials} ({_first_line(error)})"
+            ) from None
         except (exceptions.BaseError, ConnectionError, TimeoutError) as error:  # not a full disk of this machine
+            if is_last and any(host in str(error) for host in METADATA_HOSTS):
+                raise UserError(
+                    f"workspace: {self.address}: no credentials were found; check {self._credentials} ({_first_line(error)})"
+                ) from None
             if is_last:
                 raise UserError(
                     f"workspace: {self.address}: the object store does not answer; finished work is kept in the cache, "
                     f"run again when it is back ({_first_line(error)})"
                 ) from None
+
+    @property
+    def _credentials(self) -> str:
+        return CREDENTIALS[self.address.partition("://")[0]]
 
 
 def folder_of(stage: str, key: str) -> str:
@@ -271,7 +283,9 @@ def _options(address: str, retry_seconds: float) -> dict[str, Any]:
     if address.startswith("s3://"):
         options["checksum_algorithm"] = "sha256"
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if address.startswith("s3://") else ("AZURE_STORAGE_ENDPOINT",)
-    endpoint = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    name, endpoint = next(((name, os.environ[name]) for name in names if os.environ.get(name)), ("", ""))
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        raise UserError(f"{name}: {endpoint}: give an address such as https://objects.lab")
     options["client_options"]["allow_http"] = endpoint.startswith("http://")
     return options
 

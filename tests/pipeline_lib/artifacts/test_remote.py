@@ -109,6 +109,24 @@ def test_a_wrong_secret_is_one_line(with_object_store, monkeypatch):
     assert "wrong" not in str(caught.value)
 
 
+def test_an_environment_without_credentials_is_one_line(with_object_store, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(UserError, match=r"s3://lab/x: .*AccessKeyId; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY") as caught:
+        Remote("s3://lab/x")
+    assert len(str(caught.value).splitlines()) == 1
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    message = r"^workspace: s3://lab/x: no credentials were found; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
+    with pytest.raises(UserError, match=message):
+        Remote("s3://lab/x", retry_seconds=1).get("some")
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:9000", "objects.lab", "htp://objects.lab"])
+def test_an_endpoint_that_is_no_address_is_one_line(endpoint, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(UserError, match=f"^AWS_ENDPOINT_URL: {endpoint}: give an address such as https://"):
+        Remote("s3://lab/x")
+
+
 def test_changed_and_lost_files_are_found(remote, folder, tmp_path):
     manifest = manifest_of(folder)
     remote.upload("chunk", "k", folder, manifest.files)
