@@ -91,5 +91,5 @@ def _create(workspace: Path) -> None:
         workspace.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"workspace: {workspace} cannot be created as a folder ({error.strerror}); choose another, or for a bucket another cache"
+            f"workspace: {workspace} cannot be created as a folder ({error.strerror}); choose another folder or cache"
         ) from None
