@@ -378,9 +378,8 @@ def _shared(store: Store, max_bytes: float) -> Iterator[list[Ref]]:
         return
     with hold_lease(store.remote.address, "run"):
         store.trim(max_bytes)
-        try:
-            yield named
-        finally:
+        yield named  # after an error the next run trims, as the store may be away
+        with suppress(UserError):
             store.trim(max_bytes, keep=named)
 
 
