@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,9 @@ CREDENTIALS = {
 """What to check if access is denied, by scheme."""
 METADATA_HOSTS = ("169.254.169.254", "metadata.google.internal")
 """Where obstore asks for credentials if the environment has none; only a cloud's own machines get an answer."""
+_DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+_ANSWER_DENIED = re.compile("status code: 40[13]")
+"""In the errors of list requests, which obstore does not classify."""
 
 OnBytes = Callable[[int], None]
 """Called with the number of bytes that were transferred."""
@@ -240,24 +244,25 @@ class Remote:
             yield
         except (FileNotFoundError, UserError):
             raise
-        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-            raise UserError(
-                f"workspace: {self.address}: access is denied; check {self._credentials} ({_first_line(error)})"
-            ) from None
         except (exceptions.BaseError, ConnectionError, TimeoutError) as error:  # not a full disk of this machine
-            if is_last and any(host in str(error) for host in METADATA_HOSTS):
-                raise UserError(
-                    f"workspace: {self.address}: no credentials were found; check {self._credentials} ({_first_line(error)})"
-                ) from None
-            if is_last:
-                raise UserError(
-                    f"workspace: {self.address}: the object store does not answer; finished work is kept in the cache, "
-                    f"run again when it is back ({_first_line(error)})"
-                ) from None
+            if is_last or isinstance(error, _DENIED):
+                raise UserError(self._explain(error)) from None
 
     @property
     def _credentials(self) -> str:
         return CREDENTIALS[self.address.partition("://")[0]]
+
+    def _explain(self, error: Exception) -> str:
+        reason = _first_line(error)
+        if any(host in reason for host in METADATA_HOSTS):
+            fault = f"no credentials were found; check {self._credentials}"
+        elif isinstance(error, _DENIED) or _ANSWER_DENIED.search(reason):
+            fault = f"access is denied; check {self._credentials}"
+        elif "status code: 404" in reason:  # to a list request: one for an object is a FileNotFoundError
+            fault = "no such bucket; create it first"
+        else:
+            fault = "the object store does not answer; finished work is kept in the cache, run again when it is back"
+        return f"workspace: {self.address}: {fault} ({reason})"
 
 
 def folder_of(stage: str, key: str) -> str:

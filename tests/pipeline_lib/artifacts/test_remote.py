@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,37 @@ def test_a_wrong_secret_is_one_line(with_object_store, monkeypatch):
         Remote("s3://lab/x").put("some", b"")
     assert len(str(caught.value).splitlines()) == 1
     assert "wrong" not in str(caught.value)
+    with pytest.raises(UserError, match=r"access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"):
+        list(Remote("s3://lab/x").objects("artifacts/"))
+
+
+class NoBucket(BaseHTTPRequestHandler):
+    """Answers as S3 does if there is no such bucket; SeaweedFS makes one instead."""
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        body = b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>NoSuchBucket</Code></Error>'
+        self.send_response(404)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_PUT = answer
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_a_bucket_that_does_not_exist_is_one_line(with_object_store, monkeypatch):
+    with ThreadingHTTPServer(("127.0.0.1", 0), NoBucket) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        remote = Remote("s3://nowhere/x")
+        for request in (lambda: remote.put("some", b""), lambda: list(remote.objects("artifacts/"))):
+            with pytest.raises(UserError, match=r"^workspace: s3://nowhere/x: no such bucket; create it first") as caught:
+                request()
+            assert len(str(caught.value).splitlines()) == 1
+        server.shutdown()
 
 
 def test_an_environment_without_credentials_is_one_line(with_object_store, monkeypatch):
