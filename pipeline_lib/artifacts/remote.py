@@ -30,7 +30,7 @@ from pipeline_lib.artifacts.digests import Digest, stamp_of
 from pipeline_lib.artifacts.manifest import MANIFEST, FileRecord, Manifest
 from pipeline_lib.errors import UserError
 
-SCHEMES = ("s3://", "gs://", "az://", "file://")
+SCHEMES = ("s3://", "gs://", "az://", "file:///")
 RETRY_SECONDS = 120
 MAX_RETRIES = 1000
 """The time ends the retries, not their number."""

@@ -301,7 +301,7 @@ def test_a_dead_holder_is_taken_over_and_a_living_one_is_not(machine):
         assert [holder.purpose for holder in live_holders(remote, expire=1.0).values()] == ["run"]
 
 
-@pytest.mark.parametrize("address", ["s3://", "s3:///", "ftp://bucket/prefix", "http://host/bucket"])
+@pytest.mark.parametrize("address", ["s3://", "s3:///", "file://team", "ftp://bucket/prefix", "http://host/bucket"])
 def test_other_addresses_are_refused(address):
     with pytest.raises(UserError, match="give a folder, or an address such as s3://bucket/prefix"):
         locate_workspace(address)
