@@ -36,7 +36,6 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import psutil
-from obstore.store import from_url
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -50,6 +49,7 @@ from flows.services import _temporary, start_temporary_prefect, stop_temporary_p
 from flows.terminal import quiet_prefect
 from pipeline_lib.artifacts import Recipe, Store, layout
 from pipeline_lib.artifacts.manifest import MANIFEST
+from pipeline_lib.artifacts.remote import Remote
 from pipeline_lib.artifacts.tables import CollectionVideo, read_clips, read_shards, read_videos, video_paths
 from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.chunk import check_trainable, chunk_collection
@@ -441,11 +441,11 @@ def print_prefect(context: Context, num_tasks: int) -> None:
 
 def print_requests(url: str) -> None:
     """Print milliseconds of small requests to an object store, one and `AT_ONCE` at a time; keys are in the environment."""
-    store, names = from_url(url), [f"million/{number}" for number in range(NUM_REQUESTS)]
+    store, names = Remote(url), [f"million/{number}" for number in range(NUM_REQUESTS)]
     kinds: dict[str, Callable[[str], object]] = {
         "put of 30 kB": lambda name: store.put(name, bytes(30_000)),
-        "get of 30 kB": lambda name: len(store.get(name).bytes()),
-        "delete": store.delete,
+        "get of 30 kB": store.get,
+        "delete": lambda name: store.delete([name]),
     }
     for kind, request in kinds.items():
         for at_once in (1, AT_ONCE) if kind != "delete" else (AT_ONCE,):

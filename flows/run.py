@@ -366,17 +366,21 @@ def _of(features: Mapping[str, Sequence[Future]], streams: Iterable[str]) -> dic
 
 
 @contextmanager
-def _shared(store: Store, max_bytes: float) -> Iterator[None]:
-    """Hold a lease on a workspace in an object store, and keep its cache within its limit before and after the block."""
+def _shared(store: Store, max_bytes: float) -> Iterator[list[Ref]]:
+    """Hold a lease on a workspace in an object store, and keep its cache within its limit before and after the block.
+
+    Yields:
+        a list for the artifacts that stay in the cache whatever its limit, as the summary names their files.
+    """
+    named: list[Ref] = []
     if not isinstance(store, SharedStore):
-        yield
+        yield named
         return
     with hold_lease(store.remote.address, "run"):
         store.trim(max_bytes)
-        try:
-            yield
-        finally:
-            store.trim(max_bytes)
+        yield named  # after an error the next run trims, as the store may be away
+        with suppress(UserError):
+            store.trim(max_bytes, keep=named)
 
 
 @contextmanager
@@ -387,7 +391,11 @@ def open_run(params: Params, *, until: str | None, refresh: Sequence[str]) -> It
         raise UserError(f"{unknown[0]} is not a stage; the stages are {', '.join(STAGES)}")
     workspace = locate_workspace(params.workspace, params.cache)
     context = Context(workspace=workspace, refresh=tuple(refresh))
-    with hold_workspace(workspace.folder), _shared(context.store, cache_bytes(params)), engine_for(params, context.store):
+    with (
+        hold_workspace(workspace.folder),
+        _shared(context.store, cache_bytes(params)) as named,
+        engine_for(params, context.store),
+    ):
         context.store.remove_drafts()
         progress.begin()
         record = records.open_record(params, workspace, workspace_id(workspace.folder))
@@ -397,6 +405,7 @@ def open_run(params: Params, *, until: str | None, refresh: Sequence[str]) -> It
                 yield run
             run.gather()
             run.summary.update(summary.summarise(run, record))
+            named += [ref for stage in ("train", "report") for ref in run.refs[stage].values()]
             run.raise_failures()
             record.close("FINISHED", run)
         except BaseException as error:

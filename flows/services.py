@@ -74,6 +74,8 @@ def start_services(workspace: Path, wanted: Wanted, say: Callable[[str], None]) 
         UserError: a port is in use, the database or object store cannot be used, or a service did not become healthy.
     """
     services = running_services(workspace)
+    if services:
+        say(f"already running, with the options of their start: {', '.join(services)}; `har down` stops them")
     for name, port in (("prefect", wanted.prefect_port), ("mlflow", wanted.mlflow_port)):
         if name not in services:
             _refuse_port(name, wanted.host, port)

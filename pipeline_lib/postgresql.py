@@ -27,7 +27,8 @@ MAINTENANCE = "postgres"
 """Database that every server has."""
 CONNECT_SECONDS = 10
 DRIVERS = ("psycopg", "asyncpg")
-ACCEPTED = "postgresql://USER:PASSWORD@HOST:PORT/NAME, with special characters of the password as %XX"
+ACCEPTED = "postgresql://HOST:PORT/NAME, with USER:PASSWORD@ before HOST, and special characters of the password as %XX"
+"""In this order because messages are printed with `***` for what stands before an @ of an address."""
 MAY_CREATE: LiteralString = (
     "select has_schema_privilege(current_schema(), 'CREATE') and has_database_privilege(current_database(), 'CREATE')"
 )
@@ -83,6 +84,8 @@ def connect(url: URL, key: str, **options: Any) -> Connection[tuple[Any, ...]]:
         return psycopg.connect(**values, connect_timeout=CONNECT_SECONDS, application_name="har", autocommit=True)
     except psycopg.OperationalError as error:
         reason = " ".join(str(error).split())
+        if "no password supplied" in reason:
+            reason = "it asks for a password; put it into PGPASSWORD or ~/.pgpass"
         raise UserError(f"{key}: the database at {url.host}:{url.port or 5432} cannot be used: {reason}") from None
 
 

@@ -100,7 +100,7 @@ class Lease:
                 self._remote.put(self._path, self._content)
                 self._seen = time.monotonic()
             except UserError as error:
-                logger.warning("%s", error)
+                logger.warning("the run goes on, but could not say so: %s", error)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from pipeline_lib.artifacts.digests import Digest, stamp_of
 from pipeline_lib.artifacts.manifest import MANIFEST, FileRecord, Manifest
 from pipeline_lib.errors import UserError
 
-SCHEMES = ("s3://", "gs://", "az://", "file://")
+SCHEMES = ("s3://", "gs://", "az://", "file:///")
 RETRY_SECONDS = 120
 MAX_RETRIES = 1000
 """The time ends the retries, not their number."""
@@ -47,6 +48,11 @@ CREDENTIALS = {
     "file": "the folder's permissions",
 }
 """What to check if access is denied, by scheme."""
+METADATA_HOSTS = ("169.254.169.254", "metadata.google.internal")
+"""Where obstore asks for credentials if the environment has none; only a cloud's own machines get an answer."""
+_DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+_ANSWER_DENIED = re.compile("status code: 40[13]")
+"""In the errors of list requests, which obstore does not classify."""
 
 OnBytes = Callable[[int], None]
 """Called with the number of bytes that were transferred."""
@@ -66,7 +72,7 @@ class Object(NamedTuple):
 
 def is_remote(address: str) -> bool:
     """Return whether a workspace's address is in an object store."""
-    return address.startswith(SCHEMES)
+    return address.startswith(SCHEMES) and bool(address.partition("://")[2].strip("/"))
 
 
 class Remote:
@@ -79,12 +85,13 @@ class Remote:
             UserError: the address or the configuration is not valid.
         """
         self.address = address.rstrip("/")
-        if not self.address.startswith(SCHEMES) or self.address + "/" in SCHEMES:
+        if not is_remote(address):
             raise UserError(f"workspace: {address}: give a folder, or an address such as s3://bucket/prefix")
+        options = _options(self.address, retry_seconds)
         try:
-            self._store = from_url(self.address, **_options(self.address, retry_seconds))
+            self._store = from_url(self.address, **options)
         except (exceptions.BaseError, ValueError, OSError) as error:
-            raise UserError(f"workspace: {self.address}: {_first_line(error)}") from None
+            raise UserError(f"workspace: {self.address}: {_first_line(error)}; check {self._credentials}") from None
 
     # Objects
 
@@ -237,15 +244,25 @@ class Remote:
             yield
         except (FileNotFoundError, UserError):
             raise
-        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-            check = CREDENTIALS[self.address.partition("://")[0]]
-            raise UserError(f"workspace: {self.address}: access is denied; check {check} ({_first_line(error)})") from None
         except (exceptions.BaseError, ConnectionError, TimeoutError) as error:  # not a full disk of this machine
-            if is_last:
-                raise UserError(
-                    f"workspace: {self.address}: the object store does not answer; finished work is kept in the cache, "
-                    f"run again when it is back ({_first_line(error)})"
-                ) from None
+            if is_last or isinstance(error, _DENIED):
+                raise UserError(self._explain(error)) from None
+
+    @property
+    def _credentials(self) -> str:
+        return CREDENTIALS[self.address.partition("://")[0]]
+
+    def _explain(self, error: Exception) -> str:
+        reason = _first_line(error)
+        if any(host in reason for host in METADATA_HOSTS):
+            fault = f"no credentials were found; check {self._credentials}"
+        elif isinstance(error, _DENIED) or _ANSWER_DENIED.search(reason):
+            fault = f"access is denied; check {self._credentials}"
+        elif "status code: 404" in reason:  # to a list request: one for an object is a FileNotFoundError
+            fault = "no such bucket; create it first"
+        else:
+            fault = "the object store does not answer; finished work is kept in the cache, run again when it is back"
+        return f"workspace: {self.address}: {fault} ({reason})"
 
 
 def folder_of(stage: str, key: str) -> str:
@@ -271,7 +288,9 @@ def _options(address: str, retry_seconds: float) -> dict[str, Any]:
     if address.startswith("s3://"):
         options["checksum_algorithm"] = "sha256"
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if address.startswith("s3://") else ("AZURE_STORAGE_ENDPOINT",)
-    endpoint = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    name, endpoint = next(((name, os.environ[name]) for name in names if os.environ.get(name)), ("", ""))
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        raise UserError(f"{name}: {endpoint}: give an address such as https://objects.lab")
     options["client_options"]["allow_http"] = endpoint.startswith("http://")
     return options
 

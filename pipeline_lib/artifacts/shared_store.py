@@ -286,10 +286,10 @@ class SharedStore(Store):
             ended.set()
             thread.join()
 
-    def trim(self, max_bytes: float) -> int:
+    def trim(self, max_bytes: float, keep: Iterable[Reference] = ()) -> int:
         """Delete the least recently used artifacts of the cache until it takes at most `max_bytes`; return the bytes deleted.
 
-        Only what the object store has is deleted, and nothing while another process uses the cache.
+        Only what the object store has is deleted, nothing of `keep`, and nothing at all while another process uses the cache.
         """
         if max_bytes == inf:
             return 0
@@ -299,10 +299,11 @@ class SharedStore(Store):
             folders = sorted((self.workspace / "artifacts").glob("*/[!.]*"), key=_modified)
             sizes = {folder: folder_bytes(folder) for folder in folders}
             total = before = sum(sizes.values())
+            kept = {self.directory(reference.stage, reference.key) for reference in keep}
             for folder, size in sizes.items():
                 if total <= max_bytes:
                     break
-                if self.remote.manifest(folder.parent.name, folder.name) is None:
+                if folder in kept or self.remote.manifest(folder.parent.name, folder.name) is None:
                     continue
                 shutil.rmtree(folder)
                 self.digests.forget(folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline_lib.artifacts.lease import SECONDS_TO_ANSWER
 from pipeline_lib.artifacts.manifest import digest
 from pipeline_lib.artifacts.remote import Remote, is_remote
 from pipeline_lib.artifacts.shared_store import OnTransfer, SharedStore, address_of_cache
@@ -73,10 +74,12 @@ def open_workspace(workspace: Workspace, on_transfer: OnTransfer | None = None) 
     """Open the store of an existing workspace.
 
     Raises:
-        UserError: there is no workspace.
+        UserError: there is no workspace, or its object store does not answer.
     """
     if workspace.address is None and not (workspace.folder / "artifacts").is_dir():
         raise UserError(f"{workspace.folder}: no artifacts there; give the workspace of your runs with --workspace")
+    if workspace.address is not None:
+        next(Remote(workspace.address, SECONDS_TO_ANSWER).objects("leases/"), None)  # a mistyped address is told at once
     store = workspace.open(on_transfer)
     try:
         yield store

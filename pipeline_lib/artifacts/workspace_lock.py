@@ -32,7 +32,7 @@ def hold_workspace(workspace: Path) -> Iterator[None]:
             file.seek(0)
             raise WorkspaceBusyError(
                 f"{workspace}: another run (process {file.read().strip() or 'unknown'}) is using this workspace; "
-                "wait for it, or choose another with --set workspace=FOLDER"
+                "wait for it, or choose another with --set workspace=FOLDER, or with a bucket another --set cache=FOLDER"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -90,4 +90,6 @@ def _create(workspace: Path) -> None:
     try:
         workspace.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"workspace: {workspace} cannot be created as a folder ({error.strerror}); choose another") from None
+        raise UserError(
+            f"workspace: {workspace} cannot be created as a folder ({error.strerror}); choose another folder or cache"
+        ) from None

@@ -13,9 +13,12 @@ import pytest
 from flows.doctor import examine
 from flows.gc import collect
 from flows.predict import predict
+from flows.run import _shared as shared
 from flows.verify import verify
 from pipeline_lib.artifacts.remote import Remote
+from pipeline_lib.artifacts.shared_store import SharedStore
 from pipeline_lib.artifacts.workspace import Workspace, locate_workspace, open_workspace
+from pipeline_lib.errors import UserError
 from tests.e2e.conftest import TINY, Pipeline
 from tests.e2e.test_caching import HIT
 
@@ -64,6 +67,29 @@ def test_another_machine_makes_nothing_again(first, machine):
     assert Path(summary["report"]).is_file()
     cache = second.folder / "cache" / "artifacts"
     assert not files(cache / "features") - {"manifest.json"}, "features were not needed"
+
+
+def test_a_cache_smaller_than_a_run_keeps_what_the_summary_names(first, machine):
+    small = machine("small")
+    summary = small.run("cache_gb=0.00001")
+    assert Path(summary["report"]).is_file()
+    assert all(Path(model["checkpoint"]).is_file() for model in summary["models"].values())
+    kept = {path.parent.parent.name for path in (small.folder / "cache" / "artifacts").glob("*/*/manifest.json")}
+    assert kept == {"train", "report"}
+
+
+def test_a_run_that_the_store_left_does_not_wait_for_it_again(first, monkeypatch):
+    store = locate_workspace(str(first.folder / "cache")).open()
+    assert isinstance(store, SharedStore)
+    monkeypatch.setattr(store, "trim", lambda *arguments, **options: trimmed.append(arguments))
+    trimmed: list[tuple[float]] = []
+    with pytest.raises(UserError, match="does not answer"), shared(store, 1.0):
+        raise UserError("the object store does not answer")
+    assert trimmed == [(1.0,)]
+    with shared(store, 1.0):
+        pass
+    assert trimmed == [(1.0,)] * 3
+    store.close()
 
 
 def test_keys_and_contents_are_those_of_a_folder(first, finished):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
+import psutil
 import pytest
 
 from flows import record_stores
 from flows.record_stores import open_stores
+from flows.service_state import Service, remember_services
 from flows.services import Wanted, _plan, start_services
 from pipeline_lib.errors import UserError
 from tasks.mlflow import tracking
@@ -101,3 +104,13 @@ def test_a_port_in_use_is_named(tmp_path):
 
 def test_the_wildcard_is_reached_by_loopback():
     assert Wanted(host="0.0.0.0").url(5000) == Wanted().url(5000) == "http://127.0.0.1:5000"
+
+
+def test_options_that_come_too_late_are_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.services._answers", lambda address: True)
+    created = psutil.Process().create_time()
+    names = ("prefect", "mlflow", "deployments")
+    remember_services(tmp_path, {name: Service(name, os.getpid(), created, "http://127.0.0.1:1", "log") for name in names})
+    said: list[str] = []
+    start_services(tmp_path, Wanted(database="postgresql://team@db.lab/har"), said.append)
+    assert said[0].startswith("already running, with the options of their start: prefect, mlflow, deployments; ")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from pipeline_lib import postgresql as module
+from pipeline_lib.addresses import redact_text
 from pipeline_lib.errors import UserError
 from pipeline_lib.postgresql import for_asyncpg, make_databases, reveal
 from tests.servers import PASSWORD, QUOTED
 
 pytestmark = pytest.mark.integration
 
-SHAPE = "not an address like postgresql://USER:PASSWORD@HOST:PORT/NAME"
+SHAPE = "not an address like postgresql://HOST:PORT/NAME, with USER:PASSWORD@ before HOST"
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,7 @@ def test_a_wrong_address_is_refused_in_one_line_without_its_password(address, me
         make_databases(address, ["mlflow"], "--database")
     assert "s3cret" not in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+    assert redact_text(str(error.value)) == str(error.value), "the hint is printed as it is"
 
 
 def test_a_missing_driver_is_named(monkeypatch):
@@ -64,6 +66,13 @@ def test_a_wrong_password_is_said(postgresql):
     with pytest.raises(UserError, match=r"cannot be used: .*password authentication failed") as error:
         make_databases(postgresql.address(password=":wrong"), ["mlflow"])
     assert "wrong" not in str(error.value)
+
+
+def test_without_a_password_its_places_are_named(postgresql, tmp_path, monkeypatch):
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    monkeypatch.setenv("PGPASSFILE", str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"cannot be used: it asks for a password; put it into PGPASSWORD or ~/.pgpass$"):
+        make_databases(postgresql.address(password=""), ["mlflow"])
 
 
 def test_a_user_without_privileges_is_told_what_to_ask_for(postgresql):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,55 @@ def test_a_wrong_secret_is_one_line(with_object_store, monkeypatch):
         Remote("s3://lab/x").put("some", b"")
     assert len(str(caught.value).splitlines()) == 1
     assert "wrong" not in str(caught.value)
+    with pytest.raises(UserError, match=r"access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"):
+        list(Remote("s3://lab/x").objects("artifacts/"))
+
+
+class NoBucket(BaseHTTPRequestHandler):
+    """Answers as S3 does if there is no such bucket; SeaweedFS makes one instead."""
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        body = b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>NoSuchBucket</Code></Error>'
+        self.send_response(404)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_PUT = answer
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_a_bucket_that_does_not_exist_is_one_line(with_object_store, monkeypatch):
+    with ThreadingHTTPServer(("127.0.0.1", 0), NoBucket) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        remote = Remote("s3://nowhere/x")
+        for request in (lambda: remote.put("some", b""), lambda: list(remote.objects("artifacts/"))):
+            with pytest.raises(UserError, match=r"^workspace: s3://nowhere/x: no such bucket; create it first") as caught:
+                request()
+            assert len(str(caught.value).splitlines()) == 1
+        server.shutdown()
+
+
+def test_an_environment_without_credentials_is_one_line(with_object_store, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(UserError, match=r"s3://lab/x: .*AccessKeyId; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY") as caught:
+        Remote("s3://lab/x")
+    assert len(str(caught.value).splitlines()) == 1
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    message = r"^workspace: s3://lab/x: no credentials were found; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
+    with pytest.raises(UserError, match=message):
+        Remote("s3://lab/x", retry_seconds=1).get("some")
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:9000", "objects.lab", "htp://objects.lab"])
+def test_an_endpoint_that_is_no_address_is_one_line(endpoint, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(UserError, match=f"^AWS_ENDPOINT_URL: {endpoint}: give an address such as https://"):
+        Remote("s3://lab/x")
 
 
 def test_changed_and_lost_files_are_found(remote, folder, tmp_path):

@@ -225,6 +225,9 @@ def test_the_cache_forgets_what_was_used_least_recently(machine):
     assert not old.directory.exists()
     assert new.directory.exists()
     assert (store.checkout(old) / "data").read_text() == "x" * 1000
+    assert store.trim(0, keep=[old]) > 1000
+    assert (old.directory / "data").is_file()
+    assert not new.directory.exists()
 
 
 def test_the_cache_keeps_what_another_process_uses_and_what_only_it_has(machine):
@@ -298,10 +301,10 @@ def test_a_dead_holder_is_taken_over_and_a_living_one_is_not(machine):
         assert [holder.purpose for holder in live_holders(remote, expire=1.0).values()] == ["run"]
 
 
-@pytest.mark.parametrize("address", ["s3://", "ftp://bucket/prefix", "http://host/bucket"])
+@pytest.mark.parametrize("address", ["s3://", "s3:///", "file://team", "ftp://bucket/prefix", "http://host/bucket"])
 def test_other_addresses_are_refused(address):
     with pytest.raises(UserError, match="give a folder, or an address such as s3://bucket/prefix"):
-        locate_workspace(address).open()
+        locate_workspace(address)
 
 
 def test_each_address_has_its_own_cache(monkeypatch, tmp_path):
@@ -325,3 +328,15 @@ def test_a_cache_means_the_workspace_that_it_belongs_to(machine, tmp_path, addre
 def test_an_empty_workspace_can_be_opened(address):
     with open_workspace(locate_workspace(address, str(Path(address.removeprefix("file://")).with_name("cache")))) as store:
         assert list(store.artifacts()) == []
+
+
+def test_a_store_that_is_gone_is_told_before_work_begins(with_object_store, monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("pipeline_lib.artifacts.workspace.SECONDS_TO_ANSWER", 0.5)
+    begun = time.monotonic()
+    with (
+        pytest.raises(UserError, match="the object store does not answer"),
+        open_workspace(locate_workspace("s3://lab/gone", str(tmp_path / "cache"))) as store,
+    ):
+        list(store.artifacts())
+    assert time.monotonic() - begun < 30
