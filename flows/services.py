@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,12 +68,13 @@ class _Plan:
 
 
 def start_services(workspace: Path, wanted: Wanted, say: Callable[[str], None]) -> dict[str, Service]:
-    """Start the services that are not running and wait until all are healthy; on failure stop them.
+    """Start the services that are not running and wait until all are healthy; on failure stop those that it started.
 
     Raises:
         UserError: a port is in use, the database or object store cannot be used, or a service did not become healthy.
     """
     services = running_services(workspace)
+    ran_before = tuple(services)
     if services:
         say(f"already running, with the options of their start: {', '.join(services)}; `har down` stops them")
     for name, port in (("prefect", wanted.prefect_port), ("mlflow", wanted.mlflow_port)):
@@ -94,7 +95,7 @@ def start_services(workspace: Path, wanted: Wanted, say: Callable[[str], None]) 
             _wait_until(services[plan.name], plan.healthy)
             say(f"{plan.name:<12} {services[plan.name].address or 'har/' + ', har/'.join(deployment_names())}")
     except BaseException:
-        stop_services(workspace)
+        stop_services(workspace, keep=ran_before)
         raise
     if stores.is_shared:
         share(workspace, mlflow_url, say)
@@ -184,13 +185,17 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def stop_services(workspace: Path) -> list[str]:
-    """Stop the services of this workspace; return their names."""
+def stop_services(workspace: Path, keep: Sequence[str] = ()) -> list[str]:
+    """Stop the services of this workspace but those to keep; return their names."""
     services = running_services(workspace)
-    for service in reversed(services.values()):
-        _stop(service)
-    state_file(workspace).unlink(missing_ok=True)
-    return list(services)
+    stopped = [name for name in services if name not in keep]
+    for name in reversed(stopped):
+        _stop(services.pop(name))
+    if services:
+        remember_services(workspace, services)
+    else:
+        state_file(workspace).unlink(missing_ok=True)
+    return stopped
 
 
 def _stop(service: Service) -> None:

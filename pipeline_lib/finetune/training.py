@@ -41,8 +41,8 @@ logger = logging.getLogger(__name__)
 LABEL_SMOOTHING = 0.1
 
 DROPOUT = 0.5
-"""Of the head. Temporal streams since Simonyan and Zisserman (2014) have 0.8 or 0.9, before layers of 4,096 units; here, before a
-linear layer on the mean over cells, flow was better with 0.5 (docs/results.md)."""
+"""Of the head. Temporal streams since Simonyan and Zisserman (2014) have 0.8 or 0.9, before layers of 4,096 units. Here, before
+a linear layer on the mean over cells, flow was better with 0.5 (docs/results.md)."""
 
 WARM_UP = 0.2
 """Fraction of all steps in which the learning rate rises to its peak; afterwards it follows a cosine."""
