@@ -10,11 +10,14 @@ from safetensors.torch import save_file
 
 from pipeline_lib.artifacts import Artifact, Recipe, Store
 from pipeline_lib.backbones.build import build_backbone
+from pipeline_lib.params import StreamParams
 from pipeline_lib.predict.predictor import Predictor
 from pipeline_lib.predict.provenance import bundle_of_training, find_training
-from tests.models import GRID, make_bundle
+from tests.models import GRID, RGB, make_bundle
 
-BACKBONE = {"backbone": "vgg_small", "image_size": 32, "grid": GRID, "precision": "fp32", "seed": 3}
+FRAMES = RGB.model_copy(update={"seed": 3})
+FLOW = FRAMES.model_copy(update={"input": "flow"})
+STACK = FLOW.model_copy(update={"stack": 3})
 
 
 class Workspace:
@@ -24,9 +27,9 @@ class Workspace:
         self.folder = folder
         self.store = Store(folder / "workspace")
 
-    def train(self, weights: str, seed: int, *, tuned: bool) -> Artifact:
+    def train(self, weights: str, seed: int, *, tuned: bool, stream: StreamParams = FRAMES) -> Artifact:
         """Return a model trained over the random backbone of `seed`."""
-        bundle = make_bundle(self.folder / "made", seed=seed)
+        bundle = make_bundle(self.folder / "made", seed=seed, params=stream)
         shard = self._make("subsample", {"fps": 15.0, "crf": 20}, {}, "videos.parquet", b"videos")
         inputs = {"shard": shard.content_key}
         if tuned:
@@ -36,7 +39,7 @@ class Workspace:
         cut = {"frames": 6, "short": "pad", "tail": "drop", "fps": 15.0}
         # another one, so that the right one has to be found
         self._make("features", {"frames": 99}, inputs, "features.h5", b"others")
-        features = self._make("features", BACKBONE | {"weights": weights} | cut, inputs, "features.h5", b"features")
+        features = self._make("features", stream.recipe() | {"weights": weights} | cut, inputs, "features.h5", b"features")
         inputs = {"clips": "c", "features 0": features.content_key}
         return self._make("train", {}, inputs, "checkpoint.safetensors", bundle.checkpoint.read_bytes())
 
@@ -62,8 +65,9 @@ def test_a_tuned_backbone_is_found_and_the_clips_are_as_they_were(workspace):
     assert Predictor([bundle], device="cpu").models == ("alstm fold 1",)
 
 
-def test_random_weights_are_made_again_once(workspace, monkeypatch):
-    trained = workspace.train("random", 3, tuned=False)
+@pytest.mark.parametrize("stream", [FRAMES, FLOW, STACK], ids=["frames", "flow", "stack"])
+def test_random_weights_are_made_again_once(workspace, monkeypatch, stream):
+    trained = workspace.train("random", 3, tuned=False, stream=stream)
     bundle = bundle_of_training(workspace.store, trained)
     Predictor([bundle], device="cpu")
     monkeypatch.setattr("pipeline_lib.backbones.build.build_backbone", None)
