@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
+from torchvision.models.optical_flow import raft_small
 
 from pipeline_lib.artifacts import Artifact, Recipe, Store
 from pipeline_lib.backbones.build import build_backbone
@@ -36,10 +38,12 @@ class Workspace:
             inputs["backbone"] = self._make(
                 "finetune", {}, {}, "backbone.safetensors", bundle.backbones[0].read_bytes()
             ).content_key
-        cut = {"frames": 6, "short": "pad", "tail": "drop", "fps": 15.0}
+        recipe = stream.recipe() | {"weights": weights, "frames": 6, "short": "pad", "tail": "drop", "fps": 15.0}
+        if path := stream.method_weights:
+            recipe["method_weights"] = f"sha256 {self.store.digests.sha256(Path(path))}"
         # another one, so that the right one has to be found
         self._make("features", {"frames": 99}, inputs, "features.h5", b"others")
-        features = self._make("features", stream.recipe() | {"weights": weights} | cut, inputs, "features.h5", b"features")
+        features = self._make("features", recipe, inputs, "features.h5", b"features")
         inputs = {"clips": "c", "features 0": features.content_key}
         return self._make("train", {}, inputs, "checkpoint.safetensors", bundle.checkpoint.read_bytes())
 
@@ -90,6 +94,18 @@ def test_a_weights_file_is_found_by_its_digest(workspace, tmp_path):
         bundle_of_training(workspace.store, trained)
     (tmp_path / "away").rename(path)
     Predictor([bundle_of_training(workspace.store, trained)], device="cpu")
+
+
+def test_weights_of_optical_flow_are_kept_once_they_were_found(workspace, tmp_path):
+    path = tmp_path / "raft.pth"
+    with torch.random.fork_rng(devices=[]):
+        torch.save(raft_small(weights=None).state_dict(), path)
+    stream = FLOW.model_copy(update={"method": "raft", "method_weights": str(path)})
+    trained = workspace.train("random", 3, tuned=False, stream=stream)
+    bundle = bundle_of_training(workspace.store, trained)
+    path.unlink()
+    assert bundle_of_training(workspace.store, trained) == bundle
+    Predictor([bundle], device="cpu")
 
 
 def test_a_copied_checkpoint_is_recognised_and_a_strangers_is_not(workspace, tmp_path):
