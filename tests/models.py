@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from pipeline_lib.backbones.weights import read_state_dict
 from pipeline_lib.params import StreamParams, TrainParams
 from pipeline_lib.predict.bundle import InputSpec, ModelBundle
 from pipeline_lib.predict.predictor import Predictor
@@ -48,7 +49,11 @@ def make_bundle(
     weights = {key: value.contiguous() for key, value in backbone.extractor.state_dict().items()}
     save_file(weights, folder / "backbone.safetensors")
     input_spec = InputSpec(name=name, fps=FPS, crf=16, frames=frames)
-    return ModelBundle(input_spec, folder / "checkpoint.safetensors", (folder / "backbone.safetensors",))
+    flow = None
+    if params.method_weights:
+        flow = folder / "flow.safetensors"
+        save_file(read_state_dict(Path(params.method_weights)), flow)
+    return ModelBundle(input_spec, folder / "checkpoint.safetensors", (folder / "backbone.safetensors",), (flow, None))
 
 
 def make_opened(folder: Path, names: Sequence[str] = ("alstm", "conv_alstm", "mean_pool")) -> Opened:

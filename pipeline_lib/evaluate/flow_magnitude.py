@@ -1,8 +1,8 @@
 """The magnitude of optical flow as a map: what motion alone says about where the actor is.
 
-Flow is computed from the videos, with the default method of a flow stream (DIS on frames of 224 x 224 pixels). The frame's mean
-flow, the camera's motion, is subtracted. Cached streams of flow hold a network's features, from which magnitudes cannot be
-told. Magnitudes above `bound` pixels count as `bound`.
+Flow is computed from the videos, with the default method of a flow stream (DIS at 56 x 56, in pixels of 224 x 224). The
+frame's mean flow, the camera's motion, is subtracted. Cached streams of flow hold a network's features, from which
+magnitudes cannot be told. Magnitudes above `bound` pixels count as `bound`.
 """
 
 # N clips, T frames of a clip, F frames of a video, S samples per side, K grid side, I = K * K cells

@@ -502,6 +502,10 @@ class Params(Section):
         for model in self.train.models:
             if (same := self._as_trained(model)) != model:
                 raise UserError(f"train.models has {same} and {model}, which are the same; remove one")
+            grids = {name: present[name].grid for name in self.streams_of(model)}
+            if len(set(grids.values()) - {"native"}) > 1:
+                given = " and ".join(f"features.streams.{name}.grid = {grid}" for name, grid in grids.items())
+                raise UserError(f"train.models has {model}, which reads both streams, but {given}; give them the same grid")
         for name in self.train.overrides:
             if split_model(name)[1] and (trained := self._as_trained(name)) not in (None, name):
                 raise UserError(f"train.overrides has {name}, which train.models calls {trained}; write {trained} here too")

@@ -2,7 +2,8 @@
 
 A bundle's folder holds `checkpoint.safetensors` (with class names, preprocessing and digests), `backbone.safetensors` (the
 network up to its last feature map; of a model that reads two streams also `backbone_2.safetensors`) and `predictor.json` (an
-`InputSpec`).
+`InputSpec`). If the first or second stream is optical flow with weights by path, they are `flow.safetensors` or
+`flow_2.safetensors`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pipeline_lib.errors import UserError
 INPUT_SPEC_FILE = "predictor.json"
 BACKBONES = (layout.BACKBONE, "backbone_2.safetensors")
 """Files of the backbones of a model's first and second stream."""
+FLOWS = ("flow.safetensors", "flow_2.safetensors")
+"""Files of the weights of their methods of optical flow."""
 
 
 class InputSpec(BaseModel):
@@ -45,6 +48,8 @@ class ModelBundle:
     checkpoint: Path
     backbones: tuple[Path, ...]
     """One a stream that the model reads."""
+    flows: tuple[Path | None, Path | None] = (None, None)
+    """Weights of the first and second stream's method of optical flow, if the user gave a path."""
 
     @classmethod
     def of_folder(cls, folder: Path) -> ModelBundle:
@@ -54,7 +59,8 @@ class ModelBundle:
             UserError: the folder has no model, or one of another version.
         """
         spec, (first, second) = read_input_spec(folder / INPUT_SPEC_FILE), (folder / name for name in BACKBONES)
-        return cls(spec, folder / layout.CHECKPOINT, (first, second) if second.is_file() else (first,))
+        flow, flow_2 = (path if path.is_file() else None for path in (folder / name for name in FLOWS))
+        return cls(spec, folder / layout.CHECKPOINT, (first, second) if second.is_file() else (first,), (flow, flow_2))
 
     def save(self, folder: Path) -> None:
         """Copy all files to an existing folder."""
@@ -62,6 +68,9 @@ class ModelBundle:
         shutil.copyfile(self.checkpoint, folder / layout.CHECKPOINT)
         for backbone, name in zip(self.backbones, BACKBONES, strict=False):
             shutil.copyfile(backbone, folder / name)
+        for flow, name in zip(self.flows, FLOWS, strict=True):
+            if flow:
+                shutil.copyfile(flow, folder / name)
 
     @property
     def name(self) -> str:

@@ -86,9 +86,10 @@ class Predictor:
             raise UserError(f"{name}: trained on clips of another kind than {first.name}; load it alone")
         network, metadata = load_checkpoint(bundle.checkpoint)
         keys = tuple(map(_stream_key, metadata.streams))
-        for key, provenance, backbone in zip(keys, metadata.streams, bundle.backbones, strict=True):
+        flows = bundle.flows[: len(keys)]
+        for key, provenance, backbone, flow in zip(keys, metadata.streams, bundle.backbones, flows, strict=True):
             if key not in self._streams:
-                self._streams[key] = _open_stream(bundle.input_spec, provenance, backbone, self.device)
+                self._streams[key] = _open_stream(bundle.input_spec, provenance, backbone, flow, self.device)
         self._models[name] = _Model(network.to(self.device).eval(), metadata, keys)
 
     @classmethod
@@ -233,7 +234,9 @@ def _stream_key(provenance: Mapping[str, Any]) -> str:
     return json.dumps([provenance[name] for name in names], sort_keys=True)
 
 
-def _open_stream(input_spec: InputSpec, provenance: Mapping[str, Any], backbone: Path, device: torch.device) -> Stream:
+def _open_stream(
+    input_spec: InputSpec, provenance: Mapping[str, Any], backbone: Path, flow: Path | None, device: torch.device
+) -> Stream:
     """Open the stream that a model was trained on.
 
     Raises:
@@ -242,7 +245,7 @@ def _open_stream(input_spec: InputSpec, provenance: Mapping[str, Any], backbone:
     if not backbone.is_file():
         raise UserError(f"{backbone}: the backbone's weights are missing")
     params = params_of(provenance, device)
-    stream = Stream(params, clip_frames=input_spec.frames, device=device, weights_file=backbone)
+    stream = Stream(params, clip_frames=input_spec.frames, device=device, weights_file=backbone, flow_weights=flow)
     for key in ("weights_sha256", "preprocessing"):
         trained, found = provenance[key], stream.provenance[key]
         if trained != found:

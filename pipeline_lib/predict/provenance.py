@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline_lib.artifacts import Artifact, Store, file_sha256, layout
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import StreamParams
-from pipeline_lib.predict.bundle import InputSpec, ModelBundle
+from pipeline_lib.predict.bundle import FLOWS, InputSpec, ModelBundle
 from pipeline_lib.training.checkpoints import read_metadata
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def find_training(store: Store, checkpoint: Path) -> Artifact:
@@ -55,7 +59,8 @@ def bundle_of_training(store: Store, trained: Artifact, name: str | None = None)
         _backbone_of(store, features, provenance["weights_sha256"], checkpoint)
         for features, provenance in zip(streams, metadata.streams, strict=True)
     ]
-    return ModelBundle(input_spec, checkpoint, tuple(backbones))
+    flow, flow_2 = (*(_flow_of(store, features, checkpoint) for features in streams), None)[:2]
+    return ModelBundle(input_spec, checkpoint, tuple(backbones), (flow, flow_2))
 
 
 def _backbone_of(store: Store, features: Artifact, sha256: str, checkpoint: Path) -> Path:
@@ -65,6 +70,20 @@ def _backbone_of(store: Store, features: Artifact, sha256: str, checkpoint: Path
     params = features.manifest.params
     stream = StreamParams(**{name: params[name] for name in StreamParams.model_fields if name in params})
     return _cached_backbone(store, stream, sha256, checkpoint)
+
+
+def _flow_of(store: Store, features: Artifact, checkpoint: Path) -> Path | None:
+    """Return a file with the weights that optical flow was computed with, or None if the user gave no path of them."""
+    text = features.manifest.params.get("method_weights")
+    if text is None:
+        return None
+    sha256 = text.removeprefix("sha256 ")
+    cached = store.workspace / "backbones" / sha256 / FLOWS[0]
+    if not cached.is_file():
+        from pipeline_lib.backbones.weights import read_state_dict  # imports PyTorch, which is slow
+
+        _save_weights(read_state_dict(Path(_weights_file(store, sha256, checkpoint))), cached)
+    return cached
 
 
 def artifacts_of(store: Store, stage: str) -> Iterator[Artifact]:
@@ -87,8 +106,6 @@ def _cached_backbone(store: Store, stream: StreamParams, sha256: str, checkpoint
     cached = store.workspace / "backbones" / sha256 / layout.BACKBONE
     if cached.is_file():
         return cached
-    from safetensors.torch import save_file
-
     from pipeline_lib.backbones.build import build_backbone  # imports torchvision, which is slow
 
     weights = stream.weights
@@ -107,11 +124,17 @@ def _cached_backbone(store: Store, stream: StreamParams, sha256: str, checkpoint
             f"{checkpoint}: trained on a {backbone.name} with other weights than `features.weights: {stream.weights}` now "
             "has; run the pipeline again"
         )
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cached.with_name(f".{cached.name}.{os.getpid()}")
-    save_file({key: value.contiguous() for key, value in backbone.extractor.state_dict().items()}, temporary)
-    temporary.replace(cached)
+    _save_weights(backbone.extractor.state_dict(), cached)
     return cached
+
+
+def _save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({key: value.contiguous() for key, value in weights.items()}, temporary)
+    temporary.replace(path)
 
 
 def _weights_file(store: Store, sha256: str, checkpoint: Path) -> str:
@@ -119,4 +142,4 @@ def _weights_file(store: Store, sha256: str, checkpoint: Path) -> str:
     for path in store.digests.paths(sha256):
         if path.is_file() and store.digests.sha256(path) == sha256:
             return str(path)
-    raise UserError(f"{checkpoint}: the file with the backbone's weights (SHA-256 {sha256}) was moved or deleted; put it back")
+    raise UserError(f"{checkpoint}: the weights file with SHA-256 {sha256} was moved or deleted; put it back")

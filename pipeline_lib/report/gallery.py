@@ -78,13 +78,13 @@ def gather_gallery(models: Sequence[ModelReport]) -> Gallery:
     of_clip = {clip: [by_clip[clip] for by_clip in made if clip in by_clip] for clip in choices}
     outcome = {clip: _outcome(choices[clip].entry["class_name"], of_clip[clip]) for clip in choices}
     ordered = sorted(choices, key=lambda clip: (list(OUTCOMES).index(outcome[clip]), choices[clip].entry["class_name"], clip))
-    heatmaps = next(iter(listed.values()))
+    heatmaps, grid = next(iter(listed.values())), max(each["grid"] for each in listed.values())
     return Gallery(
         clips=[
-            _show(number, choices[clip], of_clip[clip], outcome[clip], heatmaps["fps"], heatmaps["grid"])
+            _show(number, choices[clip], of_clip[clip], outcome[clip], heatmaps["fps"], grid)
             for number, clip in enumerate(ordered)
         ],
-        grid=heatmaps["grid"],
+        grid=grid,
         rules=heatmaps["rules"],
         notes=[f"{title}: {note}" for title, heatmaps in listed.items() for note in heatmaps["notes"]],
     )

@@ -21,6 +21,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.heatmaps.maps import FULL_SHARE, UNIFORM, MapUpsampler
 from pipeline_lib.heatmaps.overlay import FADE_LEVELS, palette
 from pipeline_lib.params import HeatmapsParams
+from pipeline_lib.training.fusion import resample_maps
 
 ASSETS = Path(__file__).parent
 PLAYER_FILES = ("tokens.css", "player.css", "player.js")
@@ -107,19 +108,19 @@ def describe_clip(
         still: URL of a picture of the middle frame, shown until the video plays.
         size: width and height of both in pixels.
         fps: frames per second.
-        grid: side of the attention maps.
+        grid: side of the attention maps; those of models with another grid are resampled to it.
         models: at least one; all with the same number of frames.
 
     Raises:
-        UserError: models differ in their number of frames, or maps in size.
+        UserError: models differ in their number of frames.
     """
     num_frames = len(models[0].predicted)
     for model in models:
-        shape = (num_frames, grid, grid) if model.attention_TKK is None else model.attention_TKK.shape
-        if (len(model.predicted), len(model.confidence), shape) != (num_frames, num_frames, (num_frames, grid, grid)):
+        num_maps = num_frames if model.attention_TKK is None else len(model.attention_TKK)
+        if (len(model.predicted), len(model.confidence), num_maps) != (num_frames,) * 3:
             raise UserError(
                 f"{identity}: {model.name} has {len(model.predicted)} predictions, {len(model.confidence)} confidences "
-                f"and maps {shape}, expected {num_frames} frames of {grid} x {grid} cells"
+                f"and {num_maps} maps, expected {num_frames} of each"
             )
     truth = next(([_rounded(boxes) for boxes in model.tube.truth] for model in models if model.tube), None)
     return {
@@ -132,14 +133,15 @@ def describe_clip(
         "frames": num_frames,
         "grid": grid,
         "truth": truth,
-        "models": [_describe_model(model) for model in models],
+        "models": [_describe_model(model, grid) for model in models],
     }
 
 
-def _describe_model(model: ClipModel) -> dict[str, Any]:
+def _describe_model(model: ClipModel, grid: int) -> dict[str, Any]:
+    maps_TKK = None if model.attention_TKK is None else resample_maps(model.attention_TKK, grid)
     return {
         "name": model.name,
-        **_quantise(model.attention_TKK),
+        **_quantise(maps_TKK),
         "predicted": list(model.predicted),
         "confidence": [round(float(value), 3) for value in model.confidence],
         "verdict": model.verdict,

@@ -44,7 +44,13 @@ class Stream:
     """An open stream; thread-safe."""
 
     def __init__(
-        self, params: StreamParams, *, clip_frames: int, device: torch.device, weights_file: Path | None = None
+        self,
+        params: StreamParams,
+        *,
+        clip_frames: int,
+        device: torch.device,
+        weights_file: Path | None = None,
+        flow_weights: Path | None = None,
     ) -> None:
         """Load the backbone and, for optical flow, its method.
 
@@ -53,6 +59,7 @@ class Stream:
             clip_frames: frames per clip.
             device: where to compute.
             weights_file: file with a state dict that replaces `params.weights`, for example from the finetune stage.
+            flow_weights: file with the state dict at `params.method_weights`, which need not exist then.
 
         Raises:
             UserError: a network or weights are not available, or the network does not fit its input.
@@ -80,7 +87,7 @@ class Stream:
             precision=choose_precision(params.precision, device, training=False),
             clip_frames=len(self._network_frames),
         )
-        flow = _open_flow(params, device) if params.input == "flow" else None
+        flow = _open_flow(params, flow_weights, device) if params.input == "flow" else None
         self.wanted: Wanted = flow if isinstance(flow, Derived) else RGB
         """What it needs from the decoder: the frames, or the images of flow."""
         self._flow = flow if not isinstance(flow, Derived) else None
@@ -258,8 +265,9 @@ def _describe_input(params: StreamParams, clip_frames: int) -> dict[str, Any]:
     return frames | ({"input": "clip", "frames": clip_frames} if params.input == "clip" else {})
 
 
-def _open_flow(params: StreamParams, device: torch.device) -> Derived | FlowEncoder:
+def _open_flow(params: StreamParams, weights: Path | None, device: torch.device) -> Derived | FlowEncoder:
     # It imports OpenCV and RAFT, which other streams do not need.
     from pipeline_lib.streams.flow.opening import flow_spec, open_flow
 
+    params = params.model_copy(update={"method_weights": str(weights)}) if weights else params
     return open_flow(flow_spec(params), params, device)

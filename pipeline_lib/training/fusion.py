@@ -108,13 +108,13 @@ def fuse_attention(
     return (total_NTKK / total_NT[:, :, None, None]).astype(np.float32)
 
 
-def resample_maps(maps_NTKK: np.ndarray, grid: int) -> np.ndarray:
-    """Return maps on another grid. Each cell's attention is spread evenly over its area, so that sums are kept."""
-    before = maps_NTKK.shape[2]
+def resample_maps(maps: np.ndarray, grid: int) -> np.ndarray:
+    """Return maps (... x K x K) on another grid. Each cell's attention is spread evenly over its area: sums are kept."""
+    before = maps.shape[-1]
     if before == grid:
-        return maps_NTKK
+        return maps
     edge_new, edge_old = np.arange(grid + 1) / grid, np.arange(before + 1) / before
     ends = np.minimum(edge_new[1:, None], edge_old[None, 1:]), np.maximum(edge_new[:-1, None], edge_old[None, :-1])
     share = np.maximum(ends[0] - ends[1], 0) * before  # (new, old)
-    resampled_NTKK: np.ndarray = share @ maps_NTKK @ share.T
-    return resampled_NTKK
+    resampled: np.ndarray = share @ maps @ share.T
+    return resampled

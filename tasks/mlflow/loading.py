@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.artifacts import layout
 from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.errors import UserError
 from pipeline_lib.params import HeatmapsParams
-from pipeline_lib.predict.bundle import INPUT_SPEC_FILE, ModelBundle, read_input_spec
+from pipeline_lib.predict.bundle import FLOWS, INPUT_SPEC_FILE, ModelBundle, read_input_spec
 from tasks.mlflow import registry, tracking
 from tasks.mlflow.registry import CHAMPION, MODEL, PREDICTOR
 
@@ -224,9 +224,20 @@ def _download_model(run: Run, scratch: Path) -> ModelBundle:
     input_spec = read_input_spec(_download(run_id, INPUT_SPEC_FILE, folder))
     checkpoint = _download(run_id, f"checkpoint/{layout.CHECKPOINT}", folder)
     parent = run.data.tags["mlflow.parentRunId"]
-    folders = [registry.backbone_folder(stream["weights_sha256"]) for stream in read_metadata(checkpoint).streams]
+    streams = read_metadata(checkpoint).streams
+    folders = [registry.backbone_folder(stream["weights_sha256"]) for stream in streams]
     backbones = [_download(parent, f"{name}/{layout.BACKBONE}", folder) for name in folders]
-    return ModelBundle(input_spec, checkpoint, tuple(backbones))
+    flow, flow_2 = (*(_download_flow(run_id, *numbered, folder) for numbered in enumerate(streams)), None)[:2]
+    return ModelBundle(input_spec, checkpoint, tuple(backbones), (flow, flow_2))
+
+
+def _download_flow(run_id: str, number: int, stream: Mapping[str, Any], folder: Path) -> Path | None:
+    """Return the weights of a stream's optical flow, or None if it has none by path."""
+    if stream["preprocessing"].get("method_weights") is None:
+        return None
+    with suppress(UserError):  # earlier versions of this project did not keep them: their file has to be at its path
+        return _download(run_id, f"{registry.flow_folder(number)}/{FLOWS[0]}", folder)
+    return None
 
 
 def _download(run_id: str, name: str, folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """MLflow's model registry: each run registers its best model as a version of `har`; `champion` is promoted by hand.
 
-A child run keeps only its checkpoint and `predictor.json`. Backbones are large and shared, so the parent run keeps each once.
+A child run keeps only its checkpoint, `predictor.json` and the weights of optical flow that the user gave, which are small.
+Backbones are large and shared, so the parent run keeps each once.
 `tasks.mlflow.loading` assembles models from them.
 """
 
@@ -53,7 +54,7 @@ class Candidate:
 
 
 def log_bundles(parent_run_id: str, bundles: Mapping[str, ModelBundle], known: Container[str] = ()) -> set[str]:
-    """Log each child's input specification to the child, and each backbone once to the parent.
+    """Log each child's input specification and weights of optical flow to the child, and each backbone once to the parent.
 
     Args:
         parent_run_id: run that backbones are logged to.
@@ -68,6 +69,9 @@ def log_bundles(parent_run_id: str, bundles: Mapping[str, ModelBundle], known: C
     backbones: dict[str, Path] = {}
     for run_id, bundle in bundles.items():
         tracking.log_json(run_id, bundle.input_spec.model_dump(), INPUT_SPEC_FILE)
+        for number, flow in enumerate(bundle.flows):
+            if flow:
+                tracking.log_files(run_id, [flow], flow_folder(number))
         digests = [stream["weights_sha256"] for stream in read_metadata(bundle.checkpoint).streams]
         backbones |= dict(zip(digests, bundle.backbones, strict=True))
     new = {sha256: backbone for sha256, backbone in backbones.items() if sha256 not in known}
@@ -79,6 +83,11 @@ def log_bundles(parent_run_id: str, bundles: Mapping[str, ModelBundle], known: C
 def backbone_folder(weights_sha256: str) -> str:
     """Return the artifact folder of a backbone's weights in a parent run."""
     return f"backbones/{weights_sha256}"
+
+
+def flow_folder(number: int) -> str:
+    """Return the artifact folder of the weights of a stream's optical flow in a child run; `number` is 0 or 1."""
+    return f"flow_{number}"
 
 
 def register(candidate: Candidate) -> ModelVersion:

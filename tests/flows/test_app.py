@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import os
 import signal
@@ -23,12 +24,14 @@ from flows.app import jobs as jobs_module
 from flows.app import server
 from flows.app.access import is_loopback
 from flows.app.jobs import FullError, Job, Jobs
-from flows.app.results import POINTS, probability_chart
+from flows.app.results import POINTS, page_result, probability_chart
 from flows.app.server import Limits, discard, make_app, middle_frame
 from flows.app.serving import listen
 from pipeline_lib.artifacts import file_sha256
+from pipeline_lib.params import HeatmapsParams
 from pipeline_lib.predict.examples import Example
-from pipeline_lib.predict.prediction import ModelPrediction
+from pipeline_lib.predict.prediction import ModelPrediction, Prediction
+from pipeline_lib.subsample import SubsampledVideo
 from pipeline_lib.video.ffmpeg import VideoError
 from pipeline_lib.video.reading import count_frames
 from tasks.mlflow.loading import Opened
@@ -89,6 +92,17 @@ def test_what_is_downloaded_is_what_the_predictor_says(client, opened, video):
         expected = prediction.models[name]
         np.testing.assert_allclose(model["frame_probabilities"], expected.probability_TC, atol=1e-5)
         assert (model["label"], model["classes"]) == (expected.label, list(CLASSES))
+
+
+def test_maps_of_streams_with_other_grids_are_drawn_on_the_finest() -> None:
+    probability_TC = np.full((4, 3), 1 / 3, np.float32)
+    maps = {"alstm": np.eye(2, dtype=np.float32)[None].repeat(4, axis=0) / 2, "conv_alstm@clip": np.full((4, 4, 4), 1 / 16)}
+    models = {name: ModelPrediction(CLASSES, probability_TC, maps_TKK) for name, maps_TKK in maps.items()}
+    prediction = Prediction(15.0, SubsampledVideo(4, 64, 48, 30.0, None), models)
+    result = page_result(prediction, "v", None, HeatmapsParams())
+    assert result["clip"]["grid"] == result["style"]["grid"] == 4
+    drawn = np.frombuffer(base64.b64decode(result["clip"]["models"][0]["attention"]), "<u2").reshape(4, 4, 4)
+    np.testing.assert_array_equal(drawn > 0, np.kron(np.eye(2), np.ones((2, 2)))[None].repeat(4, axis=0))
 
 
 def test_a_chart_of_many_frames_shows_their_means():

@@ -284,6 +284,10 @@ def test_recipes_hold_what_a_stream_is_made_from():
         ("train: {models: [alstm, alstm@rgb]}", r"train\.models has alstm and alstm@rgb, which are the same"),
         ("train: {models: [motion_alstm]}", r"motion_alstm, which reads a stream with `input: flow`; add one to features"),
         ("train: {models: [motion_alstm@rgb]}", r"'motion_alstm@rgb': motion_alstm reads 2 streams, not 1"),
+        (
+            "features: {streams: {rgb: {}, flow: {input: flow, grid: 3}}}\ntrain: {models: [motion_alstm]}",
+            r"motion_alstm, .*features\.streams\.rgb\.grid = 7 and features\.streams\.flow\.grid = 3; give them the same",
+        ),
         ("train: {motion: speed}", r"train\.motion"),
         ("features: {stack: 3}", r"stack is for streams with `input: flow`, not `input: frame`"),
         ("features: {streams: {flow: {stack: 3}}}", r"features\.streams\.flow: stack is for streams with `input: flow`"),

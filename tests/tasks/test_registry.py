@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torchvision.models.optical_flow import raft_small
 
 from flows.promote import promote
 from pipeline_lib.artifacts import file_sha256
@@ -18,7 +22,7 @@ from pipeline_lib.artifacts.workspace import Workspace
 from pipeline_lib.params import TrackingParams
 from pipeline_lib.predict.predictor import Predictor
 from tasks.mlflow import loading, registry, tracking
-from tests.models import make_bundle, write_video
+from tests.models import RGB, make_bundle, write_video
 
 MODELS = ("alstm", "mean_pool", "conv_alstm")
 
@@ -201,6 +205,27 @@ def test_a_strangers_model_is_refused(tracked: Tracked, tmp_path: Path):
         info = mlflow.pyfunc.log_model(name="stranger", python_model=str(tmp_path / "stranger.py"), pip_requirements=["mlflow"])
     with pytest.raises(ValueError, match="not a model that this project registered"):
         loading.open_predictor(info.model_uri, Workspace(folder=tracked.workspace))
+
+
+def test_weights_of_optical_flow_that_are_gone_are_in_the_run_and_in_the_registered_model(video: Path, tmp_path: Path):
+    path = tmp_path / "raft.pth"
+    with torch.random.fork_rng(devices=[]):
+        torch.save(raft_small(weights=None).state_dict(), path)
+    params = RGB.model_copy(update={"input": "flow", "method": "raft", "method_weights": str(path)})
+    bundle = make_bundle(tmp_path / "model", params=params)
+    expected = Predictor([dataclasses.replace(bundle, flows=(None, None))]).predict(video).models["alstm"]
+    workspace = tmp_path / "workspace"
+    _, experiment = tracking.init_tracking(TrackingParams(), workspace)
+    parent = tracking.start_parent(experiment, "parent", {}, {})
+    child = tracking.start_child(parent, "alstm", {"model": "alstm", "fold": "1", "seed": "0", "stage": "train"}, {})
+    tracking.log_files(child, [bundle.checkpoint], "checkpoint")
+    registry.log_bundles(parent, {child: bundle})
+    registry.register(registry.Candidate(child, bundle, {"model": "alstm"}))
+    path.unlink()
+    shutil.rmtree(tmp_path / "model")
+    for source in ("models:/har/1", child):
+        found = loading.open_predictor(source, Workspace(folder=workspace)).predictor.predict(video).models["alstm"]
+        np.testing.assert_array_equal(found.probability_TC, expected.probability_TC)
 
 
 SERVED = """

@@ -6,15 +6,20 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
+from torchvision.models.optical_flow import raft_small
 
 from pipeline_lib.artifacts import Artifact, Recipe, Store
 from pipeline_lib.backbones.build import build_backbone
+from pipeline_lib.params import StreamParams
 from pipeline_lib.predict.predictor import Predictor
 from pipeline_lib.predict.provenance import bundle_of_training, find_training
-from tests.models import GRID, make_bundle
+from tests.models import GRID, RGB, make_bundle
 
-BACKBONE = {"backbone": "vgg_small", "image_size": 32, "grid": GRID, "precision": "fp32", "seed": 3}
+FRAMES = RGB.model_copy(update={"seed": 3})
+FLOW = FRAMES.model_copy(update={"input": "flow"})
+STACK = FLOW.model_copy(update={"stack": 3})
 
 
 class Workspace:
@@ -24,19 +29,21 @@ class Workspace:
         self.folder = folder
         self.store = Store(folder / "workspace")
 
-    def train(self, weights: str, seed: int, *, tuned: bool) -> Artifact:
+    def train(self, weights: str, seed: int, *, tuned: bool, stream: StreamParams = FRAMES) -> Artifact:
         """Return a model trained over the random backbone of `seed`."""
-        bundle = make_bundle(self.folder / "made", seed=seed)
+        bundle = make_bundle(self.folder / "made", seed=seed, params=stream)
         shard = self._make("subsample", {"fps": 15.0, "crf": 20}, {}, "videos.parquet", b"videos")
         inputs = {"shard": shard.content_key}
         if tuned:
             inputs["backbone"] = self._make(
                 "finetune", {}, {}, "backbone.safetensors", bundle.backbones[0].read_bytes()
             ).content_key
-        cut = {"frames": 6, "short": "pad", "tail": "drop", "fps": 15.0}
+        recipe = stream.recipe() | {"weights": weights, "frames": 6, "short": "pad", "tail": "drop", "fps": 15.0}
+        if path := stream.method_weights:
+            recipe["method_weights"] = f"sha256 {self.store.digests.sha256(Path(path))}"
         # another one, so that the right one has to be found
         self._make("features", {"frames": 99}, inputs, "features.h5", b"others")
-        features = self._make("features", BACKBONE | {"weights": weights} | cut, inputs, "features.h5", b"features")
+        features = self._make("features", recipe, inputs, "features.h5", b"features")
         inputs = {"clips": "c", "features 0": features.content_key}
         return self._make("train", {}, inputs, "checkpoint.safetensors", bundle.checkpoint.read_bytes())
 
@@ -62,8 +69,9 @@ def test_a_tuned_backbone_is_found_and_the_clips_are_as_they_were(workspace):
     assert Predictor([bundle], device="cpu").models == ("alstm fold 1",)
 
 
-def test_random_weights_are_made_again_once(workspace, monkeypatch):
-    trained = workspace.train("random", 3, tuned=False)
+@pytest.mark.parametrize("stream", [FRAMES, FLOW, STACK], ids=["frames", "flow", "stack"])
+def test_random_weights_are_made_again_once(workspace, monkeypatch, stream):
+    trained = workspace.train("random", 3, tuned=False, stream=stream)
     bundle = bundle_of_training(workspace.store, trained)
     Predictor([bundle], device="cpu")
     monkeypatch.setattr("pipeline_lib.backbones.build.build_backbone", None)
@@ -86,6 +94,18 @@ def test_a_weights_file_is_found_by_its_digest(workspace, tmp_path):
         bundle_of_training(workspace.store, trained)
     (tmp_path / "away").rename(path)
     Predictor([bundle_of_training(workspace.store, trained)], device="cpu")
+
+
+def test_weights_of_optical_flow_are_kept_once_they_were_found(workspace, tmp_path):
+    path = tmp_path / "raft.pth"
+    with torch.random.fork_rng(devices=[]):
+        torch.save(raft_small(weights=None).state_dict(), path)
+    stream = FLOW.model_copy(update={"method": "raft", "method_weights": str(path)})
+    trained = workspace.train("random", 3, tuned=False, stream=stream)
+    bundle = bundle_of_training(workspace.store, trained)
+    path.unlink()
+    assert bundle_of_training(workspace.store, trained) == bundle
+    Predictor([bundle], device="cpu")
 
 
 def test_a_copied_checkpoint_is_recognised_and_a_strangers_is_not(workspace, tmp_path):

@@ -191,6 +191,21 @@ def test_each_chosen_clip_is_there_once_with_all_models(run: RunReport, tmp_path
     assert "alstm: failures: none to show" in page.words
 
 
+def test_clips_of_models_on_streams_with_other_grids_are_drawn_on_the_finest(run: RunReport, tmp_path: Path) -> None:
+    finer = run.models[1]
+    assert finer.heatmaps
+    with h5py.File(finer.evaluation / "attention.h5", "a") as file:
+        maps_NTKK = file["attention"][:].repeat(2, axis=2).repeat(2, axis=3) / 4
+        del file["attention"]
+        file["attention"] = maps_NTKK
+    content = json.loads((finer.heatmaps / "heatmaps.json").read_text())
+    (finer.heatmaps / "heatmaps.json").write_text(json.dumps(content | {"grid": 14}))
+    page = write(run, tmp_path / "report")
+    assert page.data["style"]["grid"] == 14
+    for model in page.data["clips"][0]["models"][:2]:
+        assert len(base64.b64decode(model["attention"])) == 12 * 14 * 14 * 2
+
+
 def test_where_models_disagree_comes_first(run: RunReport, tmp_path: Path) -> None:
     clips = write(run, tmp_path / "report").data["clips"]
     disagree = [len({model["verdict"] == clip["label"] for model in clip["models"]}) > 1 for clip in clips]

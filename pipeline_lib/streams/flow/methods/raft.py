@@ -36,12 +36,12 @@ def _open(params: StreamParams, device: torch.device) -> FlowMethod:
 def _load(path: str | None) -> nn.Module:
     if path is None:
         return _download()
-    if not Path(path).is_file():
+    if not Path(path).expanduser().is_file():
         raise UserError(f"features.method_weights: {path}: no such file; give the path of a state dict of raft_small")
     with seeded(0):  # its first weights must not advance the global generator
         network = raft_small(weights=None)
     try:
-        network.load_state_dict(read_state_dict(Path(path)))
+        network.load_state_dict(read_state_dict(Path(path).expanduser()))
     except UserError as error:
         raise UserError(str(error).replace("features.weights", "features.method_weights", 1)) from None
     except RuntimeError:

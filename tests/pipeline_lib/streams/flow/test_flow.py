@@ -363,8 +363,9 @@ def test_raft_runs_on_any_size_and_pads_at_the_end(raft_weights: str, image_size
     assert np.allclose(of_padded[:, :image_size, :image_size], flows_MSS2, atol=1e-4)
 
 
-def test_raft_encodes_a_video(raft_weights: str) -> None:
-    images_NSSC = encoded(moving(4), method="raft", method_weights=raft_weights, stack=2)
+def test_raft_encodes_a_video(raft_weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path(raft_weights).parent))
+    images_NSSC = encoded(moving(4), method="raft", method_weights="~/raft.pth", stack=2)
     assert images_NSSC.shape == (4, 64, 64, 4)
 
 
