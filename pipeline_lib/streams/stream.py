@@ -21,7 +21,7 @@ import torch
 from pipeline_lib.backbones.build import build_backbone, check_name
 from pipeline_lib.compute.devices import PRECISIONS, choose_precision
 from pipeline_lib.params import StreamParams
-from pipeline_lib.params.stages import FLOW_KEYS
+from pipeline_lib.params.stages import FLOW_KEYS, FLOW_VERSIONS
 from pipeline_lib.streams.encoding import Encoder, batches, decoded_side, default_batch, pinned_array
 from pipeline_lib.streams.windows import Window, cut_windows
 from pipeline_lib.video.decoders import RGB, Derived, Wanted
@@ -260,6 +260,7 @@ def _describe_input(params: StreamParams, clip_frames: int) -> dict[str, Any]:
     """Describe how images are made from decoded frames; `input` is left out for frames, as in older files."""
     if params.input == "flow":
         values = {name: getattr(params, name) for name in FLOW_KEYS} | {"encoding": params.flow_encoding}
+        values |= FLOW_VERSIONS.get(params.method, {})
         return {"input": "flow"} | {name: value for name, value in values.items() if value is not None}
     frames = {"colour": "RGB", "resize": "bilinear, antialiased, aspect ratio not kept, rounded to uint8"}
     return frames | ({"input": "clip", "frames": clip_frames} if params.input == "clip" else {})

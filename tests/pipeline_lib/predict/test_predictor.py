@@ -270,3 +270,13 @@ def test_another_backbone_than_the_trained_one_is_refused(parts, tmp_path):
     mixed = ModelBundle(parts["alstm"].input_spec, parts["alstm"].checkpoint, other.backbones)
     with pytest.raises(ValueError, match="weights_sha256"):
         Predictor([mixed], device="cpu")
+
+
+def test_a_model_of_an_earlier_version_of_a_flow_method_is_refused(tmp_path, monkeypatch):
+    params = RGB.model_copy(update={"input": "flow"})
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline_lib.streams.stream.FLOW_VERSIONS", {})
+        earlier = make_bundle(tmp_path / "earlier", params=params)
+    with pytest.raises(ValueError, match=r"preprocessing .*method_version"):
+        Predictor([earlier], device="cpu")
+    Predictor([make_bundle(tmp_path / "now", params=params)], device="cpu")
