@@ -272,7 +272,7 @@ def path_of_weights(weights: str) -> Path | None:
     return None if WEIGHTS_WORD.fullmatch(weights) else Path(weights).expanduser()
 
 
-FLOW_VERSIONS = {"dis": {"method_version": 3}}
+FLOW_VERSIONS = {"dis": {"method_version": 2}}
 """What a recipe and the features' provenance say of methods that gave other flow in an earlier version of this package."""
 
 FLOW_KEYS = ("method", "method_weights", "stack", "encoding", "bound")
