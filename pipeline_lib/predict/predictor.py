@@ -246,8 +246,10 @@ def _open_stream(
         raise UserError(f"{backbone}: the backbone's weights are missing")
     params = params_of(provenance, device)
     stream = Stream(params, clip_frames=input_spec.frames, device=device, weights_file=backbone, flow_weights=flow)
-    for key in ("weights_sha256", "preprocessing"):
-        trained, found = provenance[key], stream.provenance[key]
-        if trained != found:
-            raise UserError(f"{input_spec.name}: trained on features with {key} {trained}, but the backbone has {found}")
+    trained, found = (
+        {"weights_sha256": each["weights_sha256"], **each["preprocessing"]} for each in (provenance, stream.provenance)
+    )
+    if others := sorted(key for key in trained | found if trained.get(key) != found.get(key)):
+        differences = ", ".join(f"{key} {trained.get(key)}, now {found.get(key)}" for key in others)
+        raise UserError(f"{input_spec.name}: trained on other features than are made here ({differences}); train it again")
     return stream
