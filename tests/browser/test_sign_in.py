@@ -50,7 +50,8 @@ def test_the_printed_link_signs_in_and_a_video_is_predicted(address: str, open_p
 def test_signing_in_by_keyboard_and_out_again(address: str, open_page: OpenPage) -> None:
     page = open_page(address)
     assert page.url == f"{address}sign-in"
-    page.keyboard.type(TOKEN)  # the field has the focus
+    page.locator("input:focus").wait_for()  # a browser gives the field the focus a moment after the page has loaded
+    page.keyboard.type(TOKEN)
     page.keyboard.press("Enter")
     page.wait_for_url(address)
     page.get_by_role("button", name="Sign out").click()
