@@ -105,7 +105,7 @@ def live(file: str | Path, seconds: float) -> int:
     """Write the time and the process into the file, ten times a second."""
     file, end = Path(file), time.monotonic() + seconds
     while time.monotonic() < end:
-        draft = file.with_suffix(".draft")
+        draft = file.with_name(f"{file.name}.draft")  # a suffix would be replaced: "0" and "0.5" had one draft
         draft.write_text(f"{os.getpid()} {time.time()}", encoding="utf-8")
         draft.rename(file)
         time.sleep(0.1)
