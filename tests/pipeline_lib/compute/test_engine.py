@@ -437,8 +437,8 @@ def run_and_see(number: int) -> list[int]:
 def test_the_end_of_a_run_ends_its_work_and_every_process_of_ray(ray: ExitStack, tmp_path: Path):
     """The last test of the module, as it closes the module's engine."""
     calls = [start(run_at, functions.live, tmp_path / f"{gpus}", 60, needs=Needs(gpus=gpus)) for gpus in (0, 0.5)]
-    waiting = [start(run_at, functions.where, needs=Needs(cpus=cpus, gpus=gpus)) for cpus, gpus in ((2, 0), (1, 1))]
     wait_until(lambda: all((tmp_path / name).exists() for name in ("0", "0.5")))
+    waiting = [start(run_at, functions.where, needs=Needs(cpus=cpus, gpus=gpus)) for cpus, gpus in ((2, 0), (1, 1))]
     processes = [process for process in children() if "ray" in " ".join(process.cmdline())]  # others' servers and decoders stay
     folders = {
         argument.split("/session_")[0] for process in processes for argument in process.cmdline() if "/session_" in argument
