@@ -1,8 +1,8 @@
 """DIS (Kroeger et al. 2016), by OpenCV: the preset `fast` with fewer patches and fewer refinements.
 
 The preset computes flow at a quarter of the image's side and enlarges it. Here the image is reduced first, and flow stays at
-that size: the same flow in less time, and a sixteenth of the bytes to encode and send. See docs/performance.md for errors and
-times of this and of OpenCV's presets.
+that size, with a sixteenth of the pixels to encode and send. Fewer patches and refinements take a third less time. See
+docs/performance.md for errors and times of this and of OpenCV's presets.
 """
 
 from __future__ import annotations
